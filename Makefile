@@ -1,0 +1,94 @@
+# From a bare clone each of these makes the environment it needs (.venv, or .venv-tl3) and then does its one thing.
+# Settings: PYTHON=python3.12 · PYTEST_ARGS='-k spans' · PIP_ARGS='--index-url …'
+
+PYTHON      ?= python3
+PYTEST_ARGS ?=
+PIP_ARGS    ?=
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export TOKENIZERS_PARALLELISM := false
+
+BIN  := .venv/bin
+BIN3 := .venv-tl3/bin
+TL3  := 3.9.0
+ENV  := .venv/installed
+ENV3 := .venv-tl3/installed
+pip   = -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
+offline = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+
+# No notebooks, figures or benchmarks: nothing to do, and it is said.
+notebooks  := $(sort $(wildcard notebooks/*.ipynb))
+paired     := $(sort $(wildcard notebooks/*.ipynb notebooks/*.py))
+figures    := $(sort $(filter-out figures/_%,$(wildcard figures/*.py)))
+benchmarks := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+
+.PHONY: help env env-tl3 report test test-tl3 lint format notebooks figures bench clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' Makefile | expand -t 12
+
+# ---- environments ----
+
+env: $(ENV)  ## .venv, from constraints.txt
+env-tl3: $(ENV3)  ## .venv-tl3, the same with the oldest TransformerLens we support
+
+$(ENV): pyproject.toml constraints.txt
+	@echo "setting up .venv (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks]'
+	@touch $@
+
+$(ENV3): pyproject.toml constraints.txt
+	@echo "setting up .venv-tl3 with TransformerLens $(TL3) (some minutes the first time)"
+	@test -x $(BIN3)/python || $(PYTHON) -m venv .venv-tl3
+	@sed 's/^transformer-lens==.*/transformer-lens==$(TL3)/' constraints.txt > .venv-tl3/constraints.txt
+	@$(BIN3)/python $(pip) -c .venv-tl3/constraints.txt -e '.[dev]'
+	@touch $@
+
+# ---- what it is for ----
+
+report: $(ENV)  ## the whole story on the toy models, as a page in report/
+	@$(BIN)/steerlens report --out report
+
+figures: $(ENV)  ## every figure with its numbers, in figures/out/
+	@$(if $(figures),,echo "no figures")
+	@for script in $(figures); do echo "$$script"; MPLBACKEND=Agg $(BIN)/python "$$script"; done
+
+bench: $(ENV)  ## every benchmark, as tables
+	@$(if $(benchmarks),,echo "no benchmarks")
+	@for script in $(benchmarks); do echo "$$script"; $(BIN)/python "$$script"; done
+
+# ---- checks ----
+
+test: $(ENV)  ## all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+test-tl3: $(ENV3)  ## all tests, on the oldest TransformerLens we support
+	@$(BIN3)/python -m pytest $(PYTEST_ARGS) tests
+
+lint: $(ENV)  ## ruff and pyright
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; $(BIN)/ruff format --check .; }
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(ENV)  ## put the code in order
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format --quiet .
+
+# A notebook is kept twice, as .ipynb to read and as .py to review: both must say the same.
+as_text = $(BIN)/jupytext --quiet --to py:percent -o - \
+	--opt notebook_metadata_filter=-all --opt cell_metadata_filter=-all
+
+notebooks: $(ENV)  ## run every notebook, and compare it with its .py
+	@$(if $(notebooks),,echo "no notebooks")
+	@for stem in $(sort $(basename $(paired))); do \
+		diff -u --label "$$stem.py" --label "$$stem.ipynb" <($(as_text) "$$stem.py") <($(as_text) "$$stem.ipynb") \
+			|| { echo "$$stem: .py and .ipynb differ; run '$(BIN)/jupytext --sync $$stem.ipynb'"; exit 1; }; \
+	done
+	@$(if $(notebooks),$(offline) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
+
+clean:  ## remove what the commands above made, the environments too
+	@rm -rf .venv .venv-tl3 report figures/out .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,89 @@
+"""steerlens: steer a language model at its unembedding, and read, move and measure the steer.
+
+import steerlens as sl
+
+model = sl.load_model("toy-128")
+data = sl.toy.corpus("sentiment", n=2000, seed=0)      # or sl.read_labelled("reviews.jsonl")
+train, test = data.split(0.8, seed=0)
+fit = sl.fit_steer(sl.collect(model, train), name="joy")
+joy = fit.value
+print(fit.report)
+with sl.steered(model, joy, strength=2.0):
+    print(model.generate("the film was", max_new_tokens=10, verbose=False))
+print(sl.generate(model, ["the film was"], joy, strengths=(-2, 0, 2), samples=3, seed=0))
+print(sl.singular_words(joy, rank=3, tokens=8))
+sl.save(joy, "joy.safetensors", report=fit.report)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steerlens import toy as toy
+    from steerlens.analysis.evaluate import gap_closed as gap_closed
+    from steerlens.analysis.evaluate import label_curve as label_curve
+    from steerlens.analysis.evaluate import written_attribute as written_attribute
+    from steerlens.analysis.singular import singular_words as singular_words
+    from steerlens.fits.steer import fit_steer as fit_steer
+    from steerlens.fits.steer import natural_metric as natural_metric
+    from steerlens.models.attach import steered as steered
+    from steerlens.models.collect import collect as collect
+    from steerlens.models.generate import generate as generate
+    from steerlens.models.load import load as load
+    from steerlens.models.load import load_model as load_model
+    from steerlens.models.score import score as score
+    from steerlens.models.sites import readout as readout
+    from steerlens.values.files import read_metadata as read_metadata
+    from steerlens.values.files import save as save
+    from steerlens.values.fit import Fit as Fit
+    from steerlens.values.fit import Report as Report
+    from steerlens.values.intervention import Intervention as Intervention
+    from steerlens.values.labelled import Labelled as Labelled
+    from steerlens.values.labelled import read_labelled as read_labelled
+    from steerlens.values.metric import Metric as Metric
+    from steerlens.values.readout import Readout as Readout
+    from steerlens.values.states import States as States
+    from steerlens.values.steer import Steer as Steer
+
+__version__ = "0.1.0"
+
+# where each public name lives; loaded on first use, so that `import steerlens` costs nothing
+_HOME = {
+    "Fit": "values.fit",
+    "Intervention": "values.intervention",
+    "Labelled": "values.labelled",
+    "Metric": "values.metric",
+    "Readout": "values.readout",
+    "Report": "values.fit",
+    "States": "values.states",
+    "Steer": "values.steer",
+    "collect": "models.collect",
+    "fit_steer": "fits.steer",
+    "gap_closed": "analysis.evaluate",
+    "generate": "models.generate",
+    "label_curve": "analysis.evaluate",
+    "load": "models.load",
+    "load_model": "models.load",
+    "natural_metric": "fits.steer",
+    "read_labelled": "values.labelled",
+    "read_metadata": "values.files",
+    "readout": "models.sites",
+    "save": "values.files",
+    "score": "models.score",
+    "singular_words": "analysis.singular",
+    "steered": "models.attach",
+    "toy": "toy",
+    "written_attribute": "analysis.evaluate",
+}
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'steerlens' has no attribute {name!r}; it has {', '.join(__all__)}")
+    loaded = import_module(f"steerlens.{_HOME[name]}")
+    return loaded if name == "toy" else getattr(loaded, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

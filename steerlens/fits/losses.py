@@ -1,0 +1,56 @@
+"""Losses of a steer and its background on states, four ways, from one pass."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.head import Head, post, token_nll
+from steerlens.values.fit import Losses
+from steerlens.values.states import States
+from steerlens.values.steer import Steer
+
+CHUNK = 1024
+
+
+class Measured(NamedTuple):
+    """Losses over all positions and for each label, and KL(base ‖ steer alone) at strengths +1 and -1."""
+
+    all: Losses
+    by_label: dict[float, Losses]
+    kl: tuple[float, float]
+
+
+def measure(states: States, steer: Steer, background: Steer) -> Measured:
+    """Mean NLL in nats per token, base, background, steered and flipped, every position weighing the same.
+
+    Three products with `W_U` a chunk serve all six distributions.
+    """
+    head = states.readout.head
+    device = head.W_U.device
+    sums = torch.zeros(len(states.labels), 4, dtype=torch.float64)
+    kl = torch.zeros(2, dtype=torch.float64)
+    for c, target, text in states.chunks(CHUNK):
+        c, target = c.to(device), target.to(device)
+        y = states.labels[text].to(device)[:, None]
+        z = c @ head.W_U + head.b_U
+        z_background = z + (c @ background.W) @ head.W_U
+        z_steer = (c @ steer.W) @ head.W_U
+        ways = (z, z_background, z_background + y * z_steer, z_background - y * z_steer)
+        losses = torch.stack([token_nll(post(head, way), target) for way in ways], 1)
+        sums.index_add_(0, text, losses.double().cpu())
+        kl += torch.stack([kl_from(head, z, z + sign * z_steer).sum() for sign in (1, -1)]).double().cpu()
+    n = states.lengths * states.keep
+    by_label = {}
+    for label in states.labels[states.keep].unique().tolist():
+        rows = states.keep & (states.labels == label)
+        by_label[label] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
+    up, down = (kl / n.sum()).tolist()
+    return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down))
+
+
+def kl_from(head: Head, z: Float[Tensor, "n vocab"], other: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    """KL(softmax post(z) ‖ softmax post(other)) a row, nats."""
+    p, q = torch.log_softmax(post(head, z), 1), torch.log_softmax(post(head, other), 1)
+    return (p.exp() * (p - q)).sum(1)

@@ -1,0 +1,57 @@
+"""Cross-entropy through an unembedding, and its gradient with respect to the context vectors."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Head(NamedTuple):
+    """The numbers of a read-out: `logits = softcap · tanh(scale · (c W_U + b_U) / softcap)`, no tanh if `softcap` is None."""
+
+    W_U: Float[Tensor, "d vocab"]
+    b_U: Float[Tensor, " vocab"]
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def post(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    """Scale and soft cap: what follows the matrix product."""
+    if head.scale != 1.0:
+        z = head.scale * z
+    return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
+
+
+def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+    """Logits of context vectors."""
+    return post(head, c @ head.W_U + head.b_U)
+
+
+def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """`-log softmax(z)[target]`, nats, one a row."""
+    return torch.logsumexp(z, 1) - z.gather(1, target[:, None]).squeeze(1)
+
+
+def nll_and_gradient(
+    head: Head, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
+    """`Σ w · nll` and its gradient in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
+
+        ∂/∂c = w · post'(z) (p − 1_target) W_Uᵀ
+
+    Autograd would keep three buffers of that size.
+    """
+    z = torch.addmm(head.b_U, c, head.W_U)
+    capped = post(head, z)
+    top = capped.amax(1)
+    at_target = capped.gather(1, target[:, None]).squeeze(1)
+    slope = None if head.softcap is None else 1 - (capped / head.softcap) ** 2
+    p = torch.softmax(capped, 1, out=capped)
+    # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would underflow
+    loss = (weight * (top - p.amax(1).log() - at_target)).sum()
+    p[torch.arange(len(target), device=p.device), target] -= 1
+    p *= (weight * head.scale)[:, None]
+    if slope is not None:
+        p *= slope
+    return loss, p @ head.W_U.mT

@@ -1,0 +1,110 @@
+"""Minimise a convex function of matrices in coordinates where it is nearly isotropic."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Solution(NamedTuple):
+    """A point, the objective there, the certified distance to the optimum (None if unknown), evaluations of the objective."""
+
+    V: Float[Tensor, "2 d d"]
+    objective: float | None
+    gap: float | None
+    evaluations: int
+
+
+def averaged_sgd(
+    gradients: Iterable[Callable[[Float[Tensor, "2 d d"]], Float[Tensor, "2 d d"]]],
+    start: Float[Tensor, "2 d d"],
+    step: float,
+    n_steps: int,
+) -> Float[Tensor, "2 d d"]:
+    """Stochastic gradient descent, the step falling tenfold, averaged over the second half of the path.
+
+    In whitened coordinates the Hessian is near the identity, so one pass with a constant-size step goes most of the
+    way and the average takes out the noise of the minibatches (Polyak and Juditsky 1992).
+
+    Args:
+        gradients: one a step: a function from the point to the gradient on that step's minibatch.
+    """
+    V, mean, averaged = start.clone(), torch.zeros_like(start), 0
+    for k, gradient in enumerate(gradients):
+        V -= step * 10 ** (-k / max(n_steps, 1)) * gradient(V)
+        if k >= n_steps // 2:
+            averaged += 1
+            mean += (V - mean) / averaged
+    return mean if averaged else V
+
+
+def lbfgs(
+    objective: Callable[[Float[Tensor, "2 d d"]], tuple[float, Float[Tensor, "2 d d"]]],
+    start: Float[Tensor, "2 d d"],
+    ridge: Float[Tensor, "2 1 1"],
+    tolerance: float,
+    max_evaluations: int = 300,
+    convex: bool = True,
+) -> Solution:
+    """L-BFGS until the certificate says that the objective is within `tolerance` of its minimum.
+
+    The objective contains `ridge/2 · |V|²`, so it is strongly convex and no point is better than this one by more than
+
+        gap = Σ |g_k|² / (2 ridge_k)
+
+    (minimise the quadratic lower bound at the current point). `objective(V)` returns value and gradient. Without
+    convexity there is no certificate and the same number is only a stopping rule.
+    """
+    V = start.clone().requires_grad_(True)
+    optimiser = torch.optim.LBFGS(
+        [V], max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+    )
+    state = {"evaluations": 0}
+
+    def closure() -> Float[Tensor, ""]:
+        value, gradient = objective(V.detach())
+        V.grad = gradient
+        state["evaluations"] += 1
+        return torch.tensor(value, dtype=torch.float64)
+
+    best = (math.inf, math.inf, V.detach().clone())
+    while True:
+        value, gradient = objective(V.detach())
+        state["evaluations"] += 1
+        gap = float((gradient.double().square() / (2 * ridge)).sum()) if bool((ridge > 0).all()) else math.inf
+        stalled = value >= best[0] - 1e-12 and gap >= best[1]
+        if value < best[0] or gap < best[1]:
+            best = (value, gap, V.detach().clone())
+        if gap <= tolerance or stalled or state["evaluations"] >= max_evaluations:
+            break
+        optimiser.step(closure)
+    value, gap, point = best
+    return Solution(point, value, gap if convex and math.isfinite(gap) else None, state["evaluations"])
+
+
+def newton_step(
+    gradient: Float[Tensor, "2 d d"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
+) -> Float[Tensor, "2 d d"]:
+    """The first Newton step from zero in whitened coordinates, for steer and background together.
+
+    There the Hessian is `[[E y², E y], [E y, 1]] ⊗ I` to leading order, so two numbers are solved for at once:
+
+        V = ([[E y², E y], [E y, 1]] + diag(ridge))⁻¹ (−gradient)
+
+    With balanced labels (`E y = 0`) and `y = ±1` this is `W = C⁻¹ G S⁻¹ / (1 + λ)`.
+    """
+    H = torch.tensor([[label2, label], [label, 1.0]], dtype=torch.float64) + torch.diag(ridge.flatten().double().cpu())
+    return torch.einsum("ij,jab->iab", torch.linalg.inv(H).to(gradient), -gradient)
+
+
+def shrink(V: Float[Tensor, "d d"], threshold: float) -> Float[Tensor, "d d"]:
+    """Every singular value lowered by a threshold, not below 0: the proximal map of the nuclear norm.
+
+    A steer learned from n positions carries noise that is spread evenly over all directions of the whitened space,
+    while a style lives in few; lowering the singular values takes out the one and keeps the other.
+    """
+    U, s, Vh = torch.linalg.svd(V.double(), full_matrices=False)
+    return ((U * (s - threshold).clamp_min(0)) @ Vh).to(V.dtype)

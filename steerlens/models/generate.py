@@ -1,0 +1,203 @@
+"""Write with a model at many strengths at once."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.models.attach import steered
+from steerlens.models.sites import Model, convention, decoder, evaluating, readout
+from steerlens.models.tokens import encode, pad
+from steerlens.values.intervention import Intervention
+from steerlens.values.readout import Readout
+
+ROWS = 256
+"""Rows of a batch: prompts × strengths × samples beyond it are written in several."""
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[str],
+    intervention: Intervention | None = None,
+    *,
+    strengths: Sequence[float] = (1.0,),
+    samples: int = 1,
+    seed: int = 0,
+    max_new_tokens: int = 30,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int | None = None,
+) -> pd.DataFrame:
+    """Continuations of prompts at every strength: one pass of the model a new token for all of them together.
+
+    Sampling is by inverse cumulative probability with one uniform number a token, drawn for each prompt and sample from
+    `seed` and shared by all strengths: a row's text does not depend on which other rows are asked for, strength 0 is
+    exactly the plain model's text, and along the strengths only the steer changes.
+
+    Args:
+        model: a TransformerLens model; unchanged afterwards.
+        prompts: texts to continue; "" starts from nothing where the model has a begin-of-text token.
+        intervention: None for the plain model (then `strengths` must be left alone or all count the same).
+        strengths: any numbers; a fitted steer reproduces its labels' style at 1 and -1 and usually bears more.
+        samples: continuations a prompt and strength.
+        seed: same seed, same texts.
+        max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context is full.
+        temperature: 0 is greedy.
+        top_p: sample from the smallest set of likeliest tokens that holds this probability.
+        top_k: and among at most so many tokens.
+
+    Returns:
+        One row a prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation), `log_prob` (nats,
+        of the continuation under the steered model at temperature 1, end of text included where reached).
+
+    Raises:
+        ValueError: an argument out of range, a prompt as long as the context, an empty prompt without begin-of-text.
+
+    Example:
+        >>> import steerlens as sl
+        >>> sl.generate(sl.load_model("toy-64"), ["the film was"], max_new_tokens=5).columns.tolist()
+        ['prompt', 'strength', 'sample', 'text', 'log_prob']
+    """
+    _check(prompts, strengths, samples, max_new_tokens, temperature, top_p, top_k)
+    on = readout(model)
+    how = convention(model, on)
+    ids = encode(model.tokenizer, list(prompts), how, end=False).ids
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        if not tokens:
+            raise ValueError(
+                f"prompts: {prompt!r} holds no token and this model has no begin-of-text; give at least a word"
+            )
+        if len(tokens) >= how.n_ctx:
+            raise ValueError(
+                f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens, the context is {how.n_ctx}; shorten it"
+            )
+    # one stream of numbers a prompt and sample, the same at every strength
+    noise = torch.stack(
+        [
+            torch.rand(
+                samples,
+                max_new_tokens,
+                dtype=torch.float64,
+                generator=torch.Generator().manual_seed(seed * 1_000_003 + i),
+            )
+            for i in range(len(prompts))
+        ]
+    )
+    rows = [(p, s, k) for p in range(len(prompts)) for s in range(len(strengths)) for k in range(samples)]
+    texts, log_probs = [], []
+    for start in range(0, len(rows), ROWS):
+        batch = rows[start : start + ROWS]
+        uniform = torch.stack([noise[p, k] for p, _, k in batch])
+        strength = torch.tensor([float(strengths[s]) for _, s, _ in batch])
+        new, log_prob = _write(
+            model,
+            on,
+            [ids[p] for p, _, _ in batch],
+            intervention,
+            strength,
+            uniform,
+            (temperature, top_p, top_k),
+            how.n_ctx,
+        )
+        texts += [model.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new]
+        log_probs += log_prob
+    return pd.DataFrame(
+        {
+            "prompt": [prompts[p] for p, _, _ in rows],
+            "strength": [float(strengths[s]) for _, s, _ in rows],
+            "sample": [k for _, _, k in rows],
+            "text": texts,
+            "log_prob": log_probs,
+        }
+    )
+
+
+def _write(
+    model: Model,
+    on: Readout,
+    prompts: list[list[int]],
+    intervention: Intervention | None,
+    strength: Float[Tensor, " rows"],
+    uniform: Float[Tensor, "rows new"],
+    sampling: tuple[float, float, int | None],
+    n_ctx: int,
+) -> tuple[list[list[int]], list[float]]:
+    """New token ids and their log-probability, for one batch of rows."""
+    device = on.W_U.device
+    tokens, mask = (t.to(device) for t in pad(prompts, left=True))
+    end = model.tokenizer.eos_token_id
+    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+    log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
+    written: list[Tensor] = []
+    with evaluating(model):
+        step = decoder(model)
+        for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
+            if intervention is None:
+                logits = step(tokens, mask)
+            else:
+                with steered(model, intervention, strength.to(device)):
+                    logits = step(tokens, mask)
+            logits = logits.float()
+            logits[:, on.n_tokens :] = -torch.inf  # padding rows of the vocabulary
+            tokens = pick(logits, uniform[:, k].to(device), *sampling)[:, None]
+            gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
+            log_prob += torch.where(alive, gained.double(), 0.0)
+            written.append(torch.where(alive, tokens.squeeze(1), -1))
+            if end is not None:
+                alive &= tokens.squeeze(1) != end
+            if not bool(alive.any()):
+                break
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+    if not written:
+        return [[] for _ in prompts], log_prob.tolist()
+    return [[t for t in row if t >= 0] for row in torch.stack(written, 1).tolist()], log_prob.tolist()
+
+
+def pick(
+    logits: Float[Tensor, "rows vocab"],
+    uniform: Float[Tensor, " rows"],
+    temperature: float,
+    top_p: float,
+    top_k: int | None,
+) -> Int[Tensor, " rows"]:
+    """A token a row: the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
+
+    Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same token for most numbers.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    p, order = torch.sort(torch.softmax(logits.double() / temperature, 1), dim=1, descending=True, stable=True)
+    before = p.cumsum(1) - p
+    p = p.masked_fill(before >= top_p, 0.0)
+    if top_k is not None:
+        p[:, top_k:] = 0.0
+    cumulative = p.cumsum(1)
+    # a uniform number is below 1, so its place is always among tokens that were kept
+    place = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(1, keepdim=True)
+    return order.gather(1, place).squeeze(1)
+
+
+def _check(
+    prompts: Sequence[str],
+    strengths: Sequence[float],
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int | None,
+) -> None:
+    if isinstance(prompts, str) or not prompts:
+        raise ValueError(f"prompts: got {prompts!r}, expected a list with at least one text")
+    if not len(strengths):
+        raise ValueError("strengths: got none, expected at least one, e.g. (-2, 0, 2)")
+    for name, value, good, expected in (
+        ("samples", samples, samples >= 1, "at least 1"),
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("temperature", temperature, temperature >= 0, "a number ≥ 0 (0 is greedy)"),
+        ("top_p", top_p, 0 < top_p <= 1, "a number in (0, 1]"),
+        ("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or None"),
+    ):
+        if not good:
+            raise ValueError(f"{name}: got {value}, expected {expected}")

@@ -1,0 +1,93 @@
+"""Load a model by name."""
+
+from pathlib import Path
+from typing import Any
+
+from steerlens.models.sites import Model, readout
+from steerlens.values.files import read_steer
+from steerlens.values.steer import Steer
+
+TOYS = Path(__file__).parent.parent / "toy" / "weights"
+
+
+def load_model(name: str | Path, *, hooked: bool = False, device: str = "cpu") -> Model:
+    """A TransformerLens model with raw weights, in evaluation mode.
+
+    Args:
+        name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`), a local Hugging Face folder,
+            or a Hugging Face hub id (the only case that uses the network).
+        hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`; TransformerLens 3.x only.
+        device: where to put it.
+
+    Raises:
+        ValueError: `hooked` on TransformerLens 4, which has no `HookedTransformer`.
+        FileNotFoundError: a path that is not a model folder.
+
+    Example:
+        >>> load_model("toy-64").cfg.d_model
+        64
+    """
+    toy = TOYS / str(name)
+    local = toy if toy.is_dir() else Path(name)
+    if not local.is_dir() and (str(name).startswith((".", "/", "~", "toy-")) or local.exists()):
+        toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
+        raise FileNotFoundError(f"name: no model folder at {str(name)!r}; toy models are {toys}")
+    if local.is_dir() and not (local / "config.json").is_file():
+        raise FileNotFoundError(f"name: {local} holds no config.json, so it is no Hugging Face model folder")
+    if hooked:
+        return _hooked_transformer(local if local.is_dir() else Path(name), device)
+    return _bridge(local if local.is_dir() else name, device)
+
+
+def _bridge(source: str | Path, device: str) -> Model:
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    # the name is only recorded: model and tokenizer are given
+    return TransformerBridge.boot_transformers(
+        str(source), hf_model=model, tokenizer=tokenizer, device=device, dtype=torch.float32
+    )
+
+
+def _hooked_transformer(folder: Path, device: str) -> Model:
+    try:
+        import transformer_lens.loading_from_pretrained as loading
+        from transformer_lens import HookedTransformer
+    except ImportError:
+        raise ValueError(
+            "hooked: this TransformerLens has no HookedTransformer (it was removed in 4.0); use hooked=False, or "
+            "install transformer-lens<4"
+        ) from None
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    hub_id = not folder.is_dir()
+    if hub_id:
+        return HookedTransformer.from_pretrained_no_processing(str(folder), device=device)
+    # from_pretrained takes official names only; these are the steps it would take
+    source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = loading.get_pretrained_model_config(str(folder), device=device)
+    model = HookedTransformer(config, AutoTokenizer.from_pretrained(folder), move_to_device=False)
+    state = loading.get_pretrained_state_dict(str(folder), config, source)
+    model.load_and_process_state_dict(
+        state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+    )
+    return model.to(device).eval()
+
+
+def load(path: str | Path, model: Model) -> Steer:
+    """The steer of a file that `steerlens.save` wrote, bound to a model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut short or was changed, or the steer lives on another `W_U` than the model's (the message
+            says which, and what to do).
+
+    Example:
+        >>> import steerlens as sl
+        >>> sl.load("joy.safetensors", sl.load_model("toy-64"))                       # doctest: +SKIP
+    """
+    return read_steer(path, readout(model))

@@ -1,0 +1,90 @@
+"""Log-probability of every token of given texts, at many strengths for one pass of the model."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.head import post, token_nll
+from steerlens.models.attach import check_lives_on
+from steerlens.models.collect import collect
+from steerlens.models.sites import Model
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, SteerOver
+
+CHUNK = 512
+
+
+def score(
+    model: Model,
+    texts: Sequence[str],
+    steer: Steer | SteerOver | None = None,
+    *,
+    strengths: Sequence[float] = (0.0,),
+    end: bool = True,
+) -> pd.DataFrame:
+    """Log-probability of each token of each text at each strength, from one pass of the model.
+
+        log softmax(post(c W_U + b_U + s · (cW) W_U))[token]
+
+    `c W_U` and `(cW) W_U` are computed once; another strength costs a softmax.
+
+    Args:
+        model: a TransformerLens model.
+        texts: what to read; not empty.
+        steer: a `Steer`, or `steer.over(background)`, or None for the plain model.
+        strengths: any number of them.
+        end: whether the end of a text is scored too.
+
+    Returns:
+        One row a token and strength: `text` (its index), `position`, `token`, `strength`, `log_prob` (nats). The sum of
+        a text's rows at one strength is the log-probability of the text.
+
+    Example:
+        >>> import steerlens as sl
+        >>> sl.score(sl.load_model("toy-64"), ["the film was good ."], end=False).token.tolist()
+        ['the', 'film', 'was', 'good', '.']
+    """
+    if steer is not None:
+        check_lives_on(steer, model)
+    states = collect(model, list(texts), end=end, progress=False)
+    log_probs = state_log_probs(states, steer, strengths)
+    rows = next(states.chunks(max(states.n_positions, 1)))
+    # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in order
+    order = torch.argsort(rows.text, stable=True)
+    text = rows.text[order]
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), states.lengths.cumsum(0)[:-1]])
+    table = pd.DataFrame(
+        {
+            "text": text.numpy(),
+            "position": (torch.arange(len(text)) - starts[text]).numpy(),
+            "token": [states.readout.tokens[i] for i in rows.next[order].tolist()],
+        }
+    )
+    parts = [
+        table.assign(strength=float(s), log_prob=row[order].numpy())
+        for s, row in zip(strengths, log_probs, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def state_log_probs(
+    states: States, steer: Steer | SteerOver | None, strengths: Sequence[float]
+) -> Float[Tensor, "n_strengths n_positions"]:
+    """Log-probability of each next token of some states at each strength, positions in stored order."""
+    head = states.readout.head
+    over = steer.background if isinstance(steer, SteerOver) else None
+    line = steer.steer if isinstance(steer, SteerOver) else steer
+    found = []
+    for c, target, _ in states.chunks(CHUNK):
+        c, target = c.to(head.W_U.device), target.to(head.W_U.device)
+        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
+        along = None if line is None else (c @ line.W) @ head.W_U
+        found.append(
+            torch.stack(
+                [-token_nll(post(head, z if along is None or s == 0 else z + s * along), target) for s in strengths]
+            )
+        )
+    return torch.cat(found, dim=1).cpu()

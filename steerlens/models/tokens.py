@@ -1,0 +1,85 @@
+"""Texts to tokens, the same way everywhere."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Tokenizer = Any
+"""A Hugging Face tokenizer."""
+
+
+class Convention(NamedTuple):
+    """How a model's texts begin, and how long they may be.
+
+    Args:
+        bos: with the tokenizer's begin-of-text token, where it has one.
+        space: with a space, where the text has none.
+        n_ctx: longest sequence that the model reads; longer texts are cut and counted.
+    """
+
+    bos: bool
+    space: bool
+    n_ctx: int
+
+
+class Encoded(NamedTuple):
+    """Token ids of texts, begin and end tokens included, and how many texts were cut to fit the context."""
+
+    ids: list[list[int]]
+    n_truncated: int
+
+
+def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
+    """The text of each token, a leading space kept where the tokenizer marks one (`Ġ`, `▁`).
+
+    Stops at the vocabulary's end: columns of `W_U` beyond it are padding.
+    """
+    n = min(len(tokenizer), d_vocab)
+    raw = tokenizer.convert_ids_to_tokens(list(range(n)))
+    if any(token and token.startswith("Ġ") for token in raw):  # byte-level: decoding keeps the space
+        return tuple("" if token is None else tokenizer.convert_tokens_to_string([token]) for token in raw)
+    return tuple("" if token is None else token.replace("▁", " ") for token in raw)
+
+
+def special_ids(tokenizer: Tokenizer | None) -> frozenset[int]:
+    return frozenset(tokenizer.all_special_ids) if tokenizer else frozenset()
+
+
+def encode(tokenizer: Tokenizer, texts: list[str], convention: Convention, *, end: bool) -> Encoded:
+    """Token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too."""
+    begin = [tokenizer.bos_token_id] if convention.bos and tokenizer.bos_token_id is not None else []
+    finish = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
+    spaced = [" " + text if convention.space and not text[:1].isspace() else text for text in texts]
+    plain = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+    whole = [begin + list(tokens) + finish for tokens in plain]
+    return Encoded([ids[: convention.n_ctx] for ids in whole], sum(len(ids) > convention.n_ctx for ids in whole))
+
+
+def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Rows in order of length, as many a batch as fit `max_tokens` padded tokens."""
+    found: list[list[int]] = []
+    width = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        width = max(width, lengths[row])
+        if found and (len(found[-1]) + 1) * width <= max_tokens:
+            found[-1].append(row)
+        else:
+            found.append([row])
+            width = lengths[row]
+    return found
+
+
+def pad(ids: list[list[int]], *, left: bool = False) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+    """Token ids as one tensor with its attention mask; padded on the right, or on the left for generation."""
+    width = max(map(len, ids))
+    tokens, mask = (
+        torch.zeros(len(ids), width, dtype=torch.long),
+        torch.zeros(len(ids), width, dtype=torch.long),
+    )
+    for row, sequence in enumerate(ids):
+        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
+        tokens[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = 1
+    return tokens, mask

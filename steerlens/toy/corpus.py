@@ -1,0 +1,40 @@
+"""Labelled texts of the toy world."""
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from steerlens.toy.condition import Condition
+from steerlens.toy.world import default_grammar
+
+if TYPE_CHECKING:
+    from steerlens.values.labelled import Labelled
+
+
+def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0) -> "Labelled":
+    """`n` texts labelled with their grade of `attribute` (-1 … 1), every grade equally often, the other
+    factors uniform.
+
+    Example:
+        >>> from steerlens.toy import corpus
+        >>> sorted(set(corpus("tone", n=30, seed=0).labels))
+        [-1.0, 0.0, 1.0]
+    """
+    # Imported here so that the grammar can be used without the rest of the package.
+    from steerlens.values.labelled import Labelled
+
+    if attribute not in ("sentiment", "tone"):
+        raise ValueError(f'attribute is {attribute!r}; expected "sentiment" or "tone", whose levels are numbers')
+    if n < 1:
+        raise ValueError(f"n is {n}; expected how many texts to draw, 1 or more")
+    grammar = default_grammar()
+    grades = grammar.axes[attribute]
+    seeds = np.random.SeedSequence(seed).generate_state(len(grades) + 1)
+    # Grade i gets the texts i, i + len(grades), …: counts differ by at most one.
+    drawn = []
+    for i, (grade, grade_seed) in enumerate(zip(grades, seeds, strict=False)):
+        share = len(range(i, n, len(grades)))
+        condition = Condition(**{attribute: grade})
+        drawn += [(text, grade) for text in grammar.sample(share, condition, seed=int(grade_seed))]
+    order = np.random.default_rng(seeds[-1]).permutation(n)
+    return Labelled(texts=tuple(drawn[i][0] for i in order), labels=tuple(drawn[i][1] for i in order))

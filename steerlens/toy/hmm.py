@@ -1,0 +1,255 @@
+"""A grammar that is exactly a hidden Markov model: state = condition × template × position."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from steerlens.toy.condition import Condition, Planted, Rate
+from steerlens.toy.forward import (
+    Sentences,
+    before_each,
+    log_sum_exp,
+    prefix_likelihood,
+    safe_log,
+    sentence_likelihood,
+    split_sentences,
+)
+from steerlens.toy.judge import Posterior, judge
+from steerlens.toy.sample import draw_texts
+from steerlens.toy.tables import (
+    FACTORS,
+    Level,
+    Tables,
+    Template,
+    WordClass,
+    build_tables,
+    check_levels,
+    check_templates,
+)
+from steerlens.toy.targets import NextRows, mixture_table, next_rows
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Texts of sentences, sentences of words; every probability is exact, in nats and float64.
+
+    A condition (sentiment × tone × topic, uniform) is drawn for the text and persists. Each sentence draws a
+    template t with P(t | condition) ∝ 1 or, where the template's mark does not fit the condition, ∝ 1/boost;
+    each slot draws a word v from its class with P(v) ∝ frequency · exp(-(g - grade)²/2σ²) for sentiment and
+    tone, and frequency · (1 - leak) or leak/(n - 1) for the condition's own topic and the n - 1 others. After
+    `min_sentences` sentences or more the text ends with probability `stop`.
+
+    Example:
+        >>> from steerlens.toy import Condition, grammar
+        >>> text = grammar.sample(1, Condition(sentiment=1.0), seed=0)[0]
+        >>> grammar.log_prob(text) < 0
+        True
+    """
+
+    classes: tuple[WordClass, ...]
+    templates: tuple[Template, ...]
+    sentiments: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    tones: tuple[float, ...] = (-1.0, 0.0, 1.0)
+    topics: tuple[str, ...] = ("films",)
+    stop: float = 0.5
+    min_sentences: int = 2
+    sentiment_spread: float = 0.5
+    tone_spread: float = 0.6
+    topic_leak: float = 0.03
+    boost: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "sentiment_spread", "tone_spread", "boost"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
+        if self.stop > 1 or not 0 <= self.topic_leak < 1 or self.min_sentences < 1:
+            raise ValueError(
+                f"stop is {self.stop}, topic_leak {self.topic_leak}, min_sentences {self.min_sentences}; "
+                "expected stop in (0, 1], topic_leak in [0, 1), at least 1 sentence"
+            )
+        check_templates(self.templates, self.classes)
+        for word_class in self.classes:
+            check_levels(word_class, self.axes)
+
+    @property
+    def axes(self) -> dict[str, tuple[Level, ...]]:
+        """The levels of each factor, in the order of every table."""
+        return {"sentiment": self.sentiments, "tone": self.tones, "topic": self.topics}
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The model as arrays, built at first use."""
+        spreads = {"sentiment": self.sentiment_spread, "tone": self.tone_spread}
+        return build_tables(self.classes, self.templates, self.axes, spreads, self.topic_leak, self.boost)
+
+    @property
+    def vocab(self) -> tuple[str, ...]:
+        """All tokens; number 0 is the end of the text, the words follow in alphabetical order."""
+        return self.tables.vocab
+
+    @cached_property
+    def word_index(self) -> dict[str, int]:
+        """Number of each word in `vocab`; the end of the text is not a word."""
+        return {word: i for i, word in enumerate(self.vocab) if i > 0}
+
+    @cached_property
+    def lexicon(self) -> dict[str, Planted]:
+        """The truth about every word: (factor, level), (None, None) for words that depend on nothing."""
+        truth = {word: Planted(None, None) for word in self.vocab[1:]}
+        for c in self.classes:
+            truth.update({w: Planted(c.factor, v) for w, v in zip(c.words, c.levels, strict=True) if c.factor})
+        return truth
+
+    def log_prob(self, text: str, condition: Condition | None = None, end: bool = True) -> float:
+        """log P(text | condition) in nats; -inf for what the grammar cannot say.
+
+        With `end` the text must be whole: the probability includes that it ends here. Without, it is the
+        probability that a text begins with these tokens, which may stop in the middle of a sentence.
+
+        Example:
+            >>> from steerlens.toy import grammar
+            >>> grammar.log_prob("the plot", end=False) > grammar.log_prob("the plot was", end=False)
+            True
+        """
+        return float(self.log_probs([text], condition, end)[0])
+
+    def log_probs(
+        self, texts: list[str], condition: Condition | None = None, end: bool = True
+    ) -> Float[np.ndarray, " texts"]:
+        """`log_prob` of many texts at once."""
+        return log_sum_exp(self._log_prior(condition) + self._log_likelihood(self._parse(texts), end))
+
+    def token_log_probs(self, text: str, condition: Condition | None = None) -> Float[np.ndarray, " tokens"]:
+        """log P(token | tokens before it, condition) for each token of the text.
+
+        The sum is `log_prob(text, condition, end=False)`. From the first impossible token on all are -inf.
+        """
+        sentences = self._parse([text])
+        inside = prefix_likelihood(self.tables, sentences)
+        going = safe_log(1.0 - self._stops(sentences))[sentences.order]
+        last = inside[np.arange(len(inside)), sentences.length - 1]
+        earlier = before_each(safe_log(last) + going[:, None], sentences.order) + going[:, None]
+        joint = earlier[:, None] + safe_log(inside) + self._log_prior(condition)
+        real = np.arange(inside.shape[1]) < sentences.length[:, None]
+        path = np.concatenate([[0.0], log_sum_exp(joint)[real]])
+        return np.where(np.isfinite(path[1:]), path[1:] - np.where(np.isfinite(path[:-1]), path[:-1], 0.0), -np.inf)
+
+    def next_token(self, prefix: str, condition: Condition | None = None) -> Float[np.ndarray, " vocab"]:
+        """P(next token | prefix, condition) over `vocab`; entry 0 is the probability that the text ends.
+
+        Raises ValueError where the prefix has probability 0: nothing can be said about what follows.
+        """
+        rows = self.next_rows([prefix], condition)
+        here = rows.position == rows.n_positions - 1
+        if not here.any():
+            raise ValueError(
+                f"prefix {prefix!r} has probability 0 under {condition or 'every condition'}; "
+                "expected the beginning of a text that the grammar can produce "
+                "(see `token_log_probs` for the first impossible token)"
+            )
+        return rows.weight[here] @ self.mixtures[rows.row[here]]
+
+    def next_rows(self, texts: list[str], condition: Condition | None = None) -> NextRows:
+        """Exact next-token distributions at every position of the texts: sparse weights over `mixtures`."""
+        sentences = self._parse(texts)
+        return next_rows(self.tables, sentences, self._log_prior(condition), self._stops(sentences))
+
+    @cached_property
+    def mixtures(self) -> Float[np.ndarray, "rows vocab"]:
+        """The distributions that `next_rows` mixes."""
+        return mixture_table(self.tables)
+
+    def posterior(self, text: str, condition: Condition | None = None) -> Posterior:
+        """P(condition | text begins like this); `judge` has the rule for what the grammar cannot produce."""
+        many = self.posteriors([text], condition)
+        return Posterior(many.table[0], many.axes, many.grammatical[0, ...])
+
+    def posteriors(self, texts: list[str], condition: Condition | None = None) -> Posterior:
+        """`posterior` of many texts at once; texts may be cut anywhere and may be ungrammatical."""
+        axes = (self.sentiments, self.tones, self.topics)
+        return judge(self.tables, self._parse(texts), self._log_prior(condition), axes)
+
+    def attribute_mean(self, texts: list[str], factor: str) -> Float[np.ndarray, " texts"]:
+        """E[label | text] of "sentiment" or "tone", between -1 and 1.
+
+        Example:
+            >>> from steerlens.toy import grammar
+            >>> bool(grammar.attribute_mean(["it was a triumph from"], "sentiment")[0] > 0.3)
+            True
+        """
+        return self.posteriors(texts).mean(factor)
+
+    def sample(self, n: int = 1, condition: Condition | None = None, seed: int = 0) -> list[str]:
+        """Draw `n` whole texts; the same arguments give the same texts.
+
+        Example:
+            >>> from steerlens.toy import grammar
+            >>> grammar.sample(2, seed=3) == grammar.sample(2, seed=3)
+            True
+        """
+        return self.sample_with_conditions(n, condition, seed)[0]
+
+    def sample_with_conditions(
+        self, n: int = 1, condition: Condition | None = None, seed: int = 0
+    ) -> tuple[list[str], Int[np.ndarray, "texts 3"]]:
+        """`sample`, and the levels (as indices into `axes`) that each text was drawn under."""
+        if n < 0:
+            raise ValueError(f"n is {n}; expected how many texts to draw, 0 or more")
+        generator = np.random.default_rng(seed)
+        chances = np.exp(self._log_prior(condition))
+        chosen = generator.choice(len(chances), size=n, p=chances / chances.sum())
+        texts = draw_texts(self.tables, chosen, self.min_sentences, self.stop, generator) if n else []
+        return texts, self.tables.levels[chosen]
+
+    def entropy_rate(self, n: int = 2000, condition: Condition | None = None, seed: int = 0) -> Rate:
+        """Nats per token, Σ -log P(text) / Σ (tokens + 1), over `n` samples; the end of a text counts as one
+        token.
+
+        The standard error is that of a ratio of means (delta method). `given_condition` is the same with the
+        text's own condition known; the difference is what the condition is worth.
+        """
+        texts, levels = self.sample_with_conditions(n, condition, seed)
+        like = self._log_likelihood(self._parse(texts), True)
+        own = like[np.arange(n), np.ravel_multi_index(levels.T, [len(v) for v in self.axes.values()])]
+        tokens = np.array([len(text.split()) + 1 for text in texts], dtype=float)
+        values = []
+        for log_p in (log_sum_exp(self._log_prior(condition) + like), own):
+            rate = -log_p.sum() / tokens.sum()
+            values += [rate, (-log_p - rate * tokens).std() / tokens.mean() / np.sqrt(n)]
+        return Rate(*(float(v) for v in values))
+
+    def _parse(self, texts: list[str]) -> Sentences:
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"texts is {type(texts).__name__}; expected a list of strings, as in [text]")
+        return split_sentences(list(texts), self.word_index, len(self.vocab))
+
+    def _stops(self, sentences: Sentences) -> Float[np.ndarray, " counts"]:
+        """P(the text ends | j sentences are over) for j = 0 … as many as there are, and one more."""
+        counts = np.arange(max(sentences.order, default=0) + 2)
+        return np.where(counts >= self.min_sentences, self.stop, 0.0)
+
+    def _log_prior(self, condition: Condition | None) -> Float[np.ndarray, " conditions"]:
+        """Uniform over the conditions that agree with `condition`, -inf elsewhere."""
+        fits = np.ones(len(self.tables.levels), bool)
+        for i, factor in enumerate(FACTORS):
+            level = getattr(condition, factor) if condition else None
+            if level is not None and level not in self.axes[factor]:
+                raise ValueError(f"condition has {factor}={level!r}; expected None or one of {self.axes[factor]}")
+            if level is not None:
+                fits &= self.tables.levels[:, i] == self.axes[factor].index(level)
+        return safe_log(fits / fits.sum())
+
+    def _log_likelihood(self, sentences: Sentences, end: bool) -> Float[np.ndarray, "texts conditions"]:
+        """log P(text | each condition): product over sentences, times going on after each but the last."""
+        stops = self._stops(sentences)
+        out = np.zeros((sentences.n_texts, len(self.tables.start)))
+        log_like = safe_log(sentence_likelihood(self.tables, sentences))
+        np.add.at(out, sentences.text, log_like + safe_log(1.0 - stops)[sentences.order][:, None])
+        if end:
+            count = np.bincount(sentences.text, minlength=sentences.n_texts)
+            cut = np.zeros(sentences.n_texts, bool)
+            cut[sentences.text[~sentences.complete]] = True
+            out += np.where(cut, -np.inf, safe_log(stops)[count])[:, None]
+        return out

@@ -1,0 +1,130 @@
+"""Labelled texts: what every fit starts from."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with labels in [-1, 1]; the label is the strength at which a steer should explain its text.
+
+    Args:
+        texts: non-empty strings.
+        labels: one number in [-1, 1] a text, e.g. -1 rude, 0 plain, +1 courteous.
+
+    Raises:
+        ValueError: no texts, another number of labels than texts, an empty text, a label that is NaN or outside
+            [-1, 1]; the message names the row.
+
+    Example:
+        >>> data = Labelled(("good .", "bad ."), (1.0, -1.0))
+        >>> len(data)
+        2
+    """
+
+    texts: tuple[str, ...]
+    labels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError("texts: got none, expected at least one; is the file or the filter empty?")
+        if len(self.texts) != len(self.labels):
+            raise ValueError(f"labels: got {len(self.labels)} for {len(self.texts)} texts, expected one a text")
+        for row, (text, label) in enumerate(zip(self.texts, self.labels, strict=True)):
+            if not text.strip():
+                raise ValueError(f"texts[{row}] is empty; drop the row, an empty text says nothing about its label")
+            if not (math.isfinite(label) and -1 <= label <= 1):
+                raise ValueError(
+                    f"labels[{row}]: got {label}, expected a number in [-1, 1]; rescale them, e.g. stars 1…5 by (x - 3) / 2"
+                )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[tuple[str, float]]:
+        return zip(self.texts, self.labels, strict=True)
+
+    def split(self, share: float, *, seed: int) -> tuple["Labelled", "Labelled"]:
+        """Two random parts, the first with `share` of the texts; same seed, same parts."""
+        cut = round(share * len(self))
+        if not 0 < cut < len(self):
+            raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        return self._rows(order[:cut]), self._rows(order[cut:])
+
+    def _rows(self, rows: list[int]) -> "Labelled":
+        return Labelled(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows))
+
+
+def read_labelled(path: str | Path, *, text: str = "text", label: str = "label") -> Labelled:
+    """Labelled texts from a `.jsonl`, `.csv` or `.tsv` file in UTF-8.
+
+    Args:
+        path: the file; CSV and TSV have a header line, JSONL one object a line.
+        text, label: the names of the two columns.
+
+    Raises:
+        ValueError: another kind of file, bytes that are not UTF-8, a missing column (the message lists what was
+            found), a label that is not a number; each names the file and the line.
+
+    Example:
+        >>> data = read_labelled("reviews.jsonl")                                     # doctest: +SKIP
+    """
+    path = Path(path)
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
+    if path.suffix.lower() not in readers:
+        raise ValueError(f"path: {path.name} ends in {path.suffix!r}, expected one of {', '.join(readers)}")
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); convert the file, e.g. "
+            f"`iconv -f latin1 -t utf-8 {path.name}`"
+        ) from None
+    texts, labels = [], []
+    for line, row in readers[path.suffix.lower()](content, path):
+        missing = [name for name in (text, label) if row.get(name) is None]
+        if missing:
+            raise ValueError(f"{path}, line {line}: no column {missing[0]!r}; found {sorted(map(str, row))}")
+        try:
+            value = float(row[label])
+        except (TypeError, ValueError):
+            raise ValueError(f"{path}, line {line}: label {row[label]!r} is not a number in [-1, 1]") from None
+        if not (isinstance(row[text], str) and row[text].strip() and math.isfinite(value) and -1 <= value <= 1):
+            raise ValueError(
+                f"{path}, line {line}: got text {str(row[text])[:40]!r} with label {value}, expected a text that is "
+                "not empty and a label in [-1, 1]; drop or rescale the row"
+            )
+        texts.append(row[text])
+        labels.append(value)
+    if not texts:
+        raise ValueError(f"{path}: no rows; expected columns {text!r} and {label!r}")
+    return Labelled(tuple(texts), tuple(labels))
+
+
+def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
+    for line, raw in enumerate(content.split("\n"), 1):
+        if raw.strip():
+            try:
+                row = json.loads(raw)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {line}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {line}: got {type(row).__name__}, expected an object a line")
+            yield line, row
+
+
+def _csv_rows(content: str, path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
+    reader = csv.DictReader(content.splitlines(keepends=True), delimiter=delimiter)
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _tsv_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
+    return _csv_rows(content, path, delimiter="\t")

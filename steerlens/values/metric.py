@@ -1,0 +1,73 @@
+"""The natural metric of a language model on text: how many nats a matrix costs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.svd import symmetric_power
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """Second moments that turn matrices on the unembedding into nats.
+
+    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(e)]`, the covariance of the output word
+    embeddings under the model's own prediction, a steer of strength 1 costs to second order
+
+        KL(base ‖ steered) = ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²        nats per token.
+
+    In these coordinates the likelihood is close to isotropic, and singular values do not depend on the basis of
+    the softmax model (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
+    `C + damping · λ_max(C) · I`, the same for `S`.
+
+    Args:
+        C: second moment of the contexts, `[d_model, d_model]`, symmetric, float64.
+        S: mean covariance of the output embeddings, `[d_model, d_model]`, symmetric, float64.
+        damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
+
+    Example:
+        >>> m = Metric(torch.eye(2).double() * 4, torch.eye(2).double(), damping=0.0)
+        >>> float(m.kl(torch.eye(2)))
+        4.0
+    """
+
+    C: Float[Tensor, "d_model d_model"]
+    S: Float[Tensor, "d_model d_model"]
+    damping: float = 1e-2
+
+    def _power(self, M: Tensor, power: float) -> Tensor:
+        top = torch.linalg.eigvalsh(M.double())[-1].clamp_min(1e-30)
+        # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's resolution
+        return symmetric_power(M, power, float(top) * max(self.damping, 1e-10)).float()
+
+    @cached_property
+    def C_root(self) -> Float[Tensor, "d_model d_model"]:
+        return self._power(self.C, 0.5)
+
+    @cached_property
+    def S_root(self) -> Float[Tensor, "d_model d_model"]:
+        return self._power(self.S, 0.5)
+
+    @cached_property
+    def C_inverse_root(self) -> Float[Tensor, "d_model d_model"]:
+        return self._power(self.C, -0.5)
+
+    @cached_property
+    def S_inverse_root(self) -> Float[Tensor, "d_model d_model"]:
+        return self._power(self.S, -0.5)
+
+    def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
+        """`C^{1/2} W S^{1/2}`: coordinates in which a squared length is twice the KL in nats."""
+        return self.C_root.to(W) @ W @ self.S_root.to(W)
+
+    def unwhiten(self, V: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
+        """The inverse of `whiten`."""
+        return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
+
+    def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
+        """`½ tr(Wᵀ C W S)`: nats per token that a matrix costs at strength 1, to second order, undamped."""
+        W = W.double()
+        return 0.5 * (self.C.double() @ W @ self.S.double() * W).sum()

@@ -1,0 +1,125 @@
+"""What a fit needs from a language model, computed once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from torch import Tensor
+
+from steerlens.values.readout import Readout
+
+
+class Shard(NamedTuple):
+    """Some positions: `hidden [n, d_model]`, the `next` token `[n]` and the index of their `text` `[n]`."""
+
+    hidden: Float[Tensor, "n d_model"]
+    next: Int[Tensor, " n"]
+    text: Int[Tensor, " n"]
+
+
+def read_shard(path: Path) -> Shard:
+    """A shard from its file; the tensors are mapped, not read, until they are used."""
+    with safe_open(str(path), framework="pt") as file:
+        return Shard(*(file.get_tensor(name) for name in Shard._fields))
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """The final hidden states of a frozen model over labelled texts, with the token that follows each.
+
+    A position is a context vector `c` (the input of the unembedding) and the token it should predict. Padding and
+    tokens without a context are not among them. Shards in memory and on disk behave as one; sums over them add.
+    Made by `steerlens.collect`.
+
+    Args:
+        readout: the read-out of the model they come from.
+        shards: in memory (`Shard`) or on disk (the path of a safetensors file).
+        labels: one a text, `[n_texts]`; the strength at which a steer should explain the text.
+        lengths: positions a text, `[n_texts]`.
+        keep: which texts count, `[n_texts]`; see `select`.
+        n_truncated: texts that were longer than the model's context and were cut.
+    """
+
+    readout: Readout
+    shards: tuple[Shard | Path, ...]
+    labels: Float[Tensor, " n_texts"]
+    lengths: Int[Tensor, " n_texts"]
+    keep: Bool[Tensor, " n_texts"]
+    n_truncated: int = 0
+
+    @property
+    def d_model(self) -> int:
+        return self.readout.d_model
+
+    @property
+    def n_texts(self) -> int:
+        return int(self.keep.sum())
+
+    @cached_property
+    def n_positions(self) -> int:
+        return int(self.lengths[self.keep].sum())
+
+    def select(self, texts: Bool[Tensor, " n_texts"]) -> "States":
+        """The states of some texts only, named by a mask over all of them; nothing is copied."""
+        if texts.shape != self.keep.shape:
+            raise ValueError(f"texts: got a mask over {len(texts)} texts, expected {len(self.keep)}")
+        return replace(self, keep=self.keep & texts)
+
+    def relabel(self, labels: Float[Tensor, " n_texts"]) -> "States":
+        """The same states under other labels, so that a second attribute needs no second pass of the model."""
+        if labels.shape != self.labels.shape or not bool((labels.abs() <= 1).all()):
+            raise ValueError(
+                f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one a text"
+            )
+        return replace(self, labels=labels)
+
+    def chunks(self, size: int, *, seed: int | None = None) -> Iterator[Shard]:
+        """All positions, at most `size` at a time, in stored order, or shuffled by a seed.
+
+        Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all.
+        """
+        random = None if seed is None else torch.Generator().manual_seed(seed)
+        n = len(self.shards)
+        for index in range(n) if random is None else torch.randperm(n, generator=random).tolist():
+            stored = self.shards[index]
+            shard = stored if isinstance(stored, Shard) else read_shard(stored)
+            rows = None if bool(self.keep.all()) else self.keep[shard.text].nonzero().squeeze(1)
+            if random is not None:
+                count = len(shard.text) if rows is None else len(rows)
+                order = torch.randperm(count, generator=random)
+                rows = order if rows is None else rows[order]
+            for start in range(0, len(shard.text) if rows is None else len(rows), size):
+                pick = slice(start, start + size) if rows is None else rows[start : start + size]
+                yield Shard(shard.hidden[pick].float(), shard.next[pick].long(), shard.text[pick].long())
+
+    def sample(self, n_positions: int, *, seed: int) -> "States":
+        """Random texts that hold about `n_positions` positions; all of them where there are no more."""
+        kept = self.keep.nonzero().squeeze(1)
+        order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+        n = int((self.lengths[order].cumsum(0) < n_positions).sum()) + 1
+        mask = torch.zeros_like(self.keep)
+        mask[order[:n]] = True
+        return self.select(mask)
+
+    def split(self, share: float, *, seed: int) -> tuple["States", "States"]:
+        """Two random parts by text, the first with `share` of the texts (at least one text each)."""
+        kept = self.keep.nonzero().squeeze(1)
+        if len(kept) < 2:
+            raise ValueError(f"states: {len(kept)} text cannot be split in two; collect more texts")
+        cut = min(max(round(share * len(kept)), 1), len(kept) - 1)
+        order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+        mask = torch.zeros_like(self.keep)
+        mask[order[:cut]] = True
+        return self.select(mask), self.select(~mask)
+
+    def __repr__(self) -> str:
+        where = "on disk" if any(isinstance(s, Path) for s in self.shards) else "in memory"
+        return (
+            f"States({self.n_texts} texts, {self.n_positions} positions, d_model={self.d_model}, {where}, "
+            f"{self.n_truncated} truncated, from {self.readout.model_id!r})"
+        )

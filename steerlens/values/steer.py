@@ -1,0 +1,207 @@
+"""A steer: a matrix on the output word embeddings, with a strength."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.svd import truncate
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
+from steerlens.values.metric import Metric
+from steerlens.values.readout import Readout
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """The linear map `e ← (I + sW) e` of the output word embeddings, carried out on the context vectors:
+
+        c' = c + s · cW        logits = c' W_U + b_U
+
+    with rows `c [pos, d_model]`, `W [d_model, d_model]` and strength `s`; 1 means "as fitted", the strength of a text
+    with label 1. A steer is bound to the read-out whose basis its numbers refer to. Steers on one read-out form a
+    vector space: `a + b`, `a - b`, `2 * a`, `-a`, `a / 2`.
+
+    Source: Han et al., ACL 2024 (arXiv 2305.12798), section 3 and appendix D.
+
+    Args:
+        W: the matrix, float32, `[d_model, d_model]`; row vectors, so it acts from the right.
+        readout: the read-out it lives on.
+        name: for tables, figures and messages; algebra keeps it readable.
+
+    Raises:
+        ValueError: `W` has another shape than the read-out asks for, or holds NaN; or two steers that live on
+            different read-outs are added.
+
+    Example:
+        >>> import torch
+        >>> r = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
+        >>> joy = Steer(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), r, name="joy")
+        >>> (2 * joy - joy / 2).name
+        '1.5·joy'
+        >>> joy.apply(torch.tensor([[1.0, 0.0]]), 3.0)
+        tensor([[1., 3.]])
+    """
+
+    W: Float[Tensor, "d_model d_model"]
+    readout: Readout
+    name: str = "steer"
+    terms: tuple[tuple[str, float], ...] = ()
+    """The name as a sum, `(name, coefficient)`; empty means one term, `name` itself."""
+
+    def __post_init__(self) -> None:
+        d = self.readout.d_model
+        if self.W.shape != (d, d):
+            raise ValueError(
+                f"W: got shape {tuple(self.W.shape)}, expected ({d}, {d}), the d_model of {self.readout.model_id!r}; a steer "
+                "for another model is moved with steerlens.transfer, not by reshaping"
+            )
+        if not torch.isfinite(self.W).all():
+            raise ValueError(f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?")
+
+    def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
+        """`c + s · cW`, computed in float32 and cast back to the dtype of `c`; exactly `c` at strength 0.
+
+        A tensor of strengths has one value for each entry of the first axis of `c`.
+        """
+        shift = c.float() @ self.W.to(c.device)
+        return (c.float() + per_row(strength, c) * shift).to(c.dtype)
+
+    def edits(self, strength: Strength) -> tuple[Edit, ...]:
+        return ((UNEMBED_IN, lambda c: self.apply(c, strength)),)
+
+    def over(self, background: "Steer") -> "SteerOver":
+        """This steer, on a model whose background is always on; see `SteerOver`."""
+        return SteerOver(self, background)
+
+    def truncate(self, rank: int, metric: Metric | None = None) -> "Steer":
+        """The nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of `C^{1/2} W S^{1/2}`, which is
+        the best one of that rank in nats and does not depend on the basis."""
+        if not 1 <= rank <= self.readout.d_model:
+            raise ValueError(f"rank: got {rank}, expected 1 … {self.readout.d_model} (d_model)")
+        if metric is None:
+            W = truncate(self.W, rank)
+        else:
+            W = metric.unwhiten(truncate(metric.whiten(self.W), rank))
+        return replace(self, W=W, name=f"{self.name} (rank {rank})", terms=())
+
+    def __add__(self, other: "Steer") -> "Steer":
+        if not isinstance(other, Steer):
+            return NotImplemented
+        if not self.readout.same_as(other.readout):
+            raise ValueError(
+                f"steers {self.name!r} on {self.readout.model_id!r} ({self.readout.digest[:8]}) and {other.name!r} on "
+                f"{other.readout.model_id!r} ({other.readout.digest[:8]}) live on different W_U and cannot be added; "
+                "move one with steerlens.transfer first"
+            )
+        coefficients = dict(self._terms)
+        for name, k in other._terms:
+            coefficients[name] = coefficients.get(name, 0.0) + k
+        return self._named(self.W + other.W, tuple((n, k) for n, k in coefficients.items() if k != 0))
+
+    def __mul__(self, factor: float) -> "Steer":
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        return self._named(factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Steer":
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "Steer":
+        return self * -1
+
+    def __sub__(self, other: "Steer") -> "Steer":
+        return self + -other
+
+    @property
+    def _terms(self) -> tuple[tuple[str, float], ...]:
+        return self.terms or ((self.name, 1.0),)
+
+    def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
+        return Steer(W, self.readout, _sum_name(terms), terms)
+
+    def __repr__(self) -> str:
+        r = self.readout
+        return f"Steer({self.name!r}, d_model={r.d_model}, |W|={self.W.norm():.3g}, on {r.model_id!r} [{r.digest[:8]}])"
+
+
+@dataclass(frozen=True, eq=False)
+class SteerOver:
+    """A steer over a background that is always on: `c' = c + cD + s · cW`.
+
+    The background `D` of a fit absorbs how its texts differ from what the model was trained on. The steer alone is
+    what most uses want; over its background it explains the texts it was fitted on. Strength 0 gives the background,
+    not the plain model. Made by `steer.over(background)`.
+    """
+
+    steer: Steer
+    background: Steer
+
+    def __post_init__(self) -> None:
+        _ = self.steer + self.background  # raises where they live on different read-outs
+
+    @property
+    def readout(self) -> Readout:
+        return self.steer.readout
+
+    @property
+    def name(self) -> str:
+        return f"{self.steer.name} over {self.background.name}"
+
+    def edits(self, strength: Strength) -> tuple[Edit, ...]:
+        def edit(c: Tensor) -> Tensor:
+            shift = c.float() @ self.background.W.to(c.device)
+            return (self.steer.apply(c.float(), strength) + shift).to(c.dtype)
+
+        return ((UNEMBED_IN, edit),)
+
+
+def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "..."] | float:
+    """A strength shaped to multiply `c`: a number as it is, one value a row as `[rows, 1, …]`.
+
+    Raises:
+        ValueError: a tensor of another length than the first axis of `c`.
+    """
+    if not isinstance(strength, Tensor) or strength.ndim == 0:
+        return float(strength)
+    if strength.shape != c.shape[:1]:
+        raise ValueError(
+            f"strength: got shape {tuple(strength.shape)} for a batch of {c.shape[0]} rows, expected a number or one "
+            "value a row; with several samples a prompt use repeat_interleave"
+        )
+    return strength.to(device=c.device, dtype=torch.float32).reshape(-1, *([1] * (c.ndim - 1)))
+
+
+def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
+    """'0.7·joy - 0.3·rude' for (('joy', 0.7), ('rude', -0.3))."""
+    text = ""
+    for name, k in terms:
+        size = "" if abs(k) == 1 else f"{abs(k):.3g}·"
+        wrapped = f"({name})" if size and " " in name else name
+        sign = (" + " if k > 0 else " - ") if text else ("" if k > 0 else "-")
+        text += f"{sign}{size}{wrapped}"
+    return text or "0"
+
+
+def zero_steer(readout: Readout, name: str = "0") -> Steer:
+    """The steer that changes nothing."""
+    return Steer(torch.zeros(readout.d_model, readout.d_model, device=readout.W_U.device), readout, name)
+
+
+def metadata(steer: Steer) -> dict[str, Any]:
+    """What a file says of a steer beside its matrix."""
+    r = steer.readout
+    return {
+        "name": steer.name,
+        "terms": [list(term) for term in steer.terms],
+        "site": UNEMBED_IN,
+        "model_id": r.model_id,
+        "d_model": r.d_model,
+        "d_vocab": r.d_vocab,
+        "readout_digest": r.digest,
+        "tokenizer_digest": r.tokenizer_digest,
+        "dtype": str(r.W_U.dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,38 @@
+"""What holds for every test: no network, few threads, repeatable examples, and shapes that are checked."""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("MPLBACKEND", "Agg")
+for pool in ("OMP", "MKL", "OPENBLAS"):  # before torch and numpy load; small tensors gain nothing from more
+    os.environ.setdefault(f"{pool}_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+
+import jaxtyping
+import pytest
+from hypothesis import settings
+
+import tests.typecheck  # noqa: F401  (the hook names it by a string and expects it to be loaded)
+
+settings.register_profile("steerlens", deadline=None, derandomize=True)
+settings.load_profile("steerlens")
+
+jaxtyping.install_import_hook("steerlens", "tests.typecheck.typechecked")
+
+# The hook passes over whatever it does not recognise, and every test would then run unchecked.
+_spec = find_spec("steerlens")
+if _spec and _spec.origin and not type(_spec.loader).__module__.startswith("jaxtyping"):
+    raise RuntimeError(f"the shape checks do not reach steerlens as it is installed ({_spec.origin})")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the checks, as users run the package: for tests of the errors that we raise ourselves.
+
+    With them a wrong shape is a `jaxtyping.TypeCheckError` before our own line is reached.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
