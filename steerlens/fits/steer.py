@@ -211,10 +211,10 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
 
 
 def _sgd(problem: _Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
-    """Averaged SGD from zero; some 400 steps at least, so small data is read more than once."""
+    """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
     n, d = problem.states.n_positions, problem.states.d_model
     size = min(512, max(32, n // 100))
-    passes = math.ceil(400 * size / n) if n < 400 * size else 1
+    passes = max(1, math.ceil(200 * size / n))
     zero = torch.zeros(2, d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)
     # a step beyond 1/(1 + λ) would overshoot along the ridge
@@ -275,13 +275,12 @@ def _tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> fl
     return total / tuning.n_positions
 
 
-TRIED: dict[str, tuple[float, ...]] = {
-    "damping": (1e-3, 1e-1),
-    "ridge_background": (5_000.0, 80_000.0),
-    "ridge": (5_000.0, 80_000.0),
-    "step": (0.03, 0.3),
-}
-"""What is tried beside the default of `Setting`, one choice after the other, the most decisive first."""
+FACTORS = {"damping": 10.0, "ridge_background": 4.0, "ridge": 4.0, "step": 3.0}
+"""By what each choice is multiplied or divided as long as held-out NLL falls, one after the other."""
+
+
+WORTH = 2e-4
+"""Nats per token below which a better choice is chance."""
 
 
 def _choose(
@@ -298,25 +297,35 @@ def _choose(
     sums = _sums(small, weights) if solver == "closed-form" else None
     shares = (0.3,) if solver == "auto" else ()  # what polishing will do, roughly
     trials: list[dict[str, float]] = []
+    passes = 0.0 if sums is None else 1.0
 
     def heldout_nll(setting: Setting) -> float:
+        nonlocal passes
         problem = _problem(small, second, weights, setting)
-        V = _sgd(problem, setting.step, seed)[0] if sums is None else _closed_form(problem, sums)
+        if sums is None:
+            V, cost = _sgd(problem, setting.step, seed)
+            passes += cost
+        else:
+            V = _closed_form(problem, sums)
         nll = min(_tuning_nll(problem.metric, W, tuning) for W in (V, *_shrunk(V, shares)))
         trials.append({**setting._asdict(), "heldout_nll": nll})
         return nll if math.isfinite(nll) else math.inf
 
     best = Setting()._replace(**given)
-    open_choices = {k: v for k, v in TRIED.items() if k not in given and not (k == "step" and sums is not None)}
-    lowest = heldout_nll(best) if open_choices else math.inf
-    for name, candidates in open_choices.items():
-        for candidate in candidates:
-            trial = best._replace(**{name: candidate})
-            nll = heldout_nll(trial)
-            if nll < lowest:
-                best, lowest = trial, nll
-    cost = 1 if sums is not None else len(trials)
-    return best, tuple(trials), cost * small.n_positions / train.n_positions
+    names = [name for name in FACTORS if name not in given and not (name == "step" and sums is not None)]
+    lowest = heldout_nll(best) if names else math.inf
+    for name in names:
+        for factor in (FACTORS[name], 1 / FACTORS[name]):
+            improved = False
+            while True:
+                trial = best._replace(**{name: getattr(best, name) * factor})
+                nll = heldout_nll(trial)
+                if nll >= lowest - WORTH:
+                    break
+                best, lowest, improved = trial, nll, True
+            if improved:
+                break  # better this way, so not the other
+    return best, tuple(trials), passes * small.n_positions / train.n_positions
 
 
 def _given(

@@ -76,7 +76,7 @@ def collect(
         if folder is None:
             shards: tuple[Shard | Path, ...] = tuple(made)
         else:
-            identity = _identity(on.digest, encoded.ids, str(dtype), seed)
+            identity = _identity(on.digest, encoded.ids, str(dtype), seed, SHARD_POSITIONS)
             shards = _on_disk(Path(folder), identity, parts, model, encoded.ids, dtype, bar)
     keep = torch.ones(len(texts), dtype=torch.bool)
     return States(on, shards, torch.tensor(labels), lengths, keep, encoded.n_truncated)

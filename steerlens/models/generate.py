@@ -1,5 +1,6 @@
 """Write with a model at many strengths at once."""
 
+import hashlib
 from collections.abc import Sequence
 
 import pandas as pd
@@ -7,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.models.attach import steered
-from steerlens.models.sites import Model, convention, decoder, evaluating, readout
-from steerlens.models.tokens import encode, pad
+from steerlens.models.attach import check_lives_on
+from steerlens.models.sites import Model, convention, decoder, evaluating, hooked, readout
+from steerlens.models.tokens import Tokenizer, encode, pad
 from steerlens.values.intervention import Intervention
 from steerlens.values.readout import Readout
 
@@ -49,8 +50,9 @@ def generate(
         top_k: and among at most so many tokens.
 
     Returns:
-        One row a prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation), `log_prob` (nats,
-        of the continuation under the steered model at temperature 1, end of text included where reached).
+        One row a prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation, with the space
+        that belongs before it: `prompt + text` is the whole), `log_prob` (nats, of the continuation under the steered
+        model at temperature 1, end of text included where reached).
 
     Raises:
         ValueError: an argument out of range, a prompt as long as the context, an empty prompt without begin-of-text.
@@ -73,22 +75,18 @@ def generate(
             raise ValueError(
                 f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens, the context is {how.n_ctx}; shorten it"
             )
+    if intervention is not None:
+        check_lives_on(intervention, model)
     # one stream of numbers a prompt and sample, the same at every strength
-    noise = torch.stack(
-        [
-            torch.rand(
-                samples,
-                max_new_tokens,
-                dtype=torch.float64,
-                generator=torch.Generator().manual_seed(seed * 1_000_003 + i),
-            )
-            for i in range(len(prompts))
-        ]
-    )
+    noise = {
+        (p, k): _uniform(seed, prompt, list(prompts[:p]).count(prompt), k, max_new_tokens)
+        for p, prompt in enumerate(prompts)
+        for k in range(samples)
+    }
     rows = [(p, s, k) for p in range(len(prompts)) for s in range(len(strengths)) for k in range(samples)]
-    texts, log_probs = [], []
-    for start in range(0, len(rows), ROWS):
-        batch = rows[start : start + ROWS]
+    texts, log_probs = [""] * len(rows), [0.0] * len(rows)
+    for places in _batches([len(ids[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
+        batch = [rows[place] for place in places]
         uniform = torch.stack([noise[p, k] for p, _, k in batch])
         strength = torch.tensor([float(strengths[s]) for _, s, _ in batch])
         new, log_prob = _write(
@@ -101,8 +99,8 @@ def generate(
             (temperature, top_p, top_k),
             how.n_ctx,
         )
-        texts += [model.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in new]
-        log_probs += log_prob
+        for place, (p, _, _), tokens, gained in zip(places, batch, new, log_prob, strict=True):
+            texts[place], log_probs[place] = _continuation(model.tokenizer, ids[p], tokens), gained
     return pd.DataFrame(
         {
             "prompt": [prompts[p] for p, _, _ in rows],
@@ -137,11 +135,11 @@ def _write(
             if intervention is None:
                 logits = step(tokens, mask)
             else:
-                with steered(model, intervention, strength.to(device)):
+                with hooked(model, intervention.edits(strength.to(device))):
                     logits = step(tokens, mask)
             logits = logits.float()
-            logits[:, on.n_tokens :] = -torch.inf  # padding rows of the vocabulary
-            tokens = pick(logits, uniform[:, k].to(device), *sampling)[:, None]
+            # padding rows of the vocabulary are never sampled; their probability is the model's all the same
+            tokens = pick(logits[:, : on.n_tokens], uniform[:, k].to(device), *sampling)[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)
             written.append(torch.where(alive, tokens.squeeze(1), -1))
@@ -153,6 +151,33 @@ def _write(
     if not written:
         return [[] for _ in prompts], log_prob.tolist()
     return [[t for t in row if t >= 0] for row in torch.stack(written, 1).tolist()], log_prob.tolist()
+
+
+def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Float[Tensor, " n"]:
+    """Numbers in [0, 1) that depend on nothing but these, so that a row is the same in any company."""
+    key = hashlib.blake2b(f"{seed} {occurrence} {sample} {prompt}".encode(), digest_size=7).digest()
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(key)))
+
+
+def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
+    """Rows in batches of at most ROWS.
+
+    Padding on the left takes room in the context: where that would cut a text short, only prompts of one length go
+    together.
+    """
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(0 if max(lengths) + new <= n_ctx else length, []).append(row)
+    return [rows[start : start + ROWS] for rows in groups.values() for start in range(0, len(rows), ROWS)]
+
+
+def _continuation(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> str:
+    """The text of new tokens, a space before it kept where one belongs: the prompt's text and this make the whole.
+
+    Decoding the new tokens alone would lose the space that some tokenizers put between words.
+    """
+    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + new))
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new, skip_special_tokens=True)
 
 
 def pick(

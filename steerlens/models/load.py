@@ -1,6 +1,8 @@
 """Load a model by name."""
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from steerlens.models.sites import Model, readout
@@ -28,7 +30,7 @@ def load_model(name: str | Path, *, hooked: bool = False, device: str = "cpu") -
         64
     """
     toy = TOYS / str(name)
-    local = toy if toy.is_dir() else Path(name)
+    local = toy if toy.is_dir() else Path(name).expanduser()
     if not local.is_dir() and (str(name).startswith((".", "/", "~", "toy-")) or local.exists()):
         toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
         raise FileNotFoundError(f"name: no model folder at {str(name)!r}; toy models are {toys}")
@@ -69,13 +71,20 @@ def _hooked_transformer(folder: Path, device: str) -> Model:
         return HookedTransformer.from_pretrained_no_processing(str(folder), device=device)
     # from_pretrained takes official names only; these are the steps it would take
     source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    config = loading.get_pretrained_model_config(str(folder), device=device)
-    model = HookedTransformer(config, AutoTokenizer.from_pretrained(folder), move_to_device=False)
-    state = loading.get_pretrained_state_dict(str(folder), config, source)
+    with TemporaryDirectory(prefix="steerlens-") as copy:
+        # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and reads n_ctx from GPT-2
+        # configurations, which no longer have it; so it reads a completed copy under a neutral name
+        context = source.config.max_position_embeddings
+        whole = {**source.config.to_dict(), "architectures": [type(source).__name__], "n_ctx": context}
+        (Path(copy) / "config.json").write_text(json.dumps(whole), encoding="utf-8")
+        config = loading.get_pretrained_model_config(copy, device=device)
+        config.model_name, config.tokenizer_name = folder.name, str(folder)
+        model = HookedTransformer(config, AutoTokenizer.from_pretrained(folder), move_to_device=False)
+        state = loading.get_pretrained_state_dict(copy, config, source)
     model.load_and_process_state_dict(
         state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
-    return model.to(device).eval()
+    return model.to(device, print_details=False).eval()
 
 
 def load(path: str | Path, model: Model) -> Steer:

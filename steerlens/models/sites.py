@@ -92,7 +92,7 @@ def run_to(
 
     try:
         with hooked(model, ((site, stop),)):
-            model(tokens, attention_mask=mask, return_type=None)
+            model(tokens, attention_mask=mask)
     except _Reached:
         return seen[0]
     raise RuntimeError(

@@ -178,7 +178,8 @@ def reproduce(name: str, folder: Path) -> None:
     seconds = round(time.perf_counter() - start)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, tokenizer, folder)
-    numbers = {"command": f"python -m steerlens.toy.train {name}", "seconds": seconds}
+    command = f"python -m steerlens.toy.train {name} --threads {torch.get_num_threads()}"
+    numbers = {"command": command, "seconds": seconds}
     numbers |= {"steps": RECIPES[name].steps, "parameters": sum(p.numel() for p in model.parameters())}
     numbers |= {"threads": torch.get_num_threads()} | measure(model, grammar, tokenizer)
     (folder / "training.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -191,7 +192,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=NAMES, help=f"models, by default all: {', '.join(NAMES)}")
     parser.add_argument("--out", type=Path, help="parent folder (default: the package's own weights)")
     parser.add_argument("--measure", action="store_true", help="measure the shipped models, train nothing")
-    parser.add_argument("--threads", type=int, default=2, help="cores to use")
+    parser.add_argument("--threads", type=int, default=2, help="cores to use; last digits depend on it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.names:

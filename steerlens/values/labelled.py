@@ -1,6 +1,7 @@
 """Labelled texts: what every fit starts from."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -94,7 +95,7 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
             raise ValueError(f"{path}, line {line}: no column {missing[0]!r}; found {sorted(map(str, row))}")
         try:
             value = float(row[label])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{path}, line {line}: label {row[label]!r} is not a number in [-1, 1]") from None
         if not (isinstance(row[text], str) and row[text].strip() and math.isfinite(value) and -1 <= value <= 1):
             raise ValueError(
@@ -121,9 +122,16 @@ def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _csv_rows(content: str, path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
-    reader = csv.DictReader(content.splitlines(keepends=True), delimiter=delimiter)
-    for row in reader:
-        yield reader.line_num, row
+    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the rows after it
+    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {reader.line_num}: {error}; a field with quotes or line breaks is put in double quotes, each "
+            "quote in it doubled"
+        ) from None
 
 
 def _tsv_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:

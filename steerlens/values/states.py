@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerlens.values.readout import Readout
@@ -24,8 +24,11 @@ class Shard(NamedTuple):
 
 def read_shard(path: Path) -> Shard:
     """A shard from its file; the tensors are mapped, not read, until they are used."""
-    with safe_open(str(path), framework="pt") as file:
-        return Shard(*(file.get_tensor(name) for name in Shard._fields))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return Shard(*(file.get_tensor(name) for name in Shard._fields))
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"{path}: not a whole shard of states ({error}); delete it and collect again") from None
 
 
 @dataclass(frozen=True, eq=False)

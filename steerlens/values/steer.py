@@ -61,12 +61,12 @@ class Steer:
             raise ValueError(f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?")
 
     def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
-        """`c + s · cW`, computed in float32 and cast back to the dtype of `c`; exactly `c` at strength 0.
+        """`c + s · cW`, computed in float32 at least and cast back to the dtype of `c`; exactly `c` at strength 0.
 
         A tensor of strengths has one value for each entry of the first axis of `c`.
         """
-        shift = c.float() @ self.W.to(c.device)
-        return (c.float() + per_row(strength, c) * shift).to(c.dtype)
+        wide = c.to(torch.promote_types(c.dtype, torch.float32))
+        return (wide + per_row(strength, c) * (wide @ self.W.to(wide))).to(c.dtype)
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         return ((UNEMBED_IN, lambda c: self.apply(c, strength)),)
@@ -118,7 +118,7 @@ class Steer:
 
     @property
     def _terms(self) -> tuple[tuple[str, float], ...]:
-        return self.terms or ((self.name, 1.0),)
+        return self.terms or (() if self.name == "0" else ((self.name, 1.0),))
 
     def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
         return Steer(W, self.readout, _sum_name(terms), terms)
@@ -153,8 +153,8 @@ class SteerOver:
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         def edit(c: Tensor) -> Tensor:
-            shift = c.float() @ self.background.W.to(c.device)
-            return (self.steer.apply(c.float(), strength) + shift).to(c.dtype)
+            wide = c.to(torch.promote_types(c.dtype, torch.float32))
+            return (self.steer.apply(wide, strength) + wide @ self.background.W.to(wide)).to(c.dtype)
 
         return ((UNEMBED_IN, edit),)
 

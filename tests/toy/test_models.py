@@ -1,7 +1,5 @@
 """The shipped language models: their files, their tokenizers, their distance from the truth."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -40,7 +38,7 @@ def test_files_are_plain_and_small(name: str):
 
 
 # nats per token of the grammar: what minutes of training on two cores reach, with a margin for 100 texts.
-@pytest.mark.parametrize(("name", "bound"), [("toy-64", 0.08), ("toy-128", 0.05), ("toy-96-llama", 0.12)])
+@pytest.mark.parametrize(("name", "bound"), [("toy-64", 0.05), ("toy-128", 0.05), ("toy-96-llama", 0.06)])
 def test_models_are_close_to_the_truth_and_were_not_before_training(shipped: dict, name: str, bound: float):
     model, tokenizer = shipped[name]
     grammar = default_grammar()
@@ -127,7 +125,8 @@ def test_training_repeats_itself():
     tokenizer = word_tokenizer(grammar)
     recipe = Recipe(d=8, layers=1, heads=1, steps=3, rate=1e-2, tokens=512)
     one, two = (train(recipe, grammar, tokenizer, seed=0) for _ in range(2))
-    other = train(replace(recipe, rate=2e-2), grammar, tokenizer, seed=0)
+    torch.manual_seed(0)
+    start = build_model(recipe, len(tokenizer))
     for name, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[name]), name
-    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, start.lm_head.weight)

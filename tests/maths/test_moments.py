@@ -1,0 +1,66 @@
+"""Additive sums against direct ones, and what follows from them."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from steerlens.maths.head import Head, nll_and_gradient
+from steerlens.maths.moments import moments, second_moments
+
+N, D, V = 23, 4, 9
+Problem = tuple[Head, Tensor, Tensor, Tensor, Tensor]
+
+
+def problem(seed: int) -> Problem:
+    r = torch.Generator().manual_seed(seed)
+    head = Head(torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), scale=1.5)
+    c, label = torch.randn(N, D, generator=r).double(), 2 * torch.rand(N, generator=r).double() - 1
+    return head, c, torch.randint(V, (N,), generator=r), label, torch.rand(N, generator=r).double()
+
+
+@given(seed=st.integers(0, 2**31), cut=st.integers(1, N - 1))
+def test_sums_over_parts_add(seed: int, cut: int) -> None:
+    head, *rows = problem(seed)
+    parts = moments(head, *(r[:cut] for r in rows)).plus(moments(head, *(r[cut:] for r in rows)))
+    assert_close(tuple(parts), tuple(moments(head, *rows)))
+
+
+def test_second_moments_are_those_computed_position_by_position() -> None:
+    head, c, target, label, weight = problem(0)
+    C, S = second_moments(head, moments(head, c, target, label, weight))
+    share = weight / weight.sum()
+    e = 1.5 * head.W_U.mT
+    covariances = []
+    for row in c:
+        p = torch.softmax(1.5 * (row @ head.W_U + head.b_U), 0)
+        centred = e - p @ e
+        covariances.append((centred.mT * p) @ centred)
+    assert_close(C, sum(w * torch.outer(row, row) for w, row in zip(share, c, strict=True)))
+    assert_close(S, torch.einsum("n,nij->ij", share, torch.stack(covariances)))
+    assert_close(S, S.mT, rtol=0.0, atol=0.0)
+
+
+def test_first_moments_are_minus_the_gradient_at_zero() -> None:
+    head, c, target, label, weight = problem(1)
+    sums = moments(head, c, target, label, weight)
+    slope = nll_and_gradient(head, c, target, weight)[1]
+    assert slope.norm() > 0.1
+    assert_close(sums.steer, -(label[:, None] * c).mT @ slope)
+    assert_close(sums.background, -c.mT @ slope)
+
+
+def test_label_sums_are_weighted() -> None:
+    head, c, target, label, weight = problem(2)
+    sums = moments(head, c, target, label, weight)
+    assert_close(
+        (sums.weight, sums.label, sums.label2), (weight.sum(), weight @ label, weight @ label**2), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_sums_of_single_precision_states_are_kept_in_double() -> None:
+    head, c, target, label, weight = problem(3)
+    single = Head(head.W_U.float(), head.b_U.float(), scale=head.scale)
+    sums = moments(single, c.float(), target, label.float(), weight.float())
+    assert {part.dtype for part in sums} == {torch.float64}

@@ -1,0 +1,183 @@
+"""Tiny random models of every class that this TransformerLens has; nothing is downloaded."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+import steerlens as sl
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:  # removed in TransformerLens 4
+    HookedTransformer = None
+
+D, N_CTX, PADDING = 32, 40, 5
+CORPUS = (
+    "the film was good . the film was bad ! a very fine cast , and a slow plot ? we liked the food , not the waiter ; "
+    "the author wrote a dull and long book . nothing here is worth the money . I would see it again tomorrow ."
+)
+TEXTS = (
+    "the film was good .",
+    "a very fine cast , and a slow plot ?",
+    "nothing",
+    "the author wrote a dull and long book . we liked the food",
+)
+COMMON: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+LLAMA: dict[str, Any] = {
+    "hidden_size": D, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": N_CTX, "attention_dropout": 0.0, **COMMON,
+}  # fmt: skip
+
+
+@cache
+def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """`"bytes"` as GPT-2's: a leading space belongs to its word; `"words"`: a space separates, unknown words are one id."""
+    if kind == "bytes":
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=330,
+            special_tokens=["<|end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+        raw.train_from_iterator([CORPUS] * 3, trainer)
+    else:
+        words = dict.fromkeys(["<|end|>", "<|unk|>", *CORPUS.split()])
+        raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
+        raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|end|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
+    )
+
+
+def source(kind: str, *, padding: int = 0) -> transformers.PreTrainedModel:
+    """A seeded Hugging Face model whose every parameter matters: no gain is 1, no bias 0."""
+    n = len(tokenizer("words" if kind == "llama" else "bytes")) + padding
+    if kind == "gpt2":
+        config: Any = transformers.GPT2Config(
+            vocab_size=n, n_positions=N_CTX, n_embd=D, n_layer=2, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, **COMMON,
+        )  # fmt: skip
+    elif kind == "llama":
+        config = transformers.LlamaConfig(vocab_size=n, tie_word_embeddings=False, **LLAMA)
+    elif kind == "gemma2":
+        config = transformers.Gemma2Config(
+            vocab_size=n, head_dim=8, final_logit_softcapping=4.0, sliding_window=64, **LLAMA
+        )
+    else:
+        config = transformers.CohereConfig(vocab_size=n, logit_scale=0.25, **LLAMA)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.config.architectures = [type(model).__name__]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 0.4 if "embed" in name or "wte" in name or "lm_head" in name else 0.15
+            parameter.add_(spread * torch.randn_like(parameter))
+    return model
+
+
+@cache
+def folder(kind: str, padding: int = 0) -> Path:
+    """The same as a Hugging Face folder on disk."""
+    path = Path(mkdtemp(prefix="steerlens-zoo-")) / f"tiny-{kind}"
+    source(kind, padding=padding).save_pretrained(path)
+    tokenizer("words" if kind == "llama" else "bytes").save_pretrained(path)
+    return path
+
+
+def _folded() -> Any:
+    model = sl.load_model(folder("gpt2"))
+    model.enable_compatibility_mode(disable_warnings=True)
+    return model
+
+
+def _bfloat16() -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = source("gpt2").to(torch.bfloat16)
+    return TransformerBridge.boot_transformers(
+        "tiny", hf_model=model, tokenizer=_in_memory("bytes"), device="cpu", dtype=torch.bfloat16
+    )
+
+
+def _native() -> Any:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    words = _in_memory("words")
+    config = TransformerBridgeConfig(
+        d_model=D, d_head=8, n_heads=4, n_layers=2, n_ctx=N_CTX, d_vocab=len(words), d_mlp=48, act_fn="gelu",
+        normalization_type="LN", device="cpu", seed=0,
+    )  # fmt: skip
+    model = TransformerBridge.boot_native(config, tokenizer=words)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def _in_memory(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer that TransformerLens keeps as it is, instead of reading it again from a path."""
+    raw = tokenizer(kind)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw._tokenizer, bos_token="<|end|>", eos_token="<|end|>", add_bos_token=True,
+        name_or_path="memory", clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def _processed() -> Any:
+    model = sl.load_model(folder("gpt2"), hooked=True)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_and_process_state_dict(state, fold_ln=True, center_writing_weights=True, center_unembed=True)
+    return model
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    "gpt2": lambda: sl.load_model(folder("gpt2")),
+    "llama": lambda: sl.load_model(folder("llama")),
+    "padded": lambda: sl.load_model(folder("gpt2", PADDING)),
+    "folded": _folded,
+    "bfloat16": _bfloat16,
+    "native": _native,
+    "gemma2": lambda: sl.load_model(folder("gemma2")),
+    "cohere": lambda: sl.load_model(folder("cohere")),
+}
+if HookedTransformer is not None:
+    BUILDERS |= {
+        "hooked-gpt2": lambda: sl.load_model(folder("gpt2"), hooked=True),
+        "hooked-llama": lambda: sl.load_model(folder("llama"), hooked=True),
+        "hooked-processed": _processed,
+    }
+
+
+@cache
+def zoo(name: str) -> Any:
+    """A model, built once; tests leave it as it was."""
+    return BUILDERS[name]()
+
+
+def random_steer(model: Any, *, seed: int = 0, size: float = 0.5, name: str = "random") -> sl.Steer:
+    """A seeded steer of a size that changes what is written."""
+    on = sl.readout(model)
+    W = torch.randn(on.d_model, on.d_model, generator=torch.Generator().manual_seed(seed))
+    return sl.Steer(size * W / on.d_model**0.5, on, name)
+
+
+def hook_count(model: Any) -> int:
+    """How many forward hooks the model's hook points hold."""
+    return sum(len(point._forward_hooks) + len(point.fwd_hooks) for point in model.hook_dict.values())
+
+
+def contexts(model: Any, tokens: Tensor) -> Tensor:
+    """The input of the unembedding, by TransformerLens' own cache."""
+    return model.run_with_cache(tokens, names_filter="unembed.hook_in")[1]["unembed.hook_in"]
