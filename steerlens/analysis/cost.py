@@ -16,7 +16,9 @@ from steerlens.values.steer import Steer
 CHUNK = 512
 
 
-def strength_cost(states: States, steer: Steer, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)) -> pd.DataFrame:
+def strength_cost(
+    states: States, steer: Steer, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)
+) -> pd.DataFrame:
     """KL(plain model ‖ steered model) over the positions of a text, at each strength; exact, nats per token.
 
     To second order it grows with the square of the strength; a sample of some thousand positions is plenty.

@@ -165,7 +165,9 @@ def written_attribute(
     written = generate(
         model, prompts, steer, strengths=strengths, samples=samples, seed=seed, max_new_tokens=max_new_tokens
     )
-    judged = default_grammar().posteriors([f"{p} {t}".strip() for p, t in zip(written.prompt, written.text, strict=True)])
+    judged = default_grammar().posteriors(
+        [f"{p} {t}".strip() for p, t in zip(written.prompt, written.text, strict=True)]
+    )
     return written.drop(columns="log_prob").assign(attribute=judged.mean(attribute), grammatical=judged.grammatical)
 
 

@@ -59,30 +59,41 @@ def lbfgs(
     convexity there is no certificate and the same number is only a stopping rule.
     """
     V = start.clone().requires_grad_(True)
+    # max_eval bounds the line search; its default of 1 would end it after the first trial
     optimiser = torch.optim.LBFGS(
-        [V], max_iter=1, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        [V], max_iter=1, max_eval=26, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
     )
-    state = {"evaluations": 0}
+    evaluations = 0
+    recent: list[tuple[Tensor, float, Tensor]] = []
+
+    def evaluate() -> tuple[float, Tensor]:
+        """The objective at V; torch asks again for points that it has just seen, and each costs a pass over the data."""
+        nonlocal evaluations
+        for point, value, gradient in recent:
+            if torch.equal(point, V):
+                return value, gradient
+        value, gradient = objective(V.detach())
+        evaluations += 1
+        recent[:] = [*recent[-3:], (V.detach().clone(), value, gradient.clone())]
+        return value, gradient
 
     def closure() -> Float[Tensor, ""]:
-        value, gradient = objective(V.detach())
-        V.grad = gradient
-        state["evaluations"] += 1
+        value, gradient = evaluate()
+        V.grad = gradient.clone()
         return torch.tensor(value, dtype=torch.float64)
 
     best = (math.inf, math.inf, V.detach().clone())
     while True:
-        value, gradient = objective(V.detach())
-        state["evaluations"] += 1
+        value, gradient = evaluate()
         gap = float((gradient.double().square() / (2 * ridge)).sum()) if bool((ridge > 0).all()) else math.inf
         stalled = value >= best[0] - 1e-12 and gap >= best[1]
         if value < best[0] or gap < best[1]:
             best = (value, gap, V.detach().clone())
-        if gap <= tolerance or stalled or state["evaluations"] >= max_evaluations:
+        if gap <= tolerance or stalled or evaluations >= max_evaluations:
             break
         optimiser.step(closure)
     value, gap, point = best
-    return Solution(point, value, gap if convex and math.isfinite(gap) else None, state["evaluations"])
+    return Solution(point, value, gap if convex and math.isfinite(gap) else None, evaluations)
 
 
 def newton_step(

@@ -5,26 +5,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from steerlens.values.losses import Losses
 from steerlens.values.steer import Steer
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Mean NLL in nats per token of texts read at their own label, four ways.
-
-    `base` without any steer, `background` with the background alone, `steered` with background and steer, `flipped`
-    with background and the steer's sign turned.
-    """
-
-    base: float
-    background: float
-    steered: float
-    flipped: float
-
-    @property
-    def contrast(self) -> float:
-        """`flipped − steered`: what the sign is worth, free of what the background explains."""
-        return self.flipped - self.steered
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -35,6 +35,7 @@ def by_autograd(head: Head, c: Tensor, target: Tensor, weight: Tensor) -> tuple[
 
 
 @pytest.mark.parametrize("kind", HEADS)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31))
 def test_value_and_gradient_are_those_of_autograd(kind: str, seed: int) -> None:
     found = nll_and_gradient(*problem(seed, *HEADS[kind]))
@@ -69,6 +70,7 @@ def test_gradient_leaves_its_arguments_alone() -> None:
     )
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.01, 0.99))
 def test_loss_is_convex_along_chords_without_a_soft_cap(seed: int, share: float) -> None:
     head, c, target, weight = problem(seed, 2.0, None)

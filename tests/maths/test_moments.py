@@ -1,7 +1,7 @@
 """Additive sums against direct ones, and what follows from them."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -20,6 +20,7 @@ def problem(seed: int) -> Problem:
     return head, c, torch.randint(V, (N,), generator=r), label, torch.rand(N, generator=r).double()
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), cut=st.integers(1, N - 1))
 def test_sums_over_parts_add(seed: int, cut: int) -> None:
     head, *rows = problem(seed)

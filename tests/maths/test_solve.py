@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
@@ -36,6 +36,7 @@ def likelihood(seed: int = 0) -> Objective:
 ZERO = torch.zeros(2, D, D).double()
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), share=st.floats(0.05, 0.95))
 def test_the_objective_of_the_fit_is_convex_along_chords(seed: int, share: float) -> None:
     r = torch.Generator().manual_seed(seed)
@@ -106,6 +107,7 @@ def test_the_start_is_left_alone() -> None:
     assert torch.equal(start, torch.ones(2, D, D).double())
 
 
+@settings(max_examples=25)
 @given(
     label=st.floats(-0.9, 0.9), extra=st.floats(0.01, 0.5), ridges=st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0))
 )
@@ -155,6 +157,7 @@ def test_averaged_sgd_of_no_or_one_step() -> None:
     assert_close(averaged_sgd([lambda V: V], start, 0.1, 1), 0.9 * start)
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.05, 0.9))
 def test_shrink_is_the_proximal_map_of_the_nuclear_norm(seed: int, share: float) -> None:
     r = torch.Generator().manual_seed(seed)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from steerlens.maths.svd import symmetric_power, truncate
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), rank=st.integers(1, 4))
 def test_no_matrix_of_that_rank_is_nearer_than_the_truncation(seed: int, rank: int) -> None:
     r = torch.Generator().manual_seed(seed)
@@ -33,6 +34,7 @@ def positive(seed: int, d: int = 5) -> torch.Tensor:
     return A @ A.mT / d
 
 
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), power=st.sampled_from([0.5, 1.0, 2.0]), floor=st.sampled_from([0.0, 0.3]))
 def test_opposite_powers_are_inverses(seed: int, power: float, floor: float) -> None:
     M = positive(seed)

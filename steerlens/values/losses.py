@@ -1,5 +1,6 @@
 """Losses of a steer and its background on states, four ways, from one pass."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -7,11 +8,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.head import Head, post, token_nll
-from steerlens.values.fit import Losses
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean NLL in nats per token of texts read at their own label, four ways.
+
+    `base` without any steer, `background` with the background alone, `steered` with background and steer, `flipped`
+    with background and the steer's sign turned.
+    """
+
+    base: float
+    background: float
+    steered: float
+    flipped: float
+
+    @property
+    def contrast(self) -> float:
+        """`flipped − steered`: what the sign is worth, free of what the background explains."""
+        return self.flipped - self.steered
 
 
 class Measured(NamedTuple):

@@ -1,0 +1,109 @@
+"""The convex problem of a steer, in coordinates where it is nearly isotropic."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.head import nll_and_gradient
+from steerlens.maths.moments import Moments, moments
+from steerlens.maths.solve import averaged_sgd, newton_step
+from steerlens.values.metric import Metric
+from steerlens.values.states import Shard, States
+
+CHUNK = 1024
+"""Positions a product: logits of 1,024 × 50,257 take 200 MB; the whole corpus' never exist."""
+
+Weights = Literal["labels", "texts", "tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective."""
+
+    states: States
+    metric: Metric
+    weights: Float[Tensor, " n_texts"]
+    ridge: Float[Tensor, "2 1 1"]
+
+    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> tuple[Float[Tensor, ""], Float[Tensor, "2 d d"]]:
+        """Summed weighted NLL of some positions and its gradient; without the ridge."""
+        head = self.states.readout.head
+        c, target = chunk.hidden.to(V.device), chunk.next.to(V.device)
+        y = self.states.labels[chunk.text].to(V)[:, None]
+        white = c @ self.metric.C_inverse_root.to(V)
+        to_logits = self.metric.S_inverse_root.to(V)
+        moved = c + (y * (white @ V[0]) + white @ V[1]) @ to_logits
+        loss, slope = nll_and_gradient(head, moved, target, self.weights[chunk.text].to(V))
+        slope = slope @ to_logits
+        return loss, torch.stack([(y * white).mT @ slope, white.mT @ slope])
+
+    def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Gradients of the mean objective on shuffled minibatches, ridge included."""
+        for epoch in range(passes):
+            for chunk in self.states.chunks(size, seed=seed + epoch):
+                yield lambda V, chunk=chunk: self.gradient(chunk, V)[1] / len(chunk.next) + self.ridge * V
+
+    def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
+        """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
+        total, slope = torch.zeros((), dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
+        for chunk in self.states.chunks(CHUNK):
+            loss, part = self.gradient(chunk, V)
+            total += loss.cpu()
+            slope += part
+        n = self.states.n_positions
+        penalty = float((self.ridge * V.double().square()).sum()) / 2
+        return float(total) / n + penalty, (slope / n + self.ridge * V).to(V.dtype)
+
+
+def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
+    """The weight of each position of a text; over all positions kept their mean is 1. See `fit_steer`."""
+    n = (states.lengths * states.keep).double()
+    if weights == "tokens":
+        return states.keep.float()
+    weight = torch.zeros_like(n)
+    classes = [n * (states.labels.sign() == sign) for sign in (-1, 0, 1)]
+    present = [size for size in classes if size.sum() > 0]
+    for size in present:
+        share = size > 0
+        each = n[share].reciprocal() if weights == "texts" else torch.ones_like(n[share])
+        weight[share] = each / (each * n[share]).sum() / len(present)
+    return (weight * n.sum()).float()
+
+
+def sums_over(states: States, weights: Weights) -> Moments:
+    """The additive sums of some states, weighted as the fit weighs them."""
+    head, weight = states.readout.head, text_weights(states, weights)
+    total: Moments | None = None
+    for c, target, text in states.chunks(CHUNK):
+        device = head.W_U.device
+        y, w = states.labels[text].to(device), weight[text].to(device)
+        part = moments(head, c.to(device), target.to(device), y, w)
+        total = part if total is None else total.plus(part)
+    assert total is not None  # states hold a position at least
+    return total
+
+
+def sgd(problem: Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
+    """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
+    n, d = problem.states.n_positions, problem.states.d_model
+    size = min(512, max(32, n // 100))
+    passes = max(1, math.ceil(200 * size / n))
+    zero = torch.zeros(2, d, d, device=problem.ridge.device)
+    n_steps = passes * math.ceil(n / size)
+    # a step beyond 1/(1 + λ) would overshoot along the ridge
+    step = min(step, 1 / (1 + float(problem.ridge.max())))
+    return averaged_sgd(problem.batches(size, passes, seed), zero, step, n_steps), passes
+
+
+def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:
+    """The first Newton step from zero, `(C, S)` damped as the problem's metric is; see `newton_step`."""
+    metric, n = problem.metric, sums.weight
+    slope = -torch.stack([sums.steer, sums.background]) / n
+    white = metric.C_inverse_root.double() @ slope @ metric.S_inverse_root.double()
+    V = newton_step(white, float(sums.label / n), float(sums.label2 / n), problem.ridge)
+    return V.float()

@@ -1,0 +1,222 @@
+"""Figures: functions of a table from `steerlens.analysis` that draw on one Axes and return it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steerlens.show.style import BLUE, COLUMN, GREEN, GREY, RED, look, shade, signed
+from steerlens.values.files import write_json
+
+
+def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """How likely texts of each label are at each strength; `table` from `label_curve`.
+
+    Bands are ± 2 standard errors; a dot marks each curve's highest point. What lies far below 0 is cut off.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"label": 1.0, "strength": [0, 1], "log_likelihood": [0.0, 0.1], "error": 0.0})
+        >>> plot_label_curve(table).get_xlabel()
+        'strength'
+    """
+    ax = _axes(ax)
+    top = max(table.label.abs().max(), 1e-9)
+    for label, part in table.sort_values("strength").groupby("label"):
+        colour = shade(float(label), top)
+        sns.lineplot(
+            x=part.strength, y=part.log_likelihood, ax=ax, color=colour, label=signed(float(label)), errorbar=None
+        )
+        low, high = part.log_likelihood - 2 * part.error, part.log_likelihood + 2 * part.error
+        ax.fill_between(part.strength, low, high, color=colour, alpha=0.15, linewidth=0)
+        best = part.loc[part.log_likelihood.idxmax()]
+        ax.plot(best.strength, best.log_likelihood, "o", color=colour, markersize=4, zorder=5)
+    highest = float(table.log_likelihood.max() + 2 * table.error.max())
+    bottom = float((table.log_likelihood - 2 * table.error).min())
+    ax.set_ylim(max(bottom, -4 * max(highest, 1e-6)) * 1.05, highest * 1.25 + 1e-9)
+    ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
+    ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
+    ax.set(xlabel="strength", ylabel="log-likelihood − that at 0\n(nats per token)")
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(
+        handles[::-1], labels[::-1], title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2
+    )
+    return ax
+
+
+def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: Axes | None = None) -> Axes:
+    """The distribution of the attribute of generated texts at each strength; `table` from `written_attribute`.
+
+    One ridge a strength, its area the same for all: a density estimate reflected at -1 and 1, so nothing leaks out. The
+    dot and the number are the mean.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"strength": [-1.0, -1.0, 1.0, 1.0], "attribute": [-0.9, -0.5, 0.2, 0.8]})
+        >>> len(plot_written_attribute(table).get_yticks())
+        2
+    """
+    strengths = sorted(table.strength.unique())
+    ax = _axes(ax, height=0.9 + 0.24 * len(strengths))
+    grid = np.linspace(-1, 1, 401)
+    densities = [_density(table.attribute[table.strength == s].to_numpy(), grid) for s in strengths]
+    scale = 1.5 / max(d.max() for d in densities)
+    top = max(map(abs, strengths))
+    for k, (s, density) in reversed(list(enumerate(zip(strengths, densities, strict=True)))):
+        colour, mean = shade(s, top), float(table.attribute[table.strength == s].mean())
+        front = 3 * (len(strengths) - k)
+        ax.fill_between(grid, k, k + scale * density, color=colour, alpha=0.75, linewidth=0, zorder=front)
+        ax.plot(grid, k + scale * density, color="white", linewidth=0.8, zorder=front + 1)
+        ax.plot(mean, k, "o", color="white", markeredgecolor="black", markersize=4, zorder=200, clip_on=False)
+        ax.text(1.06, k, signed(round(mean, 2)), va="center", fontsize=7, color="#444444")
+    ax.text(1.06, len(strengths) - 0.1, "mean", fontsize=7, color="#444444", style="italic")
+    ax.set(
+        xlim=(-1, 1), ylim=(-0.35, len(strengths) + 0.75), yticks=range(len(strengths)), xticks=(-1, -0.5, 0, 0.5, 1)
+    )
+    ax.set_yticklabels([signed(s) for s in strengths])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel=f"{name} of the text (exact posterior mean)", ylabel="strength")
+    return ax
+
+
+def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """How much of the distance to the truth a steer covers on texts of each grade; `table` from `gap_closed`.
+
+    Full bars at strength = grade; the hollow ones at the best multiple of it, chosen on other texts. Lines are 95 %
+    intervals.
+    """
+    ax = _axes(ax)
+    grades = [g for g in table.grade if g != "all"]
+    top = max(map(abs, grades))
+    shown = table[table.grade != 0].reset_index(drop=True)
+    for x, row in shown.iterrows():
+        colour = "#444444" if row.grade == "all" else shade(row.grade, top)
+        for at, prefix, fill in ((x - 0.19, "", colour), (x + 0.19, "best_", "white")):
+            y = row[f"{prefix}gap_closed"]
+            ax.bar(at, 100 * y, width=0.34, color=fill, edgecolor=colour, linewidth=1)
+            error = [[100 * (y - row[f"{prefix}low"])], [100 * (row[f"{prefix}high"] - y)]]
+            ax.errorbar(at, 100 * y, yerror=error, color="black", linewidth=0.8, capsize=2)
+    ax.axhline(0, color=GREY, linewidth=0.7)
+    ax.axhline(100, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
+    ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color="#555555")
+    ax.text(len(shown) - 0.45, 2, "", ha="right")
+    ax.set_xticks(range(len(shown)), ["all grades" if g == "all" else signed(g) for g in shown.grade])
+    ax.set(
+        ylim=(min(0.0, float(100 * shown.best_low.min())) - 2, 105), xlabel="grade of the text", ylabel="gap closed (%)"
+    )
+    multiple = float(table.multiple.iloc[0])
+    for fill, label in (("#444444", "strength = grade"), ("white", f"best multiple ({multiple:g} × grade)")):
+        ax.bar(0, 0, color=fill, edgecolor="#444444", label=label)
+    ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.94), handlelength=1.2)
+    return ax
+
+
+def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """NLL on new texts of each label, relative to the model with its background: steered, and with the sign turned.
+
+    `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token. Below 0 is better.
+    """
+    ax = _axes(ax)
+    labels = ["all" if label == "all" else signed(float(label)) for label in table.label]
+    at = np.arange(len(table))
+    ax.bar(at - 0.19, table.steered - table.background, width=0.34, color=GREEN, label="steer at strength = label")
+    ax.bar(at + 0.19, table.flipped - table.background, width=0.34, color="#d9a441", label="steer with its sign turned")
+    ax.axhline(0, color=GREY, linewidth=0.7)
+    ax.set_xticks(at, labels)
+    ax.set(xlabel="label of the text", ylabel="held-out NLL − that at strength 0\n(nats per token, lower is better)")
+    ax.margins(y=0.25)
+    ax.legend(loc="upper center")
+    return ax
+
+
+def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None) -> Axes:
+    """The words that one side of a direction writes and avoids; `scores` from `singular_scores`."""
+    ax = _axes(ax, height=2.6)
+    mine = scores[(scores.direction == direction) & (scores.side == side) & (scores.role != "reads")]
+    mine = mine.sort_values("score").drop_duplicates("word")
+    ax.barh(range(len(mine)), mine.score, color=[RED if s > 0 else BLUE for s in mine.score], height=0.7)
+    ax.set_yticks(range(len(mine)), mine.word)
+    ax.tick_params(axis="y", length=0)
+    ax.axvline(0, color=GREY, linewidth=0.7)
+    ax.set(xlabel="score at strength +1", title=f"direction {direction}{side.replace('-', '−')}")
+    return ax
+
+
+def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """What each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
+
+    The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain model finds what was
+    written at a strength than what was written at 0 (± 2 standard errors).
+    """
+    ax = _axes(ax)
+    kl = kl.sort_values("strength")
+    at_zero = writing.nll[writing.strength == 0]
+    zero = float(at_zero.iloc[0]) if len(at_zero) else float(writing.nll.min())
+    sns.lineplot(x=kl.strength, y=kl.kl, ax=ax, color="#444444", label="KL(plain ‖ steered)", errorbar=None)
+    top = writing.strength.abs().max()
+    for _, row in writing.iterrows():
+        ax.errorbar(
+            row.strength, row.nll - zero, yerror=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
+            linewidth=0.9, capsize=2,
+        )  # fmt: skip
+    ax.errorbar(
+        [], [], yerror=[], fmt="o", color=GREY, markersize=4, label="NLL of its own text\nunder the plain model"
+    )
+    ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
+    ax.set(xlabel="strength", ylabel="cost (nats per token)")
+    ax.legend(loc="upper center")
+    return ax
+
+
+def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> list[Path]:
+    """`name.pdf`, `name.png` and `name.json` in a folder that exists: the picture twice, and the numbers it shows.
+
+    `numbers` is a DataFrame, or anything that JSON can say. The figure is closed.
+    """
+    folder = Path(folder)
+    paths = [folder / f"{name}.{ending}" for ending in ("pdf", "png", "json")]
+    with look():
+        fig.savefig(paths[0], bbox_inches="tight", metadata={"CreationDate": None})
+        fig.savefig(paths[1], bbox_inches="tight")
+    plt.close(fig)
+    write_json(paths[2], records(numbers) if isinstance(numbers, pd.DataFrame) else numbers)
+    return paths
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table as JSON's own types, one object a row; what is missing or not finite becomes null."""
+    return json.loads(table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10))
+
+
+def _axes(ax: Axes | None, height: float = 2.3) -> Axes:
+    if ax is not None:
+        return ax
+    with look():
+        return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
+
+
+def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Gaussian density estimate on [-1, 1], reflected at both ends; bandwidth fixed, so that ridges compare."""
+    width = 0.07
+    points = np.concatenate([values, -2 - values, 2 - values])
+    density = np.exp(-0.5 * ((grid[:, None] - points) / width) ** 2).sum(1)
+    return density / (len(values) * width * np.sqrt(2 * np.pi))
+
+
+__all__ = [
+    "plot_cost",
+    "plot_gap_closed",
+    "plot_label_curve",
+    "plot_losses",
+    "plot_singular_words",
+    "plot_written_attribute",
+    "records",
+    "save_figure",
+]

@@ -1,0 +1,171 @@
+"""Steers are a vector space that acts on context vectors."""
+
+from dataclasses import FrozenInstanceError
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.steer import Steer, zero_steer
+from tests.contract import laws
+from tests.values.make import D, exact_metric, make_readout, make_steer, random
+
+numbers = st.floats(-4, 4, allow_subnormal=False)
+seeds = st.integers(0, 5)
+
+
+@settings(max_examples=25)
+@given(i=seeds, j=seeds, k=seeds, x=numbers, y=numbers)
+def test_steers_are_a_vector_space(i: int, j: int, k: int, x: float, y: float) -> None:
+    a, b, c = make_steer(i), make_steer(j), make_steer(k)
+    near = {"rtol": 1e-4, "atol": 1e-4}
+    assert_close((a + b).W, (b + a).W)
+    assert_close(((a + b) + c).W, (a + (b + c)).W, **near)
+    assert_close((a + zero_steer(a.readout)).W, a.W)
+    assert (a - a).W.abs().sum() == 0
+    assert_close((x * (a + b)).W, (x * a + x * b).W, **near)
+    assert_close(((x + y) * a).W, (x * a + y * a).W, **near)
+    assert_close((x * (y * a)).W, ((x * y) * a).W, **near)
+    assert torch.equal((1 * a).W, a.W) and torch.equal((-a).W, (a * -1).W)
+    assert torch.equal((a / 2).W, (0.5 * a).W)
+
+
+@pytest.mark.parametrize(
+    "write, name",
+    [
+        (lambda a, b: 0.7 * a - 0.3 * b, "0.7·joy - 0.3·rude"),
+        (lambda a, b: a + b + a, "2·joy + rude"),
+        (lambda a, b: -(a - b), "-joy + rude"),
+        (lambda a, b: 2 * (a + b) / 2, "joy + rude"),
+        (lambda a, b: a - a + b, "rude"),
+        (lambda a, b: a - a, "0"),
+        (lambda a, b: 2 * a.truncate(2), "2·(joy (rank 2))"),
+    ],
+)
+def test_names_stay_readable_after_algebra(write, name: str) -> None:
+    assert write(make_steer(0), make_steer(1, name="rude")).name == name
+
+
+def test_names_survive_sums_that_cancel_only_up_to_rounding() -> None:
+    a = make_steer()
+    assert (0.1 * a + 0.2 * a - 0.3 * a + make_steer(1, name="rude")).name == "rude"
+
+
+def test_steers_on_different_readouts_are_not_added_and_the_message_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="transfer"):
+        make_steer() + make_steer(on=make_readout(5))
+    with pytest.raises(ValueError, match="m5"):
+        make_steer().over(make_steer(on=make_readout(5)))
+
+
+def test_steers_on_equal_readouts_are_added_whatever_object_holds_them() -> None:
+    assert_close((make_steer(0, make_readout()) + make_steer(0, make_readout())).W, 2 * make_steer().W)
+
+
+@pytest.mark.parametrize("other", [1, "joy", None])
+def test_only_steers_are_added_to_steers_and_only_numbers_multiply_them(other) -> None:
+    with pytest.raises((TypeError, jaxtyping.TypeCheckError)):
+        make_steer() + other
+
+
+def test_two_steers_are_not_multiplied(unchecked: None) -> None:
+    with pytest.raises(TypeError):
+        make_steer() * make_steer()  # pyright: ignore[reportOperatorIssue]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_strength_zero_is_exactly_the_input(dtype: torch.dtype) -> None:
+    c = random(4, 3, D, seed=3).to(dtype)
+    c = c + random(4, 3, D, seed=4).to(dtype) / 3
+    joy = make_steer()
+    assert not torch.equal(joy.apply(c, 1.0), c)
+    for zero in (0.0, torch.zeros(4), torch.tensor(0.0)):
+        assert torch.equal(joy.apply(c, zero), c)
+
+
+@settings(max_examples=25)
+@given(strengths=st.lists(numbers, min_size=3, max_size=3))
+def test_each_row_is_steered_at_its_own_strength(strengths: list[float]) -> None:
+    c, joy = random(3, 5, D), make_steer()
+    together = joy.apply(c, torch.tensor(strengths))
+    for row, s in enumerate(strengths):
+        assert_close(together[row], joy.apply(c[row], s))
+
+
+def test_apply_is_the_formula() -> None:
+    c, joy = random(7, D), make_steer()
+    assert_close(joy.apply(c, 2.5), c + 2.5 * c @ joy.W)
+    assert joy.edits(1.0)[0][0] == UNEMBED_IN
+
+
+@pytest.mark.parametrize("strength", [torch.ones(2), torch.ones(3, 1)])
+def test_strengths_of_another_number_than_rows_are_refused(strength: torch.Tensor, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="one value a row"):
+        make_steer().apply(random(3, 5, D), strength)
+
+
+def test_a_matrix_of_another_shape_is_refused(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"expected \(6, 6\)"):
+        Steer(torch.zeros(5, 5), make_readout())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_matrix_with_nan_is_refused(bad: float) -> None:
+    W = torch.zeros(D, D)
+    W[1, 2] = bad
+    with pytest.raises(ValueError, match="NaN"):
+        Steer(W, make_readout(), "sour")
+
+
+@pytest.mark.parametrize("rank", [0, D + 1])
+def test_ranks_that_do_not_exist_are_refused(rank: int) -> None:
+    with pytest.raises(ValueError, match="rank"):
+        make_steer().truncate(rank)
+
+
+def test_truncation_gives_the_rank_and_is_exact_at_full_rank() -> None:
+    joy, metric = make_steer(), exact_metric(make_readout(), random(40, D))
+    for cut in (joy.truncate(2), joy.truncate(2, metric)):
+        assert torch.linalg.matrix_rank(cut.W, rtol=1e-4) == 2
+    assert_close(joy.truncate(D).W, joy.W, rtol=1e-3, atol=1e-4)
+    assert_close(joy.truncate(D, metric).W, joy.W, rtol=1e-3, atol=1e-3)
+
+
+def test_natural_truncation_costs_fewer_nats_than_plain_truncation() -> None:
+    on, joy = make_readout(), make_steer()
+    metric = exact_metric(on, random(200, D, seed=9) * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.2, 0.1]))
+    for rank in (1, 2, 3):
+        plain, natural = joy.truncate(rank), joy.truncate(rank, metric)
+        assert float(metric.kl(joy.W - natural.W)) < 0.9 * float(metric.kl(joy.W - plain.W))
+
+
+def test_everything_is_frozen() -> None:
+    joy = make_steer()
+    with pytest.raises(FrozenInstanceError):
+        joy.name = "gloom"  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(FrozenInstanceError):
+        joy.over(joy).steer = joy  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(FrozenInstanceError):
+        joy.readout.scale = 2.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["steer", "over"])
+def test_steers_keep_the_laws_of_interventions(kind: str, dtype: torch.dtype) -> None:
+    joy, background = make_steer(), make_steer(1, name="background")
+    c = random(3, 4, D).to(dtype)
+    if kind == "steer":
+        laws(joy, {UNEMBED_IN: c})
+    else:
+        laws(joy.over(background), {UNEMBED_IN: c}, at_zero=background)
+
+
+def test_over_its_background_is_the_sum_of_both() -> None:
+    joy, background, c = make_steer(), make_steer(1, name="background"), random(3, 4, D)
+    ((_, edit),) = joy.over(background).edits(2.0)
+    assert_close(edit(c), (2 * joy + background).apply(c, 1.0), rtol=1e-4, atol=1e-4)
+    assert joy.over(background).name == "joy over background"
