@@ -60,7 +60,8 @@ def singular_words(
     latter is what one usually wants: logits rank rare words high that the model would never say there.
 
     A direction has two sides, contexts with positive and with negative readings. Which one is called "+" is a convention:
-    with `states` the one where more contexts are; without, the one where the strongest word has a positive score.
+    with `states` the one where the direction changes the prediction more, summed over contexts; without, the one where
+    the strongest word has a positive score.
 
     Args:
         rank: how many directions, the largest gain first.
@@ -202,9 +203,10 @@ def _text_scores(found: Directions, states: States, columns: list[int]) -> list[
     reads = (q - p) / p.clamp_min(1e-12).sqrt()
     writes = change / q.clamp_min(1e-12).sqrt()
     used = (count / count.sum(0)).squeeze(2)
+    effect = used * writes.square().sum(2)
     found_sides = []
     for k in range(rank):
-        first = int(used[0, k] < used[1, k])
+        first = int(effect[0, k] < effect[1, k])
         pair = [
             _Side(name, reads[i, k], writes[i, k], float(used[i, k])) for name, i in (("+", first), ("-", 1 - first))
         ]

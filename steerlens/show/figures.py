@@ -66,7 +66,7 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
     ax = _axes(ax, height=0.9 + 0.24 * len(strengths))
     grid = np.linspace(-1, 1, 401)
     densities = [_density(table.attribute[table.strength == s].to_numpy(), grid) for s in strengths]
-    scale = 1.5 / max(d.max() for d in densities)
+    scale = 1.35 / max(d.max() for d in densities)
     top = max(map(abs, strengths))
     for k, (s, density) in reversed(list(enumerate(zip(strengths, densities, strict=True)))):
         colour, mean = shade(s, top), float(table.attribute[table.strength == s].mean())
@@ -102,11 +102,10 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             y = row[f"{prefix}gap_closed"]
             ax.bar(at, 100 * y, width=0.34, color=fill, edgecolor=colour, linewidth=1)
             error = [[100 * (y - row[f"{prefix}low"])], [100 * (row[f"{prefix}high"] - y)]]
-            ax.errorbar(at, 100 * y, yerror=error, color="black", linewidth=0.8, capsize=2)
+            ax.errorbar(at, 100 * y, yerr=error, color="black", linewidth=0.8, capsize=2)
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.axhline(100, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
     ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color="#555555")
-    ax.text(len(shown) - 0.45, 2, "", ha="right")
     ax.set_xticks(range(len(shown)), ["all grades" if g == "all" else signed(g) for g in shown.grade])
     ax.set(
         ylim=(min(0.0, float(100 * shown.best_low.min())) - 2, 105), xlabel="grade of the text", ylabel="gap closed (%)"
@@ -145,6 +144,7 @@ def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str =
     ax.set_yticks(range(len(mine)), mine.word)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=GREY, linewidth=0.7)
+    ax.locator_params(axis="x", nbins=3)
     ax.set(xlabel="score at strength +1", title=f"direction {direction}{side.replace('-', '−')}")
     return ax
 
@@ -163,12 +163,10 @@ def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None
     top = writing.strength.abs().max()
     for _, row in writing.iterrows():
         ax.errorbar(
-            row.strength, row.nll - zero, yerror=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
+            row.strength, row.nll - zero, yerr=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
             linewidth=0.9, capsize=2,
         )  # fmt: skip
-    ax.errorbar(
-        [], [], yerror=[], fmt="o", color=GREY, markersize=4, label="NLL of its own text\nunder the plain model"
-    )
+    ax.errorbar([], [], yerr=[], fmt="o", color=GREY, markersize=4, label="NLL of its own text\nunder the plain model")
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.set(xlabel="strength", ylabel="cost (nats per token)")
     ax.legend(loc="upper center")

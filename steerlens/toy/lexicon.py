@@ -246,6 +246,7 @@ NEUTRAL_CLASSES: dict[str, str] = {
 TEMPLATES: dict[str, str] = {
     "": """
         the {part} was {quality} .
+        the {thing} was {quality} .
         the {bits} were {quality} and the {part} was {quality} .
         this {thing} is {damn} {quality} .
         i {loved} the {part} .

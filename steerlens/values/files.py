@@ -17,6 +17,8 @@ from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer, metadata
 
 FORMAT = 1
+NEEDED = {"format", "name", "terms", "model_id", "d_model", "readout_digest", "W_digest"}
+"""What a file must say of its steer."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -109,11 +111,12 @@ def _open(path: Path) -> tuple[dict[str, Any], torch.Tensor]:
             W = file.get_tensor("W") if meta else torch.empty(0)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it anew") from None
-    if not isinstance(meta, dict) or "W_digest" not in meta:
+    found = meta if isinstance(meta, dict) else {}
+    if isinstance(found.get("format"), int) and found["format"] > FORMAT:
+        raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
+    if not NEEDED <= found.keys():
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
-    if meta["format"] > FORMAT:
-        raise ValueError(f"{path}: format {meta['format']}, this steerlens reads up to {FORMAT}; update steerlens")
-    return meta, W
+    return found, W
 
 
 def _digest(W: torch.Tensor) -> str:

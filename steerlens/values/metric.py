@@ -17,7 +17,9 @@ class Metric:
     With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(e)]`, the covariance of the output word
     embeddings under the model's own prediction, a steer of strength 1 costs to second order
 
-        KL(base ‖ steered) = ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²        nats per token.
+        KL(base ‖ steered) ≈ ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²        nats per token,
+
+    exact at one position; over many it takes the context and the covariance there as independent.
 
     In these coordinates the likelihood is close to isotropic, and singular values do not depend on the basis of
     the softmax model (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
@@ -68,6 +70,6 @@ class Metric:
         return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
 
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
-        """`½ tr(Wᵀ C W S)`: nats per token that a matrix costs at strength 1, to second order, undamped."""
+        """`½ tr(Wᵀ C W S)`: about the nats per token that a matrix costs at strength 1, undamped."""
         W = W.double()
         return 0.5 * (self.C.double() @ W @ self.S.double() * W).sum()

@@ -98,7 +98,8 @@ class Steer:
         coefficients = dict(self._terms)
         for name, k in other._terms:
             coefficients[name] = coefficients.get(name, 0.0) + k
-        return self._named(self.W + other.W, tuple((n, k) for n, k in coefficients.items() if k != 0))
+        # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
+        return self._named(self.W + other.W, tuple((n, k) for n, k in coefficients.items() if abs(k) > 1e-12))
 
     def __mul__(self, factor: float) -> "Steer":
         if not isinstance(factor, int | float):

@@ -143,6 +143,8 @@ def _processed() -> Any:
 
 
 BUILDERS: dict[str, Callable[[], Any]] = {
+    "toy-64": lambda: sl.load_model("toy-64"),
+    "toy-96-llama": lambda: sl.load_model("toy-96-llama"),
     "gpt2": lambda: sl.load_model(folder("gpt2")),
     "llama": lambda: sl.load_model(folder("llama")),
     "padded": lambda: sl.load_model(folder("gpt2", PADDING)),
@@ -180,4 +182,25 @@ def hook_count(model: Any) -> int:
 
 def contexts(model: Any, tokens: Tensor) -> Tensor:
     """The input of the unembedding, by TransformerLens' own cache."""
-    return model.run_with_cache(tokens, names_filter="unembed.hook_in")[1]["unembed.hook_in"]
+    with torch.no_grad():
+        return model.run_with_cache(tokens, names_filter="unembed.hook_in")[1]["unembed.hook_in"]
+
+
+def by_hand(model: Any, c: Tensor) -> Tensor:
+    """Logits of context vectors from the model's own numbers and its configuration's, in float32."""
+    z = c.float() @ model.W_U.detach().float() + model.b_U.detach().float()
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    z = z * (getattr(config, "logit_scale", None) or 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return z if cap is None else cap * torch.tanh(z / cap)
+
+
+def tokens_of(model: Any, *, rows: int = 3, width: int = 7, seed: int = 0) -> Tensor:
+    """Seeded random tokens that the tokenizer can produce."""
+    n = min(len(model.tokenizer), model.W_U.shape[1])
+    return torch.randint(1, n, (rows, width), generator=torch.Generator().manual_seed(seed))
+
+
+def near(model: Any) -> dict[str, float]:
+    """How close is equal: rounding of float32, or of bfloat16 at logits of some ten."""
+    return {"rtol": 3e-2, "atol": 0.25} if model.W_U.dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}

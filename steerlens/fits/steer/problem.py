@@ -91,7 +91,7 @@ def sums_over(states: States, weights: Weights) -> Moments:
 def sgd(problem: Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
     """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
     n, d = problem.states.n_positions, problem.states.d_model
-    size = min(512, max(32, n // 100))
+    size = min(512, max(32, n // 200))
     passes = max(1, math.ceil(200 * size / n))
     zero = torch.zeros(2, d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)

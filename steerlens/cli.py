@@ -1,0 +1,169 @@
+"""The command line: `steerlens report | fit | write`. Heavy modules are imported inside the commands."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Steer a language model at its unembedding, and read and measure the steer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option("--model", help="A toy model, a Hugging Face folder or a hub id.")]
+TextColumn = Annotated[str, typer.Option(help="Name of the column with the texts.")]
+LabelColumn = Annotated[str, typer.Option(help="Name of the column with the labels, numbers in [-1, 1].")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No lines of progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
+
+
+@app.command()
+def report(
+    model: ModelOption = "toy-128",
+    data: Annotated[Path | None, typer.Option(help="Labelled texts: .jsonl, .csv or .tsv.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
+    seed: Seed = 0,
+    texts: Annotated[int, typer.Option(min=40, help="Toy texts to fit each steer on.")] = 2000,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a steer, measure it, and show all of it on a page.
+
+    On a toy model without --data: one steer for sentiment and one for tone, compared with the truth. With --data: one
+    steer, fitted on 85 % of the texts and measured on the others.
+    """
+    with _plain_errors(debug):
+        _quiet_libraries()
+        from steerlens.show.report import write_report
+        from steerlens.values.labelled import read_labelled
+
+        found = None if data is None else read_labelled(data, text=text_column, label=label_column)
+        name = "steer" if data is None else data.stem
+        page = write_report(
+            model, out, data=found, name=name, texts=texts, seed=seed, overwrite=overwrite, say=_speaker(quiet)
+        )
+        typer.echo(page)
+
+
+@app.command()
+def fit(
+    model: ModelOption,
+    data: Annotated[Path, typer.Option(help="Labelled texts: .jsonl, .csv or .tsv.")],
+    out: Annotated[Path, typer.Option(help="The steer's file, NAME.safetensors.")],
+    background_out: Annotated[Path | None, typer.Option(help="File for the background steer.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the steer; that of its file if not given.")] = None,
+    seed: Seed = 0,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a steer on labelled texts and save it."""
+    with _plain_errors(debug):
+        for path in (out, background_out):
+            _check_file(path, overwrite)
+        _quiet_libraries()
+        import steerlens as sl
+
+        say = _speaker(quiet)
+        texts = sl.read_labelled(data, text=text_column, label=label_column)
+        say(f"loading {model}")
+        lm = sl.load_model(model)
+        say(f"reading {len(texts):,} texts")
+        states = sl.collect(lm, texts, progress=False)
+        say(f"fitting on {states.n_positions:,} positions")
+        found = sl.fit_steer(states, name=name or out.stem, seed=seed)
+        sl.save(found.value, out, report=found.report)
+        if background_out is not None:
+            sl.save(found.background, background_out, report=found.report)
+        say(str(found.report))
+        typer.echo(out)
+
+
+@app.command()
+def write(
+    model: ModelOption,
+    steer: Annotated[Path, typer.Option(help="A steer's file, from `steerlens fit`.")],
+    prompt: Annotated[list[str], typer.Option(help="A beginning; may be given several times.")],
+    strengths: Annotated[
+        str, typer.Option(help="Numbers with commas; with a minus in front: --strengths=-2,0,2")
+    ] = "-2,0,2",
+    samples: Annotated[int, typer.Option(min=1, help="Texts a prompt and strength.")] = 1,
+    seed: Seed = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    debug: Debug = False,
+) -> None:
+    """Continue prompts at several strengths; the same random numbers at each."""
+    with _plain_errors(debug):
+        values = _numbers(strengths)
+        _quiet_libraries()
+        import steerlens as sl
+
+        lm = sl.load_model(model)
+        table = sl.generate(
+            lm, prompt, sl.load(steer, lm), strengths=values, samples=samples, seed=seed,
+            max_new_tokens=max_new_tokens, temperature=temperature,
+        )  # fmt: skip
+        for (start, _), part in table.groupby(["prompt", "sample"], sort=False):
+            typer.echo(start)
+            for strength, text in zip(part.strength, part.text, strict=True):
+                typer.echo(f"  {strength:+6.2f}  … {text.strip()}")
+
+
+@contextmanager
+def _plain_errors(debug: bool) -> Iterator[None]:
+    """What a user can mend is one line on stderr and exit code 2; anything else is ours and keeps its traceback."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        if debug:
+            raise
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo("error: " + " ".join(str(said).split()), err=True)
+        raise typer.Exit(2) from None
+
+
+def _quiet_libraries() -> None:
+    """No bars and no advice from the libraries below us; figures need no screen."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+
+
+def _speaker(quiet: bool):
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--strengths: got {text!r}, expected numbers with commas, e.g. --strengths=-2,0,2") from None
+
+
+def _check_file(path: Path | None, overwrite: bool) -> None:
+    if path is not None and path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    if path is not None and path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,327 @@
+"""The report as one HTML page: self-contained, escaped, no script, nothing from the network."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+from steerlens.show.study import Study
+from steerlens.show.style import shade, signed
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1d1f23; --soft: #5d636b; --paper: #ffffff; --card: #f5f6f8; --line: #d9dce1; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e6; --soft: #a3a8ae; --paper: #17181b; --card: #212327; --line: #3a3d42; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { margin: 3rem 0 .4rem; padding-top: .6rem; border-top: 2px solid var(--line); }
+h3 { margin: 2rem 0 .4rem; } p { max-width: 46rem; margin: .5rem 0; } .soft, figcaption, caption { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .86rem; margin: .6rem 0; } caption { text-align: left; padding-bottom: .3rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
+th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.texts { table-layout: fixed; width: 100%; min-width: 54rem; } .texts th:first-child { width: 6.2rem; }
+.texts td { font-size: .82rem; line-height: 1.4; }
+.strength { color: #fff; border-radius: .25rem; padding: .05rem .5rem; display: inline-block; min-width: 2.4rem;
+  text-align: center; }
+.judge { display: block; margin-top: .25rem; color: var(--soft); font-size: .76rem; font-variant-numeric: tabular-nums; }
+figure { margin: .8rem 0; } .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem;
+  padding: .4rem; }
+figcaption { font-size: .84rem; max-width: 46rem; } nav a { margin-right: 1rem; } a { color: inherit; }
+ul.short { padding-left: 1.1rem; max-width: 46rem; }
+@media print { :root { --ink: #000; --paper: #fff; --card: #fff; } body { max-width: none; padding: 0; font-size: 11pt; }
+  h2 { break-before: page; } figure, tr { break-inside: avoid; } nav { display: none; } .texts { min-width: 0; } }
+"""
+
+Picture = tuple[bytes, float]
+"""A PNG and its width on the page in px."""
+
+
+def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mapping[str, Any]) -> str:
+    """The whole report. `pictures` are named `STEER-FIGURE`; `facts` come from `write_report`."""
+    title = f"steerlens report: {facts['model']}"
+    links = "".join(f"<a href='#{_anchor(s.name)}'>{escape(s.name)}</a>" for s in studies)
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p class='soft'>{escape(facts['data'])} · seed {facts['seed']} · steerlens "
+        f"{escape(facts['versions']['steerlens'])}, "
+        f"torch {escape(facts['versions']['torch'])}, transformer-lens "
+        f"{escape(facts['versions']['transformer-lens'])}</p>",
+        "<p>A <em>steer</em> is a matrix <i>W</i> on the output word embeddings of a frozen language model: with "
+        "context vector "
+        "<i>c</i> and strength <i>s</i> the logits become (<i>c</i> + <i>s</i>·<i>cW</i>) <i>W</i><sub>U</sub>. It "
+        "is fitted so that "
+        "a text with label <i>y</i> is likeliest at strength <i>y</i>; at strength 0 the model is unchanged. All "
+        "losses are in nats "
+        "per token, on texts that the fit has not seen.</p>",
+        "<ul class='short'>" + "".join(f"<li>{_in_short(s)}</li>" for s in studies) + "</ul>",
+        f"<nav>{links}<a href='#cost'>time</a></nav>",
+    ]
+    for one in studies:
+        body += _section(
+            one, {k.removeprefix(f"{one.name}-"): v for k, v in pictures.items() if k.startswith(f"{one.name}-")}
+        )
+    body += _time(studies, facts)
+    return (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _in_short(one: Study) -> str:
+    """The main numbers of a steer in a sentence or two."""
+    losses = one.tables["losses"].set_index("label").loc["all"]
+    top = one.strengths[-1]
+    kl = one.tables["kl"].set_index("strength").kl
+    text = (
+        f"<b>{escape(one.name)}</b>: turning the steer's sign costs {losses.contrast:.3f} nats per token on new "
+        "texts; strength "
+        f"±{top:g} is {max(kl[top], kl[-top]):.2f} nats per token away from the plain model."
+    )
+    if "gap" in one.tables:
+        gap = one.tables["gap"].set_index("grade").loc["all"]
+        mean = one.tables["written"].groupby("strength").attribute.mean()
+        text += (
+            f" It closes {_percent(gap.gap_closed)} (95 % interval {_percent(gap.low)} to {_percent(gap.high)}) of "
+            "the distance to "
+            f"the exact grammar that is told the grade. From strength {signed(-top)} to {signed(top)} the mean "
+            f"{escape(one.name)} "
+            f"of what is written goes from {_signed(mean.iloc[0])} to {_signed(mean.iloc[-1])}."
+        )
+    return text
+
+
+def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
+    r = one.fit.report
+    parts = [
+        f"<h2 id='{_anchor(one.name)}'>{escape(one.name)}</h2>",
+        "<h3>What was fitted</h3>",
+        f"<p>A steer and a background steer, which absorbs what all these texts have in common, on {r.n_texts:,} "
+        "labelled texts "
+        f"({r.n_positions:,} tokens{f', {r.n_truncated:,} texts cut to the context' if r.n_truncated else ''}). The "
+        "held-out "
+        "texts in this table are a tenth of them, on which the settings were chosen; everything below is on "
+        f"{one.n_test:,} other "
+        "texts.</p>",
+        _table(["", ""], ([escape(name), escape(value)] for name, value in r.rows())),
+        "<h3>Which strength explains texts of each label?</h3>",
+        "<p>Log-likelihood of new texts at each strength, less that at strength 0, with the background always on. A "
+        "good steer puts "
+        "the top of each curve (dot) near its label, and the curves of opposite labels apart. Bands: ± 2 standard "
+        "errors.</p>",
+        _figure(pictures["label_curve"], f"Log-likelihood of texts of each label against the strength of {one.name}"),
+        "<h3>The same beginnings at five strengths</h3>",
+        *_texts(one),
+    ]
+    if "written" in pictures:
+        parts += [
+            "<p>And many texts written from nothing, "
+            f"{len(one.tables['written']) // one.tables['written'].strength.nunique()} at "
+            "each strength. The grammar that made the training texts is known, so how a text must be judged is known "
+            "too: the "
+            f"exact posterior mean of its {escape(one.name)}, which needs no classifier.</p>",
+            _figure(pictures["written"], f"Distribution of {one.name} of generated texts at each strength"),
+        ]
+    parts += ["<h3>What it costs</h3>", *_cost(one, pictures["cost"])]
+    parts += ["<h3>What it reads and writes</h3>", *_words(one, pictures["words"])]
+    parts += _gap(one, pictures["gap"]) if "gap" in pictures else []
+    parts += _losses(one, pictures.get("losses"))
+    return parts
+
+
+def _texts(one: Study) -> list[str]:
+    kl = one.tables["kl"].set_index("strength").kl
+    head = ["beginning"] + [
+        f"{_chip(s, one.strengths[-1])}<span class='judge'>{kl[s]:.2f} nats</span>" for s in one.strengths
+    ]
+    judged = "attribute" in one.tables["texts"]
+    rows = []
+    for prompt, part in one.tables["texts"].groupby("prompt", sort=False):
+        cells = [f"<b>{escape(str(prompt))}</b>"]
+        for row in part.sort_values("strength").itertuples():
+            note = ""
+            if judged:
+                wrong = "" if row.grammatical else ", not quite grammatical"
+                note = f"<span class='judge'>{escape(one.name)} {_signed(row.attribute)}{wrong}</span>"
+            cells.append(f"… {escape(str(row.text).strip())}{note}")
+        rows.append(cells)
+    return [
+        "<p>One text each, not chosen. Along a row the same random numbers are used, so only the steer changes. "
+        "Under each strength: "
+        "its KL from the plain model in nats per token, the price of the effect. The strengths were chosen so that "
+        "this stays below "
+        "0.4." + (" Under each text: its exact posterior mean, between −1 and 1." if judged else "") + "</p>",
+        f"<div class='wide'>{_table(head, rows, kind='texts')}</div>",
+    ]
+
+
+def _cost(one: Study, picture: Picture) -> list[str]:
+    writing = one.tables["writing"].merge(one.tables["kl"], on="strength", how="left")
+    rows = [
+        [_chip(r.strength, one.strengths[-1]), _number(r.kl), f"{r.nll:.3f} ± {r.error:.3f}", f"{r.distinct_1:.2f}",
+         f"{r.distinct_2:.2f}", f"{r.texts:.0f}"]
+        for r in writing.itertuples()
+    ]  # fmt: skip
+    head = ["strength", "KL from plain", "NLL under plain", "distinct words", "distinct pairs", "texts"]
+    return [
+        "<p>A stronger effect is bought with fluency. <em>KL from plain</em> is exact, on given texts. <em>NLL under "
+        "plain</em> is "
+        "what the plain model thinks of the steered texts (± standard error): well above the value at 0 means that "
+        "they have "
+        "become strange, well below that they have become dull. <em>Distinct</em>: share of different words (word "
+        "pairs) among all "
+        "that were written.</p>",
+        f"<div class='row'>{_figure(picture, f'Cost of each strength of {one.name} in nats per token')}"
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div></div>",
+    ]
+
+
+def _words(one: Study, picture: Picture) -> list[str]:
+    rows = [
+        [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", _percent(w.share), _percent(w.used), escape(w.reads),
+         escape(w.writes), escape(w.avoids)]
+        for w in one.tables["words"].itertuples()
+    ]  # fmt: skip
+    head = ["direction", "gain", "share", "contexts", "where it was about to say", "says more of", "and less of"]
+    return [
+        "<p>The singular directions of the steer in the natural metric. A direction reads a number off the context "
+        "and shifts the "
+        "logits in proportion to it; contexts on either side of zero are its sides + and −. The words are those that "
+        "change the "
+        "model's prediction there most at strength +1; at a negative strength the last two columns change places. "
+        "<em>Gain</em>: "
+        "typical shift of logits in nats at strength 1. <em>Share</em>: of the steer's KL. <em>Contexts</em>: how "
+        "many are on that "
+        "side.</p>",
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 4))}</div>",
+        _figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",
+                "Bars: what strength +1 adds to a word's probability, over the root of that probability."),
+    ]  # fmt: skip
+
+
+def _gap(one: Study, picture: Picture) -> list[str]:
+    gap = one.tables["gap"]
+    rows = [
+        [escape(_label(g.grade)), *(f"{x:.4f}" for x in (g.base, g.steered, g.best_steered, g.truth, g.grammar)),
+         f"{_percent(g.gap_closed)} ({_percent(g.low)} to {_percent(g.high)})"]
+        for g in gap.itertuples()
+    ]  # fmt: skip
+    multiple = gap.multiple.iloc[0]
+    head = [
+        "grade",
+        "plain model",
+        "steered",
+        f"at {multiple:g} × grade",
+        "truth",
+        "grammar, not told",
+        "gap closed (95 %)",
+    ]
+    whole = gap.set_index("grade").loc["all"]
+    unlearned = (whole.base - whole.grammar) / (whole.base - whole.truth)
+    return [
+        "<h3>How far is it from the truth?</h3>",
+        "<p>NLL in nats per token of the grammar, on fresh texts of each grade. <em>Truth</em> is the exact grammar "
+        "that is told the "
+        "grade; the steered model is told it too, by its strength. Gap closed = (plain − steered) / (plain − truth). "
+        f"{_percent(unlearned)} of that distance is what the plain model has not learned of the grammar at all "
+        "(plain − grammar "
+        "that is not told), which a steer is not made for. Grade 0 means strength 0: nothing changes, by "
+        "construction, and it "
+        f"counts in “all”. The multiple {multiple:g} was chosen on other texts.</p>",
+        f"<div class='row'>{_figure(picture, f'Gap closed by {one.name} on each grade')}"
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 7))}</div></div>",
+    ]
+
+
+def _losses(one: Study, picture: Picture | None) -> list[str]:
+    rows = [
+        [escape(_label(x.label)), *(f"{n:.4f}".replace("-", "−") for n in x[2:])]
+        for x in one.tables["losses"].itertuples()
+    ]  # fmt: skip
+    head = ["label", "plain model", "+ background", "+ steer", "sign turned", "contrast"]
+    table = f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div>"
+    shown = (
+        table if picture is None else f"<div class='row'>{_figure(picture, f'Held-out NLL of {one.name}')}{table}</div>"
+    )
+    return [
+        "<h3>Likelihood of new texts</h3>",
+        f"<p>Mean NLL in nats per token of {one.n_test:,} new texts, each read at its own label. The background "
+        "explains how these "
+        "texts differ from those of the plain model; what the steer itself is worth shows in the <em>contrast</em>, "
+        "the NLL with the "
+        "sign turned less that with the right sign.</p>",
+        shown,
+    ]
+
+
+def _time(studies: Sequence[Study], facts: Mapping[str, Any]) -> list[str]:
+    steps = list(dict.fromkeys(step for one in studies for step in one.seconds))
+    rows = []
+    for one in studies:
+        r = one.fit.report
+        speed = r.passes * r.n_positions / max(r.seconds, 1e-9)
+        rows.append(
+            [escape(one.name), *(f"{one.seconds.get(s, 0):.1f}" for s in steps), f"{r.passes:.1f}", f"{speed:,.0f}"]
+        )
+    head = ["steer", *(f"{step} (s)" for step in steps), "passes of the fit", "positions per second"]
+    return [
+        "<h2 id='cost'>Time</h2>",
+        f"<p>{facts['seconds']:.0f} seconds in all, {facts['threads']} torch "
+        f"thread{'s' if facts['threads'] != 1 else ''}. The "
+        "language model reads every text once (collect); a pass of the fit goes over the stored states and never "
+        "runs the model.</p>",
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, len(head)))}</div>",
+        "<p class='soft'>Every number on this page is in report.json, every figure as PDF, PNG and JSON in figures/, "
+        "and the "
+        "steers are in steers/: read one with <code>steerlens.load(path, model)</code>.</p>",
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = (), kind: str = "") -> str:
+    """A table of cells that are HTML already."""
+    right = set(numbers)
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        inner = "".join(f"<{tag}{' class=n' if i in right else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        return f"<tr>{inner}</tr>"
+
+    top = f"<thead>{line(head, 'th')}</thead>" if any(head) else ""
+    return f"<table class='{kind}'>{top}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
+
+
+def _figure(picture: Picture, alt: str, caption: str = "") -> str:
+    data, width = picture
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f"<figure><img alt='{escape(alt, quote=True)}' width='{width:.0f}' src='{source}'>{below}</figure>"
+
+
+def _chip(strength: float, top: float) -> str:
+    return f"<span class='strength' style='background:{shade(strength, 1.15 * top)}'>{signed(float(strength))}</span>"
+
+
+def _signed(x: float) -> str:
+    """'+0.78', '−0.15', '0.00'."""
+    return f"{x:.2f}" if abs(x) < 0.005 else f"{x:+.2f}".replace("-", "−")
+
+
+def _label(label: float | str) -> str:
+    return str(label) if isinstance(label, str) else signed(float(label))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\u202f%".replace("-", "−")
+
+
+def _number(x: float) -> str:
+    return "" if pd.isna(x) else f"{x:.3f}"
+
+
+def _anchor(name: str) -> str:
+    return "steer-" + "".join(c if c.isalnum() else "-" for c in name)

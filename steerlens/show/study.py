@@ -1,0 +1,146 @@
+"""Everything that a report says of one steer: fit it, then measure it on texts that the fit has not seen."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from steerlens.analysis.cost import strength_cost, writing_cost
+from steerlens.analysis.evaluate import gap_closed, label_curve, written_attribute
+from steerlens.analysis.singular import singular_scores, singular_words
+from steerlens.fits.steer import fit_steer, natural_metric
+from steerlens.models.collect import collect
+from steerlens.models.generate import generate
+from steerlens.models.sites import Model
+from steerlens.values.fit import Fit
+from steerlens.values.labelled import Labelled
+from steerlens.values.losses import measure
+from steerlens.values.states import States
+
+KL_BUDGET = 0.4
+"""Nats per token that the largest strength shown may cost: beyond, text comes apart."""
+TOPS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+CURVE = tuple(np.linspace(-3, 3, 13).tolist())
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One steer, fitted and measured.
+
+    `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores, and on the toy world written
+    and gap. `strengths` are the five that the texts are shown at, `seconds` what each step took.
+    """
+
+    name: str
+    attribute: str | None
+    fit: Fit
+    strengths: tuple[float, ...]
+    tables: dict[str, pd.DataFrame]
+    seconds: dict[str, float]
+    n_test: int
+
+
+def study(
+    model: Model,
+    train: Labelled,
+    test: Labelled,
+    *,
+    name: str,
+    attribute: str | None = None,
+    seed: int = 0,
+    say: Say = lambda line: None,
+) -> Study:
+    """Fit a steer on `train` and measure it on `test`.
+
+    Args:
+        model: any; unchanged afterwards.
+        train, test: of the same labels, no text in both.
+        name: of the steer.
+        attribute: "sentiment" or "tone" where the texts are the toy world's: adds what only the truth can say.
+        seed: of the fit, of what is written and of what is drawn anew.
+        say: takes lines of progress.
+
+    Raises:
+        ValueError: as from `fit_steer`.
+    """
+    clock: dict[str, float] = {}
+    with _timed(clock, "collect", say, f"{name}: reading {len(train) + len(test):,} texts"):
+        states = collect(model, train, progress=False)
+        new = collect(model, test, progress=False)
+    with _timed(clock, "fit", say, f"{name}: fitting on {states.n_positions:,} positions"):
+        fit = fit_steer(states, name=name, seed=seed)
+    with _timed(clock, "measure", say, f"{name}: measuring on {new.n_texts:,} new texts"):
+        tables = _measured(fit, new, seed)
+        strengths = _five(tables["kl"])
+    with _timed(clock, "write", say, f"{name}: writing at strengths {', '.join(f'{s:g}' for s in strengths)}"):
+        tables |= _written(model, fit, attribute, strengths, openings(test, 5), seed)
+    if attribute is not None:
+        with _timed(clock, "truth", say, f"{name}: comparing with the exact grammar"):
+            tables["gap"] = gap_closed(model, fit.value, attribute, seed=seed + 1_000_003)
+    return Study(name, attribute, fit, strengths, tables, clock, len(test))
+
+
+def openings(data: Labelled, n: int) -> list[str]:
+    """The commonest two words that texts begin with, no two with the same first word."""
+    pairs = [text.split()[:2] for text in data.texts if len(text.split()) > 2]
+    common = Counter(map(tuple, pairs)).most_common()
+    first: dict[str, str] = {}
+    for pair, _ in sorted(common, key=lambda found: (-found[1], found[0])):
+        first.setdefault(pair[0], " ".join(pair))
+    return list(first.values())[:n]
+
+
+def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
+    """What the steer does to given texts: nothing is written here."""
+    found = measure(new, fit.value, fit.background)
+    rows = [{"label": label, **asdict(losses)} for label, losses in found.by_label.items()]
+    losses = pd.DataFrame([*rows, {"label": "all", **asdict(found.all)}])
+    sample = new.sample(4_096, seed=seed)
+    metric = natural_metric(sample, damping=fit.report.damping)
+    grid = sorted({sign * s for s in (0.0, 0.5, *TOPS) for sign in (-1, 1)})
+    return {
+        "losses": losses.assign(contrast=losses.flipped - losses.steered),
+        "label_curve": label_curve(
+            new.sample(16_384, seed=seed), fit.value, background=fit.background, strengths=CURVE
+        ),
+        "kl": strength_cost(new.sample(2_048, seed=seed), fit.value, strengths=grid),
+        "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=sample),
+        "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=sample),
+    }
+
+
+def _five(kl: pd.DataFrame) -> tuple[float, ...]:
+    """Five strengths around 0, as far out as the budget allows in both directions."""
+    cost = kl.groupby(kl.strength.abs()).kl.max()
+    top = max([t for t in TOPS if cost[t] <= KL_BUDGET], default=TOPS[0])
+    return (-top, -top / 2, 0.0, top / 2, top)
+
+
+def _written(
+    model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], prompts: list[str], seed: int
+) -> dict[str, pd.DataFrame]:
+    """Texts to look at, and more of them to count."""
+    if attribute is None:
+        many = generate(model, prompts, fit.value, strengths=strengths, samples=12, seed=seed, max_new_tokens=30)
+        texts = many[many["sample"] == 0].reset_index(drop=True)
+        return {"texts": texts, "writing": writing_cost(model, many)}
+    texts = written_attribute(
+        model, fit.value, attribute, strengths=strengths, prompts=prompts, samples=1, seed=seed, max_new_tokens=30
+    )
+    nine = np.linspace(strengths[0], strengths[-1], 9).tolist()
+    many = written_attribute(model, fit.value, attribute, strengths=nine, samples=80, seed=seed + 1)
+    return {"texts": texts, "written": many, "writing": writing_cost(model, many)}
+
+
+@contextmanager
+def _timed(clock: dict[str, float], step: str, say: Say, line: str) -> Iterator[None]:
+    say(line)
+    started = time.perf_counter()
+    yield
+    clock[step] = time.perf_counter() - started

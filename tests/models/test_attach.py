@@ -1,0 +1,113 @@
+"""A model is steered inside the block, exactly, and nowhere else."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import steerlens as sl
+from tests.models.zoo import BUILDERS, by_hand, contexts, hook_count, near, random_steer, tokens_of, zoo
+
+
+def logits_of(model, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(tokens).float()
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.5, 1.0])
+def test_steered_logits_are_those_computed_by_hand(model, strength: float) -> None:
+    tokens, steer = tokens_of(model), random_steer(model)
+    c = contexts(model, tokens).float()
+    expected = by_hand(model, (c + strength * c @ steer.W).to(model.W_U.dtype))
+    plain = logits_of(model, tokens)
+    assert (expected - plain).abs().max() > 0.1
+    with sl.steered(model, steer, strength) as same:
+        assert same is model
+        assert_close(logits_of(model, tokens), expected, **near(model))
+    assert torch.equal(logits_of(model, tokens), plain)
+
+
+def test_strength_zero_is_exactly_the_plain_model(model) -> None:
+    tokens, steer = tokens_of(model), random_steer(model)
+    plain = logits_of(model, tokens)
+    for zero in (0.0, torch.zeros(len(tokens))):
+        with sl.steered(model, steer, zero):
+            assert torch.equal(logits_of(model, tokens), plain)
+
+
+def test_each_row_has_its_own_strength(model) -> None:
+    tokens, steer, strengths = tokens_of(model), random_steer(model), (-2.0, 0.0, 1.5)
+    with sl.steered(model, steer, torch.tensor(strengths)):
+        together = logits_of(model, tokens)
+    for row, strength in enumerate(strengths):
+        with sl.steered(model, steer, strength):
+            assert_close(together[row : row + 1], logits_of(model, tokens[row : row + 1]), **near(model))
+
+
+def test_a_steer_over_its_background_adds_both(model) -> None:
+    tokens, steer, background = tokens_of(model), random_steer(model), random_steer(model, seed=1, name="background")
+    with sl.steered(model, steer.over(background), 2.0):
+        found = logits_of(model, tokens)
+    with sl.steered(model, 2.0 * steer + background):
+        assert_close(found, logits_of(model, tokens), **near(model))
+
+
+def test_nested_blocks_compose_as_maps_the_inner_acting_last(model) -> None:
+    tokens, a, b = tokens_of(model), random_steer(model), random_steer(model, seed=1)
+    c = contexts(model, tokens).float()
+    after_a = (c + 2.0 * c @ a.W).to(model.W_U.dtype).float()
+    expected = by_hand(model, (after_a - after_a @ b.W).to(model.W_U.dtype))
+    with sl.steered(model, a, 2.0):
+        once = logits_of(model, tokens)
+        with sl.steered(model, b, -1.0):
+            # two rounded steps in bfloat16: twice the tolerance
+            assert_close(logits_of(model, tokens), expected, rtol=2 * near(model)["rtol"], atol=2 * near(model)["atol"])
+        assert torch.equal(logits_of(model, tokens), once)
+    assert (once - expected).abs().max() > 0.1
+
+
+def test_no_hook_is_left_after_an_exception(model) -> None:
+    tokens, steer, before = tokens_of(model), random_steer(model), hook_count(model)
+    plain = logits_of(model, tokens)
+    with pytest.raises(KeyboardInterrupt), sl.steered(model, steer):
+        assert hook_count(model) > before
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="one value a row"), sl.steered(model, steer, torch.ones(len(tokens) + 1)):
+        logits_of(model, tokens)
+    assert hook_count(model) == before
+    assert torch.equal(logits_of(model, tokens), plain)
+
+
+def test_the_users_own_hooks_survive_and_act_too(model) -> None:
+    tokens, steer = tokens_of(model), random_steer(model)
+    seen: list[torch.Tensor] = []
+    point = model.hook_dict["unembed.hook_in"]
+    try:
+        model.add_hook("unembed.hook_in", lambda tensor, hook: seen.append(tensor) or 2 * tensor)
+        with sl.steered(model, steer, 0.0):
+            inside = logits_of(model, tokens)
+        assert len(seen) == 1
+        assert torch.equal(logits_of(model, tokens), inside) and len(seen) == 2
+    finally:
+        point.remove_hooks()
+    assert (inside - logits_of(model, tokens)).abs().max() > 0.1
+
+
+def test_a_steer_for_another_model_is_refused(model) -> None:
+    other = zoo("gemma2" if model is not zoo("gemma2") else "cohere")
+    with pytest.raises(ValueError, match=r"folding a norm.*transfer"), sl.steered(model, random_steer(other)):
+        raise AssertionError("the block ran")
+
+
+def test_folding_makes_a_model_another_one_even_after_the_steer_was_made() -> None:
+    model = BUILDERS["gpt2"]()
+    steer = random_steer(model)
+    assert steer.readout.digest
+    model.enable_compatibility_mode(disable_warnings=True)
+    with pytest.raises(ValueError, match="folding"), sl.steered(model, steer):
+        raise AssertionError("the block ran")
+
+
+def test_an_equal_model_takes_the_steer() -> None:
+    steer, model, tokens = random_steer(zoo("gpt2")), BUILDERS["gpt2"](), tokens_of(zoo("gpt2"))
+    with sl.steered(model, steer), sl.steered(zoo("gpt2"), steer):
+        assert torch.equal(logits_of(model, tokens), logits_of(zoo("gpt2"), tokens))

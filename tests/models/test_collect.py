@@ -1,0 +1,230 @@
+"""Collected states are those of one text at a time, in memory and on disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import steerlens as sl
+from steerlens.models import collect as module
+from steerlens.models.sites import convention
+from tests.models.zoo import N_CTX, TEXTS, contexts, near, zoo
+
+LABELLED = sl.Labelled(TEXTS, (1.0, 0.5, 0.0, -1.0))
+
+
+def ids_of(model, text: str, *, end: bool = True) -> list[int]:
+    how = convention(model, sl.readout(model))
+    text = " " + text if how.space else text
+    plain = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [model.tokenizer.bos_token_id] * how.bos + plain + [model.tokenizer.eos_token_id] * end
+
+
+def by_text(states: sl.States) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    whole = next(states.chunks(10**9))
+    return {i: (whole.hidden[whole.text == i], whole.next[whole.text == i]) for i in range(len(states.labels))}
+
+
+def all_positions(states: sl.States) -> list[torch.Tensor]:
+    parts = list(states.chunks(10**9))
+    return [torch.cat([part[k] for part in parts]) for k in range(3)]
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_states_are_those_of_each_text_alone(model, end: bool) -> None:
+    states = sl.collect(model, LABELLED, end=end, progress=False)
+    found = by_text(states)
+    for i, text in enumerate(TEXTS):
+        ids = ids_of(model, text, end=end)
+        c = contexts(model, torch.tensor([ids]))[0, :-1].float()
+        assert found[i][1].tolist() == ids[1:]  # begin-of-text is never predicted, padding neither
+        assert_close(found[i][0], c, **near(model))
+        assert int(states.lengths[i]) == len(ids) - 1
+    assert states.labels.tolist() == list(LABELLED.labels)
+    assert (states.n_texts, states.n_truncated) == (4, 0)
+
+
+def test_the_unembedding_never_runs_on_the_texts(model) -> None:
+    seen: list[tuple[int, ...]] = []
+    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda z, hook: seen.append(tuple(z.shape[:2])))]):
+        sl.collect(model, TEXTS, progress=False)
+    assert seen == [(2, 6)]  # the probe of the read-out, and nothing else
+
+
+def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    run_to = module.run_to
+
+    def spy(model, site, tokens, mask):
+        seen.append((tokens, mask))
+        return run_to(model, site, tokens, mask)
+
+    monkeypatch.setattr(module, "run_to", spy)
+    monkeypatch.setattr(module, "BATCH_TOKENS", 30)
+    sl.collect(tiny, TEXTS, progress=False)
+    widths = [mask.shape[1] for _, mask in seen]
+    assert len(seen) > 1 and widths == sorted(widths)
+    lengths = sorted(int(row.sum()) for _, mask in seen for row in mask)
+    assert lengths == sorted(len(ids_of(tiny, text)) for text in TEXTS)
+    assert all((mask.diff(dim=1) <= 0).all() for _, mask in seen)  # padding is on the right
+    assert all(mask.numel() <= 30 or len(mask) == 1 for _, mask in seen)
+
+
+def test_batches_of_any_size_give_the_same_states(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = by_text(sl.collect(tiny, TEXTS, progress=False))
+    monkeypatch.setattr(module, "BATCH_TOKENS", 1)
+    two = by_text(sl.collect(tiny, TEXTS, progress=False, seed=5))
+    for i in range(len(TEXTS)):
+        assert_close(one[i], two[i], rtol=1e-4, atol=1e-4)
+
+
+def test_texts_beyond_the_context_are_cut_and_counted(tiny) -> None:
+    states = sl.collect(tiny, ["good . " * 60, "good .", "bad . " * 60], progress=False)
+    assert states.n_truncated == 2 and "2 truncated" in repr(states)
+    assert states.lengths.tolist()[0] == N_CTX - 1
+    whole = ids_of(tiny, "good . " * 60)[:N_CTX]
+    assert by_text(states)[0][1].tolist() == whole[1:]
+
+
+def test_half_precision_storage_takes_half_and_comes_back_as_float32(tiny) -> None:
+    full, half = (sl.collect(tiny, TEXTS, dtype=t, progress=False) for t in (torch.float32, torch.bfloat16))
+    assert half.shards[0].hidden.dtype == torch.bfloat16  # pyright: ignore[reportAttributeAccessIssue]
+    for a, b in zip(full.chunks(50), half.chunks(50), strict=True):
+        assert b.hidden.dtype == torch.float32
+        assert_close(a.hidden, b.hidden, rtol=1e-2, atol=1e-2)
+        assert not torch.equal(a.hidden, b.hidden)
+
+
+@pytest.fixture
+def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Shards of at most 15 positions; the list grows by one with each that is computed."""
+    made: list[int] = []
+    run = module._run
+
+    def counted(*arguments):
+        shard = run(*arguments)
+        made.append(len(shard.text))
+        return shard
+
+    monkeypatch.setattr(module, "SHARD_POSITIONS", 15)
+    monkeypatch.setattr(module, "_run", counted)
+    return made
+
+
+def test_shards_on_disk_hold_what_memory_would(model, tmp_path: Path, shards_made: list[int]) -> None:
+    memory = by_text(sl.collect(model, LABELLED, progress=False))
+    shards_made.clear()
+    disk = sl.collect(model, LABELLED, folder=tmp_path / "states", progress=False)
+    assert len(shards_made) == len(disk.shards) > 1
+    assert all(isinstance(path, Path) for path in disk.shards)
+    c, following, text = all_positions(disk)
+    for i in range(len(TEXTS)):
+        assert following[text == i].tolist() == memory[i][1].tolist()
+        assert_close(c[text == i], memory[i][0], **near(model))
+    assert sorted(p.suffix for p in (tmp_path / "states").iterdir())[0] == ".json"
+
+
+def test_an_interrupted_call_goes_on_where_it_stopped(
+    tiny, tmp_path: Path, shards_made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
+    n = len(shards_made)
+    shards_made.clear()
+    run_to, calls = module.run_to, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run_to(*arguments)
+
+    training = [module.training for module in tiny.modules()]
+    monkeypatch.setattr(module, "run_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
+    assert [module.training for module in tiny.modules()] == training
+    assert len(shards_made) == 1 < n - 1
+    (tmp_path / "parts" / "states-00001.part").write_bytes(b"half a shard")  # as a kill while writing would leave
+    again = sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
+    assert len(shards_made) == n  # only the missing ones were run
+    for a, b in zip(all_positions(again), whole, strict=True):
+        assert torch.equal(a, b)
+    sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
+    assert len(shards_made) == n  # and a third call runs none
+
+
+def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, shards_made: list[int]) -> None:
+    sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()}
+    for other in (
+        {"data": TEXTS[1:]},
+        {"seed": 1},
+        {"dtype": torch.bfloat16},
+        {"model": zoo("padded")},
+        {"end": False},
+    ):
+        arguments = {"model": tiny, "data": TEXTS, **other}
+        with pytest.raises(ValueError, match="another model, text, dtype or seed"):
+            sl.collect(arguments.pop("model"), arguments.pop("data"), folder=tmp_path / "states", progress=False, **arguments)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        sl.collect(tiny, TEXTS, folder=tmp_path / "mine", progress=False)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_shards_of_another_size_are_not_mixed(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_POSITIONS", 15)
+    sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+    monkeypatch.setattr(module, "SHARD_POSITIONS", 30)
+    with pytest.raises(ValueError, match="holds the states of another"):
+        sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+
+
+def test_more_than_memory_allows_is_refused_with_what_to_do(tiny) -> None:
+    with pytest.raises(ValueError, match=r"folder=.*bfloat16"):
+        sl.collect(tiny, TEXTS, memory=1e-6, progress=False)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [([], "got none"), (["good", " "], r"texts\[1\] is empty"), ("the film was good", "one string")],
+)
+def test_bad_texts_are_refused(tiny, data, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sl.collect(tiny, data, progress=False)
+
+
+def test_texts_with_nothing_to_predict_are_refused(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny.cfg, "default_prepend_bos", False)
+    with pytest.raises(ValueError, match="no text holds a token to predict"):
+        sl.collect(tiny, ["a"], end=False, progress=False)
+    mixed = sl.collect(tiny, ["a", "good ."], end=False, progress=False)
+    assert mixed.lengths.tolist()[0] == 0 and set(all_positions(mixed)[2].tolist()) == {1}
+
+
+def test_modes_and_gradients_are_as_before(model) -> None:
+    flags = [(p.requires_grad, p.grad) for p in model.parameters()]
+    part = next(m for m in model.modules() if isinstance(m, torch.nn.Module) and m is not model)
+    modes = [m.training for m in model.modules()]
+    part.training = not part.training
+    try:
+        mixed = [m.training for m in model.modules()]
+        states = sl.collect(model, TEXTS, progress=False)
+        assert [m.training for m in model.modules()] == mixed
+    finally:
+        for m, training in zip(model.modules(), modes, strict=True):
+            m.training = training
+    assert [(p.requires_grad, p.grad) for p in model.parameters()] == flags
+    assert not next(states.chunks(5)).hidden.requires_grad
+
+
+def test_the_bar_can_be_silenced(tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    sl.collect(tiny, TEXTS, progress=False)
+    assert capsys.readouterr() == ("", "")
+    sl.collect(tiny, TEXTS)
+    assert "collect" in capsys.readouterr().err

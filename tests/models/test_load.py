@@ -1,0 +1,78 @@
+"""Models by name, and steers bound to them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch.testing import assert_close
+
+import steerlens as sl
+from tests.models.zoo import HookedTransformer, folder, hook_count, random_steer, tokens_of, zoo
+
+FOLDERS = [("gpt2", 0), ("llama", 0), ("gpt2", 5)]
+CLASSES = [False] if HookedTransformer is None else [False, True]
+
+
+@pytest.mark.parametrize("hooked", CLASSES, ids=lambda hooked: "hooked" if hooked else "bridge")
+@pytest.mark.parametrize("kind, padding", FOLDERS)
+def test_a_folder_gives_the_model_that_hugging_face_reads_from_it(kind: str, padding: int, hooked: bool) -> None:
+    path = folder(kind, padding)
+    before = {p.name: p.read_bytes() for p in path.iterdir()}
+    model = sl.load_model(path, hooked=hooked)
+    assert {p.name: p.read_bytes() for p in path.iterdir()} == before
+    assert not any(m.training for m in model.modules())
+    assert hook_count(model) == 0
+    assert sl.readout(model).model_id == f"tiny-{kind}"
+    reference = transformers.AutoModelForCausalLM.from_pretrained(path)
+    tokens = tokens_of(model)
+    with torch.no_grad():
+        expected, found = reference(tokens).logits, model(tokens)
+    assert expected.std() > 0.1
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="this TransformerLens has no HookedTransformer")
+@pytest.mark.parametrize("name", ["toy-64", "toy-96-llama"])
+def test_toy_models_are_the_same_in_both_classes(name: str) -> None:
+    one, two = sl.load_model(name), sl.load_model(name, hooked=True)
+    assert isinstance(two, HookedTransformer)  # pyright: ignore[reportArgumentType]
+    tokens = tokens_of(one)
+    with torch.no_grad():
+        assert_close(one(tokens), two(tokens), rtol=1e-4, atol=1e-4)
+    assert sl.readout(one).digest == sl.readout(two).digest
+
+
+@pytest.mark.skipif(HookedTransformer is not None, reason="this TransformerLens has HookedTransformer")
+def test_hooked_is_refused_where_there_is_no_such_class() -> None:
+    with pytest.raises(ValueError, match="hooked=False"):
+        sl.load_model("toy-64", hooked=True)
+
+
+def test_names_that_are_no_model_folder_are_refused_and_the_toys_listed(tmp_path: Path) -> None:
+    for name in (tmp_path / "nowhere", "./nowhere", "~/nowhere-at-all", "toy-9000"):
+        with pytest.raises(FileNotFoundError, match="toy-64"):
+            sl.load_model(name)
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        sl.load_model(tmp_path)
+
+
+def test_a_saved_steer_is_bound_to_its_model_and_refused_by_another(model, tmp_path: Path) -> None:
+    steer = random_steer(model)
+    path = sl.save(steer, tmp_path / "joy.safetensors")
+    back = sl.load(path, model)
+    assert torch.equal(back.W, steer.W) and back.readout.same_as(steer.readout)
+    tokens = tokens_of(model)
+    with torch.no_grad(), sl.steered(model, back):
+        found = model(tokens)
+        with sl.steered(model, -1 * steer + steer, 1.0):
+            assert torch.equal(model(tokens), found)
+    other = zoo("gemma2" if model is not zoo("gemma2") else "cohere")
+    with pytest.raises(ValueError, match=r"raw weights.*transfer"):
+        sl.load(path, other)
+
+
+def test_a_steer_of_the_raw_model_is_refused_by_the_folded_one(tmp_path: Path) -> None:
+    path = sl.save(random_steer(zoo("gpt2")), tmp_path / "joy.safetensors")
+    with pytest.raises(ValueError, match="no folding"):
+        sl.load(path, zoo("folded"))

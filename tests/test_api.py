@@ -1,0 +1,63 @@
+"""The public names, what they cost to import, and the examples in their docstrings."""
+
+import doctest
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import steerlens as sl
+
+PUBLIC = [
+    "Fit", "Intervention", "Labelled", "Metric", "Readout", "Report", "States", "Steer", "collect", "fit_steer",
+    "gap_closed", "generate", "label_curve", "load", "load_model", "natural_metric", "read_labelled", "read_metadata",
+    "readout", "save", "score", "singular_words", "steered", "toy", "written_attribute",
+]  # fmt: skip
+ROOT = Path(sl.__file__).parent
+MODULES = sorted(
+    ".".join(("steerlens", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for path in ROOT.rglob("*.py")
+    if ">>>" in path.read_text(encoding="utf-8")
+)
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(sl.__all__) == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(sl))
+    assert len(PUBLIC) <= 30
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    documented = inspect.getdoc(getattr(sl, name))
+    assert documented and len(documented.split()) > 5
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(AttributeError, match=r"'stear'.*fit_steer"):
+        _ = sl.stear
+
+
+def test_importing_the_package_loads_neither_torch_nor_transformer_lens() -> None:
+    heavy = "[m for m in ('torch', 'transformer_lens', 'transformers', 'pandas', 'seaborn') if m in sys.modules]"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys; import steerlens; print({heavy})"],
+        capture_output=True, text=True, check=True, cwd=ROOT.parent,
+    )  # fmt: skip
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings_do_what_they_say(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = importlib.import_module(module)
+    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    examples = [test for test in finder.find(loaded, module, globs=vars(loaded).copy()) if test.examples]
+    assert examples, "an example is not where doctest looks for it"
+    complaints: list[str] = []
+    for example in examples:
+        runner.run(example, out=complaints.append)
+    assert not runner.failures, "".join(complaints)

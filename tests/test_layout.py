@@ -1,0 +1,55 @@
+"""Imports point down only, and what is forbidden is nowhere."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "steerlens"
+LEVEL = {"maths": 0, "values": 1, "models": 2, "toy": 3, "fits": 4, "analysis": 4, "show": 5, "cli": 5}
+FILES = {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module that is imported anywhere, in functions too."""
+    nodes = list(ast.walk(tree))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), "a relative import"
+    return names | {
+        name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    }
+
+
+@pytest.mark.parametrize("file", [name for name in FILES if name != "__init__.py"])
+def test_imports_point_down_only(file: str) -> None:
+    package, unit, *_ = [*Path(file).with_suffix("").parts, ""]
+    for name in imports(FILES[file]):
+        if name.startswith("steerlens."):
+            _, target, *rest = name.split(".")
+            if target not in LEVEL:
+                continue  # a public name of the package, as `from steerlens import fit_steer`
+            same = target == package
+            assert same or LEVEL[target] < LEVEL[package], f"{file} imports {name}, which is above it or beside it"
+            if same and package in ("fits", "analysis") and rest:
+                assert rest[0] == unit, f"{file} imports its sibling {name}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_only_models_knows_transformer_lens(file: str) -> None:
+    users = {name.split(".")[0] for name in imports(FILES[file])}
+    assert file.startswith("models/") or "transformer_lens" not in users
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            assert node.args.kwarg is None, f"line {node.lineno}: **{node.args.kwarg and node.args.kwarg.arg}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("pickle.load", "pickle.loads", "torch.load", "torch.save", "eval", "exec"), called
+            assert called != "print" or file == "cli.py" or file == "toy/train.py", f"line {node.lineno}: print"
+    assert not {"pickle", "joblib", "dill"} & imports(FILES[file])
