@@ -39,6 +39,7 @@ class Report:
     n_positions: int
     n_truncated: int
     seed: int
+    scale: float = 1.0
     trials: tuple[dict[str, float], ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,7 +69,10 @@ class Report:
                 "ridge (steer, background), damping",
                 f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}",
             ),
-            ("singular values lowered by, rank", f"{self.threshold:.3g}, {self.rank or 'full'}"),
+            (
+                "singular values lowered by, scaled by, rank",
+                f"{self.threshold:.3g}, {self.scale:g}, {self.rank or 'full'}",
+            ),
             ("objective, gap to its minimum", f"{_number(self.objective)}, {gap}"),
             ("texts, positions, truncated", f"{self.n_texts:,}, {self.n_positions:,}, {self.n_truncated:,}"),
             (

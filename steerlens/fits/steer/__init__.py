@@ -42,8 +42,8 @@ def fit_steer(
     Args:
         states: from `steerlens.collect` on labelled texts.
         solver: `"auto"`: one pass (more on small data) of averaged SGD in whitened coordinates, then polished: the steer's
-            singular values in the natural metric are lowered by a threshold, as far as held-out NLL asks. Fast, best on
-            new texts, no certificate. `"lbfgs"`: the ridge problem's own minimum, to `tolerance`, with a
+            singular values in the natural metric are lowered by a threshold and it is scaled, as far as held-out NLL
+            asks. Fast, best on new texts, no certificate. `"lbfgs"`: the ridge problem's own minimum, to `tolerance`, with a
             certificate. `"closed-form"`: the first Newton step from sums that one pass collects.
         rank: the best steer of this rank in the natural metric; None for full rank.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: chosen.
@@ -91,7 +91,7 @@ def fit_steer(
     report = Report(
         solver=solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         damping=setting.damping, ridge=(lambdas[0], lambdas[1]), step=None if solver == "closed-form" else setting.step,
-        threshold=solved.threshold, rank=rank, weights=weights, objective=solved.objective, gap=solved.gap,
+        threshold=solved.threshold, scale=solved.scale, rank=rank, weights=weights, objective=solved.objective, gap=solved.gap,
         gap_reason=solved.gap_reason,
         passes=solved.passes + tried, seconds=time.perf_counter() - started, n_texts=states.n_texts,
         n_positions=states.n_positions,

@@ -33,8 +33,14 @@ def make_problem(train: States, second: tuple[Tensor, Tensor], weights: Weights,
 
 
 FACTORS = {"damping": 10.0, "ridge_background": 4.0, "ridge": 4.0, "step": 3.0}
-"""By what each choice is multiplied or divided as long as held-out NLL falls, one after the other."""
+"""By what each choice is divided or multiplied as long as held-out NLL falls, one after the other."""
 
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+"""Thresholds tried at the end, as shares of the steer's largest singular value."""
+
+SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
+"""Factors tried after that."""
 
 WORTH = 2e-4
 """Nats per token below which a better choice is chance."""
@@ -64,7 +70,7 @@ def choose(
             passes += cost
         else:
             V = closed_form(problem, sums)
-        nll = min(tuning_nll(problem.metric, W, tuning) for W in (V, *shrunk(V, shares)))
+        nll = min(tuning_nll(problem.metric, point, tuning)[0] for point in (V, *shrunk(V, shares)))
         trials.append({**setting._asdict(), "heldout_nll": nll})
         return nll if math.isfinite(nll) else math.inf
 
@@ -72,7 +78,9 @@ def choose(
     names = [name for name in FACTORS if name not in given and not (name == "step" and sums is not None)]
     lowest = heldout_nll(best) if names else math.inf
     for name in names:
-        for factor in (FACTORS[name], 1 / FACTORS[name]):
+        # Less ridge that helps on a subsample helps on all texts. More does not: a steer's directions rise out of the noise
+        # only with enough text, and what a subsample cannot see is no reason to forbid it; see `polish`.
+        for factor in (1 / FACTORS[name], FACTORS[name])[: 1 if name == "ridge" else 2]:
             improved = False
             while True:
                 trial = best._replace(**{name: getattr(best, name) * factor})
@@ -91,6 +99,7 @@ class Solved(NamedTuple):
     V: Float[Tensor, "2 d d"]
     passes: float
     threshold: float = 0.0
+    scale: float = 1.0
     objective: float | None = None
     gap: float | None = None
     gap_reason: str | None = None
@@ -105,9 +114,9 @@ def solve(
         return Solved(V, 1, gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate")
     start, passes = sgd(problem, setting.step, seed)
     if solver == "auto":
-        V, threshold = polish(problem, start, tuning)
+        V, threshold, scale = polish(problem, start, tuning)
         reason = "solver='auto' stops by held-out NLL; solver='lbfgs' gives a certificate"
-        return Solved(V, passes, threshold, gap_reason=reason)
+        return Solved(V, passes, threshold, scale, gap_reason=reason)
     on = problem.states.readout
     found = lbfgs(problem.objective, start, problem.ridge, tolerance, convex=on.convex)
     reason = None
@@ -115,20 +124,23 @@ def solve(
         reason = f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
     elif found.gap is None:
         reason = "without a ridge on both matrices the objective has no lower bound"
-    return Solved(found.V, passes + found.evaluations, 0.0, found.objective, found.gap, reason)
+    return Solved(found.V, passes + found.evaluations, objective=found.objective, gap=found.gap, gap_reason=reason)
 
 
-def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple[Float[Tensor, "2 d d"], float]:
-    """Lower the steer's singular values by the threshold that held-out NLL likes best.
+def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple[Float[Tensor, "2 d d"], float, float]:
+    """Lower the steer's singular values by the threshold, then scale it by the factor, that held-out NLL likes best.
 
-    A style lives in few directions of the whitened space, the noise of the sample in all of them; see `shrink`.
+    A style lives in few directions of the whitened space, the noise of the sample in all of them; see `shrink`. Ridge and
+    threshold leave the steer too short, the factor mends that: strength 1 is then what a label of 1 asks for.
     """
     top = float(torch.linalg.svdvals(V[0])[0])
-    shares = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
-    trials = shrunk(V, shares)
-    scores = [tuning_nll(problem.metric, trial, tuning) for trial in trials]
+    trials = shrunk(V, SHARES)
+    scores = [tuning_nll(problem.metric, trial, tuning)[0] for trial in trials]
     best = scores.index(min(scores))
-    return trials[best], shares[best] * top
+    scores = tuning_nll(problem.metric, trials[best], tuning, SCALES)
+    # of factors that explain the texts as well, the one that costs least
+    scale = next(scale for scale, score in zip(SCALES, scores, strict=True) if score <= min(scores) + WORTH)
+    return torch.stack([scale * trials[best][0], trials[best][1]]), SHARES[best] * top, scale
 
 
 def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> list[Float[Tensor, "2 d d"]]:
@@ -137,17 +149,20 @@ def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> list[Float[T
     return [torch.stack([shrink(V[0], share * top), V[1]]) for share in shares]
 
 
-def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
-    """Mean held-out NLL of a point, classes balanced as by default."""
+def tuning_nll(
+    metric: Metric, V: Float[Tensor, "2 d d"], tuning: States, scales: tuple[float, ...] = (1.0,)
+) -> list[float]:
+    """Mean held-out NLL of a point, its steer scaled by each factor; classes balanced as by default."""
     head = tuning.readout.head
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    weight, total = text_weights(tuning, "labels"), 0.0
+    weight, total = text_weights(tuning, "labels"), torch.zeros(len(scales), dtype=torch.float64)
     for c, target, text in tuning.chunks(CHUNK):
         c, target = c.to(V.device), target.to(V.device)
-        y = tuning.labels[text].to(V)[:, None]
-        z = post(head, (c + y * (c @ W) + c @ D) @ head.W_U + head.b_U)
-        total += float(token_nll(z, target) @ weight[text].to(V))
-    return total / tuning.n_positions
+        z = (c + c @ D) @ head.W_U + head.b_U
+        along = (tuning.labels[text].to(V)[:, None] * (c @ W)) @ head.W_U
+        w = weight[text].to(V)
+        total += torch.stack([token_nll(post(head, z + s * along), target) @ w for s in scales]).double().cpu()
+    return (total / tuning.n_positions).tolist()
 
 
 def given_settings(
