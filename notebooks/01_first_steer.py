@@ -68,7 +68,7 @@ written.pivot(index="prompt", columns="strength", values="text")
 
 # %%
 judged = sl.written_attribute(model, joy, "sentiment", strengths=range(-4, 5), samples=60, seed=0)
-plot_written_attribute(judged, name="sentiment")
+ax = plot_written_attribute(judged, name="sentiment")
 # %% [markdown]
 # The effect has a price. The line is the KL divergence from the plain model; the dots are what the plain model thinks of what was
 # written. Read an effect beside its cost.
@@ -77,7 +77,7 @@ plot_written_attribute(judged, name="sentiment")
 from steerlens.analysis.cost import strength_cost, writing_cost
 
 fresh = sl.collect(model, sl.toy.corpus("sentiment", n=400, seed=1), progress=False)
-plot_cost(strength_cost(fresh.sample(2000, seed=0), joy, strengths=range(-4, 5)), writing_cost(model, judged))
+ax = plot_cost(strength_cost(fresh.sample(2000, seed=0), joy, strengths=range(-4, 5)), writing_cost(model, judged))
 # %% [markdown]
 # ## Read
 #
@@ -94,7 +94,7 @@ sl.singular_words(joy, rank=2, tokens=7, metric=metric, states=fresh)
 # Texts of each label should be likeliest near the strength that equals their label. These texts are new to the fit.
 
 # %%
-plot_label_curve(sl.label_curve(fresh, joy, background=fit.background))
+ax = plot_label_curve(sl.label_curve(fresh, joy, background=fit.background))
 # %% [markdown]
 # ## Is it the truth?
 #
@@ -103,7 +103,7 @@ plot_label_curve(sl.label_curve(fresh, joy, background=fit.background))
 
 # %%
 gap = sl.gap_closed(model, joy, "sentiment", n=500)
-plot_gap_closed(gap)
+ax = plot_gap_closed(gap)
 gap[["grade", "base", "steered", "truth", "grammar", "gap_closed", "low", "high"]].round(3)
 
 # %% [markdown]

@@ -61,7 +61,13 @@ def lbfgs(
     V = start.clone().requires_grad_(True)
     # max_eval bounds the line search; its default of 1 would end it after the first trial
     optimiser = torch.optim.LBFGS(
-        [V], max_iter=1, max_eval=26, history_size=20, line_search_fn="strong_wolfe", tolerance_grad=0, tolerance_change=0
+        [V],
+        max_iter=1,
+        max_eval=26,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=0,
+        tolerance_change=0,
     )
     evaluations = 0
     recent: list[tuple[Tensor, float, Tensor]] = []

@@ -42,6 +42,9 @@ def look() -> Iterator[None]:
     """The look inside the block only; nobody else's figures change."""
     with mpl.rc_context(RC):
         yield
+        interactive = mpl.is_interactive()
+    # a notebook's backend, loaded by the first figure, turns this on; leaving the context would turn it off again
+    mpl.interactive(interactive)
 
 
 def shade(value: float, top: float) -> str:

@@ -114,7 +114,7 @@ def _open(path: Path) -> tuple[dict[str, Any], torch.Tensor]:
     found = meta if isinstance(meta, dict) else {}
     if isinstance(found.get("format"), int) and found["format"] > FORMAT:
         raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
-    if not NEEDED <= found.keys():
+    if not found.keys() >= NEEDED:
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, W
 

@@ -53,7 +53,7 @@ class Report:
         """The report as names and readable values."""
         h, t = self.heldout, self.train
         gap = f"≤ {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
-        step = "" if self.step is None else f", step {self.step:g}"
+        step = "" if self.step is None else f", step {self.step:.3g}"
         return [
             (
                 "held-out NLL, base → background → steered",

@@ -61,6 +61,13 @@ class Metric:
     def S_inverse_root(self) -> Float[Tensor, "d_model d_model"]:
         return self._power(self.S, -0.5)
 
+    @property
+    def dimensions(self) -> tuple[float, float]:
+        """How many directions of `C` and of `S` count: `Σ λ / (λ + damping · λ_max)`, d_model without damping."""
+        roots = ((self.C, self.C_inverse_root), (self.S, self.S_inverse_root))
+        n_C, n_S = (float((root.double() @ M.double() @ root.double()).trace()) for M, root in roots)
+        return n_C, n_S
+
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
         """`C^{1/2} W S^{1/2}`: coordinates in which a squared length is twice the KL in nats."""
         return self.C_root.to(W) @ W @ self.S_root.to(W)

@@ -56,7 +56,10 @@ def test_label_sums_are_weighted() -> None:
     head, c, target, label, weight = problem(2)
     sums = moments(head, c, target, label, weight)
     assert_close(
-        (sums.weight, sums.label, sums.label2), (weight.sum(), weight @ label, weight @ label**2), rtol=1e-12, atol=1e-12
+        (sums.weight, sums.label, sums.label2),
+        (weight.sum(), weight @ label, weight @ label**2),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 

@@ -115,9 +115,7 @@ def test_newton_step_solves_its_system(label: float, extra: float, ridges: tuple
     gradient = torch.randn(2, D, D, generator=torch.Generator().manual_seed(0)).double()
     label2 = label**2 + extra  # E y² > (E y)²
     V = newton_step(gradient, label, label2, torch.tensor(ridges, dtype=torch.float64)[:, None, None])
-    left = torch.stack(
-        [(label2 + ridges[0]) * V[0] + label * V[1], label * V[0] + (1 + ridges[1]) * V[1]]
-    )
+    left = torch.stack([(label2 + ridges[0]) * V[0] + label * V[1], label * V[0] + (1 + ridges[1]) * V[1]])
     assert_close(left, -gradient, rtol=1e-9, atol=1e-9)
 
 

@@ -168,7 +168,9 @@ def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, shards_mad
     ):
         arguments = {"model": tiny, "data": TEXTS, **other}
         with pytest.raises(ValueError, match="another model, text, dtype or seed"):
-            sl.collect(arguments.pop("model"), arguments.pop("data"), folder=tmp_path / "states", progress=False, **arguments)
+            sl.collect(
+                arguments.pop("model"), arguments.pop("data"), folder=tmp_path / "states", progress=False, **arguments
+            )
     assert {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

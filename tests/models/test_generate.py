@@ -8,7 +8,6 @@ import torch
 import steerlens as sl
 from steerlens.models import generate as module
 from steerlens.models.generate import pick
-from steerlens.models.sites import convention
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
 

@@ -84,7 +84,9 @@ def test_a_later_format_is_refused(path: Path) -> None:
         read_steer(path, make_readout())
 
 
-@pytest.mark.parametrize("metadata", [None, {"steerlens": "[]"}, {"steerlens": "{}"}, {"other": "x"}, {"steerlens": "{"}])
+@pytest.mark.parametrize(
+    "metadata", [None, {"steerlens": "[]"}, {"steerlens": "{}"}, {"other": "x"}, {"steerlens": "{"}]
+)
 def test_another_safetensors_file_is_refused(tmp_path: Path, metadata: dict | None) -> None:
     save_file({"W": torch.zeros(6, 6)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(ValueError, match=r"x\.safetensors"):

@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 from steerlens.fits.steer.choose import Solver, choose, given_settings, make_problem, solve
-from steerlens.fits.steer.problem import Weights, sums_over
+from steerlens.fits.steer.problem import Weights, stable_step, sums_over
 from steerlens.maths.moments import second_moments
 from steerlens.values.fit import Fit, Report
 from steerlens.values.losses import measure
@@ -48,7 +48,7 @@ def fit_steer(
         rank: the best steer of this rank in the natural metric; None for full rank.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: chosen.
         damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen.
-        step: of the SGD; None: chosen. Other solvers have none.
+        step: of the SGD, lowered where its minibatches would diverge; None: chosen. "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
             within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
             token the same.
@@ -87,10 +87,11 @@ def fit_steer(
         value = replace(value.truncate(rank, metric), name=name)
     measured = measure(heldout, value, background)
     on_train = measure(train.sample(max(heldout.n_positions, 4_096), seed=seed), value, background)
+    used = None if solver == "closed-form" else stable_step(problem, setting.step)
     lambdas = problem.ridge.flatten().tolist()
     report = Report(
         solver=solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        damping=setting.damping, ridge=(lambdas[0], lambdas[1]), step=None if solver == "closed-form" else setting.step,
+        damping=setting.damping, ridge=(lambdas[0], lambdas[1]), step=used,
         threshold=solved.threshold, scale=solved.scale, rank=rank, weights=weights, objective=solved.objective, gap=solved.gap,
         gap_reason=solved.gap_reason,
         passes=solved.passes + tried, seconds=time.perf_counter() - started, n_texts=states.n_texts,

@@ -33,7 +33,8 @@ class Problem:
     def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> tuple[Float[Tensor, ""], Float[Tensor, "2 d d"]]:
         """Summed weighted NLL of some positions and its gradient; without the ridge."""
         head = self.states.readout.head
-        c, target = chunk.hidden.to(V.device), chunk.next.to(V.device)
+        head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
+        c, target = chunk.hidden.to(V), chunk.next.to(V.device)
         y = self.states.labels[chunk.text].to(V)[:, None]
         white = c @ self.metric.C_inverse_root.to(V)
         to_logits = self.metric.S_inverse_root.to(V)
@@ -88,16 +89,29 @@ def sums_over(states: States, weights: Weights) -> Moments:
     return total
 
 
+def batch_size(n_positions: int) -> int:
+    """Positions a minibatch."""
+    return min(512, max(32, n_positions // 200))
+
+
+def stable_step(problem: Problem, step: float) -> float:
+    """The step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
+
+    `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the product of the
+    dimensions that count (Jain et al. 2018, for least squares; beyond about twice that it diverges).
+    """
+    n_C, n_S = problem.metric.dimensions
+    return min(step, 1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)))
+
+
 def sgd(problem: Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
     """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
     n, d = problem.states.n_positions, problem.states.d_model
-    size = min(512, max(32, n // 200))
+    size = batch_size(n)
     passes = max(1, math.ceil(200 * size / n))
     zero = torch.zeros(2, d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)
-    # a step beyond 1/(1 + λ) would overshoot along the ridge
-    step = min(step, 1 / (1 + float(problem.ridge.max())))
-    return averaged_sgd(problem.batches(size, passes, seed), zero, step, n_steps), passes
+    return averaged_sgd(problem.batches(size, passes, seed), zero, stable_step(problem, step), n_steps), passes
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:

@@ -1,0 +1,133 @@
+"""The command line: it works, and what a user can mend is one clear line and exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import steerlens as sl
+from steerlens.cli import app
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.jsonl"
+    rows = [{"text": text, "label": label} for text, label in sl.toy.corpus("tone", n=40, seed=0)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_help_lists_the_commands_and_is_quick():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in ("report", "fit", "write"))
+    for name in ("report", "fit", "write"):
+        assert "--model" in run(name, "--help").output
+    code = "import sys, steerlens.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def write(path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+BAD = {
+    "missing.jsonl": (None, "missing.jsonl"),
+    "latin.csv": (b"text,label\ncaf\xe9,1\n", "not UTF-8"),
+    "columns.csv": (b"sentence,label\ngood,1\n", "no column 'text'"),
+    "labels.csv": (b"text,label\ngood,5\n", "expected a text"),
+    "nan.tsv": (b"text\tlabel\ngood\tnan\n", "nan"),
+    "words.csv": (b"text,label\ngood,positive\n", "not a number"),
+    "empty.jsonl": (b"", "no rows"),
+    "few.csv": (b"text,label\ngood,1\nbad,-1\n", "at least 20"),
+    "same.csv": (b"text,label\n" + b"good,1\n" * 30, "every label is 1"),
+    "kind.txt": (b"good", "expected one of"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_one_clear_line(tmp_path, name: str):
+    content, message = BAD[name]
+    path = str(tmp_path / name) if content is None else write(tmp_path / name, content)
+    before = set(tmp_path.iterdir())
+    result = run("report", "--model", "toy-64", "--data", path, "--out", str(tmp_path / "out"), "--quiet")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("model", ["toy-65", "./nowhere"])
+def test_an_unknown_model_is_named(tmp_path, good, model: str):
+    out = tmp_path / "out"
+    result = run("report", "--model", model, "--data", str(good), "--out", str(out), "--quiet")
+    assert result.exit_code == 2
+    assert model in result.stderr and "toy-128" in result.stderr
+    assert not out.exists()
+
+
+def test_other_models_need_data(tmp_path):
+    result = run("report", "--model", "gpt2", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2 and "--data" in result.stderr
+
+
+def test_folders_and_files_that_exist_are_kept(tmp_path, good):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    result = run("report", "--model", "toy-64", "--out", str(out))
+    assert result.exit_code == 2 and "--overwrite" in result.stderr
+    assert (out / "mine.txt").read_text() == "mine"
+    steer = tmp_path / "joy.safetensors"
+    steer.write_text("mine")
+    result = run("fit", "--model", "toy-64", "--data", str(good), "--out", str(steer))
+    assert result.exit_code == 2 and "--overwrite" in result.stderr
+    assert steer.read_text() == "mine"
+    result = run("report", "--model", "toy-64", "--out", str(tmp_path / "no" / "such" / "folder"))
+    assert result.exit_code == 2 and "create it first" in result.stderr
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    result = run("report", "--data", str(tmp_path / "missing.csv"), "--debug")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_fit_then_write(tmp_path, good):
+    steer, background = tmp_path / "tone.safetensors", tmp_path / "background.safetensors"
+    arguments = ("--model", "toy-64", "--data", str(good), "--out", str(steer), "--background-out", str(background))
+    result = run("fit", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == str(steer)
+    assert "held-out NLL" in result.stderr
+    assert sl.read_metadata(steer)["report"]["n_texts"] == 40
+    assert background.is_file()
+    options = (
+        "--model",
+        "toy-64",
+        "--steer",
+        str(steer),
+        "--prompt",
+        "it was",
+        "--prompt",
+        "i think",
+        "--max-new-tokens",
+        "5",
+    )
+    written = run("write", *options, "--strengths=-2,0,2", "--samples", "2")
+    assert written.exit_code == 0, written.output
+    lines = written.stdout.splitlines()
+    assert lines.count("it was") == 2 and lines.count("i think") == 2
+    assert sum(line.strip().startswith("-2.00") for line in lines) == 4
+    assert written.stdout == run("write", *options, "--strengths=-2,0,2", "--samples", "2").stdout
+    wrong = run("write", *options, "--strengths=-2,much")
+    assert wrong.exit_code == 2 and "--strengths" in wrong.stderr
+    other = run("write", "--model", "toy-128", "--steer", str(steer), "--prompt", "it was")
+    assert other.exit_code == 2 and "toy-64" in other.stderr
