@@ -103,7 +103,9 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
     losses = pd.DataFrame([*rows, {"label": "all", **asdict(found.all)}])
     sample = new.sample(4_096, seed=seed)
     metric = natural_metric(sample, damping=fit.report.damping)
-    grid = sorted({sign * s for s in (0.0, 0.5, *TOPS) for sign in (-1, 1)})
+    grid = sorted(
+        {sign * s for top in TOPS for s in (0.0, top / 2, top) for sign in (-1, 1)}
+    )  # all that _five may pick
     return {
         "losses": losses.assign(contrast=losses.flipped - losses.steered),
         "label_curve": label_curve(
