@@ -56,8 +56,10 @@ def _bridge(source: str | Path, device: str) -> Model:
 
 def _hooked_transformer(folder: Path, device: str) -> Model:
     try:
-        import transformer_lens.loading_from_pretrained as loading
-        from transformer_lens import HookedTransformer
+        from importlib import import_module
+
+        loading: Any = import_module("transformer_lens.loading_from_pretrained")
+        HookedTransformer: Any = import_module("transformer_lens").HookedTransformer
     except ImportError:
         raise ValueError(
             "hooked: this TransformerLens has no HookedTransformer (it was removed in 4.0); use hooked=False, or "

@@ -111,7 +111,7 @@ def decoder(
     if not hasattr(model, "original_model"):
         return _hooked_transformer_decoder(model)
     accepted = inspect.signature(model.original_model.forward).parameters
-    options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
     cache: Any = None
     seen: list[Tensor] = []
 

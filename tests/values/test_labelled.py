@@ -52,7 +52,7 @@ BAD_FILES = {
     "empty": ("x.jsonl", b"", "no rows"),
     "only a header": ("x.csv", b"text,label\n", "no rows"),
     "not UTF-8": ("x.jsonl", '{"text": "caf\u00e9", "label": 1}'.encode("latin1"), "byte 13 is not UTF-8"),
-    "missing column": ("x.jsonl", b'{"text": "a", "label": 1}\n{"body": "a", "stars": 1}', r"line 2.*'text'.*\['body', 'stars'\]"),
+    "missing column": ("x.jsonl", b'{"text": "a", "label": 1}\n{"body": "a", "stars": 1}', r"line 2.*\['body', 'stars'\]"),
     "missing label column": ("x.csv", b"text,stars\ngood,1\n", r"line 2.*'label'.*\['stars', 'text'\]"),
     "short row": ("x.csv", b"text,label\ngood\n", "line 2.*'label'"),
     "bad JSON": ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
