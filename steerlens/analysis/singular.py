@@ -83,9 +83,9 @@ def singular_words(
         >>> from steerlens import Readout
         >>> on = Readout(torch.eye(3), torch.zeros(3), ("bad", "good", "so"))
         >>> W = torch.zeros(3, 3)
-        >>> W[2, 1], W[2, 0] = 1.0, -1.0                  # contexts that would say "so": "good" up, "bad" down
+        >>> W[2, 1], W[2, 0] = 2.0, -1.0                  # contexts that would say "so": "good" up, "bad" down
         >>> singular_words(Steer(W, on), rank=1, tokens=1).iloc[0][["reads", "writes", "avoids"]].tolist()
-        ['so', 'bad', 'good']
+        ['so', 'good', 'bad']
     """
     scores = singular_scores(steer, rank=rank, tokens=tokens, metric=metric, states=states)
     keys = [name for name in ("direction", "side", "gain", "share", "used") if name in scores]

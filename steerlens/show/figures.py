@@ -15,6 +15,7 @@ from steerlens.show.style import BLUE, COLUMN, GREEN, GREY, RED, look, shade, si
 from steerlens.values.files import write_json
 
 
+@look()
 def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How likely texts of each label are at each strength; `table` from `label_curve`.
 
@@ -50,6 +51,7 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@look()
 def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: Axes | None = None) -> Axes:
     """The distribution of the attribute of generated texts at each strength; `table` from `written_attribute`.
 
@@ -86,6 +88,7 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
     return ax
 
 
+@look()
 def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How much of the distance to the truth a steer covers on texts of each grade; `table` from `gap_closed`.
 
@@ -117,6 +120,7 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@look()
 def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """NLL on new texts of each label, relative to the model with its background: steered, and with the sign turned.
 
@@ -135,6 +139,7 @@ def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@look()
 def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None) -> Axes:
     """The words that one side of a direction writes and avoids; `scores` from `singular_scores`."""
     ax = _axes(ax, height=2.6)
@@ -149,6 +154,7 @@ def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str =
     return ax
 
 
+@look()
 def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """What each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
 
@@ -196,8 +202,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _axes(ax: Axes | None, height: float = 2.3) -> Axes:
     if ax is not None:
         return ax
-    with look():
-        return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
+    return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
 
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -79,10 +79,10 @@ def study(
         tables = _measured(fit, new, seed)
         strengths = _five(tables["kl"])
     with _timed(clock, "write", say, f"{name}: writing at strengths {', '.join(f'{s:g}' for s in strengths)}"):
-        tables |= _written(model, fit, attribute, strengths, openings(test, 5), seed)
+        tables |= _written(model, fit, attribute, strengths, test, seed)
     if attribute is not None:
         with _timed(clock, "truth", say, f"{name}: comparing with the exact grammar"):
-            tables["gap"] = gap_closed(model, fit.value, attribute, seed=seed + 1_000_003)
+            tables["gap"] = gap_closed(model, fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003)
     return Study(name, attribute, fit, strengths, tables, clock, len(test))
 
 
@@ -125,18 +125,29 @@ def _five(kl: pd.DataFrame) -> tuple[float, ...]:
 
 
 def _written(
-    model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], prompts: list[str], seed: int
+    model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], test: Labelled, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Texts to look at, and more of them to count."""
+    """Texts to look at, and more of them to count; fewer where there are few texts at all."""
+    prompts = openings(test, 5)
     if attribute is None:
-        many = generate(model, prompts, fit.value, strengths=strengths, samples=12, seed=seed, max_new_tokens=30)
+        many = generate(
+            model,
+            prompts,
+            fit.value,
+            strengths=strengths,
+            samples=min(12, max(2, len(test) // 5)),
+            seed=seed,
+            max_new_tokens=30,
+        )
         texts = many[many["sample"] == 0].reset_index(drop=True)
         return {"texts": texts, "writing": writing_cost(model, many)}
     texts = written_attribute(
         model, fit.value, attribute, strengths=strengths, prompts=prompts, samples=1, seed=seed, max_new_tokens=30
     )
     nine = np.linspace(strengths[0], strengths[-1], 9).tolist()
-    many = written_attribute(model, fit.value, attribute, strengths=nine, samples=80, seed=seed + 1)
+    many = written_attribute(
+        model, fit.value, attribute, strengths=nine, samples=min(80, max(5, len(test) // 6)), seed=seed + 1
+    )
     return {"texts": texts, "written": many, "writing": writing_cost(model, many)}
 
 
