@@ -25,7 +25,7 @@ paired     := $(sort $(wildcard notebooks/*.ipynb notebooks/*.py))
 figures    := $(sort $(filter-out figures/_%,$(wildcard figures/*.py)))
 benchmarks := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help env env-tl3 report test test-tl3 lint format notebooks figures bench clean
+.PHONY: help env env-tl3 report test test-tl3 lint format notebooks write-notebooks figures bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -89,6 +89,15 @@ notebooks: $(ENV)  ## run every notebook, and compare it with its .py
 			|| { echo "$$stem: .py and .ipynb differ; run '$(BIN)/jupytext --sync $$stem.ipynb'"; exit 1; }; \
 	done
 	@$(if $(notebooks),$(offline) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
+
+write-notebooks: $(ENV)  ## run every notebook and keep its outputs
+	@for stem in $(sort $(basename $(paired))); do \
+		test -e $$stem.ipynb || $(BIN)/jupytext --quiet --to ipynb $$stem.py; \
+		$(BIN)/jupytext --quiet --sync $$stem.py; \
+		$(offline) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$stem.ipynb; \
+		$(BIN)/jupytext --quiet --sync $$stem.ipynb; \
+	done
 
 clean:  ## remove what the commands above made, the environments too
 	@rm -rf .venv .venv-tl3 report figures/out .pytest_cache .ruff_cache .hypothesis

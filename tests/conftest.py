@@ -8,7 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
 for pool in ("OMP", "MKL", "OPENBLAS"):  # before torch and numpy load; small tensors gain nothing from more
-    os.environ.setdefault(f"{pool}_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+    os.environ.setdefault(f"{pool}_NUM_THREADS", "1")
 
 import jaxtyping
 import pytest

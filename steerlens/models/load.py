@@ -1,6 +1,8 @@
 """Load a model by name."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,11 +49,26 @@ def _bridge(source: str | Path, device: str) -> Model:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    with _silent():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     # the name is only recorded: model and tokenizer are given
     return TransformerBridge.boot_transformers(
         str(source), hf_model=model, tokenizer=tokenizer, device=device, dtype=torch.float32
     )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the bar that transformers shows while it copies weights; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _hooked_transformer(folder: Path, device: str) -> Model:
@@ -72,7 +89,8 @@ def _hooked_transformer(folder: Path, device: str) -> Model:
     if hub_id:
         return HookedTransformer.from_pretrained_no_processing(str(folder), device=device)
     # from_pretrained takes official names only; these are the steps it would take
-    source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with _silent():
+        source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with TemporaryDirectory(prefix="steerlens-") as copy:
         # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and reads n_ctx from GPT-2
         # configurations, which no longer have it; so it reads a completed copy under a neutral name

@@ -134,8 +134,7 @@ def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.set_xticks(at, labels)
     ax.set(xlabel="label of the text", ylabel="held-out NLL − that at strength 0\n(nats per token, lower is better)")
-    ax.margins(y=0.25)
-    ax.legend(loc="upper center")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax
 
 

@@ -1,0 +1,180 @@
+"""How strongly is a text steered? The strength that explains it best, with its likelihood curve."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.maths.line import Along, climb, log_prob_along
+from steerlens.models.attach import check_lives_on
+from steerlens.models.collect import collect
+from steerlens.models.score import state_log_probs
+from steerlens.models.sites import Model
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, SteerOver
+
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class TextStrengths:
+    """Texts with the strengths that explain them; made by `infer_strength`.
+
+    `table`, one row a text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its standard error from the
+    curvature), `robust_error` (from the spread of the tokens' slopes, which needs no trust in the model), `gain`
+    (log-likelihood above that at strength 0, nats), `evidence` (that at +1 less that at -1, nats), `at_limit` (no maximum
+    within the limit: `strength` is the limit and says the side only).
+
+    `tokens`, one row a token: `text`, `position`, `token`, `slope` (how the log-probability changes with the strength, at
+    the text's own; they sum to 0) and `information` (their sum is 1/error²).
+
+    `curve`, one row a text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at strength 0); `token_curve` the same
+    for each token.
+    """
+
+    name: str
+    table: pd.DataFrame
+    tokens: pd.DataFrame
+    token_curve: pd.DataFrame
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        sums = self.token_curve.groupby(["text", "strength"], sort=False).log_likelihood.sum()
+        return sums.reset_index()
+
+    def _repr_html_(self) -> str:
+        return self.table.round(3).to_html(index=False, escape=True)
+
+
+def infer_strength(
+    model: Model,
+    steer: Steer | SteerOver,
+    texts: str | Sequence[str],
+    *,
+    prior: float | None = None,
+    limit: float = 10.0,
+    strengths: Sequence[float] = (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3),
+    end: bool = True,
+) -> TextStrengths:
+    """The strength at which a steered model finds each text likeliest.
+
+        ŝ = argmax_s Σ_t log softmax(z_t + s u_t)[x_t]      z = c W_U + b_U,   u = cW W_U
+        error = (Σ_t Var_{p_t}(u_t))^{-1/2}                  at ŝ
+
+    The log-likelihood is concave in `s` (not under a soft cap, where the maximum found is a local one), so Newton's
+    method finds the maximum; its standard error is that of maximum likelihood. A label-1 text of the kind that the steer
+    was fitted on has `ŝ` near 1. Twenty words say little: errors of ±1 and more are the rule, and a text of a few
+    words may have no maximum at all. `prior` helps there.
+
+    Its limits: the error takes the steered model for the truth. Real texts vary more than that; then `robust_error`
+    is the larger, and the honest one. A strength compares texts under one steer; strengths of two steers have different
+    units (compare `evidence`, in nats).
+
+    Args:
+        model: the one the steer lives on.
+        steer: a `Steer`, or `steer.over(background)`: the background is then on at every strength.
+        texts: one or several, not empty; cut to the model's context.
+        prior: standard deviation of a normal prior around 0 on the strength; `strength`, `error` are then those of the
+            posterior. 1 is natural where labels are ±1. None: none.
+        limit: strengths are sought within ±limit.
+        strengths: of the curves; may be empty.
+        end: whether the end of a text counts as a token.
+
+    Raises:
+        ValueError: an empty text, a prior or a limit that is not positive, a steer of another model.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> joy = sl.fit_steer(sl.collect(model, sl.toy.corpus("sentiment", n=300, seed=0))).value
+        >>> found = infer_strength(model, joy, ["the film was superb .", "the film was awful ."])
+        >>> (found.table.strength > 0).tolist()
+        [True, False]
+    """
+    if not (limit > 0 and (prior is None or prior > 0)):
+        raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
+    check_lives_on(steer, model)
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    states = collect(model, texts, end=end, progress=False)
+    return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
+
+
+def state_strengths(
+    states: States,
+    steer: Steer | SteerOver,
+    *,
+    prior: float | None = None,
+    limit: float = 10.0,
+    strengths: Sequence[float] = (),
+) -> TextStrengths:
+    """`infer_strength` for texts whose states are there already."""
+    text, rows, token = _order(states)
+    pull = 0.0 if prior is None else 1 / prior**2
+
+    def derivatives(s: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        along = _along(states, steer, s)
+        slope, information = (_by_text(x, states) for x in (along.slope, along.information))
+        return slope - pull * s, information + pull
+
+    found, beyond = climb(derivatives, len(states.labels), limit, tolerance=1e-5)
+    there = _along(states, steer, found)
+    values = [0.0, 1.0, -1.0, *map(float, strengths)]
+    log_probs = state_log_probs(states, steer, values).double()
+    zero, up, down = (_by_text(x, states) for x in log_probs[:3])
+    slopes, information = _by_text(there.slope**2, states), _by_text(there.information, states) + pull
+    table = pd.DataFrame(
+        {
+            "text": range(len(states.labels)),
+            "tokens": states.lengths.numpy(),
+            "strength": found.numpy(),
+            "error": information.rsqrt().numpy(),
+            "robust_error": (slopes.sqrt() / information).numpy(),
+            "gain": (_by_text(there.log_prob, states) - zero).numpy(),
+            "evidence": (up - down).numpy(),
+            "at_limit": beyond.numpy(),
+        }
+    )
+    table.loc[table.at_limit, ["error", "robust_error"]] = math.inf
+    table = table[(states.keep & (states.lengths > 0)).numpy()].reset_index(drop=True)
+    tokens = pd.DataFrame({"text": text.numpy(), "token": token})
+    tokens.insert(1, "position", tokens.groupby("text").cumcount())
+    change = (log_probs[3:] - log_probs[0])[:, rows]
+    curve = [
+        tokens.assign(strength=float(s), log_likelihood=row.numpy()) for s, row in zip(strengths, change, strict=True)
+    ]
+    tokens = tokens.assign(slope=there.slope[rows].numpy(), information=there.information[rows].numpy())
+    empty = tokens[["text", "position", "token"]].head(0).assign(strength=0.0, log_likelihood=0.0)
+    return TextStrengths(steer.name, table, tokens, pd.concat(curve, ignore_index=True) if curve else empty)
+
+
+def _along(states: States, steer: Steer | SteerOver, s: Float[Tensor, " n_texts"]) -> Along:
+    """Log-probability, slope and information of each position, each text at its own strength; stored order, float64."""
+    head = states.readout.head
+    over = steer.background if isinstance(steer, SteerOver) else None
+    line = steer.steer if isinstance(steer, SteerOver) else steer
+    parts = []
+    for c, target, text in states.chunks(CHUNK):
+        c, target = c.to(head.W_U.device), target.to(head.W_U.device)
+        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
+        u = (c @ line.W) @ head.W_U
+        parts.append(log_prob_along(head, z, u, s[text].to(c), target))
+    return Along(*(torch.cat(column).double().cpu() for column in zip(*parts, strict=True)))
+
+
+def _by_text(x: Float[Tensor, " n"], states: States) -> Float[Tensor, " n_texts"]:
+    """Sums over the positions of each text."""
+    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
+    return torch.zeros(len(states.labels), dtype=torch.float64).index_add_(0, text, x.double())
+
+
+def _order(states: States) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], list[str]]:
+    """Texts in order with their positions in order: the text of each, its place in stored order, its token."""
+    chunks = list(states.chunks(1 << 16))
+    text = torch.cat([chunk.text for chunk in chunks])
+    following = torch.cat([chunk.next for chunk in chunks])
+    rows = torch.argsort(text, stable=True)
+    return text[rows], rows, [states.readout.tokens[i] for i in following[rows].tolist()]

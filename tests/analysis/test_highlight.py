@@ -1,0 +1,135 @@
+"""Highlighted spans: evidence is the log likelihood ratio, spans keep to words, the page is safe."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import steerlens as sl
+from steerlens.analysis.highlight import highlight, word_edges
+from steerlens.values.steer import Steer, zero_steer
+from tests.models.zoo import TEXTS, random_steer, zoo
+
+TEXT = "the plot was wonderful . the waiter was awful ."
+
+
+@pytest.fixture(scope="module")
+def model():
+    return sl.load_model("toy-64")
+
+
+@pytest.fixture(scope="module")
+def joy(model) -> Steer:
+    states = sl.collect(model, sl.toy.corpus("sentiment", n=300, seed=0), progress=False)
+    return sl.fit_steer(states, name="joy", ridge=0.1, damping=0.1, step=0.1).value
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "toy-96-llama"])
+def test_evidence_is_the_log_ratio_of_the_steered_models(name: str, bos: bool, monkeypatch: pytest.MonkeyPatch):
+    lm = zoo(name)
+    monkeypatch.setattr(lm.cfg, "default_prepend_bos", bos)
+    steer = random_steer(lm, size=0.3)
+    for text in TEXTS[:2]:
+        found = highlight(lm, steer, text, strength=1.5, against=-0.5, end=True)
+        high, low = (
+            part.log_prob.to_numpy()
+            for _, part in sl.score(lm, [text], steer, strengths=(1.5, -0.5)).groupby("strength", sort=False)
+        )
+        evidence = found.tokens.evidence.to_numpy()
+        assert len(evidence) == len(high) + (not bos)
+        np.testing.assert_allclose(evidence[len(evidence) - len(high) :], high - low, atol=1e-5)
+        assert found.total == pytest.approx((high - low).sum(), abs=1e-4) and abs(found.total) > 1e-3
+        assert "".join(found.tokens.token).strip().startswith(text)
+
+
+def test_planted_words_are_found_with_their_signs(model, joy: Steer):
+    found = highlight(model, joy, TEXT, spans=2, max_len=1)
+    assert found.spans.text.tolist() == ["wonderful", "awful"]
+    assert found.spans.evidence[0] > 1 and found.spans.evidence[1] < -1
+    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="+").spans.text.tolist() == ["wonderful"]
+    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="-").spans.text.tolist() == ["awful"]
+    assert str(found).startswith("the plot was [wonderful +")
+
+
+def test_spans_sum_their_tokens_and_turn_with_the_steer(model, joy: Steer):
+    found, turned = highlight(model, joy, TEXT, spans=3), highlight(model, -joy, TEXT, spans=3)
+    for s in found.spans.itertuples():
+        assert s.evidence == pytest.approx(found.tokens.evidence[s.start : s.end].sum())
+    assert turned.spans.text.tolist() == found.spans.text.tolist()
+    np.testing.assert_allclose(turned.spans.evidence, -found.spans.evidence, atol=1e-5)
+    assert highlight(model, joy, TEXT, strength=-1.0).total == pytest.approx(-found.total, abs=1e-4)
+
+
+def test_words_are_not_cut():
+    starts, ends = word_edges([" won", "der", "ful", ",", " isn", "'t", " it", "?"])
+    assert starts.tolist() == [True, False, False, True, True, False, True, True]
+    assert ends.tolist() == [False, False, True, True, False, True, True, True]
+    lm = zoo("gpt2")
+    steer = random_steer(lm, size=0.5)
+    text = "wonderfulness tomorrow"
+    cut = highlight(lm, steer, text, spans=4, max_len=3, whole_words=False)
+    assert any(s.text not in text.split() for s in cut.spans.itertuples())
+    whole = highlight(lm, steer, text, spans=4, max_len=50)
+    assert set(" ".join(whole.spans.text).split()) <= set(text.split())
+
+
+def test_a_price_sheds_tokens_that_hardly_count(model, joy: Steer):
+    free, dear = highlight(model, joy, TEXT, spans=1), highlight(model, joy, TEXT, spans=1, price=0.5)
+    lengths = [int(h.spans.end[0] - h.spans.start[0]) for h in (free, dear)]
+    assert lengths[1] < lengths[0]
+    assert dear.spans.text[0].endswith("awful")
+
+
+def test_nothing_to_show_is_said(model, joy: Steer):
+    silent = highlight(model, zero_steer(sl.readout(model)), TEXT)
+    assert silent.spans.empty and "no token has any evidence" in silent._repr_html_()
+    assert silent.spans.columns.tolist() == ["start", "end", "text", "evidence"]
+    one = highlight(model, joy, "wonderful", spans=5, max_len=100)
+    assert one.spans.text.tolist() == ["wonderful"]
+    assert highlight(model, joy, TEXT, spans=0).spans.empty
+
+
+def test_a_text_beyond_the_context_is_cut_and_said(model, joy: Steer):
+    found = highlight(model, joy, " ".join(["good"] * 500))
+    assert found.truncated and "was cut" in found._repr_html_()
+    assert len(found.tokens) < 500 and not highlight(model, joy, TEXT).truncated
+
+
+def test_the_html_is_escaped_and_needs_nothing(joy: Steer):
+    lm = zoo("gpt2")
+    steer = Steer(random_steer(lm).W, sl.readout(lm), name="<i>evil</i>")
+    html = highlight(lm, steer, "<script>alert('x')</script> & \"so\"")._repr_html_()
+    assert "<script" not in html and "<i>" not in html and "&lt;i&gt;evil" in html
+    bare = re.sub(r"<[^<>]*>", "", html)
+    assert "&lt;" in bare and "&amp;" in bare
+    for banned in ("http", "url(", "class=", "onmouse"):
+        assert banned not in html
+    assert re.search(r"title='[+-]\d\.\d{3} nats'", html)
+    # tags are balanced
+    for tag in ("b", "span", "sub", "div"):
+        assert len(re.findall(rf"<{tag}[ >]", html)) == html.count(f"</{tag}>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strength": 0.0}, "against"),
+        ({"strength": 1.0, "against": 1.0}, "against"),
+        ({"spans": -1}, "spans"),
+        ({"max_len": 0}, "max_len"),
+        ({"text": "  "}, "empty"),
+    ],
+)
+def test_bad_arguments(model, joy: Steer, arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        highlight(model, joy, **{"text": TEXT, **arguments})
+
+
+def test_ten_thousand_tokens_take_no_quadratic_memory():
+    from steerlens.maths.spans import best_spans
+
+    x = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
+    found = best_spans(x, 4, 10)
+    assert len(found) == 4 and sum(abs(s.value) for s in found) > 30
