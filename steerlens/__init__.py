@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from steerlens.analysis.evaluate import gap_closed as gap_closed
     from steerlens.analysis.evaluate import label_curve as label_curve
     from steerlens.analysis.evaluate import written_attribute as written_attribute
+    from steerlens.analysis.highlight import highlight as highlight
     from steerlens.analysis.singular import singular_words as singular_words
+    from steerlens.analysis.singular import spectrum as spectrum
+    from steerlens.analysis.singular import stability as stability
+    from steerlens.analysis.strength import infer_strength as infer_strength
     from steerlens.fits.steer import fit_steer as fit_steer
     from steerlens.fits.steer import natural_metric as natural_metric
+    from steerlens.fits.steer import refit as refit
     from steerlens.models.attach import steered as steered
     from steerlens.models.collect import collect as collect
     from steerlens.models.generate import generate as generate
@@ -61,6 +66,8 @@ _HOME = {
     "fit_steer": "fits.steer",
     "gap_closed": "analysis.evaluate",
     "generate": "models.generate",
+    "highlight": "analysis.highlight",
+    "infer_strength": "analysis.strength",
     "label_curve": "analysis.evaluate",
     "load": "models.load",
     "load_model": "models.load",
@@ -68,9 +75,12 @@ _HOME = {
     "read_labelled": "values.labelled",
     "read_metadata": "values.files",
     "readout": "models.sites",
+    "refit": "fits.steer",
     "save": "values.files",
     "score": "models.score",
     "singular_words": "analysis.singular",
+    "spectrum": "analysis.singular",
+    "stability": "analysis.singular",
     "steered": "models.attach",
     "toy": "toy",
     "written_attribute": "analysis.evaluate",

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.svd import svd
+
 
 class Solution(NamedTuple):
     """A point, the objective there, the certified distance to the optimum (None if unknown), evaluations of the objective."""
@@ -123,5 +125,5 @@ def shrink(V: Float[Tensor, "d d"], threshold: float) -> Float[Tensor, "d d"]:
     A steer learned from n positions carries noise that is spread evenly over all directions of the whitened space,
     while a style lives in few; lowering the singular values takes out the one and keeps the other.
     """
-    U, s, Vh = torch.linalg.svd(V.double(), full_matrices=False)
+    U, s, Vh = svd(V.double())
     return ((U * (s - threshold).clamp_min(0)) @ Vh).to(V.dtype)

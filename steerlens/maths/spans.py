@@ -49,7 +49,7 @@ def best_spans(
 
     Example:
         >>> best_spans(torch.tensor([1.0, 2.0, -9.0, 0.0, 4.0]), spans=2, max_len=3)
-        [Span(start=0, end=2, value=3.0), Span(start=2, end=3, value=-9.0)]
+        [Span(start=2, end=3, value=-9.0), Span(start=4, end=5, value=4.0)]
     """
     n = len(x)
     if n == 0 or spans < 1:

@@ -1,9 +1,14 @@
 """Singular words: planted directions are found, signs are fixed, the natural metric does not depend on the basis."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import false_discovery_control
 
-from steerlens.analysis.singular import directions, singular_scores, singular_words, word_columns
+import steerlens as sl
+from steerlens.analysis.singular import directions, singular_scores, singular_words, spectrum, stability
+from steerlens.analysis.singular.scores import _false_share
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
@@ -37,8 +42,8 @@ def test_planted_words_are_found(on: Readout):
     assert table.direction.tolist() == [1, 1, 2, 2]
     assert table.side.tolist() == ["+", "-", "+", "-"]
     first, second = table.iloc[0], table.iloc[2]
-    assert (first.reads, first.writes, first.avoids) == ("so", "good", "bad")
-    assert (second.reads, second.writes, second.avoids) == ("cat", "dog", "fine")
+    assert (first.reads, first.writes, first.avoids) == ("so", "good", "(bad)")
+    assert (second.reads, second.writes, second.avoids) == ("cat", "dog", "(fine)")
     assert table.gain.iloc[0] == pytest.approx(3 * 1.25**0.5)
     assert table.share.iloc[0] == pytest.approx(0.9)
 
@@ -59,9 +64,9 @@ def test_directions_add_up_to_the_matrix(on: Readout):
     A, B = torch.randn(8, 8).double(), torch.randn(8, 8).double()
     for metric in (None, Metric(A @ A.T, B @ B.T, damping=0.01)):
         d = directions(W, 8, metric)
-        total = torch.einsum("k,ki,kj->ij", d.gain, d.probe, d.write)
+        total = torch.einsum("k,ki,kj->ij", d.gains, d.probes, d.writes)
         torch.testing.assert_close(total.float(), W, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close((d.read * d.probe).sum(1), torch.ones(8).double(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close((d.reads * d.probes).sum(1), torch.ones(8).double(), atol=1e-4, rtol=1e-4)
 
 
 def test_sign_is_a_function_of_the_steer(on: Readout):
@@ -81,7 +86,8 @@ def test_on_a_text_the_opposite_steer_swaps_what_is_written_and_avoided(on: Read
     table, opposite = (singular_words(s, rank=2, tokens=3, states=states) for s in (steer, -steer))
     assert opposite.reads.tolist() == table.reads.tolist()
     assert opposite.writes.tolist() == table.avoids.tolist()
-    assert table.writes[0].startswith("good") and table.avoids[0].startswith("bad") and table.reads[0].startswith("so")
+    assert table.writes[0].strip("(").startswith("good") and table.avoids[0].strip("(").startswith("bad")
+    assert table.reads[0].strip("(").startswith("so")
     assert (table.used.groupby(table.direction).sum() - 1).abs().max() < 1e-6
     assert table.used[0] > 0.6
 
@@ -104,14 +110,6 @@ def test_the_natural_metric_does_not_see_the_basis():
     torch.testing.assert_close(torch.tensor(other.score), torch.tensor(one.score), rtol=1e-3, atol=1e-3)
     plain = singular_scores(Steer((A @ W @ back).float(), Readout((A @ W_U).float(), torch.zeros(8), WORDS)), rank=2)
     assert plain.gain[0] != pytest.approx(one.gain[0], rel=1e-2)
-
-
-def test_only_whole_words_once_and_no_padding():
-    tokens = ("<|end|>", " good", " Good", "good", "ing", " bad", " 12", " !", "  ")
-    on = Readout(torch.randn(3, 12), torch.zeros(12), tokens, frozenset({0}))
-    assert [tokens[i] for i in word_columns(on)] == [" good", " bad"]
-    bare = Readout(torch.randn(3, 4), torch.zeros(4), ("good", "bad", ".", "x2"))
-    assert [bare.tokens[i] for i in word_columns(bare)] == ["good", "bad"]
 
 
 def test_a_zero_steer_has_gains_of_zero(on: Readout):
@@ -138,3 +136,98 @@ def test_states_of_another_model_are_refused(on: Readout):
     other = Readout(2 * torch.eye(8), torch.zeros(8), WORDS)
     with pytest.raises(ValueError, match="states"):
         singular_words(planted(on), rank=1, states=make_states(other, torch.randn(5, 8)))
+
+
+@pytest.mark.parametrize("on_text", [False, True])
+@pytest.mark.parametrize("natural", [False, True])
+def test_p_is_how_often_random_directions_of_the_same_norm_do_as_much(on: Readout, natural: bool, on_text: bool):
+    """Against drawing the directions: the same gain, the other vector kept, this one evenly from the sphere."""
+    random = torch.Generator().manual_seed(0)
+    A, B = torch.randn(2, 8, 12, generator=random).double()
+    metric = Metric(A @ A.T, B @ B.T, damping=0.0) if natural else None
+    states = make_states(on, torch.randn(600, 8, generator=random)) if on_text else None
+    steer = Steer(torch.outer(torch.randn(8, generator=random), torch.randn(8, generator=random)), on)
+    seen = singular_scores(steer, rank=1, tokens=8, metric=metric, states=states)
+    mine = directions(steer.W, 1, metric)
+
+    def drawn(role: str) -> pd.DataFrame:
+        """Scores of all words for one random direction in the place of the one that reads, or writes."""
+        other = torch.randn(8, generator=random).double()
+        other /= other.norm()
+        a, b = (other, mine.b[0]) if role == "reads" else (mine.a[0], other)
+        W = mine.gains[0] * torch.outer(a, b)
+        W = (W if metric is None else metric.unwhiten(W)).float()
+        return singular_scores(Steer(W, on), rank=1, tokens=8, metric=metric, states=states)
+
+    word = seen[(seen.role == "reads") & (seen.side == "+")].iloc[0]
+    draws = [drawn("reads") for _ in range(150)]
+    scores = [abs(d[(d.role == "reads") & (d.word == word.word)].score.iloc[0]) for d in draws]
+    assert np.mean(np.array(scores) >= abs(word.score)) == pytest.approx(word.p, abs=0.12)
+    if not on_text:  # on a text, which side is "+" depends on what is written
+        word = seen[(seen.role == "writes") & (seen.side == "+")].iloc[0]
+        draws = [drawn("writes") for _ in range(150)]
+        scores = [abs(d[(d.role == "writes") & (d.word == word.word)].score.iloc[0]) for d in draws]
+        assert np.mean(np.array(scores) >= abs(word.score)) == pytest.approx(word.p, abs=0.12)
+
+
+def test_q_is_that_of_benjamini_and_hochberg():
+    p = pd.Series([0.001, 0.2, 0.03, 0.004, 0.9])
+    assert _false_share(p, 5).tolist() == pytest.approx(false_discovery_control(p).tolist())
+    assert (_false_share(p, 50) >= _false_share(p, 5)).all() and _false_share(p, 5000).max() == 1
+
+
+def test_a_spectrum_adds_up_to_the_cost(on: Readout):
+    A, B = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(1)).double()
+    metric = Metric(A @ A.T, B @ B.T, damping=0.0)
+    found, plain = spectrum(planted(on), metric=metric), spectrum(planted(on, gains=(1.0, 1.0)))
+    assert found.kl == pytest.approx(float(metric.kl(planted(on).W)), rel=1e-5)
+    assert found.table.cumulative.iloc[-1] == pytest.approx(1) and found.table.gain.is_monotonic_decreasing
+    assert plain.effective_rank == pytest.approx(2) and plain.kl is None
+    for k in (1, 2):  # what truncation keeps
+        left = metric.kl(planted(on).truncate(k, metric).W) / found.kl
+        assert float(left) == pytest.approx(found.table.cumulative[k - 1], rel=1e-4)
+
+
+def test_what_comes_again_is_kept_and_noise_is_not():
+    random = torch.Generator().manual_seed(0)
+    on = Readout(torch.randn(64, 100, generator=random), torch.zeros(100), tuple(f"w{i}" for i in range(100)))
+    signal = 6 * torch.outer(*torch.nn.functional.normalize(torch.randn(2, 64, generator=random), dim=1))
+
+    def noisy(size: float) -> Steer:
+        return Steer(signal + size * torch.randn(64, 64, generator=random) / 8, on)
+
+    pairs = [(noisy(1.0), noisy(1.0)) for _ in range(3)]
+    mean = sum((x for pair in pairs for x in pair[1:]), pairs[0][0]) / 4
+    table = stability(mean, pairs, rank=4)
+    assert table.kept[0] > 0.8 and table.reads[0] > 0.8 and table.writes[0] > 0.8
+    assert (table.kept[1:].abs() < 0.3).all() and (table.reads[1:] < 5 * table.chance[1:]).all()
+    assert table.comparisons[0] == 6
+    with pytest.raises(ValueError, match="pairs"):
+        stability(mean, [])
+    with pytest.raises(ValueError, match="different W_U"):
+        stability(mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))])
+
+
+def test_on_the_toy_the_first_direction_lists_the_planted_lexicon():
+    """Of the words that the believed direction writes and avoids, most are of the right end of the lexicon."""
+    model = sl.load_model("toy-64")
+    states = sl.collect(model, sl.toy.corpus("sentiment", n=1000, seed=0), progress=False)
+    fit = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, step=0.1)
+    metric = sl.natural_metric(states.sample(8_000, seed=0), damping=0.1)
+    pairs = sl.refit(states, fit, pairs=1)
+    table = singular_words(fit.value, rank=1, tokens=10, metric=metric, states=states, refits=pairs)
+    assert table.kept[0] > 0.5
+    grade = {
+        w: level
+        for c in sl.toy.grammar.classes
+        if c.factor == "sentiment"
+        for w, level in zip(c.words, c.levels, strict=True)
+    }
+
+    def right(words: str, sign: float) -> float:
+        listed = words.replace("(", "").replace(")", "").split(", ")
+        return sum(sign * grade.get(word, 0.0) > 0 for word in listed) / len(listed)
+
+    chance = np.mean([grade.get(w.strip(), 0.0) > 0 for w in sl.readout(model).tokens])
+    ends = (right(table.writes[0], 1.0) + right(table.avoids[0], -1.0)) / 2
+    assert max(ends, 1 - ends) >= 0.75 and chance < 0.3

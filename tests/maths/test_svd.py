@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from steerlens.maths.svd import symmetric_power, truncate
+from steerlens.maths.svd import svd, symmetric_power, truncate
 
 
 @settings(max_examples=25)
@@ -54,3 +54,18 @@ def test_eigenvalues_that_rounding_made_negative_count_as_zero() -> None:
     M = torch.diag(torch.tensor([1.0, -1e-9]))
     assert torch.isfinite(symmetric_power(M, -0.5, floor=1e-6)).all()
     assert float(symmetric_power(M, -0.5, floor=1e-6)[1, 1]) == pytest.approx(1e3)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 40, 700])
+def test_an_svd_is_one_whether_the_rank_is_low_or_not(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(rank)
+    M = torch.randn(700, rank, generator=random).double() @ torch.randn(rank, 640, generator=random).double()
+    full = []
+    true_svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda A, **k: full.append(A.shape) or true_svd(A, **k))
+    U, s, Vh = svd(M)
+    assert_close(U * s @ Vh, M, atol=1e-8, rtol=1e-6)
+    assert_close(U.mT @ U, torch.eye(len(s)).double(), atol=1e-8, rtol=0)
+    assert_close(Vh @ Vh.mT, torch.eye(len(s)).double(), atol=1e-8, rtol=0)
+    assert_close(s, torch.linalg.svdvals(M)[: len(s)], atol=1e-6, rtol=1e-8)
+    assert (len(s) >= rank or rank == 700) and (full[0] == (700, 640)) == (rank == 700)

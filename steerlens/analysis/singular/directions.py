@@ -1,0 +1,174 @@
+"""The singular directions of a steer, how much each is worth, and how far they can be believed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from steerlens.maths.svd import svd
+from steerlens.values.metric import Metric
+from steerlens.values.steer import Steer
+
+
+class Directions(NamedTuple):
+    """`W = Σ_k gains_k · probes_kᵀ writes_k`, and the contexts `reads_k` that each probe answers to.
+
+    A context `c` (a row) has the reading `c · probes_k` and is shifted by `gains_k · reading · writes_k`. `reads_k` is the
+    context that goes with a reading of 1: `reads_k · probes_k = 1`. `a`, `b` are the singular vectors themselves, in
+    the coordinates of the metric: orthonormal rows.
+    """
+
+    gains: Float[Tensor, " rank"]
+    probes: Float[Tensor, "rank d_model"]
+    reads: Float[Tensor, "rank d_model"]
+    writes: Float[Tensor, "rank d_model"]
+    shares: Float[Tensor, " rank"]
+    a: Float[Tensor, "rank d_model"]
+    b: Float[Tensor, "rank d_model"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """All gains of a steer. `table`: `direction`, `gain`, `share` (of the sum of squares), `cumulative`.
+
+    `effective_rank` is the exponential of the entropy of the shares: the number of directions if all had the same share.
+    `kl` is half the sum of squares: in the natural metric the nats per token that the steer costs at strength 1 (second
+    order), so that `share` is the part of it that a direction accounts for; None for the plain metric.
+    """
+
+    table: pd.DataFrame
+    effective_rank: float
+    kl: float | None
+
+    def _repr_html_(self) -> str:
+        cost = "" if self.kl is None else f", {self.kl:.4f} nats per token at strength 1"
+        return (
+            f"<p>effective rank {self.effective_rank:.1f}{cost}</p>{self.table.head(12).round(4).to_html(index=False)}"
+        )
+
+
+def directions(W: Float[Tensor, "d d"], rank: int, metric: Metric | None = None) -> Directions:
+    """The leading singular directions, in float64; see `singular_words` for the formulas. Signs are as the SVD gives."""
+    M = W.double().cpu() if metric is None else metric.whiten(W.double()).cpu()
+    U, gains, Vh = svd(M)
+    a, b = U.mT[:rank], Vh[:rank]
+    shares = (gains**2 / (gains**2).sum().clamp_min(1e-300))[:rank]
+    if metric is None:
+        return Directions(gains[:rank], a, a, b, shares, a, b)
+    root, inverse, S_inverse = (x.double().cpu() for x in (metric.C_root, metric.C_inverse_root, metric.S_inverse_root))
+    return Directions(gains[:rank], a @ inverse, a @ root, b @ S_inverse, shares, a, b)
+
+
+def spectrum(steer: Steer, *, metric: Metric | None = None) -> Spectrum:
+    """The singular values of `W`, or of `C^{1/2} W S^{1/2}` in the natural metric, and what they add up to.
+
+    Truncating after k directions (`steer.truncate(k, metric)`) keeps the share `cumulative` of the steer's KL, more than
+    any other steer of that rank.
+
+    Example:
+        >>> import torch
+        >>> from steerlens import Readout
+        >>> on = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
+        >>> spectrum(Steer(torch.diag(torch.tensor([2.0, 1.0])), on)).table.cumulative.tolist()
+        [0.8, 1.0]
+    """
+    check_metric(steer, metric)
+    found = directions(steer.W, steer.readout.d_model, metric)
+    shares = found.shares
+    table = pd.DataFrame(
+        {
+            "direction": range(1, len(shares) + 1),
+            "gain": found.gains.numpy(),
+            "share": shares.numpy(),
+            "cumulative": shares.cumsum(0).numpy(),
+        }
+    )
+    entropy = -(shares * shares.clamp_min(1e-300).log()).sum()
+    return Spectrum(table, float(entropy.exp()), None if metric is None else float((found.gains**2).sum() / 2))
+
+
+def stability(
+    steer: Steer, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
+) -> pd.DataFrame:
+    """Which singular directions of a steer come again when it is fitted to other texts.
+
+    Each pair holds two fits to halves of the texts that share none, as independent as the texts are. The direction of
+    one half that corresponds to the steer's k-th, `a`, `b` with its gain, is looked for in the other half's matrix `M'`:
+
+        kept = aᵀ M' b / gain              1: the other half does the same there; noise: 0 on average
+        reads = |a projected on the other's leading `rank` directions|²       writes: of `b`       `chance`: rank / d_model
+
+    (all in the metric, both ways round). Comparing the steer itself with fits to parts of its own texts would find its
+    noise again: `kept` is then near the share of texts in common, whatever the direction. Directions correspond by the
+    best assignment of `|cos a| · |cos b|` among the half's leading 2 · `rank`. A half has half the text, so the steer's
+    own directions are, if anything, better than this says.
+
+    Args:
+        pairs: from `steerlens.refit`.
+        rank: how many directions.
+        metric: of the same model; None for the plain SVD.
+
+    Returns:
+        One row a direction: `direction`, `gain`, `kept` (mean), `spread` (its standard deviation over the comparisons),
+        `reads`, `writes` (mean overlaps), `chance`, `comparisons`. Believe a row whose `kept` is well above 0 beside its
+        spread and whose overlaps are well above chance; others are noise, or a mixture that another fit would mix otherwise.
+
+    Raises:
+        ValueError: no pairs, a steer that lives elsewhere, a rank out of range.
+
+    Example:
+        >>> import torch
+        >>> from steerlens import Readout
+        >>> on = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
+        >>> one, other = (Steer(torch.diag(torch.tensor(x)), on) for x in ([2.0, 1.0], [2.0, -0.5]))
+        >>> stability(one, [(one, other)], rank=2).kept.tolist()
+        [1.0, -1.25]
+    """
+    check_metric(steer, metric)
+    check_rank(steer, rank)
+    if not pairs:
+        raise ValueError(
+            "pairs: got none, expected at least one pair of fits to halves of the texts; see steerlens.refit"
+        )
+    found = directions(steer.W, rank, metric)
+    kept, reads, writes = [], [], []
+    for one, other in (way for pair in pairs for way in (pair, pair[::-1])):
+        _ = steer + one + other  # raises where they live on different read-outs
+        mine, theirs = (directions(x.W, min(2 * rank, len(x.W)), metric) for x in (one, other))
+        M = other.W.double().cpu() if metric is None else metric.whiten(other.W.double()).cpu()
+        alike = (found.a @ mine.a.mT).abs() * (found.b @ mine.b.mT).abs()
+        match = torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])
+        a, b = mine.a[match], mine.b[match]
+        kept.append(torch.einsum("ki,ij,kj->k", a, M, b) / mine.gains[match].clamp_min(1e-300))
+        reads.append((a @ theirs.a[:rank].mT).square().sum(1))
+        writes.append((b @ theirs.b[:rank].mT).square().sum(1))
+    values = torch.stack(kept)
+    return pd.DataFrame(
+        {
+            "direction": range(1, len(found.gains) + 1),
+            "gain": found.gains.numpy(),
+            "kept": values.mean(0).numpy(),
+            "spread": values.std(0).numpy(),
+            "reads": torch.stack(reads).mean(0).numpy(),
+            "writes": torch.stack(writes).mean(0).numpy(),
+            "chance": rank / steer.readout.d_model,
+            "comparisons": len(kept),
+        }
+    )
+
+
+def check_rank(steer: Steer, rank: int) -> None:
+    d = steer.readout.d_model
+    if not 1 <= rank <= d:
+        raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")
+
+
+def check_metric(steer: Steer, metric: Metric | None) -> None:
+    d = steer.readout.d_model
+    if metric is not None and metric.C.shape != steer.W.shape:
+        raise ValueError(f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's")
