@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from steerlens.analysis.singular import singular_words as singular_words
     from steerlens.analysis.singular import spectrum as spectrum
     from steerlens.analysis.singular import stability as stability
+    from steerlens.analysis.strength import classify as classify
     from steerlens.analysis.strength import infer_strength as infer_strength
     from steerlens.fits.steer import fit_steer as fit_steer
     from steerlens.fits.steer import natural_metric as natural_metric
@@ -62,6 +63,7 @@ _HOME = {
     "Report": "values.fit",
     "States": "values.states",
     "Steer": "values.steer",
+    "classify": "analysis.strength",
     "collect": "models.collect",
     "fit_steer": "fits.steer",
     "gap_closed": "analysis.evaluate",

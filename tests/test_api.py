@@ -12,7 +12,7 @@ import pytest
 import steerlens as sl
 
 PUBLIC = [
-    "Fit", "Intervention", "Labelled", "Metric", "Readout", "Report", "States", "Steer", "collect", "fit_steer",
+    "Fit", "Intervention", "Labelled", "Metric", "Readout", "Report", "States", "Steer", "classify", "collect", "fit_steer",
     "gap_closed", "generate", "highlight", "infer_strength", "label_curve", "load", "load_model", "natural_metric",
     "read_labelled", "read_metadata", "readout", "refit", "save", "score", "singular_words", "spectrum", "stability",
     "steered", "toy", "written_attribute",

@@ -20,6 +20,10 @@ from steerlens.values.steer import Steer, SteerOver
 
 RED, BLUE = "214, 82, 50", "52, 120, 190"
 """For and against; see-through on white or on black, the words keep the page's own colour."""
+BOX = (
+    "font-weight: normal; border: 1.5px solid currentColor; border-radius: 4px; padding: 2px 3px; "
+    "box-decoration-break: clone; -webkit-box-decoration-break: clone"
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,13 @@ class Highlight:
             bare = token.lstrip()
             pieces.append(token[: len(token) - len(bare)])  # the space before a word is nobody's evidence
             if i in opening:
-                pieces.append("<b style='border: 1.5px solid currentColor; border-radius: 4px; padding: 1px 3px'>")
+                pieces.append(f"<b style='{BOX}'>")
             shown = html.escape(bare or "␣").replace("\n", "⏎<br>")
             pieces.append(f"<span title='{x:+.3f} nats' style='background: {colour}'>{shown}</span>")
             if i in closing:
-                pieces.append(f"<sub style='font-weight: normal'> {closing[i]:+.1f}</sub></b>")
+                pieces.append(
+                    f"<span style='font-weight: normal; font-size: 75%; opacity: .8'> {closing[i]:+.1f}</span></b>"
+                )
         note = f"{html.escape(self.name)}, strength {self.strength:+g} against {self.against:+g}: {self.total:+.2f} nats in all"
         if self.spans.empty:
             note += "; no token has any evidence" if scale <= 1e-9 else "; no span was asked for, or none has evidence"

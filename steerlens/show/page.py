@@ -32,6 +32,7 @@ th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: t
 figure { margin: .8rem 0; } .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem;
   padding: .4rem; }
+.marked { display: flex; gap: 1rem; align-items: baseline; margin: .3rem 0; }
 figcaption { font-size: .84rem; max-width: 46rem; } nav a { margin-right: 1rem; } a { color: inherit; }
 ul.short { padding-left: 1.1rem; max-width: 46rem; }
 @media print { :root { --ink: #000; --paper: #fff; --card: #fff; } body { max-width: none; padding: 0; font-size: 11pt; }
@@ -129,7 +130,9 @@ def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
             _figure(pictures["written"], f"Distribution of {one.name} of generated texts at each strength"),
         ]
     parts += ["<h3>What it costs</h3>", *_cost(one, pictures["cost"])]
-    parts += ["<h3>What it reads and writes</h3>", *_words(one, pictures["words"])]
+    parts += ["<h3>What it reads and writes</h3>", *_words(one, pictures["words"], pictures["spectrum"])]
+    parts += ["<h3>Which words of a text speak for it?</h3>", *_highlights(one)]
+    parts += _classifiers(one)
     parts += _gap(one, pictures["gap"]) if "gap" in pictures else []
     parts += _losses(one, pictures.get("losses"))
     return parts
@@ -182,27 +185,70 @@ def _cost(one: Study, picture: Picture) -> list[str]:
     ]
 
 
-def _words(one: Study, picture: Picture) -> list[str]:
+def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
+    again = "kept" in one.tables["words"]
     rows = [
-        [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", _percent(w.share), _percent(w.used), escape(w.reads),
-         escape(w.writes), escape(w.avoids)]
+        [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", _percent(w.share), _percent(w.used),
+         *([f"{w.kept:.2f} ± {w.spread:.2f}"] if again else []), escape(w.reads), escape(w.writes), escape(w.avoids)]
         for w in one.tables["words"].itertuples()
     ]  # fmt: skip
-    head = ["direction", "gain", "share", "contexts", "where it was about to say", "says more of", "and less of"]
+    head = ["direction", "gain", "share", "contexts", *(["kept"] if again else [])]
+    head += ["where it was about to say", "says more of", "and less of"]
+    kept = (
+        "<em>Kept</em>: how much of the direction a fit to the other half of the texts has, over several halvings (1: all, 0: it "
+        "was noise); a row that is not kept means nothing, however good its words look. "
+        if again
+        else ""
+    )
     return [
         "<p>The singular directions of the steer in the natural metric. A direction reads a number off the context "
         "and shifts the "
         "logits in proportion to it; contexts on either side of zero are its sides + and −. The words are those that "
         "change the "
         "model's prediction there most at strength +1; at a negative strength the last two columns change places. "
-        "<em>Gain</em>: "
-        "typical shift of logits in nats at strength 1. <em>Share</em>: of the steer's KL. <em>Contexts</em>: how "
-        "many are on that "
-        "side.</p>",
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 4))}</div>",
+        "Words in parentheses are ordinary: a random direction of the same norm would often give them as large a score. "
+        "<em>Gain</em>: typical shift of logits in nats at strength 1. <em>Share</em>: of the steer's KL. "
+        f"<em>Contexts</em>: how many are on that side. {kept}All directions together count for "
+        f"{one.spectrum.effective_rank:.1f} of equal share.</p>",
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 5 if again else 4))}</div>",
+        "<div class='row'>",
         _figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",
                 "Bars: what strength +1 adds to a word's probability, over the root of that probability."),
+        _figure(spectrum, f"Gains of the directions of {one.name}, and what another half of the texts keeps of them"),
+        "</div>",
     ]  # fmt: skip
+
+
+def _highlights(one: Study) -> list[str]:
+    return [
+        "<p>New texts of the highest label, of the lowest and of one between, the first that are long enough. A token's shade "
+        "is its evidence, log P at strength +1 less that at −1 (hover for the number): red speaks for the steer, blue "
+        "against it. Boxes are the three best spans, found exactly; a token must be worth 0.1 nats to be in one.</p>",
+        *(
+            f"<div class='marked'>{_chip(label, max(abs(y) for y, _ in one.highlights))}{found._repr_html_()}</div>"
+            for label, found in one.highlights
+        ),
+    ]
+
+
+def _classifiers(one: Study) -> list[str]:
+    if "classify" not in one.tables:
+        return []
+    rows = [
+        [escape(c.method), f"{c.accuracy:.3f} ({c.accuracy_low:.3f} to {c.accuracy_high:.3f})",
+         f"{c.auc:.3f} ({c.auc_low:.3f} to {c.auc_high:.3f})", f"{c.log_loss:.3f}", f"{c.calibration:.3f}",
+         f"{c.rank_correlation:.2f}"]
+        for c in one.tables["classify"].itertuples()
+    ]  # fmt: skip
+    head = ["method", "accuracy (95 %)", "AUC (95 %)", "log loss", "calibration error", "rank correlation"]
+    return [
+        "<h3>The steer as a classifier</h3>",
+        "<p>Which strength makes a text likeliest says what its label is. The first two rows use the steer as it is; the other "
+        "two are trained to tell the labels apart. Signs of the labels of "
+        f"{one.tables['classify'].texts.iloc[0]:,} new texts; calibration error: mean distance between predicted and "
+        "observed shares.</p>",
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div>",
+    ]
 
 
 def _gap(one: Study, picture: Picture) -> list[str]:

@@ -26,6 +26,7 @@ from steerlens.show.figures import (
     save_figure,
 )
 from steerlens.show.page import Picture, page
+from steerlens.show.reading import plot_spectrum
 from steerlens.show.study import Say, Study, study
 from steerlens.show.style import COLUMN, look
 from steerlens.toy import NAMES, corpus
@@ -128,6 +129,7 @@ def _figures(one: Study) -> dict[str, tuple[Figure, pd.DataFrame]]:
         kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
         add("cost", plot_cost(kl, t["writing"]), t["writing"].merge(t["kl"], on="strength", how="outer"))
         add("words", _words(t["scores"]), t["scores"])
+        add("spectrum", plot_spectrum(one.spectrum, t.get("stability")), one.spectrum.table)
         if "gap" in t:
             written = t["written"].drop(columns=["prompt", "sample"])
             add("written", plot_written_attribute(t["written"], name=one.name, ax=_wide(5.2, 3.6)), written)
@@ -175,6 +177,11 @@ def _numbers(one: Study) -> dict[str, Any]:
         "n_test": one.n_test,
         "strengths": list(one.strengths),
         "seconds": one.seconds,
+        "effective_rank": one.spectrum.effective_rank,
+        "highlights": [
+            {"label": label, "text": str(h), "evidence": h.total, "spans": records(h.spans)}
+            for label, h in one.highlights
+        ],
         "positions_per_second": speed,
         **tables,
     }

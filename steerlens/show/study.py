@@ -11,8 +11,10 @@ import pandas as pd
 
 from steerlens.analysis.cost import strength_cost, writing_cost
 from steerlens.analysis.evaluate import gap_closed, label_curve, written_attribute
-from steerlens.analysis.singular import singular_scores, singular_words
-from steerlens.fits.steer import fit_steer, natural_metric
+from steerlens.analysis.highlight import Highlight, highlight
+from steerlens.analysis.singular import Spectrum, singular_scores, singular_words, spectrum, stability
+from steerlens.analysis.strength import classify_states
+from steerlens.fits.steer import fit_steer, natural_metric, refit
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.sites import Model
@@ -24,6 +26,8 @@ from steerlens.values.states import States
 KL_BUDGET = 0.4
 """Nats per token that the largest strength shown may cost: beyond, text comes apart."""
 TOPS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+ENOUGH = 100
+"""Texts from which on a steer is fitted to halves of them too."""
 CURVE = tuple(np.linspace(-3, 3, 13).tolist())
 
 Say = Callable[[str], None]
@@ -33,8 +37,9 @@ Say = Callable[[str], None]
 class Study:
     """One steer, fitted and measured.
 
-    `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores, and on the toy world written
-    and gap. `strengths` are the five that the texts are shown at, `seconds` what each step took.
+    `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores; with enough texts stability
+    and, where labels have both signs, classify; on the toy world written and gap. `strengths` are the five that the texts
+    are shown at, `highlights` new texts with their labels, `seconds` what each step took.
     """
 
     name: str
@@ -42,6 +47,8 @@ class Study:
     fit: Fit
     strengths: tuple[float, ...]
     tables: dict[str, pd.DataFrame]
+    spectrum: Spectrum
+    highlights: tuple[tuple[float, Highlight], ...]
     seconds: dict[str, float]
     n_test: int
 
@@ -78,12 +85,16 @@ def study(
     with _timed(clock, "measure", say, f"{name}: measuring on {new.n_texts:,} new texts"):
         tables = _measured(fit, new, seed)
         strengths = _five(tables["kl"])
+    with _timed(clock, "read", say, f"{name}: reading the steer"):
+        found, shown = _read(fit, (states, train), (new, test), seed)
+        tables |= found
+        highlights = _highlights(model, fit, test)
     with _timed(clock, "write", say, f"{name}: writing at strengths {', '.join(f'{s:g}' for s in strengths)}"):
         tables |= _written(model, fit, attribute, strengths, test, seed)
     if attribute is not None:
         with _timed(clock, "truth", say, f"{name}: comparing with the exact grammar"):
             tables["gap"] = gap_closed(model, fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003)
-    return Study(name, attribute, fit, strengths, tables, clock, len(test))
+    return Study(name, attribute, fit, strengths, tables, shown, highlights, clock, len(test))
 
 
 def openings(data: Labelled, n: int) -> list[str]:
@@ -101,8 +112,6 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
     found = measure(new, fit.value, fit.background)
     rows = [{"label": label, **asdict(losses)} for label, losses in found.by_label.items()]
     losses = pd.DataFrame([*rows, {"label": "all", **asdict(found.all)}])
-    sample = new.sample(4_096, seed=seed)
-    metric = natural_metric(sample, damping=fit.report.damping)
     grid = sorted(
         {sign * s for top in TOPS for s in (0.0, top / 2, top) for sign in (-1, 1)}
     )  # all that _five may pick
@@ -112,9 +121,38 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
             new.sample(16_384, seed=seed), fit.value, background=fit.background, strengths=CURVE
         ),
         "kl": strength_cost(new.sample(2_048, seed=seed), fit.value, strengths=grid),
-        "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=sample),
-        "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=sample),
     }
+
+
+def _read(
+    fit: Fit, train: tuple[States, Labelled], test: tuple[States, Labelled], seed: int
+) -> tuple[dict[str, pd.DataFrame], Spectrum]:
+    """What the matrix says: directions with their words, which of them come again, and the steer as a classifier."""
+    states, known = train
+    metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
+    pairs = refit(states, fit, pairs=2, seed=seed) if len(known) >= ENOUGH else ()
+    found = {
+        "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=states, refits=pairs),
+        "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=states),
+    }
+    if pairs:
+        found["stability"] = stability(fit.value, pairs, rank=min(12, states.d_model), metric=metric)
+    signs = [sum(sign * label > 0 for label in data.labels) for data in (known, test[1]) for sign in (1, -1)]
+    if min(signs) >= 10:
+        found["classify"] = classify_states(fit.value.over(fit.background), train, test, seed=seed)
+    return found, spectrum(fit.value, metric=metric)
+
+
+def _highlights(model: Model, fit: Fit, test: Labelled) -> tuple[tuple[float, Highlight], ...]:
+    """The first texts of the highest and of the lowest label, and one between, that are long enough to have spans."""
+    by_label = sorted(set(test.labels))
+    found = []
+    for label in dict.fromkeys((by_label[-1], by_label[0], by_label[len(by_label) // 2])):
+        texts = [text for text, y in test if y == label]
+        long = [text for text in texts if 12 <= len(text.split()) <= 45] or texts
+        steer = fit.value.over(fit.background)
+        found += [(label, highlight(model, steer, text, spans=3, price=0.1)) for text in long[:2]]
+    return tuple(found)
 
 
 def _five(kl: pd.DataFrame) -> tuple[float, ...]:

@@ -36,7 +36,9 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert names == {
-        f"{a}-{f}" for a in ("sentiment", "tone") for f in ("label_curve", "cost", "words", "written", "gap")
+        f"{a}-{f}"
+        for a in ("sentiment", "tone")
+        for f in ("label_curve", "cost", "words", "spectrum", "written", "gap")
     }
     for name in names:
         for ending in ("pdf", "png", "json"):
@@ -49,7 +51,7 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
 def test_the_page_needs_nothing_else(folder):
     html = (folder / "index.html").read_text(encoding="utf-8")
     pictures = re.findall(r"data:image/png;base64,[A-Za-z0-9+/=]+", html)
-    assert len(pictures) == 10
+    assert len(pictures) == 12
     bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
     for banned in ("http", "<script", "<link", "@import", "url(", "onload", "<iframe"):
         assert banned not in bare
@@ -79,7 +81,7 @@ def test_what_models_and_data_say_is_escaped():
     texts = one.tables["texts"].assign(text=EVIL, prompt=lambda t: EVIL + t.prompt)
     words = one.tables["words"].assign(reads=EVIL, writes=EVIL, avoids=EVIL)
     evil = dataclasses.replace(one, tables=one.tables | {"texts": texts, "words": words})
-    pictures = {f"{EVIL}-{name}": (b"png", 100.0) for name in ("label_curve", "cost", "words", "losses")}
+    pictures = {f"{EVIL}-{name}": (b"png", 100.0) for name in ("label_curve", "cost", "words", "spectrum", "losses")}
     html = page([evil], pictures, FACTS)
     assert "<script" not in html and '"quotes"' not in html
     assert html.count("&lt;script&gt;x&lt;/script&gt;") > 10

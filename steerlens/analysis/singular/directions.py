@@ -98,9 +98,9 @@ def stability(
     """Which singular directions of a steer come again when it is fitted to other texts.
 
     Each pair holds two fits to halves of the texts that share none, as independent as the texts are. The direction of
-    one half that corresponds to the steer's k-th, `a`, `b` with its gain, is looked for in the other half's matrix `M'`:
+    one half that corresponds to the steer's k-th, `a`, `b`, is looked for in the other half's matrix `M'`:
 
-        kept = aᵀ M' b / gain              1: the other half does the same there; noise: 0 on average
+        kept = aᵀ M' b / gain_k            1: the other half does there what the steer does; noise: 0 on average
         reads = |a projected on the other's leading `rank` directions|²       writes: of `b`       `chance`: rank / d_model
 
     (all in the metric, both ways round). Comparing the steer itself with fits to parts of its own texts would find its
@@ -127,7 +127,7 @@ def stability(
         >>> on = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
         >>> one, other = (Steer(torch.diag(torch.tensor(x)), on) for x in ([2.0, 1.0], [2.0, -0.5]))
         >>> stability(one, [(one, other)], rank=2).kept.tolist()
-        [1.0, -1.25]
+        [1.0, -0.75]
     """
     check_metric(steer, metric)
     check_rank(steer, rank)
@@ -144,7 +144,7 @@ def stability(
         alike = (found.a @ mine.a.mT).abs() * (found.b @ mine.b.mT).abs()
         match = torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])
         a, b = mine.a[match], mine.b[match]
-        kept.append(torch.einsum("ki,ij,kj->k", a, M, b) / mine.gains[match].clamp_min(1e-300))
+        kept.append(torch.einsum("ki,ij,kj->k", a, M, b) / found.gains.clamp_min(1e-9 * (found.gains[0] + 1e-9)))
         reads.append((a @ theirs.a[:rank].mT).square().sum(1))
         writes.append((b @ theirs.b[:rank].mT).square().sum(1))
     values = torch.stack(kept)

@@ -1,4 +1,4 @@
-"""How strongly is a text steered? The strength that explains it best, with its likelihood curve."""
+"""The strength that explains a text best, with its likelihood curve."""
 
 import math
 from collections.abc import Sequence

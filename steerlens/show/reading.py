@@ -1,0 +1,141 @@
+"""Figures of what a steer is made of: spectrum, highlighted text, strengths of texts."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
+
+from steerlens.analysis.highlight import Highlight
+from steerlens.analysis.singular import Spectrum
+from steerlens.analysis.strength import TextStrengths
+from steerlens.show.style import BLUE, COLUMN, GREY, RED, look, shade
+
+LINE, SIZE = 17.0, 9.0
+"""Distance of lines and size of type in a highlighted text, points."""
+
+
+@look()
+def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | None = None) -> Axes:
+    """A text whose tokens are shaded by their evidence, the best spans boxed with their sums.
+
+    Red speaks for the strength, blue against it, the deepest shade is the largest evidence of the text. Lines break between
+    words where the next would pass the width. The figure is as high as the text needs; given `ax`, it is drawn from its
+    top and may overflow.
+
+    Args:
+        found: from `highlight`.
+        width: inches.
+    """
+    own = ax is None
+    if ax is None:
+        ax = plt.subplots(figsize=(width, 1.0))[1]
+    renderer = ax.figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
+    points = 72 / ax.figure.dpi
+    limit = 72 * width if own else 72 * ax.get_window_extent(renderer).width / ax.figure.dpi
+    ax.set(xlim=(0, limit), xticks=[], yticks=[])
+    ax.axis("off")
+    scale = max(float(found.tokens.evidence.abs().max()), 1e-9)
+    ax.set_ylim(-LINE, LINE)
+
+    def extent(text: str) -> float:
+        shown = ax.text(0, 0, text.replace(" ", "\u00a0"), fontsize=SIZE)
+        wide = shown.get_window_extent(renderer).width * points
+        shown.remove()
+        return wide
+
+    sums = {int(s.end) - 1: s.evidence for s in found.spans.itertuples()}
+    within = {i: k for k, s in enumerate(found.spans.itertuples()) for i in range(int(s.start), int(s.end))}
+    begins = set(found.spans.start)
+    boxes: dict[tuple[int, int], list[float]] = {}
+    x, line = 2.0, 0
+    for i, (token, value) in enumerate(zip(found.tokens.token, found.tokens.evidence, strict=True)):
+        word = token.strip() or "␣"
+        gap = extent(" ") * (len(token) > len(token.lstrip()) and x > 2)
+        note = f" {sums[i]:+.1f}".replace("-", "−") if i in sums else ""
+        wide, after = extent(word), 0.75 * extent(note) if note else 0.0
+        if x + gap + wide + after > limit - 4 and x > 2:
+            x, gap, line = 2.0, 0.0, line + 1
+        x += gap + 2.5 * (i in begins and x > 2)
+        colour = RED if value > 0 else BLUE
+        patch = FancyBboxPatch(
+            (x, -LINE * line - 3.2), wide, 10.5, "round,pad=0.6", fc=colour, alpha=0.7 * abs(value) / scale, lw=0
+        )
+        ax.add_patch(patch)
+        ax.text(x, -LINE * line, word, fontsize=SIZE, va="baseline")
+        left = x
+        x += wide
+        if note:
+            ax.text(x, -LINE * line - 1.5, note, fontsize=0.72 * SIZE, va="baseline", color="#444444")
+            x += after + 2.5
+        if i in within:
+            box = boxes.setdefault((within[i], line), [left, x])
+            box[1] = x - (2.5 if note else 0)
+    for (_, row), (left, right) in boxes.items():
+        outline = FancyBboxPatch(
+            (left - 1, -LINE * row - 4.6), right - left + 2, 13.2, "round,pad=0.4", fc="none", ec="#222222", lw=0.8
+        )
+        ax.add_patch(outline)
+    ax.set_ylim(-LINE * line - 8, LINE - 4)
+    if own:
+        ax.figure.set_size_inches(width, (LINE * line + 8 + LINE - 4) / 72)
+        ax.set_position((0, 0, 1, 1))
+    return ax
+
+
+@look()
+def plot_text_strengths(found: TextStrengths, *, names: list[str] | None = None, ax: Axes | None = None) -> Axes:
+    """The likelihood curve of each text over strengths; a dot and a bar mark its maximum and ± one standard error.
+
+    Args:
+        found: from `infer_strength`, with curves.
+        names: of the texts, for the legend.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.3), layout="constrained")[1]
+    top = max(float(found.table.strength.abs().clip(upper=2).max()), 1e-9)
+    for (text, curve), row in zip(found.curve.groupby("text"), found.table.itertuples(), strict=True):
+        colour = shade(row.strength, top)
+        curve = curve.sort_values("strength")
+        label = names[int(text)] if names else f"text {text}"
+        sns.lineplot(x=curve.strength, y=curve.log_likelihood, ax=ax, color=colour, label=label, errorbar=None)
+        if not row.at_limit and curve.strength.min() <= row.strength <= curve.strength.max():
+            ax.errorbar(
+                row.strength, row.gain, xerr=row.error, fmt="o", color=colour, markersize=4, linewidth=0.9, capsize=2
+            )
+    low, high = float(found.curve.log_likelihood.min()), float(found.table.gain.max())
+    ax.set_ylim(max(low, -3 * max(high, 0.5)) * 1.05, max(high, 0.1) * 1.25)
+    ax.set_xlim(float(found.curve.strength.min()), float(found.curve.strength.max()))
+    ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
+    ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
+    ax.set(xlabel="strength", ylabel="log-likelihood − that at 0\n(nats per text)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1.2)
+    return ax
+
+
+@look()
+def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int = 24, ax: Axes | None = None) -> Axes:
+    """The gains of the leading directions; given `stability`, filled as far as another half of the texts keeps them.
+
+    The number above the first bar is its share of the sum of squares: in the natural metric, of the steer's KL.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.3), layout="constrained")[1]
+    table = found.table.head(n)
+    ax.bar(table.direction, table.gain, color="none", edgecolor="#9a9a9a", linewidth=0.8, label="gain")
+    if again is not None:
+        kept = np.clip(again.kept, 0, 1) * again.gain
+        ax.bar(again.direction, kept, color=RED, alpha=0.85, label="kept by the other half")
+        error = np.minimum(again.spread * again.gain, kept)
+        ax.errorbar(
+            again.direction, kept, yerr=[error, again.spread * again.gain], fmt="none", color="black", linewidth=0.8
+        )
+    for row in table.head(1).itertuples():
+        ax.text(
+            row.direction, row.gain, f" {100 * row.share:.0f} %", ha="center", va="bottom", fontsize=7, color="#444444"
+        )
+    ax.set(xlabel="direction", ylabel="gain (nats)" if found.kl is not None else "singular value")
+    ax.margins(y=0.12)
+    ax.legend(loc="upper right")
+    return ax
