@@ -1,7 +1,7 @@
 """What a sentiment steer writes, and which of its directions come again from other texts.
 
-The counterpart of the SVD table of Han et al. (arXiv 2305.12798, section 5.2), in the natural metric and with what the paper leaves
-open: how far each row can be believed. Writes figures/out/singular_words.{pdf,png,json}.
+The counterpart of the SVD table of Han et al. (arXiv 2305.12798, section 5.2), in the natural metric and with what the paper
+leaves open: how far each row can be believed. Writes figures/out/singular_words.{pdf,png,json}.
 """
 
 import os
