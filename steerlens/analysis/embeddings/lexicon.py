@@ -1,0 +1,78 @@
+"""Does a steer write along a lexicon?"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import betainc
+from scipy.stats import spearmanr
+
+from steerlens.analysis.embeddings.table import Found, embedding, enough
+from steerlens.maths.svd import svd
+from steerlens.values.metric import Metric
+from steerlens.values.steer import Steer
+
+
+def lexicon_alignment(
+    steer: Steer, lexicon: Mapping[str, float], *, metric: Metric | None = None, rank: int = 5
+) -> Found:
+    """How the directions that a steer writes lie to the direction of a lexicon of scored words.
+
+        lexicon direction   l = mean_v (score_v − mean score) · e_v
+        write direction     b_k, of the SVD of W, or of C^{1/2} W S^{1/2} = Σ gain_k a_kᵀ b_k in the natural metric
+        cosine              |cos(l, b_k)|, natural: of S^{1/2}-coordinates, |cos(l S^{-1/2}, b_k)|
+
+    `p` is the chance of so large a cosine for a direction drawn evenly from the sphere, exact by the beta distribution. In the
+    natural metric `l S^{-1/2}` is the gradient of the lexicon's mean logit. A steer may move words of a lexicon for a
+    reason that is not the lexicon's (topic, frequency); a cosine in d dimensions is large from some 2/√d on.
+
+    Args:
+        lexicon: word → score (valence, say); words that are no single token are left out, and said.
+        metric: of the same model; None for the plain SVD.
+        rank: how many directions.
+
+    Returns:
+        One row a direction: `direction`, `gain`, `cosine`, `p`, `spearman` (of the words' shifts along the direction with
+        their scores; its sign is that of the direction), `words`.
+
+    Raises:
+        ValueError: fewer than ten words, all with the same score, a rank out of range, a metric of another model.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> joy = sl.fit_steer(sl.collect(model, sl.toy.corpus("sentiment", n=300, seed=0))).value
+        >>> grades = {w: g for c in sl.toy.grammar.classes if c.factor == "sentiment" for w, g in zip(c.words, c.levels)}
+        >>> lexicon_alignment(joy, grades, rank=1).table.columns.tolist()
+        ['direction', 'gain', 'cosine', 'p', 'spearman', 'words']
+    """
+    d = steer.readout.d_model
+    if not 1 <= rank <= d:
+        raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")
+    if metric is not None and metric.C.shape != steer.W.shape:
+        raise ValueError(f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's")
+    emb = embedding(steer.readout)
+    rows, dropped = emb.find(lexicon)
+    enough("lexicon", rows, 10, dropped)
+    lower = {word.lower(): float(score) for word, score in lexicon.items()}
+    scores = torch.tensor([lower[emb.words[i]] for i in rows], dtype=torch.float64)
+    if bool((scores == scores[0]).all()):
+        raise ValueError(f"lexicon: every word has the score {float(scores[0]):g}, expected different scores")
+    E = emb.vectors[rows].double()
+    M = steer.W.double().cpu() if metric is None else metric.whiten(steer.W.double()).cpu()
+    root = torch.eye(d, dtype=torch.float64) if metric is None else metric.S_inverse_root.double().cpu()
+    _, gains, Vh = svd(M)
+    b = Vh[:rank]
+    line = ((scores - scores.mean()) @ E) @ root / len(scores)
+    cosine = (b @ line / line.norm()).abs().clamp(max=1).numpy()
+    shifts = (E @ (b @ root).mT).numpy()
+    table = {
+        "direction": range(1, len(b) + 1),
+        "gain": gains[: len(b)].numpy(),
+        "cosine": cosine,
+        "p": betainc((d - 1) / 2, 0.5, 1 - cosine**2),
+        "spearman": [spearmanr(shifts[:, k], scores.numpy()).statistic for k in range(len(b))],
+        "words": len(rows),
+    }
+    return Found(pd.DataFrame(table).replace([np.inf, -np.inf], np.nan), dropped)

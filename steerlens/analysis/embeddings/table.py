@@ -1,0 +1,131 @@
+"""Word embeddings of a model as a value, in the plain or in the causal inner product."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.svd import symmetric_power
+from steerlens.models.sites import Model, readout
+from steerlens.values.readout import Readout
+from steerlens.values.words import word_columns
+
+Which = Literal["W_U", "W_E"]
+Inner = Literal["plain", "causal"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Words with their vectors, made by `embedding`.
+
+    Args:
+        words: lower case, each once.
+        vectors: a row a word, float32, in coordinates in which the inner product is the usual one.
+        name: for tables.
+
+    Raises:
+        ValueError: another number of words than of rows, or a word twice.
+
+    Example:
+        >>> Embedding(("cat", "dog"), torch.eye(2)).find(["dog", "cow"])
+        ([1], ('cow',))
+    """
+
+    words: tuple[str, ...]
+    vectors: Float[Tensor, "words d"]
+    name: str = "embedding"
+
+    def __post_init__(self) -> None:
+        if len(self.words) != len(self.vectors) or len(set(self.words)) != len(self.words):
+            raise ValueError(
+                f"words: got {len(self.words)} ({len(set(self.words))} different) for {len(self.vectors)} rows of vectors, "
+                "expected each row's word once"
+            )
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    @cached_property
+    def unit(self) -> Float[Tensor, "words d"]:
+        """The vectors at length 1."""
+        return torch.nn.functional.normalize(self.vectors, dim=1)
+
+    def find(self, words: Iterable[str]) -> tuple[list[int], tuple[str, ...]]:
+        """Rows of the words that are here, up to case, and the words that are not: they are no single token."""
+        asked = list(words)
+        rows = [self.place[w.lower()] for w in asked if w.lower() in self.place]
+        return rows, tuple(dict.fromkeys(w for w in asked if w.lower() not in self.place))
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.name!r}, {len(self.words)} words, d={self.vectors.shape[1]})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A table, and the words that had to be left out because they are no single token of the model."""
+
+    table: pd.DataFrame
+    dropped: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return self.table.round(3).to_html(index=False, escape=True) + self._note()
+
+    def _note(self) -> str:
+        if not self.dropped:
+            return ""
+        some = ", ".join(self.dropped[:12]) + (", …" if len(self.dropped) > 12 else "")
+        return f"<p>{len(self.dropped)} words are no single token and were left out: {escape(some)}</p>"
+
+
+def embedding(model: Model | Readout, which: Which = "W_U", inner: Inner = "plain") -> Embedding:
+    """The whole words of a model's vocabulary with their output (`W_U`) or input (`W_E`) embeddings.
+
+        plain:   e                                causal:   Cov(e)^{-1/2} (e − E e)
+
+    Logits are defined up to `e → Ae + b` with contexts to match, so the plain inner product of two output embeddings means
+    nothing by itself: the causal one, `eᵀ Cov(e)⁻¹ e'`, does not depend on that choice (Park et al., arXiv 2311.03658).
+    The covariance is taken over all tokens that stand for text, every one the same; for `W_E` over its own rows.
+
+    Args:
+        model: or its `Readout`, which has no `W_E`.
+        which: the unembedding's columns or the embedding's rows.
+        inner: see above. A covariance with (nearly) empty directions is floored at 1e-6 of its largest eigenvalue.
+
+    Raises:
+        ValueError: `W_E` of a read-out, a name that is none of these, a vocabulary without whole words.
+
+    Example:
+        >>> import steerlens as sl
+        >>> embedding(sl.load_model("toy-64"), "W_E").vectors.shape[1]
+        64
+    """
+    if which not in ("W_U", "W_E") or inner not in ("plain", "causal"):
+        raise ValueError(f"which, inner: got {which!r}, {inner!r}, expected 'W_U' or 'W_E', and 'plain' or 'causal'")
+    if which == "W_E" and isinstance(model, Readout):
+        raise ValueError("which: a Readout has no input embeddings; give the model itself for 'W_E'")
+    on = model if isinstance(model, Readout) else readout(model)
+    rows = (on.W_U.mT if which == "W_U" else model.W_E).detach().double().cpu()
+    columns = word_columns(on)
+    if not columns:
+        raise ValueError(f"model: {on.model_id!r} has no token that is a whole word")
+    if inner == "causal":
+        text = rows[on.word_ids]
+        covariance = (text - text.mean(0)).mT @ (text - text.mean(0)) / len(text)
+        floor = 1e-6 * float(torch.linalg.eigvalsh(covariance)[-1])
+        rows = (rows - text.mean(0)) @ symmetric_power(covariance, -0.5, floor)
+    words = tuple(on.tokens[i].strip().lower() for i in columns)
+    return Embedding(words, rows[columns].float(), f"{on.model_id} {which}{' causal' if inner == 'causal' else ''}")
+
+
+def enough(name: str, kept: Sequence[object], least: int, dropped: tuple[str, ...]) -> None:
+    """Raise where too few of what was given is left."""
+    if len(kept) < least:
+        some = f"; left out, as they are no single token: {', '.join(dropped[:8])}" if dropped else ""
+        raise ValueError(f"{name}: {len(kept)} of them can be used, expected at least {least}{some}")
