@@ -61,12 +61,13 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
         "losses are in nats "
         "per token, on texts that the fit has not seen.</p>",
         "<ul class='short'>" + "".join(f"<li>{_in_short(s)}</li>" for s in studies) + "</ul>",
-        f"<nav>{links}<a href='#cost'>time</a></nav>",
+        f"<nav>{links}<a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
     ]
     for one in studies:
         body += _section(
             one, {k.removeprefix(f"{one.name}-"): v for k, v in pictures.items() if k.startswith(f"{one.name}-")}
         )
+    body += _space(facts["components"])
     body += _time(studies, facts)
     return (
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
@@ -303,6 +304,21 @@ def _losses(one: Study, picture: Picture | None) -> list[str]:
         "the NLL with the "
         "sign turned less that with the right sign.</p>",
         shown,
+    ]
+
+
+def _space(components: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        [str(c["component"]), _percent(c["share"]), f"{c['stability']:.2f}", escape(c["bottom"]), escape(c["top"])]
+        for c in components
+    ]
+    head = ["axis", "variance", "stability", "one end", "the other"]
+    return [
+        "<h2 id='space'>The embedding space</h2>",
+        "<p>The principal axes of the model's output embeddings, which a steer acts on, with the words at both ends. "
+        "<em>Stability</em>: how much of the axis the leading axes of a random half of the words have. An axis is not yet a "
+        "meaning; <code>steerlens.analysis.embeddings.probe</code> tests one.</p>",
+        f"<div class='wide'>{_table(head, rows, numbers=range(1, 3))}</div>",
     ]
 
 

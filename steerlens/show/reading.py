@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from steerlens.analysis.highlight import Highlight
@@ -139,3 +140,28 @@ def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int 
     ax.margins(y=0.12)
     ax.legend(loc="upper right")
     return ax
+
+
+@look()
+def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figure:
+    """The words at both ends of the leading components, one panel each; `table` from `components`.
+
+    The title says the share of variance or the kurtosis, and the stability; what is below 0.8 there is grey.
+    """
+    shown = table.head(n)
+    columns = 3 if len(shown) > 4 else 2
+    rows = -(-len(shown) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(2.15 * COLUMN, 1.55 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, row in zip(axes.flat, shown.to_dict("records"), strict=False):
+        believed = row["stability"] >= 0.8
+        said = f"{100 * row['share']:.0f} % of variance" if "share" in row else f"kurtosis {row['kurtosis']:+.1f}"
+        ax.set_title(f"{row['component']}: {said}, stability {row['stability']:.2f}".replace("-", "−"), fontsize=7.5)
+        for x, end, colour in ((0.47, "bottom", BLUE), (0.53, "top", RED)):
+            for k, word in enumerate(row[end].split(", ")[:words]):
+                ax.text(x, 0.95 - k / words, word, ha="right" if end == "bottom" else "left", va="top", fontsize=8,
+                        color=colour if believed else GREY)  # fmt: skip
+        ax.plot((0.5, 0.5), (0, 0.95), color="#cccccc", linewidth=0.8)
+        ax.set(xlim=(0, 1), ylim=(0, 1))
+    return fig

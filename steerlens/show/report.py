@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from steerlens.analysis.embeddings import components, embedding
 from steerlens.models.load import load_model
 from steerlens.models.sites import Model, model_id
 from steerlens.show.figures import (
@@ -74,7 +75,9 @@ def write_report(
     source = (
         f"{texts:,} texts of the toy world for each steer" if data is None else f"{len(data):,} labelled texts ({name})"
     )
+    space = components(embedding(lm), n=6, tokens=8, seed=seed).table
     facts = {
+        "components": records(space),
         "model": model_id(lm),
         "data": source,
         "seed": seed,

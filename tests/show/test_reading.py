@@ -63,3 +63,15 @@ def test_a_spectrum_shows_gains_and_what_is_kept():
     assert ax.get_ylabel() == "gain (nats)" and "80 %" in ax.texts[0].get_text()
     plain = reading.plot_spectrum(Spectrum(table, 1.6, None))
     assert plain.get_ylabel() == "singular value" and len(plain.patches) == 2
+
+
+def test_components_show_both_ends_and_doubt():
+    table = pd.DataFrame({
+        "component": [1, 2], "share": [0.5, 0.1], "stability": [0.95, 0.3],
+        "top": ["good, fine", "cat"], "bottom": ["bad", "dog"],
+    })  # fmt: skip
+    first, second = reading.plot_components(table).axes[:2]
+    assert [t.get_text() for t in first.texts] == ["bad", "good", "fine"]
+    assert "50 % of variance, stability 0.95" in first.get_title()
+    assert {t.get_color() for t in first.texts} == {reading.BLUE, reading.RED}
+    assert {t.get_color() for t in second.texts} == {reading.GREY}

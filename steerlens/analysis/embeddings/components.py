@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kurtosis, skew
 from sklearn.decomposition import FastICA
@@ -32,15 +32,16 @@ def components(
     which is what a dimension with a meaning looks like. An end is "+" where the longer tail is.
 
     `stability` is between 0 and 1. PCA: the share of the axis that lies in the leading `n` axes found on a random half of the
-    words (chance: n / d). ICA: correlation with the matching component of a run from another start; below some 0.8 a
-    component is an accident of the start. Names are for the reader to give: words at the end of an axis look like a
-    theme more often than they are one, so a theme is to be tested with `probe`.
+    words (chance: n / d). ICA: correlation, over all words, with the matching component found on a random half of them from
+    another start; below some 0.8 a component is an accident of words and start. Names are for the reader to give: words at
+    the end of an axis look like a theme more often than they are one, so a theme is to be tested with `probe`. Pieces of
+    words gather on axes of their own; `embedding(model, states=...)` leaves them out.
 
     Args:
         n: how many.
         tokens: words at each end.
         seed: of halves and starts.
-        repeats: halves or other starts.
+        repeats: halves.
 
     Returns:
         One row a component: `component`, `share` of variance (PCA, the largest first) or `kurtosis` (ICA, excess, the largest
@@ -71,7 +72,9 @@ def components(
     else:
         # on the leading axes at variance 1: FastICA then only has to find a rotation
         white = U[:, :n] * np.sqrt(len(X))
-        runs = [_ica(white, int(random.integers(1 << 31))) for _ in range(repeats + 1)]
+        everything = np.arange(len(X))
+        halves = [random.permutation(len(X))[: len(X) // 2] for _ in range(repeats)]
+        runs = [_ica(white, rows, int(random.integers(1 << 31))) for rows in (everything, *halves)]
         first, converged = runs[0]
         order = np.argsort(-kurtosis(first, axis=0))
         values = first[:, order]
@@ -96,11 +99,14 @@ def _halves(
     return np.mean(found, axis=0)
 
 
-def _ica(white: Float[np.ndarray, "words n"], seed: int) -> tuple[Float[np.ndarray, "words n"], bool]:
+def _ica(
+    white: Float[np.ndarray, "words n"], rows: Int[np.ndarray, " some"], seed: int
+) -> tuple[Float[np.ndarray, "words n"], bool]:
+    """Components found on some words, with the values of all words on them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said in the table instead
-        model = FastICA(whiten=False, random_state=seed, max_iter=ITERATIONS, tol=1e-3, fun="cube")
-        values = model.fit_transform(white)
+        model = FastICA(whiten="unit-variance", random_state=seed, max_iter=ITERATIONS, tol=1e-3).fit(white[rows])
+    values = model.transform(white)
     return values / values.std(0), model.n_iter_ < ITERATIONS
 
 

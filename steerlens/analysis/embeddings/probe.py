@@ -66,7 +66,9 @@ def probe(
     y = np.array([lower[word] for word in kept])
     numbers = y.dtype.kind in "if"
     if len(set(y.tolist())) < 2:
-        raise ValueError(f"labels: every word that is a single token has the label {y.tolist()[0]!r}, expected at least two")
+        raise ValueError(
+            f"labels: every word that is a single token has the label {y.tolist()[0]!r}, expected at least two"
+        )
     by = {word.lower(): group for word, group in groups.items()} if groups else {}
     names, group = np.unique([by.get(word, stem(word)) for word in kept], return_inverse=True)
     if len(names) < folds:

@@ -14,6 +14,7 @@ from torch import Tensor
 from steerlens.maths.svd import symmetric_power
 from steerlens.models.sites import Model, readout
 from steerlens.values.readout import Readout
+from steerlens.values.states import States
 from steerlens.values.words import word_columns
 
 Which = Literal["W_U", "W_E"]
@@ -81,10 +82,12 @@ class Found:
         if not self.dropped:
             return ""
         some = ", ".join(self.dropped[:12]) + (", …" if len(self.dropped) > 12 else "")
-        return f"<p>{len(self.dropped)} words are no single token and were left out: {escape(some)}</p>"
+        return f"<p>Left out, as they are no single token ({len(self.dropped)}): {escape(some)}</p>"
 
 
-def embedding(model: Model | Readout, which: Which = "W_U", inner: Inner = "plain") -> Embedding:
+def embedding(
+    model: Model | Readout, which: Which = "W_U", inner: Inner = "plain", *, states: States | None = None
+) -> Embedding:
     """The whole words of a model's vocabulary with their output (`W_U`) or input (`W_E`) embeddings.
 
         plain:   e                                causal:   Cov(e)^{-1/2} (e − E e)
@@ -96,6 +99,7 @@ def embedding(model: Model | Readout, which: Which = "W_U", inner: Inner = "plai
     Args:
         model: or its `Readout`, which has no `W_E`.
         which: the unembedding's columns or the embedding's rows.
+        states: of a text; pieces of words that it mostly goes on with are then no words, see `word_columns`.
         inner: see above. A covariance with (nearly) empty directions is floored at 1e-6 of its largest eigenvalue.
 
     Raises:
@@ -112,7 +116,7 @@ def embedding(model: Model | Readout, which: Which = "W_U", inner: Inner = "plai
         raise ValueError("which: a Readout has no input embeddings; give the model itself for 'W_E'")
     on = model if isinstance(model, Readout) else readout(model)
     rows = (on.W_U.mT if which == "W_U" else model.W_E).detach().double().cpu()
-    columns = word_columns(on)
+    columns = word_columns(on, states)
     if not columns:
         raise ValueError(f"model: {on.model_id!r} has no token that is a whole word")
     if inner == "causal":
