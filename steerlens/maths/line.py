@@ -72,19 +72,18 @@ def climb(
         >>> top.tolist(), beyond.tolist()
         ([3.0, 8.0], [False, True])
     """
-    low, high = torch.full((n,), -limit, dtype=torch.float64), torch.full((n,), limit, dtype=torch.float64)
-    beyond_high = derivatives(high)[0] > 0
-    beyond_low = derivatives(low)[0] < 0
-    s = torch.zeros(n, dtype=torch.float64)
+    # infinite until a point there was looked at: the limits themselves are tried once
+    low, high = torch.full((n,), -torch.inf, dtype=torch.float64), torch.full((n,), torch.inf, dtype=torch.float64)
+    s, beyond = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)
     for _ in range(max_steps):
         slope, curvature = (x.double() for x in derivatives(s))
+        beyond = ((s >= limit) & (slope > 0)) | ((s <= -limit) & (slope < 0))
         low, high = torch.where(slope > 0, s, low), torch.where(slope < 0, s, high)
-        step = slope / curvature.clamp_min(1e-12)
-        inside = (s + step > low) & (s + step < high)
-        new = torch.where(slope == 0, s, torch.where(inside, s + step, (low + high) / 2))
-        done = (new - s).abs() <= tolerance
+        target = (s + slope / curvature.clamp_min(1e-12)).clamp(-limit, limit)
+        middle = (low.clamp_min(-limit) + high.clamp_max(limit)) / 2
+        new = torch.where((slope == 0) | beyond, s, torch.where((target > low) & (target < high), target, middle))
+        moved = (new - s).abs()
         s = new
-        if bool((done | beyond_high | beyond_low).all()):
+        if bool((moved <= tolerance).all()):
             break
-    s = torch.where(beyond_high, limit, torch.where(beyond_low, -limit, s))
-    return s, beyond_high | beyond_low
+    return s, beyond

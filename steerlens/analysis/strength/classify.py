@@ -117,11 +117,11 @@ def mean_states(states: States) -> Float[np.ndarray, "n_texts d_model"]:
 
 
 def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarray) -> np.ndarray:
-    folds = int(min(5, np.bincount(y + 1)[[0, 2]].min()))
+    folds = int(min(3, np.bincount(y + 1)[[0, 2]].min()))
     if folds < 2:
         raise ValueError("train: a label's sign has a single text; classifiers need at least two of each")
-    penalties = {"C": np.logspace(-4, 3, 8)}
-    last = GridSearchCV(LogisticRegression(max_iter=2000), penalties, cv=folds, scoring="neg_log_loss")
+    penalties = {"C": np.logspace(-3, 2, 6)}
+    last = GridSearchCV(LogisticRegression(solver="liblinear"), penalties, cv=folds, scoring="neg_log_loss")
     return make_pipeline(*steps, last).fit(x, y).predict_proba(new)[:, 1]
 
 
