@@ -101,7 +101,6 @@ def highlight(
     sign: Sign = "both",
     price: float = 0.0,
     whole_words: bool = True,
-    end: bool = False,
 ) -> Highlight:
     """The evidence of each token for a steer, and the best spans.
 
@@ -126,7 +125,6 @@ def highlight(
         sign: "+" for spans that speak for `strength`, "-" for those against, "both" for either.
         price: nats that a token must be worth to be in a span; a little (0.05) takes out words that hardly count.
         whole_words: spans begin and end where words do. A word of more than `max_len` tokens is then in no span.
-        end: whether the end of the text is a token too.
 
     Returns:
         `Highlight`. Tokens that the model does not predict (the first, for a model without begin-of-text) have evidence 0.
@@ -152,9 +150,9 @@ def highlight(
             f"spans, max_len, sign: got {spans}, {max_len}, {sign!r}, expected ≥ 0, ≥ 1 and one of 'both', '+', '-'"
         )
     check_lives_on(steer, model)
-    states = collect(model, [text], end=end, progress=False)
+    states = collect(model, [text], end=False, progress=False)
     high, low = state_log_probs(states, steer, (strength, other))
-    tokens = _pieces(model, states, text, end)
+    tokens = _pieces(model, states, text)
     # without begin-of-text nothing predicts the first token
     evidence = torch.cat([torch.zeros(len(tokens) - len(high)), high - low]).double()
     starts, ends = word_edges(tokens) if whole_words else (None, None)
@@ -181,11 +179,11 @@ def word_edges(pieces: list[str]) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"
     return torch.cat([always, edge]), torch.cat([edge, always])
 
 
-def _pieces(model: Model, states: States, text: str, end: bool) -> list[str]:
+def _pieces(model: Model, states: States, text: str) -> list[str]:
     """The tokens of a text as strings that give the text when joined."""
     on = states.readout
     begins = convention(model, on)
-    (ids,) = encode(model.tokenizer, [text], begins, end=end).ids
+    (ids,) = encode(model.tokenizer, [text], begins, end=False).ids
     tokens = [on.tokens[i] for i in (ids[1:] if len(ids) > int(states.lengths[0]) and begins.bos else ids)]
     if any(on.tokens[i].startswith(" ") for i in on.word_ids.tolist()):
         return tokens

@@ -1,52 +1,18 @@
 """The report as one HTML page: self-contained, escaped, no script, nothing from the network."""
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import pandas as pd
-
+from steerlens.show.html import CSS, Picture, anchor, chip, decimal, figure, label, number, percent, table
 from steerlens.show.study import Study
-from steerlens.show.style import shade, signed
-
-CSS = """
-:root { color-scheme: light dark; --ink: #1d1f23; --soft: #5d636b; --paper: #ffffff; --card: #f5f6f8; --line: #d9dce1; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e6; --soft: #a3a8ae; --paper: #17181b; --card: #212327; --line: #3a3d42; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { margin: 3rem 0 .4rem; padding-top: .6rem; border-top: 2px solid var(--line); }
-h3 { margin: 2rem 0 .4rem; } p { max-width: 46rem; margin: .5rem 0; } .soft, figcaption, caption { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; margin: .6rem 0; } caption { text-align: left; padding-bottom: .3rem; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; text-align: left; }
-th { font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.texts { table-layout: fixed; width: 100%; min-width: 54rem; } .texts th:first-child { width: 6.2rem; }
-.texts td { font-size: .82rem; line-height: 1.4; }
-.strength { color: #fff; border-radius: .25rem; padding: .05rem .5rem; display: inline-block; min-width: 2.4rem;
-  text-align: center; }
-.judge { display: block; margin-top: .25rem; color: var(--soft); font-size: .76rem; font-variant-numeric: tabular-nums; }
-figure { margin: .8rem 0; } .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: .4rem;
-  padding: .4rem; }
-.marked { display: flex; gap: 1rem; align-items: baseline; margin: .3rem 0; }
-figcaption { font-size: .84rem; max-width: 46rem; } nav a { margin-right: 1rem; } a { color: inherit; }
-ul.short { padding-left: 1.1rem; max-width: 46rem; }
-@media print { :root { --ink: #000; --paper: #fff; --card: #fff; } body { max-width: none; padding: 0; font-size: 11pt; }
-  h2 { break-before: page; } figure, tr { break-inside: avoid; } nav { display: none; } .texts { min-width: 0; } }
-"""
-
-Picture = tuple[bytes, float]
-"""A PNG and its width on the page in px."""
+from steerlens.show.style import signed
 
 
 def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mapping[str, Any]) -> str:
     """The whole report. `pictures` are named `STEER-FIGURE`; `facts` come from `write_report`."""
     title = f"steerlens report: {facts['model']}"
-    links = "".join(f"<a href='#{_anchor(s.name)}'>{escape(s.name)}</a>" for s in studies)
+    links = "".join(f"<a href='#{anchor(s.name)}'>{escape(s.name)}</a>" for s in studies)
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class='soft'>{escape(facts['data'])} · seed {facts['seed']} · steerlens "
@@ -90,11 +56,11 @@ def _in_short(one: Study) -> str:
         gap = one.tables["gap"].set_index("grade").loc["all"]
         mean = one.tables["written"].groupby("strength").attribute.mean()
         text += (
-            f" It closes {_percent(gap.gap_closed)} (95 % interval {_percent(gap.low)} to {_percent(gap.high)}) of "
+            f" It closes {percent(gap.gap_closed)} (95 % interval {percent(gap.low)} to {percent(gap.high)}) of "
             "the distance to "
             f"the exact grammar that is told the grade. From strength {signed(-top)} to {signed(top)} the mean "
             f"{escape(one.name)} "
-            f"of what is written goes from {_signed(mean.iloc[0])} to {_signed(mean.iloc[-1])}."
+            f"of what is written goes from {decimal(mean.iloc[0])} to {decimal(mean.iloc[-1])}."
         )
     return text
 
@@ -102,7 +68,7 @@ def _in_short(one: Study) -> str:
 def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
     r = one.fit.report
     parts = [
-        f"<h2 id='{_anchor(one.name)}'>{escape(one.name)}</h2>",
+        f"<h2 id='{anchor(one.name)}'>{escape(one.name)}</h2>",
         "<h3>What was fitted</h3>",
         f"<p>A steer and a background steer, which absorbs what all these texts have in common, on {r.n_texts:,} "
         "labelled texts "
@@ -111,13 +77,13 @@ def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
         "texts in this table are a tenth of them, on which the settings were chosen; everything below is on "
         f"{one.n_test:,} other "
         "texts.</p>",
-        _table(["", ""], ([escape(name), escape(value)] for name, value in r.rows())),
+        table(["", ""], ([escape(name), escape(value)] for name, value in r.rows())),
         "<h3>Which strength explains texts of each label?</h3>",
         "<p>Log-likelihood of new texts at each strength, less that at strength 0, with the background always on. A "
         "good steer puts "
         "the top of each curve (dot) near its label, and the curves of opposite labels apart. Bands: ± 2 standard "
         "errors.</p>",
-        _figure(pictures["label_curve"], f"Log-likelihood of texts of each label against the strength of {one.name}"),
+        figure(pictures["label_curve"], f"Log-likelihood of texts of each label against the strength of {one.name}"),
         "<h3>The same beginnings at five strengths</h3>",
         *_texts(one),
     ]
@@ -128,7 +94,7 @@ def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
             "each strength. The grammar that made the training texts is known, so how a text must be judged is known "
             "too: the "
             f"exact posterior mean of its {escape(one.name)}, which needs no classifier.</p>",
-            _figure(pictures["written"], f"Distribution of {one.name} of generated texts at each strength"),
+            figure(pictures["written"], f"Distribution of {one.name} of generated texts at each strength"),
         ]
     parts += ["<h3>What it costs</h3>", *_cost(one, pictures["cost"])]
     parts += ["<h3>What it reads and writes</h3>", *_words(one, pictures["words"], pictures["spectrum"])]
@@ -142,7 +108,7 @@ def _section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
 def _texts(one: Study) -> list[str]:
     kl = one.tables["kl"].set_index("strength").kl
     head = ["beginning"] + [
-        f"{_chip(s, one.strengths[-1])}<span class='judge'>{kl[s]:.2f} nats</span>" for s in one.strengths
+        f"{chip(s, one.strengths[-1])}<span class='judge'>{kl[s]:.2f} nats</span>" for s in one.strengths
     ]
     judged = "attribute" in one.tables["texts"]
     rows = []
@@ -152,7 +118,7 @@ def _texts(one: Study) -> list[str]:
             note = ""
             if judged:
                 wrong = "" if row.grammatical else ", not quite grammatical"
-                note = f"<span class='judge'>{escape(one.name)} {_signed(row.attribute)}{wrong}</span>"
+                note = f"<span class='judge'>{escape(one.name)} {decimal(row.attribute)}{wrong}</span>"
             cells.append(f"… {escape(str(row.text).strip())}{note}")
         rows.append(cells)
     return [
@@ -161,14 +127,14 @@ def _texts(one: Study) -> list[str]:
         "its KL from the plain model in nats per token, the price of the effect. The strengths were chosen so that "
         "this stays below "
         "0.4." + (" Under each text: its exact posterior mean, between −1 and 1." if judged else "") + "</p>",
-        f"<div class='wide'>{_table(head, rows, kind='texts')}</div>",
+        f"<div class='wide'>{table(head, rows, kind='texts')}</div>",
     ]
 
 
 def _cost(one: Study, picture: Picture) -> list[str]:
     writing = one.tables["writing"].merge(one.tables["kl"], on="strength", how="left")
     rows = [
-        [_chip(r.strength, one.strengths[-1]), _number(r.kl), f"{r.nll:.3f} ± {r.error:.3f}", f"{r.distinct_1:.2f}",
+        [chip(r.strength, one.strengths[-1]), number(r.kl), f"{r.nll:.3f} ± {r.error:.3f}", f"{r.distinct_1:.2f}",
          f"{r.distinct_2:.2f}", f"{r.texts:.0f}"]
         for r in writing.itertuples()
     ]  # fmt: skip
@@ -181,15 +147,15 @@ def _cost(one: Study, picture: Picture) -> list[str]:
         "become strange, well below that they have become dull. <em>Distinct</em>: share of different words (word "
         "pairs) among all "
         "that were written.</p>",
-        f"<div class='row'>{_figure(picture, f'Cost of each strength of {one.name} in nats per token')}"
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div></div>",
+        f"<div class='row'>{figure(picture, f'Cost of each strength of {one.name} in nats per token')}"
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 6))}</div></div>",
     ]
 
 
 def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
     again = "kept" in one.tables["words"]
     rows = [
-        [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", _percent(w.share), _percent(w.used),
+        [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", percent(w.share), percent(w.used),
          *([f"{w.kept:.2f} ± {w.spread:.2f}"] if again else []), escape(w.reads), escape(w.writes), escape(w.avoids)]
         for w in one.tables["words"].itertuples()
     ]  # fmt: skip
@@ -211,11 +177,11 @@ def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
         "<em>Gain</em>: typical shift of logits in nats at strength 1. <em>Share</em>: of the steer's KL. "
         f"<em>Contexts</em>: how many are on that side. {kept}All directions together count for "
         f"{one.spectrum.effective_rank:.1f} of equal share.</p>",
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 5 if again else 4))}</div>",
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 5 if again else 4))}</div>",
         "<div class='row'>",
-        _figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",
+        figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",
                 "Bars: what strength +1 adds to a word's probability, over the root of that probability."),
-        _figure(spectrum, f"Gains of the directions of {one.name}, and what another half of the texts keeps of them"),
+        figure(spectrum, f"Gains of the directions of {one.name}, and what another half of the texts keeps of them"),
         "</div>",
     ]  # fmt: skip
 
@@ -226,7 +192,7 @@ def _highlights(one: Study) -> list[str]:
         "is its evidence, log P at strength +1 less that at −1 (hover for the number): red speaks for the steer, blue "
         "against it. Boxes are the three best spans, found exactly; a token must be worth 0.1 nats to be in one.</p>",
         *(
-            f"<div class='marked'>{_chip(label, max(abs(y) for y, _ in one.highlights))}{found._repr_html_()}</div>"
+            f"<div class='marked'>{chip(label, max(abs(y) for y, _ in one.highlights))}{found._repr_html_()}</div>"
             for label, found in one.highlights
         ),
     ]
@@ -248,15 +214,15 @@ def _classifiers(one: Study) -> list[str]:
         "two are trained to tell the labels apart. Signs of the labels of "
         f"{one.tables['classify'].texts.iloc[0]:,} new texts; calibration error: mean distance between predicted and "
         "observed shares.</p>",
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div>",
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 6))}</div>",
     ]
 
 
 def _gap(one: Study, picture: Picture) -> list[str]:
     gap = one.tables["gap"]
     rows = [
-        [escape(_label(g.grade)), *(f"{x:.4f}" for x in (g.base, g.steered, g.best_steered, g.truth, g.grammar)),
-         f"{_percent(g.gap_closed)} ({_percent(g.low)} to {_percent(g.high)})"]
+        [escape(label(g.grade)), *(f"{x:.4f}" for x in (g.base, g.steered, g.best_steered, g.truth, g.grammar)),
+         f"{percent(g.gap_closed)} ({percent(g.low)} to {percent(g.high)})"]
         for g in gap.itertuples()
     ]  # fmt: skip
     multiple = gap.multiple.iloc[0]
@@ -276,25 +242,27 @@ def _gap(one: Study, picture: Picture) -> list[str]:
         "<p>NLL in nats per token of the grammar, on fresh texts of each grade. <em>Truth</em> is the exact grammar "
         "that is told the "
         "grade; the steered model is told it too, by its strength. Gap closed = (plain − steered) / (plain − truth). "
-        f"{_percent(unlearned)} of that distance is what the plain model has not learned of the grammar at all "
+        f"{percent(unlearned)} of that distance is what the plain model has not learned of the grammar at all "
         "(plain − grammar "
         "that is not told), which a steer is not made for. Grade 0 means strength 0: nothing changes, by "
         "construction, and it "
         f"counts in “all”. The multiple {multiple:g} was chosen on other texts.</p>",
-        f"<div class='row'>{_figure(picture, f'Gap closed by {one.name} on each grade')}"
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 7))}</div></div>",
+        f"<div class='row'>{figure(picture, f'Gap closed by {one.name} on each grade')}"
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 7))}</div></div>",
     ]
 
 
 def _losses(one: Study, picture: Picture | None) -> list[str]:
     rows = [
-        [escape(_label(x.label)), *(f"{n:.4f}".replace("-", "−") for n in x[2:])]
+        [escape(label(x.label)), *(f"{n:.4f}".replace("-", "−") for n in x[2:])]
         for x in one.tables["losses"].itertuples()
     ]  # fmt: skip
     head = ["label", "plain model", "+ background", "+ steer", "sign turned", "contrast"]
-    table = f"<div class='wide'>{_table(head, rows, numbers=range(1, 6))}</div>"
+    losses = f"<div class='wide'>{table(head, rows, numbers=range(1, 6))}</div>"
     shown = (
-        table if picture is None else f"<div class='row'>{_figure(picture, f'Held-out NLL of {one.name}')}{table}</div>"
+        losses
+        if picture is None
+        else f"<div class='row'>{figure(picture, f'Held-out NLL of {one.name}')}{losses}</div>"
     )
     return [
         "<h3>Likelihood of new texts</h3>",
@@ -309,7 +277,7 @@ def _losses(one: Study, picture: Picture | None) -> list[str]:
 
 def _space(components: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
-        [str(c["component"]), _percent(c["share"]), f"{c['stability']:.2f}", escape(c["bottom"]), escape(c["top"])]
+        [str(c["component"]), percent(c["share"]), f"{c['stability']:.2f}", escape(c["bottom"]), escape(c["top"])]
         for c in components
     ]
     head = ["axis", "variance", "stability", "one end", "the other"]
@@ -318,7 +286,7 @@ def _space(components: Sequence[Mapping[str, Any]]) -> list[str]:
         "<p>The principal axes of the model's output embeddings, which a steer acts on, with the words at both ends. "
         "<em>Stability</em>: how much of the axis the leading axes of a random half of the words have. An axis is not yet a "
         "meaning; <code>steerlens.analysis.embeddings.probe</code> tests one.</p>",
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, 3))}</div>",
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 3))}</div>",
     ]
 
 
@@ -338,52 +306,8 @@ def _time(studies: Sequence[Study], facts: Mapping[str, Any]) -> list[str]:
         f"thread{'s' if facts['threads'] != 1 else ''}. The "
         "language model reads every text once (collect); a pass of the fit goes over the stored states and never "
         "runs the model.</p>",
-        f"<div class='wide'>{_table(head, rows, numbers=range(1, len(head)))}</div>",
+        f"<div class='wide'>{table(head, rows, numbers=range(1, len(head)))}</div>",
         "<p class='soft'>Every number on this page is in report.json, every figure as PDF, PNG and JSON in figures/, "
         "and the "
         "steers are in steers/: read one with <code>steerlens.load(path, model)</code>.</p>",
     ]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = (), kind: str = "") -> str:
-    """A table of cells that are HTML already."""
-    right = set(numbers)
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        inner = "".join(f"<{tag}{' class=n' if i in right else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-        return f"<tr>{inner}</tr>"
-
-    top = f"<thead>{line(head, 'th')}</thead>" if any(head) else ""
-    return f"<table class='{kind}'>{top}<tbody>{''.join(line(row, 'td') for row in rows)}</tbody></table>"
-
-
-def _figure(picture: Picture, alt: str, caption: str = "") -> str:
-    data, width = picture
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-    return f"<figure><img alt='{escape(alt, quote=True)}' width='{width:.0f}' src='{source}'>{below}</figure>"
-
-
-def _chip(strength: float, top: float) -> str:
-    return f"<span class='strength' style='background:{shade(strength, 1.15 * top)}'>{signed(float(strength))}</span>"
-
-
-def _signed(x: float) -> str:
-    """'+0.78', '−0.15', '0.00'."""
-    return f"{x:.2f}" if abs(x) < 0.005 else f"{x:+.2f}".replace("-", "−")
-
-
-def _label(label: float | str) -> str:
-    return str(label) if isinstance(label, str) else signed(float(label))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}\u202f%".replace("-", "−")
-
-
-def _number(x: float) -> str:
-    return "" if pd.isna(x) else f"{x:.3f}"
-
-
-def _anchor(name: str) -> str:
-    return "steer-" + "".join(c if c.isalnum() else "-" for c in name)

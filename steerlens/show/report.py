@@ -26,7 +26,8 @@ from steerlens.show.figures import (
     records,
     save_figure,
 )
-from steerlens.show.page import Picture, page
+from steerlens.show.html import Picture
+from steerlens.show.page import page
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.study import Say, Study, study
 from steerlens.show.style import COLUMN, look

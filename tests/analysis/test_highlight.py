@@ -32,10 +32,10 @@ def test_evidence_is_the_log_ratio_of_the_steered_models(name: str, bos: bool, m
     monkeypatch.setattr(lm.cfg, "default_prepend_bos", bos)
     steer = random_steer(lm, size=0.3)
     for text in TEXTS[:2]:
-        found = highlight(lm, steer, text, strength=1.5, against=-0.5, end=True)
+        found = highlight(lm, steer, text, strength=1.5, against=-0.5)
         high, low = (
             part.log_prob.to_numpy()
-            for _, part in sl.score(lm, [text], steer, strengths=(1.5, -0.5)).groupby("strength", sort=False)
+            for _, part in sl.score(lm, [text], steer, strengths=(1.5, -0.5), end=False).groupby("strength", sort=False)
         )
         evidence = found.tokens.evidence.to_numpy()
         assert len(evidence) == len(high) + (not bos)
