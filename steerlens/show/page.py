@@ -284,7 +284,8 @@ def _space(components: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "<h2 id='space'>The embedding space</h2>",
         "<p>The principal axes of the model's output embeddings, which a steer acts on, with the words at both ends. "
-        "<em>Stability</em>: how much of the axis the leading axes of a random half of the words have. An axis is not yet a "
+        "<em>Stability</em>: how much of the axis two halves of the words, which share none, both find (chance: "
+        f"{components[0]['chance']:.2f}). An axis is not yet a "
         "meaning; <code>steerlens.analysis.embeddings.probe</code> tests one.</p>",
         f"<div class='wide'>{table(head, rows, numbers=range(1, 3))}</div>",
     ]

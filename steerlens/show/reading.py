@@ -146,7 +146,8 @@ def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int 
 def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figure:
     """The words at both ends of the leading components, one panel each; `table` from `components`.
 
-    The title says the share of variance or the kurtosis, and the stability; what is below 0.8 there is grey.
+    The title says the share of variance or the kurtosis, and the stability; a component whose stability is nearer to chance than
+    to 1 is grey.
     """
     shown = table.head(n)
     columns = 3 if len(shown) > 4 else 2
@@ -155,7 +156,7 @@ def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figur
     for ax in axes.flat:
         ax.axis("off")
     for ax, row in zip(axes.flat, shown.to_dict("records"), strict=False):
-        believed = row["stability"] >= 0.8
+        believed = row["stability"] >= (1 + row["chance"]) / 2
         said = f"{100 * row['share']:.0f} % of variance" if "share" in row else f"kurtosis {row['kurtosis']:+.1f}"
         ax.set_title(f"{row['component']}: {said}, stability {row['stability']:.2f}".replace("-", "−"), fontsize=7.5)
         for x, end, colour in ((0.47, "bottom", BLUE), (0.53, "top", RED)):

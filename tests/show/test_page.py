@@ -16,7 +16,7 @@ FACTS = {
     "data": "a & b",
     "seed": 0,
     "threads": 1,
-    "components": [{"component": 1, "share": 0.1, "stability": 0.9, "top": "<b>", "bottom": "<i>"}],
+    "components": [{"component": 1, "share": 0.1, "stability": 0.9, "chance": 0.1, "top": "<b>", "bottom": "<i>"}],
     "seconds": 1.0,
     "versions": dict.fromkeys(("steerlens", "torch", "transformer-lens"), "<1>"),
 }

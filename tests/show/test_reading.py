@@ -67,7 +67,7 @@ def test_a_spectrum_shows_gains_and_what_is_kept():
 
 def test_components_show_both_ends_and_doubt():
     table = pd.DataFrame({
-        "component": [1, 2], "share": [0.5, 0.1], "stability": [0.95, 0.3],
+        "component": [1, 2], "share": [0.5, 0.1], "stability": [0.95, 0.3], "chance": 0.1,
         "top": ["good, fine", "cat"], "bottom": ["bad", "dog"],
     })  # fmt: skip
     first, second = reading.plot_components(table).axes[:2]

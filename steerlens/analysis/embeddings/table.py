@@ -1,10 +1,10 @@
 """Word embeddings of a model as a value, in the plain or in the causal inner product."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from steerlens.values.words import word_columns
 
 Which = Literal["W_U", "W_E"]
 Inner = Literal["plain", "causal"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +27,12 @@ class Embedding:
     """Words with their vectors, made by `embedding`.
 
     Args:
-        words: lower case, each once.
+        words: each once up to case, which `find` does not see; `embedding` gives them in lower case.
         vectors: a row a word, float32, in coordinates in which the inner product is the usual one.
         name: for tables.
 
     Raises:
-        ValueError: another number of words than of rows, or a word twice.
+        ValueError: another number of words than of rows, a word twice, a vector with NaN or infinity.
 
     Example:
         >>> Embedding(("cat", "dog"), torch.eye(2)).find(["dog", "cow"])
@@ -43,15 +44,19 @@ class Embedding:
     name: str = "embedding"
 
     def __post_init__(self) -> None:
-        if len(self.words) != len(self.vectors) or len(set(self.words)) != len(self.words):
+        different = len({word.lower() for word in self.words})
+        if len(self.words) != len(self.vectors) or different != len(self.words):
             raise ValueError(
-                f"words: got {len(self.words)} ({len(set(self.words))} different) for {len(self.vectors)} rows of vectors, "
+                f"words: got {len(self.words)} ({different} different up to case) for {len(self.vectors)} rows of vectors, "
                 "expected each row's word once"
             )
+        if not bool(self.vectors.isfinite().all()):
+            at = int((~self.vectors.isfinite()).any(1).nonzero()[0, 0])
+            raise ValueError(f"vectors: that of {self.words[at]!r} is not finite; look at the model's weights")
 
     @cached_property
     def place(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words)}
+        return {word.lower(): i for i, word in enumerate(self.words)}
 
     @cached_property
     def unit(self) -> Float[Tensor, "words d"]:
@@ -63,6 +68,25 @@ class Embedding:
         asked = list(words)
         rows = [self.place[w.lower()] for w in asked if w.lower() in self.place]
         return rows, tuple(dict.fromkeys(w for w in asked if w.lower() not in self.place))
+
+    def given(self, name: str, values: Mapping[str, T]) -> tuple[list[int], list[T], tuple[str, ...]]:
+        """Rows and values of the words that are here, each row once, and the words that are not.
+
+        Raises:
+            ValueError: two spellings of a word with different values; `name` is the argument's, for the message.
+
+        Example:
+            >>> Embedding(("cat", "dog"), torch.eye(2)).given("labels", {"Dog": 1, "dog": 1, "cow": 0})
+            ([1], [1], ('cow',))
+        """
+        found: dict[int, T] = {}
+        for word, value in values.items():
+            i = self.place.get(word.lower())
+            if i is not None and found.setdefault(i, value) is not value and found[i] != value:
+                raise ValueError(
+                    f"{name}: {self.words[i]!r} comes in two spellings with {found[i]!r} and {value!r}; give it once"
+                )
+        return list(found), list(found.values()), self.find(values)[1]
 
     def __repr__(self) -> str:
         return f"Embedding({self.name!r}, {len(self.words)} words, d={self.vectors.shape[1]})"
@@ -94,7 +118,11 @@ def embedding(
 
     Logits are defined up to `e → Ae + b` with contexts to match, so the plain inner product of two output embeddings means
     nothing by itself: the causal one, `eᵀ Cov(e)⁻¹ e'`, does not depend on that choice (Park et al., arXiv 2311.03658).
-    The covariance is taken over all tokens that stand for text, every one the same; for `W_E` over its own rows.
+    The covariance is taken over all tokens that stand for text, every one the same; for `W_E` over its own rows (the paper
+    speaks of the unembedding alone). Whitening gives rare directions the weight of common ones: what it takes away with
+    the choice of basis it pays for in noise (on a GPT-2 of d_model 192, analogies 0.39 plain and 0.24 causal, WordSim 0.44
+    and 0.34), and principal components mean little afterwards. Many models tie their embeddings; then `W_E` holds the same
+    rows as `W_U` and there is nothing to compare.
 
     Args:
         model: or its `Readout`, which has no `W_E`.
