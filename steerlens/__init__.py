@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from steerlens.analysis.singular import stability as stability
     from steerlens.analysis.strength import classify as classify
     from steerlens.analysis.strength import infer_strength as infer_strength
+    from steerlens.analysis.transfer import align as align
+    from steerlens.analysis.transfer import transfer as transfer
+    from steerlens.analysis.transfer import transfer_report as transfer_report
     from steerlens.fits.steer import fit_steer as fit_steer
     from steerlens.fits.steer import natural_metric as natural_metric
     from steerlens.fits.steer import refit as refit
@@ -37,8 +40,10 @@ if TYPE_CHECKING:
     from steerlens.models.generate import generate as generate
     from steerlens.models.load import load as load
     from steerlens.models.load import load_model as load_model
+    from steerlens.models.pair import pair as pair
     from steerlens.models.score import score as score
     from steerlens.models.sites import readout as readout
+    from steerlens.values.calibrate import calibrate as calibrate
     from steerlens.values.files import read_metadata as read_metadata
     from steerlens.values.files import save as save
     from steerlens.values.fit import Fit as Fit
@@ -63,6 +68,8 @@ _HOME = {
     "Report": "values.fit",
     "States": "values.states",
     "Steer": "values.steer",
+    "align": "analysis.transfer",
+    "calibrate": "values.calibrate",
     "classify": "analysis.strength",
     "collect": "models.collect",
     "fit_steer": "fits.steer",
@@ -74,6 +81,7 @@ _HOME = {
     "load": "models.load",
     "load_model": "models.load",
     "natural_metric": "fits.steer",
+    "pair": "models.pair",
     "read_labelled": "values.labelled",
     "read_metadata": "values.files",
     "readout": "models.sites",
@@ -85,6 +93,8 @@ _HOME = {
     "stability": "analysis.singular",
     "steered": "models.attach",
     "toy": "toy",
+    "transfer": "analysis.transfer",
+    "transfer_report": "analysis.transfer",
     "written_attribute": "analysis.evaluate",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -23,6 +23,11 @@ def post(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
+def slope(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"] | float:
+    """The derivative of `post` at `z`: `scale · (1 − tanh²)`, the number `scale` where there is no soft cap."""
+    return head.scale if head.softcap is None else head.scale * (1 - (post(head, z) / head.softcap) ** 2)
+
+
 def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
     """Logits of context vectors."""
     return post(head, c @ head.W_U + head.b_U)

@@ -104,6 +104,45 @@ def lbfgs(
     return Solution(point, value, gap if convex and math.isfinite(gap) else None, evaluations)
 
 
+def conjugate_gradient(
+    curvature: Callable[[Float[Tensor, "a b"]], Float[Tensor, "a b"]],
+    slope: Float[Tensor, "a b"],
+    ridge: float,
+    tolerance: float,
+    max_steps: int = 100,
+) -> tuple[Float[Tensor, "a b"], float, int]:
+    """The minimum of `½ ⟨V, A V⟩ − ⟨slope, V⟩ + ridge/2 |V|²`, `A` positive semidefinite, from zero (Hestenes and Stiefel).
+
+    No point is better than the last by more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
+
+    Args:
+        curvature: `V ↦ A V`; one call a step.
+        ridge: positive.
+
+    Returns:
+        The point, its gap, and the steps taken.
+
+    Example:
+        >>> A = torch.tensor([[3.0], [1.0]])
+        >>> V, gap, steps = conjugate_gradient(lambda V: A * V, torch.ones(2, 1), ridge=1.0, tolerance=1e-9)
+        >>> V.flatten().tolist(), steps
+        ([0.25, 0.5], 2)
+    """
+    V, residual = torch.zeros_like(slope), slope.clone()
+    direction, size = residual.clone(), float(residual.double().square().sum())
+    for step in range(max_steps):
+        if size / (2 * ridge) <= tolerance:
+            return V, size / (2 * ridge), step
+        image = curvature(direction) + ridge * direction
+        length = size / float((direction.double() * image.double()).sum())
+        V += length * direction
+        residual -= length * image
+        smaller = float(residual.double().square().sum())
+        direction = residual + smaller / size * direction
+        size = smaller
+    return V, size / (2 * ridge), max_steps
+
+
 def newton_step(
     gradient: Float[Tensor, "2 d d"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
 ) -> Float[Tensor, "2 d d"]:

@@ -1,0 +1,174 @@
+"""Every rule held against a steer that was trained on the target, at equal cost."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.analysis.transfer.align import align
+from steerlens.analysis.transfer.move import READ_TEXT, RULES, Rule, transfer
+from steerlens.analysis.transfer.text import context_map, shift_match
+from steerlens.fits.steer import natural_metric
+from steerlens.maths.head import post, token_nll
+from steerlens.values.alignment import Alignment
+from steerlens.values.calibrate import calibrate
+from steerlens.values.fit import Fit
+from steerlens.values.metric import Metric
+from steerlens.values.pairs import Pairs
+from steerlens.values.states import States
+from steerlens.values.steer import Steer
+
+CHUNK = 1024
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What is left of a steer on another model, by every rule; made by `transfer_report`.
+
+    `table`, one row a rule, beginning with "trained": `rule`, `contrast` (held-out NLL with the sign turned less that with
+    the right sign, nats per token, over the target's background), `share` of the trained steer's, its 95 % interval over
+    texts `low`, `high`, `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of
+    the source's logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1 costs `kl`.
+    """
+
+    table: pd.DataFrame
+    steers: dict[str, Steer]
+    alignment: Alignment
+    context_r2: float
+    kl: float
+
+    def _repr_html_(self) -> str:
+        note = f"contrast at {self.kl:g} nats per token; {len(self.alignment.tokens):,} shared tokens, R² {self.alignment.r2:.2f}"
+        return f"<p>{escape(note)}</p>{self.table.round(3).to_html(index=False, escape=True)}"
+
+
+def transfer_report(
+    src: Fit,
+    tgt: Fit,
+    data: States,
+    *,
+    pairs: Pairs | None = None,
+    home: States | None = None,
+    rules: Sequence[Rule] = RULES,
+    kl: float = 0.05,
+    seed: int = 0,
+) -> TransferReport:
+    """How much of a directly trained steer's effect a moved one keeps, for every rule, at equal KL.
+
+        contrast = NLL(sign turned) − NLL(sign right)        share = contrast of the moved steer / of the trained one
+
+    in nats per token on labelled texts that neither was fitted on, each read at its own label, all steers scaled to cost the
+    same KL over the target's background. A share above 1 is possible: a rule may have read more text than the training.
+
+    Args:
+        src: the fit on the source, whose steer is moved.
+        tgt: a fit on the target from labels, to compare with; it gives the background too.
+        data: the target's states on labelled texts that are new to both.
+        pairs: from `pair(source, target, texts)`, for the rules that read text; without it they are left out.
+        home: the source's states on the same labelled texts: adds the row "at home", what the source's steer is worth where
+            it was trained, the natural limit of rules that imitate it.
+        rules: which.
+        kl: nats per token at which all are compared.
+        seed: of the rules, the sample that costs are measured on, and the bootstrap.
+
+    Raises:
+        ValueError: states or pairs of other models, labels that are all 0.
+
+    Example:
+        >>> import steerlens as sl
+        >>> data, models = sl.toy.corpus("tone", n=300, seed=0), [sl.load_model(name) for name in ("toy-128", "toy-64")]
+        >>> fits = [sl.fit_steer(sl.collect(model, data, progress=False)) for model in models]
+        >>> new = sl.collect(models[1], sl.toy.corpus("tone", n=100, seed=1), progress=False)
+        >>> sl.transfer_report(*fits, new, rules=("congruence",)).table.rule.tolist()
+        ['trained', 'congruence']
+    """
+    _check(src, tgt, data, pairs, home)
+    sample = data.sample(8_192, seed=seed)
+    steers, rows = {}, []
+    started = {"trained": float(tgt.report.seconds)}
+    candidates: dict[str, Steer] = {"trained": tgt.value}
+    for rule in rules:
+        if rule in READ_TEXT and pairs is None:
+            continue
+        begun = time.perf_counter()
+        candidates[rule] = transfer(
+            src.value, data.readout, rule=rule, text=pairs if rule in READ_TEXT else None, seed=seed
+        )
+        started[rule] = time.perf_counter() - begun
+    metric = natural_metric(sample, damping=1e-2)
+    for name, steer in candidates.items():
+        strength = calibrate(steer.over(tgt.background), sample, kl=kl)
+        steers[name] = strength * steer
+        rows.append(
+            {
+                "rule": name,
+                "strength": strength,
+                "cosine": _cosine(metric, steer, tgt.value),
+                "match": shift_match(src.value, steer, pairs.sample(8_192, seed=seed)) if pairs is not None else np.nan,
+                "seconds": started[name],
+            }
+        )
+    worth = contrasts(data, list(steers.values()), tgt.background)
+    if home is not None:
+        strength = calibrate(src.value.over(src.background), home.sample(8_192, seed=seed), kl=kl)
+        worth = torch.cat([worth, contrasts(home, [strength * src.value], src.background)])
+        rows.append({"rule": "at home", "strength": strength, "seconds": float(src.report.seconds)})
+    table = pd.concat([pd.DataFrame(rows), _shares(worth, data, seed)], axis=1)
+    order = ["rule", "contrast", "share", "low", "high", "strength", "cosine", "match", "seconds"]
+    context = float("nan") if pairs is None else context_map(pairs).r2
+    return TransferReport(table[order], steers, align(src.value.readout, data.readout), context, kl)
+
+
+def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
+    """Summed NLL of each text with the steer's sign turned, less that with the right sign; one pass for all steers."""
+    head = states.readout.head
+    total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
+    for c, target, text in states.chunks(CHUNK):
+        c, target = c.to(head.W_U.device), target.to(head.W_U.device)
+        y = states.labels[text].to(c)[:, None]
+        z = (c + c @ background.W) @ head.W_U + head.b_U
+        for row, steer in zip(total, steers, strict=True):
+            along = y * ((c @ steer.W) @ head.W_U)
+            wrong, right = (token_nll(post(head, z + sign * along), target) for sign in (-1, 1))
+            row.index_add_(0, text, (wrong - right).double().cpu())
+    return total
+
+
+def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
+    """Contrast per token, its share of the first row's, and the 95 % interval of that over texts drawn again."""
+    kept = data.keep & (data.lengths > 0)
+    values, n = worth[:, kept].numpy(), data.lengths[kept].sum().item()
+    random = np.random.default_rng(seed)
+    pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
+    drawn = values[:, pick].sum(2)
+    low, high = np.quantile(drawn / drawn[:1], (0.025, 0.975), axis=1)
+    whole = values.sum(1)
+    return pd.DataFrame({"contrast": whole / n, "share": whole / whole[0], "low": low, "high": high})
+
+
+def _cosine(metric: Metric, a: Steer, b: Steer) -> float:
+    x, y = (metric.whiten(steer.W).flatten() for steer in (a, b))
+    return float(torch.nn.functional.cosine_similarity(x, y, dim=0))
+
+
+def _check(src: Fit, tgt: Fit, data: States, pairs: Pairs | None, home: States | None) -> None:
+    on = tgt.value.readout
+    pairings = [("data", data.readout, on)]
+    if pairs is not None:
+        pairings += [("pairs", pairs.src.readout, src.value.readout), ("pairs", pairs.tgt.readout, on)]
+    if home is not None:
+        pairings.append(("home", home.readout, src.value.readout))
+    for name, theirs, ours in pairings:
+        if not theirs.same_as(ours):
+            raise ValueError(f"{name}: they are of {theirs.model_id!r}, expected {ours.model_id!r}")
+    if not bool(data.labels[data.keep].any()):
+        raise ValueError("data: all labels are 0, so turning a steer's sign changes nothing; give labelled texts")
+    if home is not None and len(home.labels) != len(data.labels):
+        raise ValueError(f"home: got {len(home.labels)} texts, expected the {len(data.labels)} of data")

@@ -1,0 +1,83 @@
+"""Two models read the same text; where do they stand at the same place?"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from steerlens.models.collect import collect
+from steerlens.models.sites import Model, convention, readout
+from steerlens.models.tokens import Convention, Tokenizer
+from steerlens.values.labelled import Labelled
+from steerlens.values.pairs import Pairs
+from steerlens.values.states import States
+
+
+def pair(
+    source: Model, target: Model, texts: Labelled | Sequence[str], *, memory: float = 2.0, progress: bool = True
+) -> Pairs:
+    """The contexts of two models at the same places of the same texts; labels, if there are any, are not looked at.
+
+    A place is a character offset: both models have read the text up to there and nothing beyond, so both contexts predict
+    what comes next. With one tokenizer that is every position; with two, the ends of tokens that they have in common
+    (every end of a word, as a rule).
+
+    Args:
+        source, target: any models that the package reads; left as they were.
+        texts: what both read; some thousand positions are enough for most purposes.
+        memory: most gigabytes for the states of each model.
+        progress: show bars.
+
+    Raises:
+        ValueError: no texts, no place in common, a tokenizer that cannot say where its tokens end.
+
+    Example:
+        >>> import steerlens as sl
+        >>> found = sl.pair(sl.load_model("toy-64"), sl.load_model("toy-128"), ["it was good ."], progress=False)
+        >>> found.c_src.shape, found.c_tgt.shape, found.share
+        (torch.Size([5, 64]), torch.Size([5, 128]), 1.0)
+    """
+    plain = list(texts.texts) if isinstance(texts, Labelled) else texts
+    states = [collect(model, plain, memory=memory, progress=progress) for model in (source, target)]
+    places = [_places(model, found, list(plain)) for model, found in zip((source, target), states, strict=True)]
+    shared, place = torch.unique(torch.cat(places), return_inverse=True)
+    at = torch.full((2, len(shared)), -1, dtype=torch.long)
+    # of several tokens that end at one place the last counts: it has read all of the character
+    at[0, place[: len(places[0])]] = torch.arange(len(places[0]))
+    at[1, place[len(places[0]) :]] = torch.arange(len(places[1]))
+    return Pairs(states[0], states[1], at[:, (at >= 0).all(0)])
+
+
+def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_positions"]:
+    """For each stored position, a number that names its text and how many characters had been read."""
+    ends = token_ends(model.tokenizer, texts, convention(model, readout(model)))
+    stride = 1 + max(map(len, texts))
+    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
+    # positions of a text are stored in order; which of its positions a row is follows from the rows before it
+    order = torch.argsort(text, stable=True)
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), states.lengths.cumsum(0)[:-1]])
+    flat = torch.cat(
+        [torch.tensor(of[:n], dtype=torch.long) for of, n in zip(ends, states.lengths.tolist(), strict=True)]
+    )
+    assert len(flat) == len(text) and int(starts[-1] + states.lengths[-1]) == len(text)
+    place = torch.empty_like(flat)
+    place[order] = text[order] * stride + flat
+    return place
+
+
+def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[list[int]]:
+    """How many characters of its text each token, begin-of-text included, has read when it has been read."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"tokenizer: {type(tokenizer).__name__} does not say where in a text its tokens end; load the model with a fast "
+            "tokenizer (tokenizers library), or use a rule that reads no text"
+        )
+    begin = how.bos and tokenizer.bos_token_id is not None
+    found = []
+    for text in texts:
+        spaced = how.space and not text[:1].isspace()
+        encoded = tokenizer(" " + text if spaced else text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [max(end - spaced, 0) for _, end in encoded["offset_mapping"]]
+        found.append([0] * begin + ends)
+    return found

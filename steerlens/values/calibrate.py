@@ -1,0 +1,84 @@
+"""The strength at which a steer costs so many nats."""
+
+import math
+from typing import cast
+
+import torch
+from scipy.optimize import brentq
+
+from steerlens.values.losses import CHUNK, kl_from
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, SteerOver
+
+
+def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> float:
+    """The strength `s > 0` at which a steer costs `kl` nats per token on a text, so that steers have a common unit.
+
+        ½ (KL(p_0 ‖ p_{+s}) + KL(p_0 ‖ p_{−s})) = kl        p_s = softmax(c W_U + b_U + s cW W_U)
+
+    mean over the positions. Each term grows with s (its slope is `E_{p_s} u − E_{p_0} u`, and under a soft cap nearly so),
+    and to second order with its square; the root is found in logarithms, where it is nearly a straight line. Two steers at
+    equal KL change the model by equally much, whatever the norms of their matrices; a steer that was moved to another model
+    has no other meaningful unit (Han et al. cut the strength tenfold by hand).
+
+    Args:
+        steer: a `Steer`, or `steer.over(background)`: the background is then part of `p_0`.
+        states: of the model on a text; some thousand positions are plenty.
+        kl: nats per token, mean of both signs.
+
+    Returns:
+        The strength; `s * steer` costs `kl` at strength 1.
+
+    Raises:
+        ValueError: a steer of another read-out, a KL that is not positive or that no strength up to a million reaches.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> states = sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False)
+        >>> tone = sl.fit_steer(states).value
+        >>> round(calibrate(0.5 * tone, states) / calibrate(tone, states), 3)
+        2.0
+    """
+    if not kl > 0:
+        raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
+    if not steer.readout.same_as(states.readout):
+        raise ValueError(
+            f"states: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; collect "
+            "states of that model"
+        )
+
+    def excess(log_s: float) -> float:
+        return math.log(max(kl_at(steer, states, math.exp(log_s)), 1e-30) / kl)
+
+    guess = 0.0
+    for _ in range(60):  # the quadratic law, until it holds
+        step = -excess(guess) / 2
+        guess += max(min(step, 3.0), -3.0)
+        if abs(step) < 0.3 or abs(guess) > 14:
+            break
+    low, high = guess - 0.5, guess + 0.5
+    while excess(low) > 0 and low > -14:
+        low -= 1
+    while excess(high) < 0 and high < 14:
+        high += 1
+    if excess(low) > 0 or excess(high) < 0:
+        raise ValueError(
+            f"steer: {steer.name!r} costs {kl:g} nats per token at no strength up to a million; is it zero?"
+        )
+    return math.exp(cast(float, brentq(excess, low, high, xtol=1e-4)))
+
+
+def kl_at(steer: Steer | SteerOver, states: States, strength: float) -> float:
+    """KL from the model (with its background) to the steered one, nats per token, mean of both signs."""
+    head = states.readout.head
+    over = steer.background if isinstance(steer, SteerOver) else None
+    line = steer.steer if isinstance(steer, SteerOver) else steer
+    total = torch.zeros((), dtype=torch.float64)
+    for c, _, _ in states.chunks(CHUNK):
+        c = c.to(head.W_U.device)
+        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
+        along = (c @ line.W) @ head.W_U
+        for sign in (1, -1):
+            total += kl_from(head, z, z + sign * strength * along).double().sum().cpu() / 2
+    return float(total) / states.n_positions
