@@ -98,7 +98,7 @@ def token_weights(states: States, kind: Literal["predicted", "counted"] = "predi
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> found = token_weights(sl.collect(model, ["the film was good ."], progress=False), "counted")
-        >>> round(found[" film"], 3), found[" bad"]
+        >>> round(found[" film"], 3), found[" awful"]
         (0.167, 0.0)
     """
     if kind not in ("predicted", "counted"):
