@@ -78,18 +78,8 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
         >>> data = read_labelled("reviews.jsonl")                                     # doctest: +SKIP
     """
     path = Path(path)
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"path: {path.name} ends in {path.suffix!r}, expected one of {', '.join(readers)}")
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); convert the file, e.g. "
-            f"`iconv -f latin1 -t utf-8 {path.name}`"
-        ) from None
     texts, labels = [], []
-    for line, row in readers[path.suffix.lower()](content, path):
+    for line, row in _rows(path):
         missing = [name for name in (text, label) if row.get(name) is None]
         if missing:
             raise ValueError(f"{path}, line {line}: no column {missing[0]!r}; found {sorted(map(str, row))}")
@@ -107,6 +97,49 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
     if not texts:
         raise ValueError(f"{path}: no rows; expected columns {text!r} and {label!r}")
     return Labelled(tuple(texts), tuple(labels))
+
+
+def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
+    """Texts without labels: a `.txt` file with a text a line, or a column of the files that `read_labelled` reads.
+
+    Lines and rows without text are left out.
+
+    Raises:
+        ValueError: as from `read_labelled`; no text at all.
+
+    Example:
+        >>> texts = read_texts("reviews.txt")                                         # doctest: +SKIP
+    """
+    path = Path(path)
+    found = []
+    for line, row in _rows(path, lines=text):
+        if text not in row:
+            raise ValueError(f"{path}, line {line}: no column {text!r}; found {sorted(map(str, row))}")
+        if isinstance(row[text], str) and row[text].strip():
+            found.append(row[text])
+    if not found:
+        raise ValueError(f"{path}: no text; expected a text a line, or a column {text!r}")
+    return found
+
+
+def _rows(path: Path, lines: str | None = None) -> Iterator[tuple[int, dict]]:
+    """Line numbers and rows of a file; of a `.txt` file too, if `lines` names the column that its lines are."""
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
+    kinds = [*readers, *([".txt"] if lines else [])]
+    kind = path.suffix.lower()
+    if kind not in kinds:
+        raise ValueError(f"path: {path.name} ends in {path.suffix!r}, expected one of {', '.join(kinds)}")
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); convert the file, e.g. "
+            f"`iconv -f latin1 -t utf-8 {path.name}`"
+        ) from None
+    if kind == ".txt":
+        yield from ((number, {lines: line.rstrip("\r")}) for number, line in enumerate(content.split("\n"), 1))
+    else:
+        yield from readers[kind](content, path)
 
 
 def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
