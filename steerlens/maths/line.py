@@ -59,7 +59,8 @@ def climb(
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """The top of `n` concave functions of one number each, within ±limit, by Newton steps kept inside a bracket.
 
-    A step that leaves the bracket is replaced by its middle, so the worst case is bisection.
+    A step that leaves the bracket, or is more than half as long as the one before, is replaced by the bracket's middle: wrong
+    curvatures make Newton swing around the top, and bisection is the worst case.
 
     Args:
         derivatives: from points to slopes and to minus second derivatives (or any positive stand-in for them).
@@ -75,13 +76,15 @@ def climb(
     # infinite until a point there was looked at: the limits themselves are tried once
     low, high = torch.full((n,), -torch.inf, dtype=torch.float64), torch.full((n,), torch.inf, dtype=torch.float64)
     s, beyond = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)
+    moved = torch.full((n,), torch.inf, dtype=torch.float64)
     for _ in range(max_steps):
         slope, curvature = (x.double() for x in derivatives(s))
         beyond = ((s >= limit) & (slope > 0)) | ((s <= -limit) & (slope < 0))
         low, high = torch.where(slope > 0, s, low), torch.where(slope < 0, s, high)
         target = (s + slope / curvature.clamp_min(1e-12)).clamp(-limit, limit)
         middle = (low.clamp_min(-limit) + high.clamp_max(limit)) / 2
-        new = torch.where((slope == 0) | beyond, s, torch.where((target > low) & (target < high), target, middle))
+        trusted = (target > low) & (target < high) & ((target - s).abs() <= moved / 2)
+        new = torch.where((slope == 0) | beyond, s, torch.where(trusted, target, middle))
         moved = (new - s).abs()
         s = new
         if bool((moved <= tolerance).all()):

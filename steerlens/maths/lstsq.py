@@ -52,8 +52,8 @@ def regress(
 
     Rows fall into five random folds and each fold's products are summed once: the map from the other four is judged on it, so
     `r2 = 1 − Σ w ‖y − xM‖² / Σ w ‖y − ȳ‖²` is of rows that were not fitted, and a choice among ridges costs no further pass.
-    With fewer rows than two a fold there is no held-out `r2` (NaN). Where `X` has dependent columns the smallest map is
-    taken.
+    With fewer rows than two a fold there is no held-out `r2` (NaN), and a ridge must be given. Where `X` has dependent
+    columns the smallest map is taken.
 
     Args:
         X, Y: matching rows.
@@ -68,6 +68,8 @@ def regress(
         ([1.0, 2.0, 3.0], 3, 1.0)
     """
     n = len(X)
+    if n == 0 or (ridge is None and n < 2 * FOLDS):
+        raise ValueError(f"X: got {n} rows, expected at least {2 * FOLDS} to choose a ridge, and 1 with a given one")
     w = None if weight is None else weight.double().to(X.device)
     fold = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(X.device) % FOLDS
     parts = [_sums(X, Y, w, (fold == k).nonzero().squeeze(1)) for k in range(min(FOLDS, n))]
@@ -97,10 +99,10 @@ def regress(
 def procrustes(
     X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], weight: Float[Tensor, " n"] | None = None
 ) -> Float[Tensor, "d_x d_y"]:
-    """The partial isometry that takes one cloud nearest to the other: `argmin Σ w ‖y − xM‖²` over `M = U Vᵀ`.
+    """The partial isometry along which two clouds agree best: `argmax Σ w ⟨xM, y⟩ = U Vᵀ`.
 
     `U`, `V` are the singular vectors of `XᵀwY` (Schönemann 1966). With `d_x = d_y` it is orthogonal, otherwise its smaller
-    side is.
+    side is; for `d_x ≤ d_y` it is also the nearest, `argmin Σ w ‖y − xM‖²`.
 
     Example:
         >>> X = torch.eye(2, dtype=torch.float64)

@@ -20,8 +20,8 @@ def pair(
     """The contexts of two models at the same places of the same texts; labels, if there are any, are not looked at.
 
     A place is a character offset: both models have read the text up to there and nothing beyond, so both contexts predict
-    what comes next. With one tokenizer that is every position; with two, the ends of tokens that they have in common
-    (every end of a word, as a rule).
+    what comes next. With one tokenizer that is every position (but inside a character of several tokens); with two, the ends
+    of tokens that they have in common: every end of a word, as a rule.
 
     Args:
         source, target: any models that the package reads; left as they were.
@@ -43,14 +43,13 @@ def pair(
     places = [_places(model, found, list(plain)) for model, found in zip((source, target), states, strict=True)]
     shared, place = torch.unique(torch.cat(places), return_inverse=True)
     at = torch.full((2, len(shared)), -1, dtype=torch.long)
-    # of several tokens that end at one place the last counts: it has read all of the character
     at[0, place[: len(places[0])]] = torch.arange(len(places[0]))
     at[1, place[len(places[0]) :]] = torch.arange(len(places[1]))
-    return Pairs(states[0], states[1], at[:, (at >= 0).all(0)])
+    return Pairs(states[0], states[1], at[:, (at >= 0).all(0) & (shared >= 0)])
 
 
 def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_positions"]:
-    """For each stored position, a number that names its text and how many characters had been read."""
+    """For each stored position, a number that names its text and how many characters had been read; −1 for no place."""
     ends = token_ends(model.tokenizer, texts, convention(model, readout(model)))
     stride = 1 + max(map(len, texts))
     text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
@@ -62,12 +61,12 @@ def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_p
     )
     assert len(flat) == len(text) and int(starts[-1] + states.lengths[-1]) == len(text)
     place = torch.empty_like(flat)
-    place[order] = text[order] * stride + flat
+    place[order] = torch.where(flat < 0, flat, text[order] * stride + flat)
     return place
 
 
 def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[list[int]]:
-    """How many characters of its text each token, begin-of-text included, has read when it has been read."""
+    """How many characters of its text have been read after each token, begin-of-text included; −1 inside a character."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer: {type(tokenizer).__name__} does not say where in a text its tokens end; load the model with a fast "
@@ -78,6 +77,7 @@ def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[
     for text in texts:
         spaced = how.space and not text[:1].isspace()
         encoded = tokenizer(" " + text if spaced else text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = [max(end - spaced, 0) for _, end in encoded["offset_mapping"]]
-        found.append([0] * begin + ends)
+        ends = [0] * begin + [max(end - spaced, 0) for _, end in encoded["offset_mapping"]]
+        # of several tokens that end at one place the last has read all of the character, the others part of it
+        found.append([end if end != after else -1 for end, after in zip(ends, [*ends[1:], None], strict=True)])
     return found

@@ -111,8 +111,8 @@ def spellings(readout: Readout) -> dict[str, int]:
         if spaced:
             mark = token.strip()
             return mark if mark and not any(map(str.isalnum, mark)) and mark not in bare else token
-        if token.startswith("##") and len(token) > 2:
-            return token[2:]
+        if token.startswith("##"):  # a mark that goes on, `##.`, is nowhere else told from one that begins
+            return token[2:] if token[2:3].isalnum() else token
         return f" {token}" if token[0].isalnum() else token
 
     found = [(spelled(readout.tokens[i]), i) for i in ids]

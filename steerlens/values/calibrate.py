@@ -40,7 +40,7 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
         >>> round(calibrate(0.5 * tone, states) / calibrate(tone, states), 3)
         2.0
     """
-    if not kl > 0:
+    if not 0 < kl < math.inf:
         raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
     if not steer.readout.same_as(states.readout):
         raise ValueError(

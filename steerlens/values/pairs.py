@@ -54,7 +54,7 @@ class Pairs:
 
     @property
     def share(self) -> float:
-        """The part of the target's positions that have a counterpart; 1 with one tokenizer."""
+        """The part of the target's positions that have a counterpart; 1 with one tokenizer, or a little less."""
         return len(self) / self.tgt.n_positions
 
     def reverse(self) -> "Pairs":

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steerlens.maths.head import Head, post, token_nll
@@ -41,6 +41,7 @@ def test_information_survives_logits_far_from_zero():
     assert found.information.item() == pytest.approx(p * (1 - p), rel=1e-3)
 
 
+@example([(2.0, 1.0)], -0.6875)  # Newton alone swings to and fro
 @given(st.lists(st.tuples(st.floats(-12, 12), st.floats(0.1, 20)), min_size=1, max_size=6), st.floats(-2, 1))
 def test_a_climb_reaches_the_top_of_every_function(tops, skew):
     top, sharp = (torch.tensor(x, dtype=torch.float64) for x in zip(*tops, strict=True))

@@ -14,6 +14,7 @@ from steerlens.maths.lstsq import procrustes, pseudo_inverse
 from steerlens.models.pair import pair
 from steerlens.models.sites import Model, readout
 from steerlens.values.alignment import Alignment
+from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer
@@ -29,7 +30,7 @@ def transfer(
     tgt: Model | Readout,
     *,
     rule: Rule = "congruence",
-    text: Sequence[str] | Pairs | None = None,
+    text: Labelled | Sequence[str] | Pairs | None = None,
     source: Model | None = None,
     alignment: Alignment | None = None,
     seed: int = 0,
@@ -122,7 +123,12 @@ def _moved(src: Steer, on: Readout, W: Tensor) -> Steer:
 
 
 def _pairs(
-    src: Steer, tgt: Model | Readout, on: Readout, rule: Rule, text: Sequence[str] | Pairs | None, source: Model | None
+    src: Steer,
+    tgt: Model | Readout,
+    on: Readout,
+    rule: Rule,
+    text: Labelled | Sequence[str] | Pairs | None,
+    source: Model | None,
 ) -> Pairs:
     if text is None:
         raise ValueError(

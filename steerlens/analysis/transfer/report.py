@@ -15,16 +15,15 @@ from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.move import READ_TEXT, RULES, Rule, transfer
 from steerlens.analysis.transfer.text import context_map, shift_match
 from steerlens.fits.steer import natural_metric
-from steerlens.maths.head import post, token_nll
 from steerlens.values.alignment import Alignment
 from steerlens.values.calibrate import calibrate
 from steerlens.values.fit import Fit
+from steerlens.values.losses import contrasts
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
-CHUNK = 1024
 DRAWS = 1000
 
 
@@ -124,21 +123,6 @@ def transfer_report(
     order = ["rule", "contrast", "share", "low", "high", "strength", "cosine", "match", "seconds"]
     context = float("nan") if pairs is None else context_map(pairs).r2
     return TransferReport(table[order], steers, align(src.value.readout, data.readout), context, kl)
-
-
-def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
-    """Summed NLL of each text with the steer's sign turned, less that with the right sign; one pass for all steers."""
-    head = states.readout.head
-    total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
-    for c, target, text in states.chunks(CHUNK):
-        c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-        y = states.labels[text].to(c)[:, None]
-        z = (c + c @ background.W) @ head.W_U + head.b_U
-        for row, steer in zip(total, steers, strict=True):
-            along = y * ((c @ steer.W) @ head.W_U)
-            wrong, right = (token_nll(post(head, z + sign * along), target) for sign in (-1, 1))
-            row.index_add_(0, text, (wrong - right).double().cpu())
-    return total
 
 
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:

@@ -15,10 +15,11 @@ from steerlens.maths.line import log_prob_along
 from steerlens.maths.lstsq import Regression, regress
 from steerlens.maths.solve import conjugate_gradient
 from steerlens.values.alignment import shared_tokens
-from steerlens.values.calibrate import calibrate, kl_at
+from steerlens.values.calibrate import kl_at
+from steerlens.values.losses import contrasts
 from steerlens.values.pairs import Pairs
 from steerlens.values.states import States
-from steerlens.values.steer import Steer
+from steerlens.values.steer import Steer, zero_steer
 
 CHUNK = 1024
 PLACES = 256
@@ -26,8 +27,8 @@ PLACES = 256
 RIDGE = 0.3
 """Of the match, nats of cost for a nat of mismatch: much of what two models disagree on is noise."""
 DAMPING = 1e-2
-UNIT = 0.02
-"""Nats per token at which two steers are made equal before they are averaged."""
+SHARES = (0.0, 0.25, 0.5, 0.75)
+"""Of the learned steer in the mean, tried."""
 
 
 def context_map(pairs: Pairs) -> Regression:
@@ -71,7 +72,7 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
 
 def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
-    """The mean of two steers at equal KL: `distil`, and one that the target learns from the text itself.
+    """A mean of two steers at equal KL: `distil`, and one that the target learns from the text itself.
 
     For the second the source only says how strongly it finds each text steered, by one Newton step from 0 under a standard
     normal prior,
@@ -79,16 +80,23 @@ def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
         ŷ = Σ_t ∂ log P_s(x_t)/∂s / (1 + Σ_t Var_p(u_t))        at s = 0, within ±1
 
     and a steer is fitted on the target with `ŷ` for labels. The two err in different ways, the one by what the target's
-    contexts cannot say of the source's, the other by wrong labels, so their mean is better than either.
+    contexts cannot say of the source's, the other by wrong labels, so a mean is better than either. Its weights are those of
+    a few that tell texts kept aside best apart, again by `ŷ`: with little text the learned part counts little.
     """
-    labels = strengths_of_texts(src, pairs.src)
-    learned = fit_steer(pairs.tgt.relabel(labels), seed=seed).value
+    states = pairs.tgt.relabel(strengths_of_texts(src, pairs.src))
+    train, judge = states.split(0.8, seed=seed)
+    learned = fit_steer(train, seed=seed).value
     matched = distil(src, pairs, seed=seed)
-    states = pairs.tgt.sample(8_192, seed=seed)
-    a, b = (calibrate(steer, states, kl=UNIT) for steer in (learned, matched))
-    mean = a * learned + b * matched
-    unit = calibrate(mean, states, kl=kl_at(matched, states, 1.0))
-    return Steer(unit * mean.W, pairs.tgt.readout, src.name)
+    sample = pairs.tgt.sample(4_096, seed=seed)
+    costs = [kl_at(steer, sample, 1.0) for steer in (learned, matched)]
+    if not min(costs) > 0:
+        return matched
+    # KL grows with the square of the strength: of these any mean of mixed weights is brought to the cost of `matched`
+    units = learned * (costs[1] / costs[0]) ** 0.5, matched
+    mixed = [share * units[0] + (1 - share) * units[1] for share in SHARES]
+    level = [(costs[1] / kl_at(steer, sample, 1.0)) ** 0.5 * steer for steer in mixed]
+    worth = contrasts(judge, level, zero_steer(states.readout)).sum(1)
+    return Steer(level[int(worth.argmax())].W, states.readout, src.name)
 
 
 def strengths_of_texts(src: Steer, states: States) -> Float[Tensor, " n_texts"]:
