@@ -59,7 +59,7 @@ def climb(
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """The top of `n` concave functions of one number each, within ±limit, by Newton steps kept inside a bracket.
 
-    A step that leaves the bracket, or is more than half as long as the one before, is replaced by the bracket's middle: wrong
+    A step that leaves the bracket, or in a closed bracket is more than half as long as the one before, is replaced by the bracket's middle: wrong
     curvatures make Newton swing around the top, and bisection is the worst case.
 
     Args:
@@ -83,7 +83,8 @@ def climb(
         low, high = torch.where(slope > 0, s, low), torch.where(slope < 0, s, high)
         target = (s + slope / curvature.clamp_min(1e-12)).clamp(-limit, limit)
         middle = (low.clamp_min(-limit) + high.clamp_max(limit)) / 2
-        trusted = (target > low) & (target < high) & ((target - s).abs() <= moved / 2)
+        shrinking = ((target - s).abs() <= moved / 2) | low.isinf() | high.isinf()
+        trusted = (target > low) & (target < high) & shrinking
         new = torch.where((slope == 0) | beyond, s, torch.where(trusted, target, middle))
         moved = (new - s).abs()
         s = new
