@@ -59,8 +59,8 @@ def climb(
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
     """The top of `n` concave functions of one number each, within ±limit, by Newton steps kept inside a bracket.
 
-    A step that leaves the bracket, or in a closed bracket is more than half as long as the one before, is replaced by the bracket's middle: wrong
-    curvatures make Newton swing around the top, and bisection is the worst case.
+    A step that leaves the bracket, or in a closed bracket is more than half as long as the one before, is replaced by the
+    bracket's middle: wrong curvatures make Newton swing around the top, and bisection is the worst case.
 
     Args:
         derivatives: from points to slopes and to minus second derivatives (or any positive stand-in for them).
