@@ -67,7 +67,7 @@ def main() -> None:
         fig, axes = plt.subplots(rows, 2, figsize=(2 * COLUMN, 2.35 * rows + 0.4), layout="constrained", squeeze=False)
         for ax, (title, report) in zip(axes.flat, found.items(), strict=True):
             plot_transfer(report.table, title=title, ax=ax)
-        legend(axes[0, 0])
+        legend(fig, next(iter(found.values())).table.rule)
     OUT.mkdir(exist_ok=True)
     save_figure(fig, OUT, given.name, {"seed": given.seed, "kl": 0.05, "directions": numbers})
 

@@ -13,6 +13,7 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
     """The whole report. `pictures` are named `STEER-FIGURE`; `facts` come from `write_report`."""
     title = f"steerlens report: {facts['model']}"
     links = "".join(f"<a href='#{anchor(s.name)}'>{escape(s.name)}</a>" for s in studies)
+    moved = "<a href='#transfer'>another model</a>" if facts.get("transfer") else ""
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class='soft'>{escape(facts['data'])} · seed {facts['seed']} · steerlens "
@@ -27,12 +28,14 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
         "losses are in nats "
         "per token, on texts that the fit has not seen.</p>",
         "<ul class='short'>" + "".join(f"<li>{_in_short(s)}</li>" for s in studies) + "</ul>",
-        f"<nav>{links}<a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
+        f"<nav>{links}{moved}<a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
     ]
     for one in studies:
         body += _section(
             one, {k.removeprefix(f"{one.name}-"): v for k, v in pictures.items() if k.startswith(f"{one.name}-")}
         )
+    if facts.get("transfer"):
+        body += _transfer(facts["transfer"], pictures["transfer"])
     body += _space(facts["components"])
     body += _time(studies, facts)
     return (
@@ -272,6 +275,27 @@ def _losses(one: Study, picture: Picture | None) -> list[str]:
         "the NLL with the "
         "sign turned less that with the right sign.</p>",
         shown,
+    ]
+
+
+def _transfer(moved: Mapping[str, Any], picture: Picture) -> list[str]:
+    rows = [
+        [escape(r["rule"]), f"{r['contrast']:.3f}".replace("-", "−"),
+         f"{r['share']:.2f} ({r['low']:.2f} to {r['high']:.2f})".replace("-", "−"), f"{r['cosine']:.2f}".replace("-", "−"),
+         f"{r['match']:.2f}", f"{r['seconds']:.2f}"]
+        for r in moved["rules"]
+    ]  # fmt: skip
+    head = ["rule", "contrast", "share (95 %)", "cosine", "match", "seconds"]
+    return [
+        "<h2 id='transfer'>On another model</h2>",
+        f"<p>The {escape(moved['steer'])} steer moved to {escape(moved['target'])}, which shares {moved['shared_tokens']:,} "
+        "tokens, by every rule, and one that is trained there on the same labels. All cost "
+        f"{moved['kl']:g} nats per token. <em>Contrast</em>: what turning the sign costs on new texts, nats per token. "
+        "<em>Share</em>: of the trained steer's. <em>Cosine</em>: with the trained steer, in the natural metric. <em>Match</em>: "
+        "share of the source's logit shifts that it reproduces (the trained one: as far as it has learned the same). The "
+        f"last three rules read {moved['texts']:,} texts without labels.</p>",
+        f"<div class='row'>{figure(picture, 'Share of the trained effect that each rule keeps')}"
+        f"<div class='wide'>{table(head, rows, numbers=range(1, 6))}</div></div>",
     ]
 
 

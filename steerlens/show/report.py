@@ -14,7 +14,11 @@ import torch
 from matplotlib.figure import Figure
 
 from steerlens.analysis.embeddings import components, embedding
+from steerlens.analysis.transfer import transfer_report
+from steerlens.fits.steer import fit_steer
+from steerlens.models.collect import collect
 from steerlens.models.load import load_model
+from steerlens.models.pair import pair
 from steerlens.models.sites import Model, model_id
 from steerlens.show.figures import (
     plot_cost,
@@ -31,6 +35,7 @@ from steerlens.show.page import page
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.study import Say, Study, study
 from steerlens.show.style import COLUMN, look
+from steerlens.show.transfer import legend, plot_transfer
 from steerlens.toy import NAMES, corpus
 from steerlens.values.files import save, write_bytes, write_json
 from steerlens.values.labelled import Labelled
@@ -77,8 +82,10 @@ def write_report(
         f"{texts:,} texts of the toy world for each steer" if data is None else f"{len(data):,} labelled texts ({name})"
     )
     space = components(embedding(lm), n=6, tokens=8, seed=seed).table
+    moved = _moved(lm, studies[0], texts, seed, say) if data is None and studies else None
     facts = {
         "components": records(space),
+        "transfer": moved,
         "model": model_id(lm),
         "data": source,
         "seed": seed,
@@ -101,6 +108,8 @@ def write_report(
 def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> None:
     """All files of a report into an empty folder."""
     pictures = _draw(studies, folder / "figures")
+    if facts.get("transfer"):
+        pictures["transfer"] = _draw_transfer(facts["transfer"], folder / "figures")
     (folder / "steers").mkdir()
     for one in studies:
         stem = folder / "steers" / _file_name(one.name)
@@ -119,6 +128,36 @@ def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int,
         train, test = corpus(attribute, n=texts, seed=seed), corpus(attribute, n=max(texts // 4, 20), seed=seed + 1)
         found.append(study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say))
     return found
+
+
+def _moved(lm: Model, one: Study, texts: int, seed: int, say: Say) -> dict[str, Any]:
+    """The first steer on another toy model by every rule, beside one that is trained there on the same labels."""
+    to = "toy-64" if model_id(lm) != "toy-64" else "toy-128"
+    say(f"{one.name}: moving to {to}")
+    train, new, plain = (
+        corpus(one.name, n=n, seed=seed + k)
+        for k, n in enumerate((texts, max(texts // 4, 20), max(min(texts, 1000), 20)))
+    )
+    target = load_model(to)
+    trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed)
+    pairs = pair(lm, target, plain, progress=False)
+    found = transfer_report(one.fit, trained, collect(target, new, progress=False), pairs=pairs, seed=seed)
+    return {
+        "steer": one.name,
+        "target": to,
+        "kl": found.kl,
+        "shared_tokens": len(found.alignment.tokens),
+        "texts": len(plain),
+        "rules": records(found.table),
+    }
+
+
+def _draw_transfer(moved: dict[str, Any], folder: Path) -> Picture:
+    with look():
+        ax = plot_transfer(pd.DataFrame(moved["rules"]), ax=_wide(3.6, 2.6))
+        legend(ax.get_figure(root=True), [row["rule"] for row in moved["rules"]])
+    width = ax.get_figure(root=True).get_size_inches()[0] * PX
+    return save_figure(ax.get_figure(root=True), folder, "transfer", moved)[1].read_bytes(), width
 
 
 def _figures(one: Study) -> dict[str, tuple[Figure, pd.DataFrame]]:

@@ -1,8 +1,12 @@
 """Figures of steers that were moved to another model."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from steerlens.show.style import BLUE, COLUMN, GREY, RED, look
 
@@ -44,8 +48,9 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
     return ax
 
 
-def legend(ax: Axes) -> None:
-    """What the colours of `plot_transfer` mean, below."""
-    kinds = dict.fromkeys([*KIND.values(), EMBEDDINGS])
-    marks = [plt.Line2D([], [], marker="o", ls="", color=colour, ms=4.5) for colour, _ in kinds]
-    ax.figure.legend(marks, [name for _, name in kinds], loc="outside lower center", ncols=2)
+@look()
+def legend(fig: Figure, rules: Iterable[str]) -> None:
+    """What the colours of `plot_transfer` mean, below a figure that shows these rules."""
+    kinds = dict.fromkeys(KIND.get(rule, EMBEDDINGS) for rule in (*KIND, "congruence") if rule in set(rules))
+    marks = [Line2D([], [], marker="o", ls="", color=colour, ms=4.5) for colour, _ in kinds]
+    fig.legend(marks, [name for _, name in kinds], loc="outside lower center", ncols=2, frameon=False, fontsize=7.5)

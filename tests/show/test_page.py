@@ -40,7 +40,7 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
         f"{a}-{f}"
         for a in ("sentiment", "tone")
         for f in ("label_curve", "cost", "words", "spectrum", "written", "gap")
-    }
+    } | {"transfer"}
     for name in names:
         for ending in ("pdf", "png", "json"):
             assert (folder / "figures" / f"{name}.{ending}").stat().st_size > 100
@@ -52,7 +52,7 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
 def test_the_page_needs_nothing_else(folder):
     html = (folder / "index.html").read_text(encoding="utf-8")
     pictures = re.findall(r"data:image/png;base64,[A-Za-z0-9+/=]+", html)
-    assert len(pictures) == 12
+    assert len(pictures) == 13
     bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
     for banned in ("http", "<script", "<link", "@import", "url(", "onload", "<iframe"):
         assert banned not in bare
@@ -68,6 +68,9 @@ def test_the_numbers_are_json_and_those_of_the_page(folder):
     assert set(numbers["steers"]) == {"sentiment", "tone"}
     assert numbers["seed"] == 0 and numbers["threads"] >= 1 and numbers["versions"]["torch"]
     html = (folder / "index.html").read_text(encoding="utf-8")
+    assert numbers["transfer"]["target"] == "toy-128" and numbers["transfer"]["rules"][0]["share"] == 1
+    for rule in numbers["transfer"]["rules"]:
+        assert f"{rule['contrast']:.3f}".replace("-", "−") in html
     for steer in numbers["steers"].values():
         gap = next(row for row in steer["gap"] if row["grade"] == "all")
         assert f"{gap['base']:.4f}" in html and f"{gap['truth']:.4f}" in html

@@ -37,8 +37,8 @@ def align(
     Args:
         src, tgt: models or their read-outs.
         weights: of tokens, by their text as `tokens` of the result has it, such as from `token_weights`; tokens that are not
-            named count nothing. None: all the same. A model's predictions are made of common words, a vocabulary is not:
-            weighing by probability nearly always moves a steer better (see the notebook on transfer).
+            named count nothing. None: all the same. Weighing by probability moved a steer better on SST-5 (0.53 to 0.58 of
+            the trained effect) and worse on the toy models, whose words of sentiment are rare (0.75 to 0.64): try both.
         centre: take the weighted means off first. A constant added to all embeddings shifts all logits alike and changes
             nothing, so the means need not correspond.
         ridge: relative to the mean eigenvalue of the target's embeddings; None: chosen by error on held-out tokens.
