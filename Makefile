@@ -18,6 +18,8 @@ ENV  := .venv/installed
 ENV3 := .venv-tl3/installed
 pip   = -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 offline = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# toy models gain little from a second thread, and lose much where another job has it
+one_thread = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 # No notebooks, figures or benchmarks: nothing to do, and it is said.
 notebooks  := $(sort $(wildcard notebooks/*.ipynb))
@@ -88,13 +90,13 @@ notebooks: $(ENV)  ## run every notebook, and compare it with its .py
 		diff -u --label "$$stem.py" --label "$$stem.ipynb" <($(as_text) "$$stem.py") <($(as_text) "$$stem.ipynb") \
 			|| { echo "$$stem: .py and .ipynb differ; run '$(BIN)/jupytext --sync $$stem.ipynb'"; exit 1; }; \
 	done
-	@$(if $(notebooks),$(offline) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
+	@$(if $(notebooks),$(offline) $(one_thread) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
 
 write-notebooks: $(ENV)  ## run every notebook and keep its outputs
 	@for stem in $(sort $(basename $(paired))); do \
 		test -e $$stem.ipynb || $(BIN)/jupytext --quiet --to ipynb $$stem.py; \
 		$(BIN)/jupytext --quiet --sync $$stem.py; \
-		$(offline) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+		$(offline) $(one_thread) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
 			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$stem.ipynb; \
 		$(BIN)/jupytext --quiet --sync $$stem.ipynb; \
 	done
