@@ -25,6 +25,8 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 DRAWS = 1000
+SAMPLE = 4_096
+"""Positions on which costs and matches are measured."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def transfer_report(
         ['trained', 'congruence']
     """
     _check(src, tgt, data, pairs, home)
-    sample = data.sample(8_192, seed=seed)
+    sample = data.sample(SAMPLE, seed=seed)
+    places = None if pairs is None else pairs.sample(SAMPLE, seed=seed)
     steers, rows = {}, []
     started = {"trained": float(tgt.report.seconds)}
     candidates: dict[str, Steer] = {"trained": tgt.value}
@@ -110,13 +113,13 @@ def transfer_report(
                 "rule": name,
                 "strength": strength,
                 "cosine": _cosine(metric, steer, tgt.value),
-                "match": shift_match(src.value, steer, pairs.sample(8_192, seed=seed)) if pairs is not None else np.nan,
+                "match": np.nan if places is None else shift_match(src.value, steer, places),
                 "seconds": started[name],
             }
         )
     worth = contrasts(data, list(steers.values()), tgt.background)
     if home is not None:
-        strength = calibrate(src.value.over(src.background), home.sample(8_192, seed=seed), kl=kl)
+        strength = calibrate(src.value.over(src.background), home.sample(SAMPLE, seed=seed), kl=kl)
         worth = torch.cat([worth, contrasts(home, [strength * src.value], src.background)])
         rows.append({"rule": "at home", "strength": strength, "seconds": float(src.report.seconds)})
     table = pd.concat([pd.DataFrame(rows), _shares(worth, data, seed)], axis=1)
