@@ -83,7 +83,7 @@ def climb(
         low, high = torch.where(slope > 0, s, low), torch.where(slope < 0, s, high)
         target = (s + slope / curvature.clamp_min(1e-12)).clamp(-limit, limit)
         middle = (low.clamp_min(-limit) + high.clamp_max(limit)) / 2
-        shrinking = ((target - s).abs() <= moved / 2) | low.isinf() | high.isinf()
+        shrinking = ((target - s).abs() <= (moved / 2).clamp_min(tolerance)) | low.isinf() | high.isinf()
         trusted = (target > low) & (target < high) & shrinking
         new = torch.where((slope == 0) | beyond, s, torch.where(trusted, target, middle))
         moved = (new - s).abs()

@@ -55,6 +55,19 @@ def test_a_climb_reaches_the_top_of_every_function(tops, skew):
     torch.testing.assert_close(found, top.clamp(-10, 10), atol=1e-4, rtol=0)
 
 
+def test_a_top_that_was_found_is_not_left_while_others_are_sought():
+    calls = []
+
+    def derivatives(s):
+        """One quadratic, at once at its top; one whose curvature is given twice too large, which comes nearer by halves."""
+        calls.append(s.clone())
+        return torch.tensor([1 / 3, 5.0], dtype=torch.float64) - s, torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+    found, _ = climb(derivatives, 2, limit=10.0)
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 5.0], dtype=torch.float64), atol=1e-5, rtol=0)
+    assert all(abs(float(s[0]) - 1 / 3) < 1e-12 for s in calls[1:]) and len(calls) < 30
+
+
 def test_a_flat_function_stays_where_it_is():
     found, beyond = climb(lambda s: (torch.zeros(2).double(), torch.zeros(2).double()), 2, limit=5.0)
     assert found.tolist() == [0.0, 0.0] and not beyond.any()
