@@ -136,7 +136,7 @@ def _moved(lm: Model, one: Study, texts: int, seed: int, say: Say) -> dict[str, 
     say(f"{one.name}: moving to {to}")
     train, new, plain = (
         corpus(one.name, n=n, seed=seed + k)
-        for k, n in enumerate((texts, max(texts // 4, 20), max(min(texts, 1000), 20)))
+        for k, n in enumerate((texts, max(texts // 4, 20), max(min(texts, 600), 20)))
     )
     target = load_model(to)
     trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed)
