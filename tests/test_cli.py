@@ -131,3 +131,32 @@ def test_fit_then_write(tmp_path, good):
     assert wrong.exit_code == 2 and "--strengths" in wrong.stderr
     other = run("write", "--model", "toy-128", "--steer", str(steer), "--prompt", "it was")
     assert other.exit_code == 2 and "toy-64" in other.stderr
+
+
+def test_fit_then_move(tmp_path, good):
+    steer, moved, texts = tmp_path / "tone.safetensors", tmp_path / "moved.safetensors", tmp_path / "texts.txt"
+    assert run("fit", "--model", "toy-64", "--data", str(good), "--out", str(steer), "--quiet").exit_code == 0
+    texts.write_text("\n".join(sl.toy.corpus("tone", n=60, seed=1).texts), encoding="utf-8")
+    options = ("--model", "toy-64", "--steer", str(steer), "--to", "toy-96-llama", "--out", str(moved))
+    assert run("move", *options).exit_code == 0
+    llama = sl.load_model("toy-96-llama")
+    by_rule = sl.load(moved, llama)
+    assert by_rule.name == "tone"
+    refused = run("move", *options)
+    assert refused.exit_code == 2 and "--overwrite" in refused.stderr
+    again = (*options, "--overwrite")
+    result = run("move", *again, "--rule", "distil", "--text", str(texts), "--kl", "0.03")
+    assert result.exit_code == 0, result.output
+    found = sl.load(moved, llama)
+    assert not (found.W - by_rule.W).norm() < 0.1 * by_rule.W.norm()
+    states = sl.collect(llama, sl.toy.corpus("tone", n=60, seed=1).texts, progress=False)
+    assert sl.calibrate(found, states, kl=0.03) == pytest.approx(1, rel=1e-2)
+    for wrong, message in (
+        (("--rule", "distil"), "reads text"),
+        (("--rule", "magic"), "'congruence'"),
+        (("--kl", "0.1"), "pass --text"),
+        (("--text", str(texts)), "reads none"),
+        (("--text", str(tmp_path / "no.txt"), "--rule", "distil"), "no.txt"),
+    ):
+        bad = run("move", *again, *wrong)
+        assert bad.exit_code == 2 and message in bad.stderr and "Traceback" not in bad.output

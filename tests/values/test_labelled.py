@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerlens.values.labelled import Labelled, read_labelled
+from steerlens.values.labelled import Labelled, read_labelled, read_texts
 
 HARD = ('He said "no", twice', "two\nlines", "a\ttab", "naïve — 🎬", "form\x0cfeed and \u2028 separator", " 'quoted' ,")
 DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
@@ -122,3 +122,21 @@ def test_another_seed_splits_otherwise() -> None:
 def test_labelled_texts_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         DATA.texts = ()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_texts_without_labels_come_from_lines_and_columns(tmp_path):
+    lines = tmp_path / "a.txt"
+    lines.write_text("one\r\n\n  \ntwo words\n", encoding="utf-8")
+    assert read_texts(lines) == ["one", "two words"]
+    table = tmp_path / "a.csv"
+    table.write_text("text,stars\ngood,5\n,3\nbad,1\n", encoding="utf-8")
+    assert read_texts(table) == ["good", "bad"]
+    assert read_texts(table, text="stars") == ["5", "3", "1"]
+    with pytest.raises(ValueError, match="no column 'body'"):
+        read_texts(table, text="body")
+    empty = tmp_path / "b.txt"
+    empty.write_text("\n \n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no text"):
+        read_texts(empty)
+    with pytest.raises(ValueError, match=r"\.pdf.*\.txt"):
+        read_texts(tmp_path / "a.pdf")
