@@ -154,9 +154,11 @@ def move(
         _check_file(out, overwrite)
         _quiet_libraries()
         import steerlens as sl
-        from steerlens.analysis.transfer import READ_TEXT
+        from steerlens.analysis.transfer import READ_TEXT, RULES
         from steerlens.values.labelled import read_texts
 
+        if rule not in RULES:
+            raise ValueError(f"--rule: got {rule!r}, expected one of {', '.join(RULES)}")
         if kl is not None and text is None:
             raise ValueError("--kl: the cost is measured on text; pass --text too")
         if text is not None and kl is None and rule not in READ_TEXT:

@@ -153,7 +153,7 @@ def test_fit_then_move(tmp_path, good):
     assert sl.calibrate(found, states, kl=0.03) == pytest.approx(1, rel=1e-2)
     for wrong, message in (
         (("--rule", "distil"), "reads text"),
-        (("--rule", "magic"), "'congruence'"),
+        (("--rule", "magic"), "expected one of congruence"),
         (("--kl", "0.1"), "pass --text"),
         (("--text", str(texts)), "reads none"),
         (("--text", str(tmp_path / "no.txt"), "--rule", "distil"), "no.txt"),

@@ -51,6 +51,7 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
 @look()
 def legend(fig: Figure, rules: Iterable[str]) -> None:
     """What the colours of `plot_transfer` mean, below a figure that shows these rules."""
-    kinds = dict.fromkeys(KIND.get(rule, EMBEDDINGS) for rule in (*KIND, "congruence") if rule in set(rules))
+    shown = {KIND.get(rule, EMBEDDINGS) for rule in rules}
+    kinds = [kind for kind in dict.fromkeys([*KIND.values(), EMBEDDINGS]) if kind in shown]
     marks = [Line2D([], [], marker="o", ls="", color=colour, ms=4.5) for colour, _ in kinds]
     fig.legend(marks, [name for _, name in kinds], loc="outside lower center", ncols=2, frameon=False, fontsize=7.5)
