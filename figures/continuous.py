@@ -4,12 +4,7 @@ The counterpart of the continuous-steering figure of Han et al. (arXiv 2305.1279
 Writes figures/out/continuous.{pdf,png,json}.
 """
 
-import os
-from pathlib import Path
-
-for pool in ("OMP", "MKL"):
-    os.environ.setdefault(f"{pool}_NUM_THREADS", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from _setting import OUT
 
 import matplotlib.pyplot as plt
 import torch
@@ -21,7 +16,6 @@ from steerlens.show.style import COLUMN, look
 SEED = 0
 STRENGTHS = tuple(range(-5, 6))
 SAMPLES = 150
-OUT = Path(__file__).parent / "out"
 
 
 def main() -> None:
@@ -39,7 +33,6 @@ def main() -> None:
         "model": "toy-128", "seed": SEED, "samples": SAMPLES, "summary": records(summary),
         "texts": records(written[["strength", "sample", "text", "attribute", "grammatical"]]),
     }  # fmt: skip
-    OUT.mkdir(exist_ok=True)
     save_figure(fig, OUT, "continuous", numbers)
     print(summary.round(3).to_string(index=False))
 

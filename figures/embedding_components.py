@@ -4,12 +4,7 @@ The counterpart of the table of meaningful dimensions in the slides of Han et al
 Writes figures/out/embedding_components.{pdf,png,json}.
 """
 
-import os
-from pathlib import Path
-
-for pool in ("OMP", "MKL"):
-    os.environ.setdefault(f"{pool}_NUM_THREADS", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from _setting import OUT
 
 import steerlens as sl
 from steerlens.analysis.embeddings import components, embedding, probe
@@ -17,7 +12,6 @@ from steerlens.show.figures import records, save_figure
 from steerlens.show.reading import plot_components
 
 SEED = 0
-OUT = Path(__file__).parent / "out"
 
 
 def main() -> None:
@@ -34,7 +28,6 @@ def main() -> None:
         "ica": records(ica),
         "sentiment_probe": records(probed),
     }
-    OUT.mkdir(exist_ok=True)
     save_figure(plot_components(pca), OUT, "embedding_components", numbers)
     print(pca[["component", "share", "stability"]].round(3).to_string(index=False))
     print(probed.round(3).to_string(index=False))

@@ -4,12 +4,7 @@ The counterpart of the keyword highlighting of Han et al. (arXiv 2305.12798, sec
 figures/out/highlight.{pdf,png,json}.
 """
 
-import os
-from pathlib import Path
-
-for pool in ("OMP", "MKL"):
-    os.environ.setdefault(f"{pool}_NUM_THREADS", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from _setting import OUT
 
 import matplotlib.pyplot as plt
 
@@ -24,7 +19,6 @@ TEXTS = (
     "the plot was weak , but the director was brilliant . my wife felt bored .",
     "the waiter was awful and the soup was cold . never again .",
 )
-OUT = Path(__file__).parent / "out"
 
 
 def main() -> None:
@@ -46,7 +40,6 @@ def main() -> None:
         "model": "toy-128", "seed": SEED, "strengths": records(strengths.table), "curves": records(strengths.curve),
         "texts": [{"text": str(one), "tokens": records(one.tokens), "spans": records(one.spans)} for one in found],
     }  # fmt: skip
-    OUT.mkdir(exist_ok=True)
     save_figure(fig, OUT, "highlight", numbers)
     print(strengths.table.round(3).to_string(index=False))
 

@@ -4,12 +4,7 @@ The counterpart of the SVD table of Han et al. (arXiv 2305.12798, section 5.2), 
 leaves open: how far each row can be believed. Writes figures/out/singular_words.{pdf,png,json}.
 """
 
-import os
-from pathlib import Path
-
-for pool in ("OMP", "MKL"):
-    os.environ.setdefault(f"{pool}_NUM_THREADS", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from _setting import OUT
 
 import matplotlib.pyplot as plt
 
@@ -20,7 +15,6 @@ from steerlens.show.reading import plot_spectrum
 from steerlens.show.style import COLUMN, look
 
 SEED = 0
-OUT = Path(__file__).parent / "out"
 
 
 def main() -> None:
@@ -40,7 +34,6 @@ def main() -> None:
     numbers = {
         "model": "toy-128", "seed": SEED, "scores": records(scores), "natural": records(again), "plain": records(plain),
     }  # fmt: skip
-    OUT.mkdir(exist_ok=True)
     save_figure(fig, OUT, "singular_words", numbers)
     print(again.round(3).to_string(index=False))
 

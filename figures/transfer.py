@@ -8,12 +8,9 @@ the rules that read. Writes figures/out/NAME.{pdf,png,json}.
 """
 
 import argparse
-import os
 from pathlib import Path
 
-for pool in ("OMP", "MKL"):
-    os.environ.setdefault(f"{pool}_NUM_THREADS", "2")
-os.environ.setdefault("MPLBACKEND", "Agg")
+from _setting import OUT
 
 import matplotlib.pyplot as plt
 
@@ -23,7 +20,6 @@ from steerlens.show.figures import records, save_figure
 from steerlens.show.style import COLUMN, look
 from steerlens.show.transfer import legend, plot_transfer
 
-OUT = Path(__file__).parent / "out"
 TOYS = (("toy-128", "toy-64"), ("toy-64", "toy-128"), ("toy-128", "toy-96-llama"), ("toy-96-llama", "toy-128"))
 
 
@@ -68,7 +64,6 @@ def main() -> None:
         for ax, (title, report) in zip(axes.flat, found.items(), strict=True):
             plot_transfer(report.table, title=title, ax=ax)
         legend(fig, next(iter(found.values())).table.rule)
-    OUT.mkdir(exist_ok=True)
     save_figure(fig, OUT, given.name, {"seed": given.seed, "kl": 0.05, "directions": numbers})
 
 

@@ -20,12 +20,7 @@ from steerlens.analysis.embeddings.probe import stem
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer
-
-
-def made(n: int, d: int, seed: int = 0) -> Embedding:
-    letters = "bcdfghjklm"
-    words = tuple(f"q{letters[i // 100]}{letters[i // 10 % 10]}{letters[i % 10]}x" for i in range(n))
-    return Embedding(words, torch.randn(n, d, generator=torch.Generator().manual_seed(seed)))
+from tests.analysis.make import made
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,7 @@ from steerlens.analysis.embeddings.nearest import wilson
 from steerlens.analysis.embeddings.probe import stem
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer, zero_steer
-
-
-def made(n: int, d: int, seed: int = 0) -> Embedding:
-    """Words whose stems all differ, with normal vectors."""
-    words = tuple("q" + "".join("bcdfghjklm"[int(digit)] for digit in f"{i:03d}") + "x" for i in range(n))
-    return Embedding(words, torch.randn(n, d, generator=torch.Generator().manual_seed(seed)))
+from tests.analysis.make import made
 
 
 def on_random_words(n: int, d: int, seed: int = 0) -> Readout:
