@@ -5,15 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-import torch
 
-from steerlens.maths.head import post
 from steerlens.models.score import score
 from steerlens.models.sites import Model
+from steerlens.values.losses import kl_along
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
-
-CHUNK = 512
 
 
 def strength_cost(
@@ -33,17 +30,8 @@ def strength_cost(
         >>> sl.strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()     # doctest: +SKIP
         [0.0]
     """
-    head = states.readout.head
-    total = torch.zeros(len(strengths), dtype=torch.float64)
-    for c, _, _ in states.chunks(CHUNK):
-        c = c.to(head.W_U.device)
-        z, along = c @ head.W_U + head.b_U, (c @ steer.W.to(c.device)) @ head.W_U
-        plain = torch.log_softmax(post(head, z), 1)
-        p = plain.exp()
-        for k, s in enumerate(strengths):
-            if s != 0:
-                total[k] += (p * (plain - torch.log_softmax(post(head, z + s * along), 1))).sum().double().cpu()
-    return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": (total / states.n_positions).numpy()})
+    kl = kl_along(states, steer, strengths)
+    return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})
 
 
 def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:

@@ -3,10 +3,9 @@
 import math
 from typing import cast
 
-import torch
 from scipy.optimize import brentq
 
-from steerlens.values.losses import CHUNK, kl_from
+from steerlens.values.losses import kl_along
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
@@ -73,14 +72,4 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
 
 def kl_at(steer: Steer | SteerOver, states: States, strength: float) -> float:
     """KL from the model (with its background) to the steered one, nats per token, mean of both signs."""
-    head = states.readout.head
-    over = steer.background if isinstance(steer, SteerOver) else None
-    line = steer.steer if isinstance(steer, SteerOver) else steer
-    total = torch.zeros((), dtype=torch.float64)
-    for c, _, _ in states.chunks(CHUNK):
-        c = c.to(head.W_U.device)
-        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
-        along = (c @ line.W) @ head.W_U
-        for sign in (1, -1):
-            total += kl_from(head, z, z + sign * strength * along).double().sum().cpu() / 2
-    return float(total) / states.n_positions
+    return float(kl_along(states, steer, (strength, -strength)).mean())

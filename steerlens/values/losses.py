@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.head import Head, post, token_nll
 from steerlens.values.states import States
-from steerlens.values.steer import Steer
+from steerlens.values.steer import Steer, SteerOver
 
 CHUNK = 1024
 
@@ -83,6 +83,24 @@ def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Flo
             wrong, right = (token_nll(post(head, z + sign * along), target) for sign in (-1, 1))
             row.index_add_(0, text, (wrong - right).double().cpu())
     return total
+
+
+def kl_along(states: States, steer: Steer | SteerOver, strengths: Sequence[float]) -> Float[Tensor, " n_strengths"]:
+    """KL(p_0 ‖ p_s) at each strength, mean over the positions, nats per token; a background belongs to p_0 too."""
+    head = states.readout.head
+    over = steer.background if isinstance(steer, SteerOver) else None
+    line = steer.steer if isinstance(steer, SteerOver) else steer
+    total = torch.zeros(len(strengths), dtype=torch.float64)
+    for c, _, _ in states.chunks(CHUNK):
+        c = c.to(head.W_U.device)
+        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
+        along = (c @ line.W) @ head.W_U
+        plain = torch.log_softmax(post(head, z), 1)
+        p = plain.exp()
+        for k, s in enumerate(strengths):
+            if s != 0:
+                total[k] += (p * (plain - torch.log_softmax(post(head, z + s * along), 1))).double().sum().cpu()
+    return total / states.n_positions
 
 
 def kl_from(head: Head, z: Float[Tensor, "n vocab"], other: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:

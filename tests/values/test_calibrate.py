@@ -91,7 +91,7 @@ def test_only_texts_that_are_kept_count_and_shards_and_chunks_do_not_matter(monk
     s = calibrate(steer, some)
     assert measured(steer, some, s) == pytest.approx(0.05, rel=3e-3)
     assert abs(s / whole - 1) > 1e-3
-    monkeypatch.setattr("steerlens.values.calibrate.CHUNK", 7)
+    monkeypatch.setattr("steerlens.values.losses.CHUNK", 7)
     assert calibrate(steer, states) == pytest.approx(whole, rel=1e-4)
 
 
