@@ -5,13 +5,19 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.values.intervention import Intervention
+from steerlens.values.positions import Places, places_of
+
+
+def everywhere(t: Tensor) -> Places:
+    """Rows without padding, all of them prompt."""
+    return places_of(torch.ones(t.shape[:2], dtype=torch.long), torch.full((len(t),), t.shape[1]))
 
 
 def run(intervention: Intervention, strength: float | Tensor, at: dict[str, Tensor]) -> dict[str, Tensor]:
     """The activations after the edits; several at one site in the order given."""
     after = dict(at)
     for site, edit in intervention.edits(strength):
-        after[site] = edit(after[site])
+        after[site] = edit(after[site], everywhere(after[site]))
     return after
 
 

@@ -1,24 +1,36 @@
 """Put an intervention into a running model, and take it out again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from steerlens.models.sites import Model, hooked, readout
+import torch
+from torch import Tensor
+
+from steerlens.models.sites import Model, edited, readout
 from steerlens.values.intervention import Intervention, Strength
+from steerlens.values.positions import Places
 
 
 @contextmanager
-def steered(model: Model, intervention: Intervention, strength: Strength = 1.0) -> Iterator[Model]:
+def steered(
+    model: Model, intervention: Intervention, strength: Strength = 1.0, *, prompt: int | None = None
+) -> Iterator[Model]:
     """The model, steered inside the block and as before after it, however the block is left.
 
     Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`, `run_with_cache`. Hooks
     that were there before stay. Nested blocks compose as maps, the inner one acting on what the outer one made:
     `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is `steered(model, a * A + b * B)`.
 
+    An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are. Here a pass over several
+    tokens a row is taken for a prompt, or for its first `prompt` tokens; a pass over one token goes on behind what was read
+    before, as `model.generate` does with its cache. Without a cache, give `prompt`. Padding counts as tokens:
+    `steerlens.generate`, `score` and `collect` know better.
+
     Args:
         model: a TransformerLens model of either class.
         intervention: e.g. a `Steer`, or `steer.over(background)`.
         strength: a number, or a tensor with one value a row of the batch.
+        prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
     Raises:
         ValueError: the intervention lives on another `W_U`.
@@ -31,8 +43,24 @@ def steered(model: Model, intervention: Intervention, strength: Strength = 1.0) 
         ...     text = model.generate("the film was", max_new_tokens=5, verbose=False)
     """
     check_lives_on(intervention, model)
-    with hooked(model, intervention.edits(strength)):
+    with edited(model, intervention.edits(strength), _following(prompt)):
         yield model
+
+
+def _following(prompt: int | None) -> Callable[[str, Tensor], Places]:
+    """The places of passes of which only the length is known: each site sees every pass once."""
+    known: dict[str, tuple[int, int]] = {}
+
+    def places(site: str, t: Tensor) -> Places:
+        rows, n = t.shape[:2]
+        first, read = known.get(site, (0, 0))
+        if read == 0 or n > 1:
+            first, read = n if prompt is None else prompt, 0
+        known[site] = (first, read + n)
+        index = torch.arange(read, read + n, device=t.device).expand(rows, n)
+        return Places(index, torch.full((rows,), first, device=t.device))
+
+    return places
 
 
 def check_lives_on(intervention: Intervention, model: Model) -> None:

@@ -4,16 +4,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.models.sites import Model, convention, evaluating, readout, run_to
-from steerlens.models.tokens import batches, encode, pad
+from steerlens.models.attach import check_lives_on
+from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
+from steerlens.models.tokens import Encoded, batches, encode, pad
 from steerlens.values.files import write_json
-from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
+from steerlens.values.positions import Places, places_of
 from steerlens.values.states import Shard, States
 
 BATCH_TOKENS = 8192
@@ -24,6 +29,8 @@ def collect(
     model: Model,
     data: Labelled | Sequence[str],
     *,
+    intervention: Intervention | None = None,
+    strength: float | Sequence[float] = 1.0,
     folder: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     memory: float = 2.0,
@@ -33,12 +40,14 @@ def collect(
 ) -> States:
     """The final hidden states of a model over texts, each with the token that follows it; the unembedding never runs.
 
-    One forward pass over right-padded batches of texts of similar length, the attention mask always passed. Padding and
-    begin-of-text are never predicted. Texts longer than the model's context are cut, and counted in the result.
+    One forward pass over right-padded batches of texts of similar length, the attention mask always passed. Padding,
+    begin-of-text and prompts are never predicted. Texts longer than the model's context are cut, and counted in the result.
 
     Args:
         model: a TransformerLens model; left as it was.
         data: labelled texts, or plain texts (labels 0) where only sums over text are wanted.
+        intervention: the states are those of the model under it; the prompt is what is not predicted.
+        strength: of the intervention, one number or one a text.
         folder: write shards there (safetensors and a JSON index) instead of keeping all in memory. After an interrupt
             the same call goes on where it stopped.
         dtype: of the stored states; float32, or bfloat16 to halve the space (sums are float32 all the same).
@@ -55,10 +64,16 @@ def collect(
         >>> sl.collect(sl.load_model("toy-64"), ["the film was good ."], progress=False).n_positions
         6
     """
-    texts, labels = _texts_and_labels(data)
+    data = _labelled(data)
+    texts = data.texts
     on = readout(model)
-    encoded = encode(model.tokenizer, texts, convention(model, on), end=end)
-    lengths = torch.tensor([max(len(ids) - 1, 0) for ids in encoded.ids])
+    encoded = encode(model.tokenizer, list(texts), convention(model, on), end=end, prompts=data.prompts)
+    lengths = torch.tensor([max(len(ids) - n, 0) for ids, n in zip(encoded.ids, encoded.prompt, strict=True)])
+    under = _Under(intervention, _strengths(strength, len(texts)))
+    if intervention is not None:
+        check_lives_on(intervention, model)
+        if folder is not None:
+            raise ValueError("folder: states under an intervention are kept in memory only; leave folder= out")
     gigabytes = int(lengths.sum()) * on.d_model * dtype.itemsize / 1e9
     if folder is None and gigabytes > memory:
         raise ValueError(
@@ -72,21 +87,35 @@ def collect(
     parts = [order] if folder is None else _parts(order, lengths)
     bar = tqdm(total=int(lengths.sum()), unit="token", desc="collect", disable=not progress)
     with evaluating(model), bar:
-        made = (_run(model, part, encoded.ids, dtype, bar) for part in parts)
+        made = (_run(model, part, encoded, under, dtype, bar) for part in parts)
         if folder is None:
             shards: tuple[Shard | Path, ...] = tuple(made)
         else:
-            identity = _identity(on.digest, encoded.ids, str(dtype), seed, SHARD_POSITIONS)
-            shards = _on_disk(Path(folder), identity, parts, model, encoded.ids, dtype, bar)
+            identity = _identity(on.digest, encoded, str(dtype), seed, SHARD_POSITIONS)
+            shards = _on_disk(Path(folder), identity, parts, model, encoded, dtype, bar)
     keep = torch.ones(len(texts), dtype=torch.bool)
-    return States(on, shards, torch.tensor(labels), lengths, keep, encoded.n_truncated)
+    return States(on, shards, torch.tensor(data.labels), lengths, keep, encoded.n_truncated)
 
 
-def _texts_and_labels(data: Labelled | Sequence[str]) -> tuple[list[str], list[float]]:
+class _Under(NamedTuple):
+    """The intervention that states are collected under, and its strength for each text."""
+
+    intervention: Intervention | None
+    strength: Float[Tensor, " n_texts"]
+
+
+def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_texts"]:
+    if isinstance(strength, int | float):
+        return torch.full((n,), float(strength))
+    if len(strength) != n:
+        raise ValueError(f"strength: got {len(strength)} for {n} texts, expected one number, or one a text")
+    return torch.tensor([float(s) for s in strength])
+
+
+def _labelled(data: Labelled | Sequence[str]) -> Labelled:
     if isinstance(data, str):
         raise ValueError("data: got one string, expected labelled texts or a list of texts; wrap it in a list")
-    checked = data if isinstance(data, Labelled) else Labelled(tuple(data), (0.0,) * len(data))
-    return list(checked.texts), list(checked.labels)
+    return data if isinstance(data, Labelled) else Labelled(tuple(data), (0.0,) * len(data))
 
 
 def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
@@ -95,15 +124,20 @@ def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
     return [[order[i] for i in (shard == s).nonzero().squeeze(1).tolist()] for s in shard.unique().tolist()]
 
 
-def _run(model: Model, rows: list[int], ids: list[list[int]], dtype: torch.dtype, bar: tqdm) -> Shard:
+def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm) -> Shard:
     """One shard: the model over some texts."""
     hidden, following, text = [], [], []
-    for batch in batches([len(ids[row]) for row in rows], BATCH_TOKENS):
+    device = model.W_U.device
+    for batch in batches([len(encoded.ids[row]) for row in rows], BATCH_TOKENS):
         picked = [rows[i] for i in batch]
-        tokens, mask = pad([ids[row] for row in picked])
-        device = model.W_U.device
-        c = run_to(model, UNEMBED_IN, tokens.to(device), mask.to(device))
-        real = mask[:, 1:].bool()  # a position counts where the token after it is real
+        tokens, mask = pad([encoded.ids[row] for row in picked])
+        places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
+        edits = () if under.intervention is None else under.intervention.edits(under.strength[picked].to(device))
+        here = Places(*(t.to(device) for t in places))
+        with edited(model, edits, lambda _, t, here=here: here):
+            c = run_to(model, UNEMBED_IN, tokens.to(device), mask.to(device))
+        # a position counts where the token after it is real and to be predicted
+        real = places.index[:, 1:] >= places.prompt[:, None]
         hidden.append(c[:, :-1][real.to(device)].to(device="cpu", dtype=dtype))
         following.append(tokens[:, 1:][real].int())
         text.append(torch.tensor(picked, dtype=torch.int32)[:, None].expand_as(real)[real])
@@ -116,7 +150,7 @@ def _on_disk(
     identity: str,
     parts: list[list[int]],
     model: Model,
-    ids: list[list[int]],
+    encoded: Encoded,
     dtype: torch.dtype,
     bar: tqdm,
 ) -> tuple[Path, ...]:
@@ -136,9 +170,9 @@ def _on_disk(
     for number, part in enumerate(parts):
         path = folder / f"states-{number:05d}.safetensors"
         if path.exists():
-            bar.update(sum(len(ids[row]) - 1 for row in part))
+            bar.update(sum(len(encoded.ids[row]) - encoded.prompt[row] for row in part))
         else:
-            shard = _run(model, part, ids, dtype, bar)
+            shard = _run(model, part, encoded, _Under(None, torch.zeros(len(encoded.ids))), dtype, bar)
             # a file under its final name is whole: written aside, then renamed
             save_file(shard._asdict(), path.with_suffix(".part"))
             path.with_suffix(".part").rename(path)
@@ -146,9 +180,11 @@ def _on_disk(
     return tuple(paths)
 
 
-def _identity(digest: str, ids: list[list[int]], *settings: object) -> str:
+def _identity(digest: str, encoded: Encoded, *settings: object) -> str:
     seen = hashlib.blake2b(repr((digest, settings)).encode(), digest_size=16)
-    for sequence in ids:
+    if any(n != 1 for n in encoded.prompt):
+        seen.update(repr(encoded.prompt).encode())
+    for sequence in encoded.ids:
         seen.update(torch.tensor(sequence, dtype=torch.int32).numpy().data)
         seen.update(b"|")
     return seen.hexdigest()

@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.models.attach import check_lives_on
-from steerlens.models.sites import Model, convention, decoder, evaluating, hooked, readout
+from steerlens.models.sites import Model, convention, decoder, edited, evaluating, readout
 from steerlens.models.tokens import Tokenizer, encode, pad
 from steerlens.values.intervention import Intervention
+from steerlens.values.positions import places_of
 from steerlens.values.readout import Readout
 
 ROWS = 256
@@ -129,15 +130,15 @@ def _write(
     alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
     log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
     written: list[Tensor] = []
+    edits = () if intervention is None else intervention.edits(strength.to(device))
+    lengths = mask.sum(1)
     with evaluating(model):
         step = decoder(model)
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
-            if intervention is None:
-                logits = step(tokens, mask)
-            else:
-                with hooked(model, intervention.edits(strength.to(device))):
-                    logits = step(tokens, mask)
-            logits = logits.float()
+            places = places_of(mask, lengths)
+            # a pass over new tokens alone holds the last of them
+            with edited(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
+                logits = step(tokens, mask).float()
             # padding rows of the vocabulary are never sampled; their probability is the model's all the same
             tokens = pick(logits[:, : on.n_tokens], uniform[:, k].to(device), *sampling)[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)

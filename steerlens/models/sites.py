@@ -6,7 +6,7 @@ never by inheritance: everything a steer does is expressed on the model's own `W
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steerlens.models.tokens import Convention, special_ids, token_strings
 from steerlens.values.intervention import UNEMBED_IN, Edit
+from steerlens.values.positions import Places
 from steerlens.values.readout import Readout
 
 Model = Any
@@ -47,27 +48,47 @@ def check_site(model: Model, site: str) -> None:
 
 
 @contextmanager
-def hooked(model: Model, edits: tuple[Edit, ...]) -> Iterator[None]:
-    """Run the edits at their sites inside the block; hooks that were there before stay, ours go on any exit."""
-    for site, _ in edits:
+def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+    """Run functions at their sites inside the block; hooks that were there before stay, ours go on any exit."""
+    functions = tuple(functions)
+    for site, _ in functions:
         check_site(model, site)
 
-    def as_hook(edit: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-        return lambda tensor, hook: edit(tensor)
+    def as_hook(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+        return lambda tensor, hook: function(tensor)
 
-    with model.hooks(fwd_hooks=[(site, as_hook(edit)) for site, edit in edits]):
+    with model.hooks(fwd_hooks=[(site, as_hook(function)) for site, function in functions]):
         yield
 
 
 @contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Dropout off and no gradients inside the block; every module's mode is as before afterwards."""
+def edited(model: Model, edits: Iterable[Edit], places: Callable[[str, Tensor], Places]) -> Iterator[None]:
+    """Run an intervention's edits inside the block; `places` says which tokens the activation at a site belongs to."""
+
+    def placed(site: str, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: edit(tensor, places(site, tensor))
+
+    with hooked(model, ((site, placed(site, edit)) for site, edit in edits)):
+        yield
+
+
+@contextmanager
+def evaluating(model: Model, *, gradients: bool = False) -> Iterator[None]:
+    """Dropout off and no gradients inside the block; every module's mode is as before afterwards.
+
+    With `gradients` they flow through the model to what was put into it, never to the model's own numbers.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    learned = [p for p in model.parameters() if p.requires_grad] if gradients else []
     model.eval()
     try:
-        with torch.no_grad():
+        for p in learned:
+            p.requires_grad_(False)
+        with torch.set_grad_enabled(gradients):
             yield
     finally:
+        for p in learned:
+            p.requires_grad_(True)
         for module, training in modes:
             module.training = training
 

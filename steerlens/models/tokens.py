@@ -1,5 +1,6 @@
 """Texts to tokens, the same way everywhere."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,9 +26,13 @@ class Convention(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Token ids of texts, begin and end tokens included, and how many texts were cut to fit the context."""
+    """Token ids of texts, begin and end tokens included, how many of each are only read, and how many texts were cut.
+
+    The first token is only read, as nothing comes before it, and so is the whole of a prompt.
+    """
 
     ids: list[list[int]]
+    prompt: list[int]
     n_truncated: int
 
 
@@ -47,14 +52,41 @@ def special_ids(tokenizer: Tokenizer | None) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) if tokenizer else frozenset()
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], convention: Convention, *, end: bool) -> Encoded:
-    """Token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too."""
+def encode(
+    tokenizer: Tokenizer, texts: list[str], convention: Convention, *, end: bool, prompts: Sequence[str] = ()
+) -> Encoded:
+    """Token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too.
+
+    A prompt's tokens are those that it has in common with prompt and text together.
+    """
     begin = [tokenizer.bos_token_id] if convention.bos and tokenizer.bos_token_id is not None else []
     finish = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
-    spaced = [" " + text if convention.space and not text[:1].isspace() else text for text in texts]
-    plain = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-    whole = [begin + list(tokens) + finish for tokens in plain]
-    return Encoded([ids[: convention.n_ctx] for ids in whole], sum(len(ids) > convention.n_ctx for ids in whole))
+
+    def tokens(texts: list[str]) -> list[list[int]]:
+        spaced = [" " + text if convention.space and not text[:1].isspace() else text for text in texts]
+        plain = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
+        return [begin + list(ids) for ids in plain]
+
+    if prompts:
+        texts = [_joined(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    whole = [ids + finish for ids in tokens(texts)]
+    read = [min(len(ids), 1) for ids in whole]
+    if prompts:
+        alone = tokens(list(prompts))
+        read = [max(n, _common(a, b)) for n, a, b in zip(read, alone, whole, strict=True)]
+    cut = [ids[: convention.n_ctx] for ids in whole]
+    return Encoded(cut, read, sum(len(ids) > convention.n_ctx for ids in whole))
+
+
+def _joined(prompt: str, text: str) -> str:
+    """A space between where neither has one."""
+    apart = not prompt or prompt[-1].isspace() or text[:1].isspace()
+    return prompt + ("" if apart else " ") + text
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """How many tokens two lists begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:

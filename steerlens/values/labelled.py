@@ -18,9 +18,11 @@ class Labelled:
     Args:
         texts: non-empty strings.
         labels: one number in [-1, 1] a text, e.g. -1 rude, 0 plain, +1 courteous.
+        prompts: what comes before each text, or nothing at all: it is read and never predicted. A space goes between where
+            neither has one.
 
     Raises:
-        ValueError: no texts, another number of labels than texts, an empty text, a label that is NaN or outside
+        ValueError: no texts, another number of labels or prompts than texts, an empty text, a label that is NaN or outside
             [-1, 1]; the message names the row.
 
     Example:
@@ -31,12 +33,17 @@ class Labelled:
 
     texts: tuple[str, ...]
     labels: tuple[float, ...]
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.texts:
             raise ValueError("texts: got none, expected at least one; is the file or the filter empty?")
         if len(self.texts) != len(self.labels):
             raise ValueError(f"labels: got {len(self.labels)} for {len(self.texts)} texts, expected one a text")
+        if self.prompts and len(self.prompts) != len(self.texts):
+            raise ValueError(
+                f"prompts: got {len(self.prompts)} for {len(self.texts)} texts, expected one a text or none"
+            )
         for row, (text, label) in enumerate(zip(self.texts, self.labels, strict=True)):
             if not text.strip():
                 raise ValueError(f"texts[{row}] is empty; drop the row, an empty text says nothing about its label")
@@ -60,15 +67,19 @@ class Labelled:
         return self._rows(order[:cut]), self._rows(order[cut:])
 
     def _rows(self, rows: list[int]) -> "Labelled":
-        return Labelled(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows))
+        picked = (
+            tuple(column[i] for i in rows) if column else () for column in (self.texts, self.labels, self.prompts)
+        )
+        return Labelled(*picked)
 
 
-def read_labelled(path: str | Path, *, text: str = "text", label: str = "label") -> Labelled:
+def read_labelled(path: str | Path, *, text: str = "text", label: str = "label", prompt: str | None = None) -> Labelled:
     """Labelled texts from a `.jsonl`, `.csv` or `.tsv` file in UTF-8.
 
     Args:
         path: the file; CSV and TSV have a header line, JSONL one object a line.
         text, label: the names of the two columns.
+        prompt: the name of a third, with what comes before each text; see `Labelled`.
 
     Raises:
         ValueError: another kind of file, bytes that are not UTF-8, a missing column (the message lists what was
@@ -78,9 +89,10 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
         >>> data = read_labelled("reviews.jsonl")                                     # doctest: +SKIP
     """
     path = Path(path)
-    texts, labels = [], []
+    texts, labels, prompts = [], [], []
+    columns = [text, label, *([] if prompt is None else [prompt])]
     for line, row in _rows(path):
-        missing = [name for name in (text, label) if row.get(name) is None]
+        missing = [name for name in columns if row.get(name) is None]
         if missing:
             raise ValueError(f"{path}, line {line}: no column {missing[0]!r}; found {sorted(map(str, row))}")
         try:
@@ -94,9 +106,10 @@ def read_labelled(path: str | Path, *, text: str = "text", label: str = "label")
             )
         texts.append(row[text])
         labels.append(value)
+        prompts += [] if prompt is None else [str(row[prompt])]
     if not texts:
         raise ValueError(f"{path}: no rows; expected columns {text!r} and {label!r}")
-    return Labelled(tuple(texts), tuple(labels))
+    return Labelled(tuple(texts), tuple(labels), tuple(prompts))
 
 
 def read_texts(path: str | Path, *, text: str = "text") -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from steerlens.maths.svd import truncate
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
+from steerlens.values.positions import Places
 from steerlens.values.readout import Readout
 
 
@@ -69,7 +70,7 @@ class Steer:
         return (wide + per_row(strength, c) * (wide @ self.W.to(wide))).to(c.dtype)
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        return ((UNEMBED_IN, lambda c: self.apply(c, strength)),)
+        return ((UNEMBED_IN, lambda c, places: self.apply(c, strength)),)
 
     def over(self, background: "Steer") -> "SteerOver":
         """This steer, on a model whose background is always on; see `SteerOver`."""
@@ -153,7 +154,7 @@ class SteerOver:
         return f"{self.steer.name} over {self.background.name}"
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        def edit(c: Tensor) -> Tensor:
+        def edit(c: Tensor, places: Places) -> Tensor:
             wide = c.to(torch.promote_types(c.dtype, torch.float32))
             return (self.steer.apply(wide, strength) + wide @ self.background.W.to(wide)).to(c.dtype)
 

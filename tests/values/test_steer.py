@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.steer import Steer, zero_steer
-from tests.contract import laws
+from tests.contract import everywhere, laws
 from tests.values.make import D, exact_metric, make_readout, make_steer, random
 
 numbers = st.floats(-4, 4, allow_subnormal=False)
@@ -167,5 +167,5 @@ def test_steers_keep_the_laws_of_interventions(kind: str, dtype: torch.dtype) ->
 def test_over_its_background_is_the_sum_of_both() -> None:
     joy, background, c = make_steer(), make_steer(1, name="background"), random(3, 4, D)
     ((_, edit),) = joy.over(background).edits(2.0)
-    assert_close(edit(c), (2 * joy + background).apply(c, 1.0), rtol=1e-4, atol=1e-4)
+    assert_close(edit(c, everywhere(c)), (2 * joy + background).apply(c, 1.0), rtol=1e-4, atol=1e-4)
     assert joy.over(background).name == "joy over background"
