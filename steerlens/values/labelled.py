@@ -67,10 +67,8 @@ class Labelled:
         return self._rows(order[:cut]), self._rows(order[cut:])
 
     def _rows(self, rows: list[int]) -> "Labelled":
-        picked = (
-            tuple(column[i] for i in rows) if column else () for column in (self.texts, self.labels, self.prompts)
-        )
-        return Labelled(*picked)
+        prompts = tuple(self.prompts[i] for i in rows) if self.prompts else ()
+        return Labelled(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows), prompts)
 
 
 def read_labelled(path: str | Path, *, text: str = "text", label: str = "label", prompt: str | None = None) -> Labelled:
