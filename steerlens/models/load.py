@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from steerlens.models.sites import Model, readout
-from steerlens.values.files import read_steer
+from steerlens.values.files import read_value
+from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 
 TOYS = Path(__file__).parent.parent / "toy" / "weights"
@@ -107,8 +108,8 @@ def _hooked_transformer(folder: Path, device: str) -> Model:
     return model.to(device, print_details=False).eval()
 
 
-def load(path: str | Path, model: Model) -> Steer:
-    """The steer of a file that `steerlens.save` wrote, bound to a model.
+def load(path: str | Path, model: Model) -> Steer | Reft:
+    """The steer, or `Reft`, of a file that `steerlens.save` wrote, bound to a model.
 
     Raises:
         FileNotFoundError: no such file.
@@ -119,4 +120,4 @@ def load(path: str | Path, model: Model) -> Steer:
         >>> import steerlens as sl
         >>> sl.load("joy.safetensors", sl.load_model("toy-64"))                       # doctest: +SKIP
     """
-    return read_steer(path, readout(model))
+    return read_value(path, readout(model))

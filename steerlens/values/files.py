@@ -1,4 +1,4 @@
-"""Steers on disk: one safetensors file with JSON metadata, written whole or not at all."""
+"""Steers and other interventions on disk: one safetensors file with JSON metadata, written whole or not at all."""
 
 import hashlib
 import json
@@ -8,17 +8,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from steerlens.values.fit import Report
+from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer, metadata
+from steerlens.values.reft import Reft
+from steerlens.values.steer import Steer
 
 FORMAT = 1
-NEEDED = {"format", "name", "terms", "model_id", "d_model", "readout_digest", "W_digest"}
-"""What a file must say of its steer."""
+NEEDED = {
+    "steer": {"format", "name", "terms", "model_id", "d_model", "readout_digest", "digest"},
+    "reft": {"format", "name", "variant", "layers", "positions", "activation", "model_id", "readout_digest", "digest"},
+}
+"""What a file must say of its value, by kind."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,11 +44,11 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def save(steer: Steer, path: str | Path, *, report: Report | None = None) -> Path:
-    """Write a steer to one `.safetensors` file; an existing file is replaced, at once or not at all.
+def save(value: Steer | Reft, path: str | Path, *, report: Report | None = None) -> Path:
+    """Write a steer, or a `Reft`, to one `.safetensors` file; an existing file is replaced, at once or not at all.
 
-    The file holds `W` (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer, the
-    site, the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
+    The file holds the numbers (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer,
+    the site, the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
 
     Example:
         >>> import steerlens as sl
@@ -58,66 +63,102 @@ def save(steer: Steer, path: str | Path, *, report: Report | None = None) -> Pat
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
-    W = steer.W.detach().float().cpu().contiguous()
+    found, about = _pack(value)
+    tensors = {name: t.detach().float().cpu().contiguous() for name, t in found.items()}
+    r = value.readout
     content = {
-        **metadata(steer),
         "format": FORMAT,
-        "W_digest": _digest(W),
+        "name": value.name,
+        **about,
+        "model_id": r.model_id,
+        "d_model": r.d_model,
+        "d_vocab": r.d_vocab,
+        "readout_digest": r.digest,
+        "tokenizer_digest": r.tokenizer_digest,
+        "dtype": str(r.W_U.dtype).removeprefix("torch."),
+        "digest": _digest(tensors),
         "versions": {name: version(name) for name in ("steerlens", "torch", "transformer-lens", "safetensors")},
         "report": None if report is None else report.as_dict(),
     }
-    write_bytes(path, to_bytes({"W": W}, metadata={"steerlens": json.dumps(content)}))
+    write_bytes(path, to_bytes(tensors, metadata={"steerlens": json.dumps(content)}))
     return path
 
 
+def _pack(value: Steer | Reft) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The numbers of a value, and what else it is."""
+    if isinstance(value, Steer):
+        return {"W": value.W}, {"kind": "steer", "site": UNEMBED_IN, "terms": [list(term) for term in value.terms]}
+    tensors = {"R": value.R, "b": value.b} | ({} if value.A is None else {"A": value.A})
+    return tensors, {
+        "kind": "reft",
+        "variant": value.variant,
+        "layers": list(value.layers),
+        "positions": value.positions,
+        "activation": value.activation,
+    }
+
+
+def _unpack(tensors: dict[str, Tensor], meta: dict[str, Any], readout: Readout) -> Steer | Reft:
+    if meta["kind"] == "steer":
+        return Steer(tensors["W"], readout, meta["name"], tuple((n, k) for n, k in meta["terms"]))
+    return Reft(
+        tensors["R"], tensors.get("A"), tensors["b"], meta["variant"], tuple(meta["layers"]), meta["positions"], readout,
+        meta["activation"], meta["name"],
+    )  # fmt: skip
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What a steer's file says of it, its fit's report included; the matrix is not read.
+    """What a file says of its value, its fit's report included; the numbers are not kept.
 
     Raises:
-        ValueError: the file is cut short or is no steer.
+        ValueError: the file is cut short or holds nothing of ours.
     """
     return _open(Path(path))[0]
 
 
-def read_steer(path: str | Path, readout: Readout) -> Steer:
-    """The steer of a file, bound to a read-out that must be the one it was saved with.
+def read_value(path: str | Path, readout: Readout) -> Steer | Reft:
+    """The value of a file, bound to a read-out that must be the one it was saved with.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: cut short, changed after it was written, of a later format, or for another `W_U`.
     """
     path = Path(path)
-    meta, W = _open(path)
-    if meta["W_digest"] != _digest(W):
+    meta, tensors = _open(path)
+    if meta["digest"] != _digest(tensors):
         raise ValueError(
-            f"{path}: the matrix does not match its digest; the file was changed after it was saved, save it anew"
+            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
         )
     if meta["readout_digest"] != readout.digest:
         raise ValueError(
-            f"{path}: steer {meta['name']!r} was fitted on the W_U of {meta['model_id']!r} (d_model {meta['d_model']}, digest "
-            f"{meta['readout_digest'][:8]}), this model is {readout.model_id!r} (d_model {readout.d_model}, digest "
-            f"{readout.digest[:8]}). If it is the same model, load its raw weights (no folding, no centring); if it is "
-            "another, move the steer with steerlens.transfer"
+            f"{path}: {meta['kind']} {meta['name']!r} was fitted on the W_U of {meta['model_id']!r} (d_model "
+            f"{meta.get('d_model')}, digest {meta['readout_digest'][:8]}), this model is {readout.model_id!r} (d_model "
+            f"{readout.d_model}, digest {readout.digest[:8]}). If it is the same model, load its raw weights (no folding, no "
+            "centring); if it is another, move the steer with steerlens.transfer"
         )
-    return Steer(W.to(readout.W_U.device), readout, meta["name"], tuple((n, k) for n, k in meta["terms"]))
+    return _unpack({name: t.to(readout.W_U.device) for name, t in tensors.items()}, meta, readout)
 
 
-def _open(path: Path) -> tuple[dict[str, Any], torch.Tensor]:
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise FileNotFoundError(f"path: no file {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("steerlens", "null"))
-            W = file.get_tensor("W") if meta else torch.empty(0)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if meta else {}  # noqa: SIM118 (no mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it anew") from None
     found = meta if isinstance(meta, dict) else {}
     if isinstance(found.get("format"), int) and found["format"] > FORMAT:
         raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
-    if not found.keys() >= NEEDED:
+    if found.get("kind") not in NEEDED or not found.keys() >= NEEDED[found["kind"]]:
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
-    return found, W
+    return found, tensors
 
 
-def _digest(W: torch.Tensor) -> str:
-    return hashlib.blake2b(W.contiguous().numpy().data, digest_size=16).hexdigest()
+def _digest(tensors: dict[str, Tensor]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        seen.update(name.encode())
+        seen.update(tensors[name].contiguous().numpy().data)
+    return seen.hexdigest()

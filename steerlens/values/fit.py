@@ -3,20 +3,24 @@
 import html
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from steerlens.values.losses import Losses
+from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a steer was fitted and how good it is. All losses in nats per token.
+    """How a value was fitted and how good it is. All losses in nats per token.
 
     `heldout` texts were never trained on; damping, ridge, step and shrinkage were chosen on a sample of them, which makes
     its numbers a little too good (few choices, many texts). `kl` is KL(base ‖ steer alone) at strengths +1 and -1.
     `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
-    lists the choices that were tried with their held-out NLL.
+    lists the choices that were tried with their held-out NLL. What belongs to steers alone (`damping`, `ridge`, `threshold`,
+    `weights`, `scale`) is None for other values, whose own settings are in `settings`.
     """
 
     solver: str
@@ -24,12 +28,6 @@ class Report:
     train: Losses
     by_label: dict[float, Losses]
     kl: tuple[float, float]
-    damping: float
-    ridge: tuple[float, float]
-    step: float | None
-    threshold: float
-    rank: int | None
-    weights: str
     objective: float | None
     gap: float | None
     gap_reason: str | None
@@ -39,7 +37,14 @@ class Report:
     n_positions: int
     n_truncated: int
     seed: int
-    scale: float = 1.0
+    rank: int | None = None
+    step: float | None = None
+    damping: float | None = None
+    ridge: tuple[float, float] | None = None
+    threshold: float | None = None
+    scale: float | None = None
+    weights: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
     trials: tuple[dict[str, float], ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +58,6 @@ class Report:
         """The report as names and readable values."""
         h, t = self.heldout, self.train
         gap = f"≤ {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
-        step = "" if self.step is None else f", step {self.step:.3g}"
         return [
             (
                 "held-out NLL, base → background → steered",
@@ -65,14 +69,7 @@ class Report:
                 f"{t.base:.4f} → {t.background:.4f} → {t.steered:.4f}",
             ),
             ("KL from base at +1 / -1", f"{self.kl[0]:.4f} / {self.kl[1]:.4f}"),
-            (
-                "ridge (steer, background), damping",
-                f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}",
-            ),
-            (
-                "singular values lowered by, scaled by, rank",
-                f"{self.threshold:.3g}, {self.scale:g}, {self.rank or 'full'}",
-            ),
+            *self._set(),
             ("objective, gap to its minimum", f"{_number(self.objective)}, {gap}"),
             ("texts, positions, truncated", f"{self.n_texts:,}, {self.n_positions:,}, {self.n_truncated:,}"),
             (
@@ -80,6 +77,18 @@ class Report:
                 f"{self.solver}, {self.passes:.1f}, {self.seconds:.1f}",
             ),
         ]
+
+    def _set(self) -> list[tuple[str, str]]:
+        """The settings, as names and readable values."""
+        found = []
+        if self.ridge is not None:
+            step = "" if self.step is None else f", step {self.step:.3g}"
+            three = f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}"
+            found.append(("ridge (steer, background), damping", three))
+        if self.threshold is not None:
+            three = f"{self.threshold:.3g}, {self.scale:g}, {self.rank or 'full'}"
+            found.append(("singular values lowered by, scaled by, rank", three))
+        return [*found, *((name.replace("_", " "), str(value)) for name, value in self.settings.items())]
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<44}{value}" for name, value in self.rows())
@@ -92,12 +101,15 @@ class Report:
         return f"<table><caption>nats per token</caption>{rows}</table>"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
-    `fit.value.over(fit.background)` is the model that explains the training texts."""
+Value = TypeVar("Value", bound=Steer | Reft, default=Steer)
 
-    value: Steer
+
+@dataclass(frozen=True)
+class Fit(Generic[Value]):
+    """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
+    for a steer `fit.value.over(fit.background)` is the model that explains the training texts."""
+
+    value: Value
     background: Steer
     report: Report
 

@@ -1,11 +1,11 @@
 """Losses of a steer and its background on states, four ways, from one pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.head import Head, post, token_nll
@@ -42,32 +42,54 @@ class Measured(NamedTuple):
     kl: tuple[float, float]
 
 
+class Ways(NamedTuple):
+    """Logits of some positions, six ways: plain, with the background, at the text's own label and at its opposite (both over
+    the background), and at strengths +1 and -1 without it. They pass through `post` later."""
+
+    target: Int[Tensor, " n"]
+    text: Int[Tensor, " n"]
+    plain: Float[Tensor, "n vocab"]
+    background: Float[Tensor, "n vocab"]
+    right: Float[Tensor, "n vocab"]
+    wrong: Float[Tensor, "n vocab"]
+    up: Float[Tensor, "n vocab"]
+    down: Float[Tensor, "n vocab"]
+
+
+def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]) -> Measured:
+    """Mean NLL in nats per token, four ways, and KL, every position weighing the same; `n` positions of each text."""
+    sums = torch.zeros(len(labels), 4, dtype=torch.float64)
+    kl = torch.zeros(2, dtype=torch.float64)
+    for way in ways:
+        four = (way.plain, way.background, way.right, way.wrong)
+        losses = torch.stack([token_nll(post(head, z), way.target) for z in four], 1)
+        sums.index_add_(0, way.text.cpu(), losses.double().cpu())
+        kl += torch.stack([kl_from(head, way.plain, z).sum() for z in (way.up, way.down)]).double().cpu()
+    by_label = {}
+    for label in labels[n > 0].unique().tolist():
+        rows = (n > 0) & (labels == label)
+        by_label[label] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
+    up, down = (kl / n.sum()).tolist()
+    return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down))
+
+
 def measure(states: States, steer: Steer, background: Steer) -> Measured:
     """Mean NLL in nats per token, base, background, steered and flipped, every position weighing the same.
 
     Three products with `W_U` a chunk serve all six distributions.
     """
     head = states.readout.head
-    device = head.W_U.device
-    sums = torch.zeros(len(states.labels), 4, dtype=torch.float64)
-    kl = torch.zeros(2, dtype=torch.float64)
-    for c, target, text in states.chunks(CHUNK):
-        c, target = c.to(device), target.to(device)
-        y = states.labels[text].to(device)[:, None]
-        z = c @ head.W_U + head.b_U
-        z_background = z + (c @ background.W) @ head.W_U
-        z_steer = (c @ steer.W) @ head.W_U
-        ways = (z, z_background, z_background + y * z_steer, z_background - y * z_steer)
-        losses = torch.stack([token_nll(post(head, way), target) for way in ways], 1)
-        sums.index_add_(0, text, losses.double().cpu())
-        kl += torch.stack([kl_from(head, z, z + sign * z_steer).sum() for sign in (1, -1)]).double().cpu()
-    n = states.lengths * states.keep
-    by_label = {}
-    for label in states.labels[states.keep].unique().tolist():
-        rows = states.keep & (states.labels == label)
-        by_label[label] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
-    up, down = (kl / n.sum()).tolist()
-    return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down))
+
+    def ways() -> Iterator[Ways]:
+        for c, target, text in states.chunks(CHUNK):
+            c, target = c.to(head.W_U.device), target.to(head.W_U.device)
+            y = states.labels[text].to(c)[:, None]
+            z = c @ head.W_U + head.b_U
+            over = z + (c @ background.W) @ head.W_U
+            along = (c @ steer.W) @ head.W_U
+            yield Ways(target, text, z, over, over + y * along, over - y * along, z + along, z - along)
+
+    return tally(head, ways(), states.labels, states.lengths * states.keep)
 
 
 def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:

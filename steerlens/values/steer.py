@@ -1,7 +1,6 @@
 """A steer: a matrix on the output word embeddings, with a strength."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -191,19 +190,3 @@ def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
 def zero_steer(readout: Readout, name: str = "0") -> Steer:
     """The steer that changes nothing."""
     return Steer(torch.zeros(readout.d_model, readout.d_model, device=readout.W_U.device), readout, name)
-
-
-def metadata(steer: Steer) -> dict[str, Any]:
-    """What a file says of a steer beside its matrix."""
-    r = steer.readout
-    return {
-        "name": steer.name,
-        "terms": [list(term) for term in steer.terms],
-        "site": UNEMBED_IN,
-        "model_id": r.model_id,
-        "d_model": r.d_model,
-        "d_vocab": r.d_vocab,
-        "readout_digest": r.digest,
-        "tokenizer_digest": r.tokenizer_digest,
-        "dtype": str(r.W_U.dtype).removeprefix("torch."),
-    }

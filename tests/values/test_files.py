@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steerlens.values import files
-from steerlens.values.files import read_metadata, read_steer, save, write_json
+from steerlens.values.files import read_metadata, read_value, save, write_json
 from steerlens.values.readout import Readout
 from tests.values.make import make_readout, make_steer, random
 
@@ -30,7 +30,7 @@ def rewrite(path: Path, **changes: object) -> None:
 
 def test_a_steer_is_read_back_exactly(tmp_path: Path) -> None:
     blend = 0.7 * make_steer(0) - 0.3 * make_steer(1, name="rude")
-    back = read_steer(str(save(blend, str(tmp_path / "blend.safetensors"))), make_readout())
+    back = read_value(str(save(blend, str(tmp_path / "blend.safetensors"))), make_readout())
     assert torch.equal(back.W, blend.W)
     assert (back.name, back.terms) == (blend.name, blend.terms)
     assert (2 * back).name == "1.4·joy - 0.6·rude"
@@ -59,7 +59,7 @@ def test_a_view_of_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
 
     joy = Steer(big[::10, ::10].mT, make_readout())
     path = save(joy, tmp_path / "view.safetensors")
-    assert torch.equal(read_steer(path, make_readout()).W, joy.W)
+    assert torch.equal(read_value(path, make_readout()).W, joy.W)
     assert path.stat().st_size < 3000
 
 
@@ -67,7 +67,7 @@ def test_a_view_of_a_larger_tensor_is_saved_alone(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_short_is_refused(path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        read_steer(path, make_readout())
+        read_value(path, make_readout())
 
 
 def test_every_changed_byte_of_the_matrix_is_noticed(path: Path) -> None:
@@ -75,13 +75,13 @@ def test_every_changed_byte_of_the_matrix_is_noticed(path: Path) -> None:
     for place in (1, 77, 144):
         path.write_bytes(whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :])
         with pytest.raises(ValueError, match="changed after it was saved"):
-            read_steer(path, make_readout())
+            read_value(path, make_readout())
 
 
 def test_a_later_format_is_refused(path: Path) -> None:
     rewrite(path, format=2)
     with pytest.raises(ValueError, match="format 2.*update steerlens"):
-        read_steer(path, make_readout())
+        read_value(path, make_readout())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_later_format_is_refused(path: Path) -> None:
 def test_another_safetensors_file_is_refused(tmp_path: Path, metadata: dict | None) -> None:
     save_file({"W": torch.zeros(6, 6)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(ValueError, match=r"x\.safetensors"):
-        read_steer(tmp_path / "x.safetensors", make_readout())
+        read_value(tmp_path / "x.safetensors", make_readout())
 
 
 @pytest.mark.parametrize("missing", ["format", "readout_digest", "terms", "name"])
@@ -100,15 +100,15 @@ def test_metadata_that_lacks_a_part_is_refused(path: Path, missing: str) -> None
     del meta[missing]
     save_file({"W": W}, path, metadata={"steerlens": json.dumps(meta)})
     with pytest.raises(ValueError, match=r"joy\.safetensors"):
-        read_steer(path, make_readout())
+        read_value(path, make_readout())
 
 
 def test_a_readout_with_another_W_U_is_refused_with_what_to_do(path: Path) -> None:
     with pytest.raises(ValueError, match=r"'m0'.*'m3'.*transfer"):
-        read_steer(path, make_readout(3))
+        read_value(path, make_readout(3))
     r = make_readout()
     with pytest.raises(ValueError, match="transfer"):
-        read_steer(path, Readout(r.W_U - r.W_U.mean(1, keepdim=True), r.b_U, r.tokens))
+        read_value(path, Readout(r.W_U - r.W_U.mean(1, keepdim=True), r.b_U, r.tokens))
 
 
 def test_the_same_values_in_another_storage_are_the_same_readout(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_same_values_in_another_storage_are_the_same_readout(tmp_path: Path)
     half = Readout(r.W_U.half(), r.b_U.half(), r.tokens)
     path = save(make_steer(on=half), tmp_path / "half.safetensors")
     assert read_metadata(path)["dtype"] == "float16"
-    assert torch.equal(read_steer(path, Readout(half.W_U.float(), half.b_U.float(), r.tokens)).W, make_steer().W)
+    assert torch.equal(read_value(path, Readout(half.W_U.float(), half.b_U.float(), r.tokens)).W, make_steer().W)
 
 
 def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
 
 def test_saving_replaces_an_older_file(path: Path) -> None:
     save(2 * make_steer(), path)
-    assert torch.equal(read_steer(path, make_readout()).W, 2 * make_steer().W)
+    assert torch.equal(read_value(path, make_readout()).W, 2 * make_steer().W)
     assert os.stat(path).st_mode & 0o777 == 0o644
 
 
@@ -144,7 +144,7 @@ def test_paths_that_cannot_be_written_or_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         save(make_steer(), tmp_path / "nowhere" / "joy.safetensors")
     with pytest.raises(FileNotFoundError, match="nothing"):
-        read_steer(tmp_path / "nothing.safetensors", make_readout())
+        read_value(tmp_path / "nothing.safetensors", make_readout())
 
 
 def test_numbers_that_are_not_json_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -127,10 +127,12 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
         True
     """
     r = fit.report
+    assert r.ridge is not None
+    doubled = (2 * r.ridge[0], 2 * r.ridge[1])
 
     def again(part: States, name: str) -> Steer:
         return fit_steer(
-            part, solver=cast(Solver, r.solver), rank=r.rank, ridge=(2 * r.ridge[0], 2 * r.ridge[1]), damping=r.damping,
+            part, solver=cast(Solver, r.solver), rank=r.rank, ridge=doubled, damping=r.damping,
             step=r.step, weights=cast(Weights, r.weights), seed=seed, name=f"{fit.value.name} ({name})",
         ).value  # fmt: skip
 
