@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steerlens.analysis.transfer import align as align
     from steerlens.analysis.transfer import transfer as transfer
     from steerlens.analysis.transfer import transfer_report as transfer_report
+    from steerlens.fits.reft import fit_reft as fit_reft
     from steerlens.fits.steer import fit_steer as fit_steer
     from steerlens.fits.steer import natural_metric as natural_metric
     from steerlens.fits.steer import refit as refit
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from steerlens.values.labelled import read_labelled as read_labelled
     from steerlens.values.metric import Metric as Metric
     from steerlens.values.readout import Readout as Readout
+    from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States
     from steerlens.values.steer import Steer as Steer
 
@@ -65,6 +67,7 @@ _HOME = {
     "Labelled": "values.labelled",
     "Metric": "values.metric",
     "Readout": "values.readout",
+    "Reft": "values.reft",
     "Report": "values.fit",
     "States": "values.states",
     "Steer": "values.steer",
@@ -72,6 +75,7 @@ _HOME = {
     "calibrate": "values.calibrate",
     "classify": "analysis.strength",
     "collect": "models.collect",
+    "fit_reft": "fits.reft",
     "fit_steer": "fits.steer",
     "gap_closed": "analysis.evaluate",
     "generate": "models.generate",

@@ -43,8 +43,12 @@ def change(
     b: Float[Tensor, " rank"],
     replaces: bool,
     activation: Activation | None = None,
+    rows: Float[Tensor, "*batch rank"] | None = None,
 ) -> Float[Tensor, "*batch d"]:
     """What an edit adds to a hidden state at strength 1: `(φ(hAᵀ + b) − hRᵀ) R`, without the terms that a form has not.
+
+    `rows` weighs the rows of the subspace. Each makes its own change: leaving rows out of the sum is leaving them out of the
+    subspace.
 
     Example:
         >>> R = torch.tensor([[1.0, 0.0]])
@@ -56,6 +60,8 @@ def change(
         target = ACTIVATIONS[activation](target)
     if replaces:
         target = target - h @ R.mT
+    if rows is not None:
+        target = target * rows
     return (target @ R).expand_as(h)
 
 

@@ -11,6 +11,8 @@ from steerlens.maths.head import post, token_nll
 from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
 from steerlens.models.sites import Model
+from steerlens.values.intervention import Intervention
+from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
@@ -19,22 +21,23 @@ CHUNK = 512
 
 def score(
     model: Model,
-    texts: Sequence[str],
-    steer: Steer | SteerOver | None = None,
+    texts: Labelled | Sequence[str],
+    steer: Intervention | None = None,
     *,
     strengths: Sequence[float] = (0.0,),
     end: bool = True,
 ) -> pd.DataFrame:
-    """Log-probability of each token of each text at each strength, from one pass of the model.
+    """Log-probability of each token of each text at each strength.
 
-        log softmax(post(c W_U + b_U + s · (cW) W_U))[token]
+        log softmax(post(c W_U + b_U + s · (cW) W_U))[token]        of a steer
 
-    `c W_U` and `(cW) W_U` are computed once; another strength costs a softmax.
+    For a steer one pass of the model serves all strengths: `c W_U` and `(cW) W_U` are computed once, and another strength
+    costs a softmax. Any other intervention takes a pass a strength.
 
     Args:
         model: a TransformerLens model.
-        texts: what to read; not empty.
-        steer: a `Steer`, or `steer.over(background)`, or None for the plain model.
+        texts: what to read; not empty. Of labelled texts with prompts the texts alone are scored.
+        steer: a `Steer`, `steer.over(background)`, a `Reft`, …, or None for the plain model.
         strengths: any number of them.
         end: whether the end of a text is scored too.
 
@@ -49,8 +52,15 @@ def score(
     """
     if steer is not None:
         check_lives_on(steer, model)
-    states = collect(model, list(texts), end=end, progress=False)
-    log_probs = state_log_probs(states, steer, strengths)
+    data = texts if isinstance(texts, Labelled) else list(texts)
+    if steer is None or isinstance(steer, Steer | SteerOver):
+        states = collect(model, data, end=end, progress=False)
+        log_probs = state_log_probs(states, steer, strengths)
+    else:
+        # the order of the positions depends on the texts alone
+        each = [collect(model, data, intervention=steer, strength=s, end=end, progress=False) for s in strengths]
+        states = each[0]
+        log_probs = torch.cat([state_log_probs(one, None, (0.0,)) for one in each])
     rows = next(states.chunks(max(states.n_positions, 1)))
     # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in order
     order = torch.argsort(rows.text, stable=True)

@@ -26,7 +26,8 @@ class Reft:
                                         Rᵀ(Ah + b)         direft: R orthonormal; nodireft: R free
                                         Rᵀ(b − Rh)         consreft: R orthonormal
                                         Rᵀb                lobireft: R orthonormal
-                                        b·v                r1: one unit vector v = R, at every token
+                                        b·v                r1: one unit vector v = R, at every token; b is the
+                                                           mean size of the edits that training made
 
     with columns `h [d_model]` (rows of a batch in code), `R, A [rank, d_model]`, `b [rank]` and strength `s`; 1 means "as
     fitted", 0 leaves the model as it is. The first four may have an activation on `Ah + b`. `hook_resid_post` is edited.
@@ -107,11 +108,13 @@ class Reft:
         """Numbers that were fitted."""
         return sum(t.numel() for t in (self.R, self.A, self.b) if t is not None)
 
-    def change(self, h: Float[Tensor, "*batch d"], edit: int = 0) -> Float[Tensor, "*batch d"]:
-        """`Δ(h)` of one edit: what strength 1 adds."""
+    def change(
+        self, h: Float[Tensor, "*batch d"], edit: int = 0, rows: Float[Tensor, "*batch rank"] | None = None
+    ) -> Float[Tensor, "*batch d"]:
+        """`Δ(h)` of one edit: what strength 1 adds; `rows` weighs the rows of the subspace."""
         R, b = self.R[edit].to(h), self.b[edit].to(h)
         A = None if self.A is None else self.A[edit].to(h)
-        return change(h, R, A, b, self.form.replaces, self.activation)
+        return change(h, R, A, b, self.form.replaces, self.activation, rows)
 
     def detect(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
         """`ReLU(h·v)`: how strongly a token shows what r1 was fitted to."""
@@ -120,24 +123,7 @@ class Reft:
         return torch.relu(h.float() @ self.R[0, 0].to(h.device))
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        where = parse_positions(self.positions)
-
-        def at(first: int) -> Callable[[Tensor, Places], Tensor]:
-            def edit(h: Tensor, places: Places) -> Tensor:
-                wide = h.to(torch.promote_types(h.dtype, torch.float32))
-                beginning, end = where.masks(places)
-                if self.tied:
-                    changed = (beginning | end)[..., None] * self.change(wide, first)
-                else:
-                    changed = beginning[..., None] * self.change(wide, first) + end[..., None] * self.change(
-                        wide, first + 1
-                    )
-                return (wide + per_row(strength, h) * changed).to(h.dtype)
-
-            return edit
-
-        a_layer = len(self.R) // len(self.layers)
-        return tuple((resid_post(layer), at(k * a_layer)) for k, layer in enumerate(self.layers))
+        return edits_at(self.layers, self.positions, len(self.R), lambda h, edit, _: self.change(h, edit), strength)
 
     def rows(self, rows: Sequence[int], name: str | None = None) -> "Reft":
         """The edit inside a part of the subspace: each row of `R` makes its own change, so the parts add up to the whole."""
@@ -159,6 +145,32 @@ class Reft:
 def resid_post(layer: int) -> str:
     """The hook of the residual stream behind a layer."""
     return f"blocks.{layer}.hook_resid_post"
+
+
+def edits_at(
+    layers: Sequence[int],
+    positions: str,
+    n_edits: int,
+    change: Callable[[Tensor, int, Places], Tensor],
+    strength: Strength,
+) -> tuple[Edit, ...]:
+    """`h + s · Δ(h)` behind each layer at some positions, for one change a layer or two (beginning and end of the prompt)."""
+    where = parse_positions(positions)
+    a_layer = n_edits // len(layers)
+
+    def at(first: int) -> Callable[[Tensor, Places], Tensor]:
+        def edit(h: Tensor, places: Places) -> Tensor:
+            wide = h.to(torch.promote_types(h.dtype, torch.float32))
+            beginning, end = (mask[..., None] for mask in where.masks(places))
+            if a_layer == 1:
+                changed = (beginning | end) * change(wide, first, places)
+            else:
+                changed = beginning * change(wide, first, places) + end * change(wide, first + 1, places)
+            return (wide + per_row(strength, h) * changed).to(h.dtype)
+
+        return edit
+
+    return tuple((resid_post(layer), at(k * a_layer)) for k, layer in enumerate(layers))
 
 
 def check_form(variant: str, activation: str | None) -> None:

@@ -82,6 +82,10 @@ def transfer(
     """
     if rule not in RULES:
         raise ValueError(f"rule: got {rule!r}, expected one of {', '.join(map(repr, RULES))}")
+    if not isinstance(src, Steer):
+        raise ValueError(
+            f"src: got {type(src).__name__}, expected a Steer; only what lives at the unembedding can be moved"
+        )
     on = tgt if isinstance(tgt, Readout) else readout(tgt)
     if rule not in READ_TEXT:
         if text is not None or source is not None:

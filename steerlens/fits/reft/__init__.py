@@ -1,0 +1,239 @@
+"""Fit an edit of hidden states inside a subspace (ReFT) to labelled texts."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from steerlens.fits.reft.learned import Shape
+from steerlens.fits.reft.measure import editing, measure_edit
+from steerlens.fits.reft.train import Schedule, activations, train
+from steerlens.maths.reft import Activation, Variant
+from steerlens.models.attach import check_lives_on
+from steerlens.models.resume import Kept, keep
+from steerlens.models.sites import Model
+from steerlens.values.fit import Fit, Report
+from steerlens.values.labelled import Labelled
+from steerlens.values.positions import parse_positions
+from steerlens.values.reft import Reft, check_form
+from steerlens.values.steer import Steer, zero_steer
+
+__all__ = ["fit_reft", "fit_reft_tasks"]
+
+
+def fit_reft(
+    model: Model,
+    data: Labelled,
+    *,
+    variant: Variant = "loreft",
+    layers: int | Sequence[int] | None = None,
+    rank: int = 4,
+    positions: str = "all",
+    tied: bool = True,
+    activation: Activation | None = None,
+    background: Steer | None = None,
+    step: float = 5e-3,
+    epochs: int = 10,
+    batch: int = 32,
+    dropout: float = 0.0,
+    weight_decay: float = 0.0,
+    patience: int = 2,
+    seed: int = 0,
+    name: str = "reft",
+    progress: bool = True,
+) -> Fit[Reft]:
+    """The edit of hidden states that best explains labelled texts: ReFT, trained on the steer's signed objective.
+
+        minimise  mean CE(softmax((c(h + y·Δ(h)) + cD) W_U + b_U), next token)
+
+    over the numbers of `Δ` (see `Reft` for the variants), with the label `y ∈ [-1, 1]` of each text as strength. Not convex:
+    Adam with a step that falls to zero, the numbers with the best held-out NLL are kept. The model is frozen; gradients begin
+    at the lowest edited layer, and what is below it is run once for all steps.
+    Source: Wu et al. (arXiv 2404.03592); r1: AxBench, whose penalty on the other activations has the same weight here.
+
+    Args:
+        model: a TransformerLens model; unchanged afterwards.
+        data: labelled texts, with prompts where the edit is to be made on prompts.
+        variant: "loreft", "noreft", "direft", "nodireft", "consreft", "lobireft" or "r1" (one unit vector, all tokens).
+        layers: behind which layers; None: the middle one.
+        rank: dimensions of the subspace.
+        positions: "all", or tokens of the prompt such as "f2+l3"; see `steerlens.values.positions.parse_positions`. A text
+            without a prompt has begin-of-text for its prompt.
+        tied: whether beginning and end of the prompt share their numbers.
+        activation: on `Ah + b`.
+        background: a steer that is always on, e.g. that of `fit_steer`; None: none.
+        step: of Adam, at the beginning.
+        epochs: most passes over the texts.
+        batch: texts a step.
+        dropout: of edited states, in training.
+        weight_decay: of Adam, decoupled.
+        patience: epochs without a better held-out NLL before it stops.
+        seed: of the split, the start and the order of the texts.
+        name: for tables and figures.
+        progress: show a bar.
+
+    Returns:
+        `Fit(value: Reft, background, report)`; the report's numbers mean the same as a steer's.
+
+    Raises:
+        ValueError: fewer than four texts, an argument out of range, a layer that the model has not.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> fit = sl.fit_reft(model, sl.toy.corpus("tone", n=100, seed=0), rank=1, epochs=1, progress=False)
+        >>> fit.value.R.shape
+        torch.Size([1, 1, 64])
+    """
+    shape = _shape(model, variant, layers, rank, positions, tied, activation)
+    schedule = _schedule(step, epochs, batch, dropout, weight_decay, patience, seed, progress)
+    return _fit(model, data, None, shape, background, schedule, name)
+
+
+def fit_reft_tasks(
+    model: Model,
+    tasks: Mapping[str, Labelled],
+    *,
+    rank: int = 8,
+    layers: int | Sequence[int] | None = None,
+    variant: Variant = "loreft",
+    positions: str = "all",
+    step: float = 5e-3,
+    epochs: int = 10,
+    batch: int = 32,
+    patience: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Fit[Reft], dict[str, Reft]]:
+    """One subspace for several tasks, each trained on its own rows of it, so that they can be used together.
+
+    The rows of an orthonormal `R` make changes that do not meet: `Δ(h) = Σ_i R_iᵀ(A_i h + b_i − R_i h)`. Task `k` of `n` is
+    trained with the `k`-th `rank / n` of them alone; the whole edit, all rows on, was never trained.
+    Source: the composition experiment of Wu et al. (arXiv 2404.03592).
+
+    Args:
+        tasks: labelled texts by name; the rest as in `fit_reft`.
+
+    Returns:
+        The fit of the whole edit (its report is on all tasks' texts, each with its own rows), and each task's part of it.
+
+    Example:
+        >>> import steerlens as sl
+        >>> tasks = {name: sl.toy.corpus(name, n=60, seed=0) for name in ("sentiment", "tone")}
+        >>> whole, parts = fit_reft_tasks(sl.load_model("toy-64"), tasks, rank=2, epochs=1, progress=False)
+        >>> {name: part.rank for name, part in parts.items()}
+        {'sentiment': 1, 'tone': 1}
+    """
+    if len(tasks) < 2 or rank % len(tasks):
+        raise ValueError(f"tasks: got {len(tasks)} for rank {rank}, expected at least two, and a rank that they divide")
+    if any(data.prompts for data in tasks.values()) and not all(data.prompts for data in tasks.values()):
+        raise ValueError("tasks: some have prompts and some have none; give all of them prompts, or none")
+    shape = _shape(model, variant, layers, rank, positions, True, None)
+    schedule = _schedule(step, epochs, batch, 0.0, 0.0, patience, seed, progress)
+    texts, labels, prompts, rows = (), (), (), []
+    share = rank // len(tasks)
+    for k, data in enumerate(tasks.values()):
+        texts, labels, prompts = texts + data.texts, labels + data.labels, prompts + data.prompts
+        used = torch.zeros(rank)
+        used[k * share : (k + 1) * share] = 1
+        rows += [used] * len(data)
+    fit = _fit(model, Labelled(texts, labels, prompts), torch.stack(rows), shape, None, schedule, " and ".join(tasks))
+    parts = {name: fit.value.rows(range(k * share, (k + 1) * share), name) for k, name in enumerate(tasks)}
+    return fit, parts
+
+
+def _shape(
+    model: Model,
+    variant: Variant,
+    layers: int | Sequence[int] | None,
+    rank: int,
+    positions: str,
+    tied: bool,
+    activation: Activation | None,
+) -> Shape:
+    check_form(variant, activation)
+    where, n_layers, d_model = parse_positions(positions), int(model.cfg.n_layers), int(model.cfg.d_model)
+    if layers is None:
+        layers = (n_layers - 1) // 2
+    picked = tuple(sorted({layers} if isinstance(layers, int) else set(layers)))
+    if not picked or not all(0 <= layer < n_layers for layer in picked):
+        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
+    if not 1 <= rank <= d_model:
+        raise ValueError(f"rank: got {rank}, expected 1 … {d_model} (d_model)")
+    if variant == "r1" and (rank != 1 or positions != "all" or len(picked) != 1):
+        raise ValueError(
+            f"variant: 'r1' is one unit vector at all tokens of one layer; got rank {rank}, {positions!r}, {picked}"
+        )
+    if not tied and not (where.first and where.last):
+        raise ValueError(f"tied: {positions!r} has one end, so there is nothing to keep apart; leave tied=True")
+    return Shape(variant, rank, picked, positions, tied, activation, d_model)
+
+
+def _schedule(
+    step: float, epochs: int, batch: int, dropout: float, weight_decay: float, patience: int, seed: int, progress: bool
+) -> Schedule:
+    for label, value, good, expected in (
+        ("step", step, step > 0, "a number > 0, e.g. 0.005"),
+        ("epochs", epochs, epochs >= 1, "at least 1"),
+        ("batch", batch, batch >= 1, "at least 1"),
+        ("dropout", dropout, 0 <= dropout < 1, "a number in [0, 1)"),
+        ("weight_decay", weight_decay, weight_decay >= 0, "a number ≥ 0"),
+        ("patience", patience, patience >= 1, "at least 1"),
+    ):
+        if not good:
+            raise ValueError(f"{label}: got {value}, expected {expected}")
+    return Schedule(step, epochs, batch, dropout, weight_decay, patience, seed, progress)
+
+
+def _fit(
+    model: Model,
+    data: Labelled,
+    rows: Tensor | None,
+    shape: Shape,
+    background: Steer | None,
+    schedule: Schedule,
+    name: str,
+) -> Fit[Reft]:
+    started = time.perf_counter()
+    kept = keep(model, data, shape.layers[0])
+    if background is not None:
+        check_lives_on(background, model)
+    over = background if background is not None else zero_steer(kept.readout, "no background")
+    fitting, heldout = _split(kept, schedule.seed)
+    found, trials, steps = train(model, kept, fitting, heldout, rows, shape, over, schedule)
+    value = found.value(kept.readout, name)
+    largest = None
+    if shape.variant == "r1":
+        size, largest = activations(model, kept, fitting, shape.layers[0], value.R[0, 0])
+        value = replace(value, b=torch.full_like(value.b, size))
+    measured, on_train = (
+        measure_edit(model, kept, texts, editing(value, rows), over) for texts in (heldout, fitting[: len(heldout)])
+    )
+    n = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
+    settings = {
+        "variant": shape.variant, "layers": list(shape.layers), "positions": shape.positions, "rank": shape.rank,
+        "tied": shape.tied, "activation": shape.activation, "batch": schedule.batch, "step": schedule.step,
+        "dropout": schedule.dropout, "weight_decay": schedule.weight_decay, "n_parameters": value.n_parameters,
+        "resumed": kept.layer >= 0, **({} if largest is None else {"largest_activation": largest}),
+    }  # fmt: skip
+    report = Report(
+        solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl, objective=None,
+        gap=None, gap_reason="the problem is not convex", passes=steps * schedule.batch / len(fitting),
+        seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(n.clamp_min(0).sum()),
+        n_truncated=kept.n_truncated, seed=schedule.seed, rank=shape.rank, step=schedule.step, settings=settings, trials=trials,
+    )  # fmt: skip
+    return Fit(value, over, report)
+
+
+def _split(kept: Kept, seed: int) -> tuple[list[int], list[int]]:
+    """Rows to fit to and a tenth of them to hold out, of the texts that have something to predict."""
+    able = [row for row, ids in enumerate(kept.ids) if len(ids) > kept.prompt[row]]
+    if len(able) < 4:
+        raise ValueError(
+            f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for an edit worth having)"
+        )
+    order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
+    cut = max(len(able) // 10, 1)
+    return [able[i] for i in order[cut:]], [able[i] for i in order[:cut]]

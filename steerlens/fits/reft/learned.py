@@ -1,0 +1,117 @@
+"""The numbers of an edit while they are learned."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from steerlens.maths.reft import FORMS, Activation, Variant, change, top_mean
+from steerlens.values.intervention import Edit
+from steerlens.values.positions import Places
+from steerlens.values.readout import Readout
+from steerlens.values.reft import Reft, edits_at
+
+TOP = 8
+"""Tokens whose activations are averaged in training r1, as in AxBench."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an edit is before its numbers are known; the fields of `Reft`."""
+
+    variant: Variant
+    rank: int
+    layers: tuple[int, ...]
+    positions: str
+    tied: bool
+    activation: Activation | None
+    d_model: int
+
+    @property
+    def n_edits(self) -> int:
+        return len(self.layers) * (1 if self.tied else 2)
+
+
+class Learned:
+    """Parameters of an edit; `R` keeps its rows orthonormal by parametrisation where the variant asks for it.
+
+    It starts where the edit changes nothing, as far as the variant can: `A = R`, `b = 0` where the subspace's content is
+    replaced, `A = 0`, `b = 0` where something is added to it. `consreft` alone replaces the content by a constant from the
+    start; `b` then is the mean content.
+    """
+
+    def __init__(self, shape: Shape, mean: Float[Tensor, "n_layers d"], seed: int) -> None:
+        self.shape, self.form = shape, FORMS[shape.variant]
+        n, rank, d = shape.n_edits, shape.rank, shape.d_model
+        random = torch.Generator().manual_seed(seed)
+        self.sources: list[nn.Module] = []
+        for _ in range(n):
+            source = nn.utils.skip_init(nn.Linear, d, rank, bias=False)
+            start = torch.linalg.qr(torch.randn(d, rank, generator=random)).Q.mT
+            source.weight = nn.Parameter(start.to(mean))
+            if self.form.orthonormal:
+                source = orthogonal(source)
+                source.weight = start.to(mean)
+            self.sources.append(source)
+        R = self.R.detach()
+        self.A = nn.Parameter(R.clone() if self.form.replaces else torch.zeros_like(R)) if self.form.reads else None
+        b = torch.zeros(n, rank, device=mean.device)
+        if shape.variant == "consreft":
+            b = torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0))
+        self.b = nn.Parameter(b)
+
+    @property
+    def R(self) -> Float[Tensor, "n_edits rank d"]:
+        return torch.stack([cast(Tensor, source.weight) for source in self.sources])
+
+    def parameters(self) -> list[nn.Parameter]:
+        own = [p for p in (self.A, None if self.shape.variant == "r1" else self.b) if p is not None]
+        return [*(p for source in self.sources for p in source.parameters()), *own]
+
+    def snapshot(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.parameters()]
+
+    @torch.no_grad()
+    def restore(self, kept: list[Tensor]) -> None:
+        for p, value in zip(self.parameters(), kept, strict=True):
+            p.copy_(value)
+
+    def edits(
+        self, strength: Float[Tensor, " batch"], rows: Float[Tensor, "batch rank"] | None, idle: list[Tensor]
+    ) -> tuple[Edit, ...]:
+        """As `Reft.edits`, with gradients; `rows` says which rows of the subspace each text uses.
+
+        For r1 the sums of the activations that were not among the largest are appended to `idle`.
+        """
+        s, R = self.shape, self.R
+
+        def delta(h: Tensor, k: int, places: Places) -> Tensor:
+            if s.variant == "r1":
+                size, rest = top_mean(h, R[k, 0], (places.index >= 0).to(h), TOP)
+                idle.append(rest)
+                return (size[:, None, None] * R[k, 0]).expand_as(h)
+            A, used = None if self.A is None else self.A[k], None
+            if rows is not None:
+                used = rows[:, None, :].expand(*h.shape[:2], -1)
+            return change(h, R[k], A, self.b[k], self.form.replaces, s.activation, used)
+
+        return edits_at(s.layers, s.positions, s.n_edits, delta, strength)
+
+    def value(self, readout: Readout, name: str) -> Reft:
+        """The frozen edit: plain tensors, no parametrisation."""
+        s = self.shape
+        A = None if self.A is None else self.A.detach().clone()
+        return Reft(
+            self.R.detach().clone(),
+            A,
+            self.b.detach().clone(),
+            s.variant,
+            s.layers,
+            s.positions,
+            readout,
+            s.activation,
+            name,
+        )
