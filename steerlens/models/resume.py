@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
-from steerlens.models.tokens import batches, encode, pad
+from steerlens.models.tokens import Encoded, batches, encode, pad
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
@@ -79,8 +79,14 @@ def keep(model: Model, data: Labelled, layer: int, *, end: bool = True) -> Kept:
     Whether a pass that is resumed there gives what a whole pass gives is tried first; where it does not (a model whose
     blocks are called in some other way), everything is run from the tokens, which costs more and gives the same.
     """
+    how = convention(model, readout(model))
+    encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
+    return keep_tokens(model, encoded, torch.tensor(data.labels), layer)
+
+
+def keep_tokens(model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"], layer: int) -> Kept:
+    """The same for tokens."""
     on = readout(model)
-    encoded = encode(model.tokenizer, list(data.texts), convention(model, on), end=end, prompts=data.prompts)
     lengths = torch.tensor([len(ids) for ids in encoded.ids])
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]])
     can = resumes(model, layer)
@@ -94,10 +100,7 @@ def keep(model: Model, data: Labelled, layer: int, *, end: bool = True) -> Kept:
                 parts |= {row: found[i, : lengths[row]].cpu() for i, row in enumerate(rows)}
         resid = torch.cat([parts[row] for row in range(len(lengths))])
     ids = tuple(tuple(ids) for ids in encoded.ids)
-    return Kept(
-        on, layer if can else -1, ids, torch.tensor(encoded.prompt), torch.tensor(data.labels), resid, starts,
-        encoded.n_truncated,
-    )  # fmt: skip
+    return Kept(on, layer if can else -1, ids, torch.tensor(encoded.prompt), labels, resid, starts, encoded.n_truncated)
 
 
 def batch_of(kept: Kept, rows: Sequence[int]) -> Batch:

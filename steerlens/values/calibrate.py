@@ -1,6 +1,7 @@
 """The strength at which a steer costs so many nats."""
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 from scipy.optimize import brentq
@@ -47,8 +48,18 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
             "states of that model"
         )
 
+    return strength_at(lambda s: kl_at(steer, states, s), kl, steer.name)
+
+
+def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
+    """The strength at which a cost that grows about as its square is `kl`.
+
+    Raises:
+        ValueError: no strength up to a million costs as much.
+    """
+
     def excess(log_s: float) -> float:
-        return math.log(max(kl_at(steer, states, math.exp(log_s)), 1e-30) / kl)
+        return math.log(max(cost(math.exp(log_s)), 1e-30) / kl)
 
     guess = 0.0
     for _ in range(12):  # by the quadratic law alone: what is left of the error shrinks tenfold a step
@@ -64,9 +75,7 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
     while excess(high) < 0 and high < 14:
         high += 1
     if excess(low) > 0 or excess(high) < 0:
-        raise ValueError(
-            f"steer: {steer.name!r} costs {kl:g} nats per token at no strength up to a million; is it zero?"
-        )
+        raise ValueError(f"steer: {name!r} costs {kl:g} nats per token at no strength up to a million; is it zero?")
     return math.exp(cast(float, brentq(excess, low, high, xtol=1e-4)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -12,7 +12,7 @@ from steerlens.fits.reft.learned import TOP, Learned, Shape
 from steerlens.fits.reft.measure import nll
 from steerlens.maths.head import nll_and_gradient
 from steerlens.maths.reft import top_mean
-from steerlens.models.resume import Batch, Kept, batch_of, final_states
+from steerlens.models.resume import Kept, batch_of, final_states
 from steerlens.models.sites import Model, evaluating, run_to
 from steerlens.values.intervention import Edit
 from steerlens.values.positions import Places, parse_positions
@@ -78,7 +78,8 @@ def train(
                     edits = learned.edits(batch.labels, _of(rows, texts, device), idle)
                     if schedule.dropout:
                         edits = _dropping(edits, shape.positions, schedule.dropout)
-                    _backward(kept, batch, final_states(model, kept, batch, edits), background)
+                    c = final_states(model, kept, batch, edits)
+                    backward(kept, c, batch.targets, torch.full((len(c),), 1 / len(c), device=device), background)
                     for rest in idle:
                         (IDLE * (at / total) * rest.mean()).backward()
                     optimiser.step()
@@ -95,16 +96,16 @@ def train(
     return learned, tuple(trials), at
 
 
-def _backward(kept: Kept, batch: Batch, c: Float[Tensor, "n d"], background: Steer) -> None:
-    """Gradients of the mean NLL: by hand through the unembedding, by autograd below."""
+def backward(
+    kept: Kept, c: Float[Tensor, "n d"], targets: Int[Tensor, " n"], weight: Float[Tensor, " n"], background: Steer
+) -> None:
+    """Gradients of `Σ w · NLL`: by hand through the unembedding, by autograd below."""
     head, D = kept.readout.head, background.W
     found = c.detach()
     gradient = torch.empty_like(found)
     for start in range(0, len(c), CHUNK):
         part = slice(start, start + CHUNK)
-        n = len(found[part])
-        weight = torch.full((n,), 1 / len(c), device=c.device)
-        _, g = nll_and_gradient(head, found[part] + found[part] @ D, batch.targets[part], weight)
+        _, g = nll_and_gradient(head, found[part] + found[part] @ D, targets[part], weight[part])
         gradient[part] = g + g @ D.mT
     c.backward(gradient, retain_graph=True)
 
