@@ -1,0 +1,168 @@
+"""Is the subspace that one method finds the one that another uses?"""
+
+from collections.abc import Mapping
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from steerlens.maths.subspaces import canonical_correlations, principal_cosines
+from steerlens.models.resume import Kept, batch_of, final_states, keep, resumed
+from steerlens.models.sites import Model, evaluating, run_to
+from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.labelled import Labelled
+from steerlens.values.metric import Metric
+from steerlens.values.reft import Reft
+from steerlens.values.steer import Steer
+
+RESPONSE = 1e-2
+"""Size of the step of a difference quotient, relative to the size of the states."""
+
+
+def compare_subspaces(
+    model: Model,
+    steer: Steer,
+    edits: Mapping[int, Reft],
+    data: Labelled,
+    metric: Metric,
+    *,
+    again: Mapping[int, Reft] | None = None,
+    rank: int = 4,
+    draws: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What the subspaces of edits behind several layers have to do with a steer, and with directions that need no fit.
+
+    Four questions a layer, each with what random subspaces of the same rank answer there:
+
+    - `writes`: do both push `c` the same way? The rows of `R` carried to the unembedding through the layers between
+      (see `carried`), against the steer's `rank` strongest write directions, in the natural metric: `overlap`.
+    - `writes, norm only`: the same, carried through the Jacobian of the final norm alone, as a logit lens would.
+    - `reads`: do both look at the same? Mean squared canonical correlation, over the positions, of what the edit reads
+      (`Ah`, or `Rh` where it reads nothing) with what the steer's strongest directions read off `c`.
+    - `mean difference`, `probe`: how much of the difference of the mean states of positive and negative texts, and of the
+      normal of a logistic regression on their mean states, lies in `R`: squared cosine with its span.
+    - `other texts`: with `again`, the span of `R` against that of the same edit fitted to other texts: as much as one may ask
+      of the others.
+
+    Args:
+        model: what both live on.
+        steer: from `fit_steer`.
+        edits: a `Reft` of one layer each, by layer, at all positions.
+        data: labelled texts with both signs, some hundreds; other ones than those of the fits.
+        metric: the natural metric there, from `natural_metric`.
+        again: edits of the same kind, by layer, fitted to other texts.
+        rank: of the steer's directions that count.
+        draws: random subspaces behind a chance level.
+
+    Returns:
+        One row a layer and question: `layer`, `question`, `overlap` (mean squared cosine of the principal angles, 0 … 1),
+        `chance` (mean over random subspaces) and `chance_high` (95 % of them are below), `largest` (squared cosine of the
+        smallest angle: 1 where one direction is shared) and `largest_chance_high`.
+
+    Raises:
+        ValueError: an edit of another layer or of several, labels without both signs.
+    """
+    for layer, edit in edits.items():
+        if edit.layers != (layer,) or not edit.tied:
+            raise ValueError(
+                f"edits: the one given for layer {layer} is behind {edit.layers}, expected one edit of that layer"
+            )
+    if not (any(y > 0 for y in data.labels) and any(y < 0 for y in data.labels)):
+        raise ValueError("data: expected texts with labels above and below 0; a mean difference needs both")
+    U, _, Vh = torch.linalg.svd(metric.whiten(steer.W))
+    # reads are covectors on c, writes are vectors of c; both in coordinates where chance is the same in all directions
+    read, written = (metric.C_inverse_root @ U[:, :rank]).float(), Vh[:rank]
+    rows = []
+    for layer, edit in edits.items():
+        kept = keep(model, data, layer)
+        h, c = _states(model, kept)
+        contrast, normal = _directions(kept, seed)
+        reads = edit.R[0] if edit.A is None else edit.A[0]
+        random = torch.Generator().manual_seed(seed)
+        spans = [torch.randn(edit.R[0].shape, generator=random).to(h) for _ in range(draws)]
+
+        def writes(directions: Tensor, through: str, kept=kept) -> Tensor:
+            return principal_cosines(carried(model, kept, directions, through) @ metric.S_root.float(), written)
+
+        asked = {
+            "writes": (lambda R: writes(R, "model"), edit.R[0]),
+            "writes, norm only": (lambda R: writes(R, "norm"), edit.R[0]),
+            "reads": (lambda A, h=h, c=c: canonical_correlations(h @ A.mT, c @ read), reads),
+            "mean difference": (lambda R, v=contrast: principal_cosines(v[None], R), edit.R[0]),
+            "probe": (lambda R, v=normal: principal_cosines(v[None], R), edit.R[0]),
+        }
+        if again is not None:
+            asked["other texts"] = (lambda R, other=again[layer].R[0]: principal_cosines(R, other), edit.R[0])
+        for question, (answer, own) in asked.items():
+            found = answer(own).square()
+            chance = torch.stack([answer(span).square() for span in spans])
+            mean, top = chance.mean(1), chance.amax(1)
+            rows.append(
+                (layer, question, float(found.mean()), float(mean.mean()), float(mean.quantile(0.95)), float(found.max()),
+                 float(top.quantile(0.95)))
+            )  # fmt: skip
+    columns = ["layer", "question", "overlap", "chance", "chance_high", "largest", "largest_chance_high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def carried(
+    model: Model, kept: Kept, directions: Float[Tensor, "k d_resid"], through: str = "model"
+) -> Float[Tensor, "k d_model"]:
+    """What small steps along directions behind a layer do to `c`: `E[∂c/∂h · r]`, mean over the positions.
+
+        (c(h + εr) − c(h − εr)) / 2ε        ε = a hundredth of the states' size
+
+    `through="model"`: the step is made at every token, as an edit at all positions makes it, and goes through the layers
+    between. `through="norm"`: the state is taken for that behind the last layer, so that only the final norm is between.
+    """
+    if through not in ("model", "norm"):
+        raise ValueError(f"through: got {through!r}, expected 'model' or 'norm'")
+    if kept.layer < 0:
+        raise ValueError(
+            "model: its passes cannot be resumed behind a layer, so that states cannot be carried from there"
+        )
+    last = int(model.cfg.n_layers) - 1
+    size = float(kept.resid.norm(dim=1).mean()) * RESPONSE
+    unit = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    total, n = torch.zeros(len(directions), kept.readout.d_model, dtype=torch.float64), 0
+    with evaluating(model):
+        for rows in kept.batches(range(len(kept))):
+            batch = batch_of(kept, rows)
+            assert batch.resid is not None
+            for k, r in enumerate(unit.to(batch.resid)):
+                ends = []
+                for sign in (1, -1):
+                    with resumed(model, kept.layer if through == "model" else last, batch.resid + sign * size * r):
+                        c = run_to(model, UNEMBED_IN, batch.tokens, batch.mask).float()
+                    ends.append(c[:, :-1][batch.real].double().sum(0).cpu())
+                total[k] += (ends[0] - ends[1]) / (2 * size)
+            n += int(batch.real.sum())
+    return (total / n).float()
+
+
+def _states(model: Model, kept: Kept) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
+    """The states behind the layer and at the unembedding, at the same places."""
+    h, c = [], []
+    with evaluating(model):
+        for rows in kept.batches(range(len(kept))):
+            batch = batch_of(kept, rows)
+            assert batch.resid is not None
+            h.append(batch.resid[:, :-1][batch.real])
+            c.append(final_states(model, kept, batch, ()))
+    return torch.cat(h), torch.cat(c)
+
+
+def _directions(kept: Kept, seed: int) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
+    """The mean difference of the two signs' states, and the normal of a probe on the texts' mean states."""
+    ends = [*kept.starts.tolist()[1:], len(kept.resid)]
+    mean = torch.stack([kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)])
+    signed = kept.labels != 0
+    positive = kept.labels[signed] > 0
+    some = mean[signed]
+    difference = some[positive].mean(0) - some[~positive].mean(0)
+    spread = some.std(0).clamp_min(1e-6)
+    probe = LogisticRegression(C=0.1, max_iter=1000, random_state=seed).fit((some / spread).numpy(), positive.numpy())
+    return difference, torch.tensor(probe.coef_[0]).float() / spread
