@@ -62,7 +62,7 @@ def main() -> None:
     kinds, tokens = sequences(model, texts, given.seed)
     parts = []
     for layer in range(model.cfg.n_layers):
-        table = memorise(model, tokens, layer=layer, steps=given.steps, seed=given.seed).table
+        table = memorise(model, tokens, layer=layer, steps=given.steps, seed=given.seed, progress=False).table
         parts.append(pd.concat([kinds, table], axis=1).assign(layer=layer))
     table = pd.concat(parts, ignore_index=True)
     n = model.cfg.n_layers

@@ -27,7 +27,7 @@ def main() -> None:
         model, train["sentiment"], test["sentiment"], variants=("loreft", "direft", "consreft"), ranks=(1, 2, 4, 8, 16),
         layers=(1,), seed=SEED,
     )  # fmt: skip
-    fit, parts = fit_reft_tasks(model, train, rank=8, seed=SEED)
+    fit, parts = fit_reft_tasks(model, train, rank=8, seed=SEED, progress=False)
     composed = composition(model, parts, fit.value, test)
     with look():
         fig, (left, right) = plt.subplots(1, 2, figsize=(2.15 * COLUMN, 2.6), layout="constrained")

@@ -36,7 +36,10 @@ def main() -> None:
     fit = sl.fit_steer(states, seed=given.seed)
     metric = sl.natural_metric(states.sample(16_384, seed=given.seed), damping=fit.report.damping)
     edits, again = (
-        {k: sl.fit_reft(model, part, layers=k, rank=RANK, seed=given.seed).value for k in range(model.cfg.n_layers)}
+        {
+            k: sl.fit_reft(model, part, layers=k, rank=RANK, seed=given.seed, progress=False).value
+            for k in range(model.cfg.n_layers)
+        }
         for part in (one, other)
     )
     table = compare_subspaces(model, fit.value, edits, test, metric, again=again, rank=RANK, seed=given.seed)
