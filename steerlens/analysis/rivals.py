@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -117,6 +118,36 @@ def strength_for_kl(
     )
 
 
+def at_equal_kl(
+    model: Model, interventions: Mapping[str, Intervention], test: Labelled, *, kl: float = 0.05
+) -> pd.DataFrame:
+    """What each intervention is worth at the same cost, so that none looks better by being stronger.
+
+    Args:
+        interventions: by name.
+        test: labelled texts that none was fitted to; the cost is measured on the first hundred.
+        kl: nats per token, mean of both signs.
+
+    Returns:
+        One row each: `name`, `contrast` with `low` and `high` (see `contrast`), `strength` that costs as much.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> table = at_equal_kl(model, {"steer": tone, "doubled": 2 * tone}, data)
+        >>> [round(float(ratio), 3) for ratio in table.strength / table.strength[0]]
+        [1.0, 0.5]
+    """
+    sample = Labelled(test.texts[:100], test.labels[:100], test.prompts[:100])
+    rows = []
+    for name, value in interventions.items():
+        strength = strength_for_kl(model, sample, value, kl=kl)
+        found = contrast(model, test, value, strength=strength)
+        rows.append({"name": name, **dict(found[["contrast", "low", "high"]]), "strength": strength})
+    return pd.DataFrame(rows)
+
+
 def reft_quality(
     model: Model,
     train: Labelled,
@@ -141,35 +172,34 @@ def reft_quality(
         One row a method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
         equal KL with `low` and `high` (see `contrast`), `strength` that costs as much, `seconds` of the fit.
     """
-    sample = Labelled(test.texts[:100], test.labels[:100], test.prompts[:100])
+    values: dict[str, Intervention] = {}
     rows = []
 
-    def measured(value: Intervention, seconds: float, about: dict) -> None:
-        strength = strength_for_kl(model, sample, value, kl=kl)
-        found = contrast(model, test, value, strength=strength)
-        rows.append(about | dict(found[["contrast", "low", "high"]]) | {"strength": strength, "seconds": seconds})
+    def add(value: Intervention, **about: object) -> None:
+        values[str(len(rows))] = value
+        rows.append(about)
 
     started = time.perf_counter()
     states = collect(model, train, progress=False)
     fit = fit_steer(states, seed=seed)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
-    spent = time.perf_counter() - started
-    d = states.d_model
+    spent, d = time.perf_counter() - started, states.d_model
     for rank in [*ranks, d]:
         steer = fit.value if rank == d else fit.value.truncate(rank, metric)
-        about = {"method": "steer", "layers": "unembedding", "rank": rank, "parameters": min(2 * d * rank, d * d)}
-        measured(steer, spent, about)
-    for variant in variants:
-        for at in layers:
-            for rank in ranks if variant != "r1" else (1,):
-                one = fit_reft(
-                    model, train, variant=variant, layers=at, rank=rank, epochs=epochs, seed=seed, progress=False
-                )
-                named = ", ".join(map(str, one.value.layers))
-                about = {"method": variant, "layers": named, "rank": rank, "parameters": one.value.n_parameters}
-                measured(one.value, one.report.seconds, about)
+        add(steer, method="steer", layers="unembedding", rank=rank, parameters=min(2 * d * rank, d * d), seconds=spent)
+    for variant, at in product(variants, layers):
+        for rank in ranks if variant != "r1" else (1,):
+            one = fit_reft(
+                model, train, variant=variant, layers=at, rank=rank, epochs=epochs, seed=seed, progress=False
+            )
+            named = ", ".join(map(str, one.value.layers))
+            add(
+                one.value, method=variant, layers=named, rank=rank, parameters=one.value.n_parameters,
+                seconds=one.report.seconds,
+            )  # fmt: skip
+    found = at_equal_kl(model, values, test, kl=kl).drop(columns="name")
     order = ["method", "layers", "rank", "parameters", "contrast", "low", "high", "strength", "seconds"]
-    return pd.DataFrame(rows)[order]
+    return pd.concat([pd.DataFrame(rows), found], axis=1)[order]
 
 
 def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]) -> pd.DataFrame:
