@@ -41,7 +41,7 @@ def plot_memory(
     ax.set_xscale("log", base=2)
     ax.set_xticks(lengths, [str(n) for n in lengths])
     ax.set(xlabel="tokens to memorise", ylabel={"recovered": "recovered exactly", "stored": "stored (nats)"}[value])
-    ax.legend(title=None)
+    ax.legend(title=None, loc="lower left" if value == "recovered" else "upper left")
     if title is not None:
         ax.set_title(title, loc="left")
     return ax
@@ -75,7 +75,8 @@ def plot_subspaces(table: pd.DataFrame, *, value: str = "largest", ax: Axes | No
             label="chance (95 %)" if layer == layers[-1] else None,
         )
     ax.set_xticks(range(len(shown)), [QUESTIONS[question] for question in shown])
-    ax.set_ylim(0, 1)
+    ax.set_ylim(0, 1.2)  # room for the legend
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     ax.set_ylabel({"largest": "largest cos² of an angle", "overlap": "mean cos² of the angles"}[value])
     ax.legend(ncols=2, loc="upper left", fontsize=7)
     return ax
@@ -92,7 +93,8 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
     groups = list(table.groupby(["method", "layers"], sort=False))
     colours = [
-        RED if method == "steer" else colour for (method, _), colour in zip(groups, _colours(len(groups)), strict=True)
+        RED if method == "steer" else colour
+        for ((method, _), _), colour in zip(groups, _colours(len(groups)), strict=True)
     ]
     for k, (((method, layers), rows), colour) in enumerate(zip(groups, colours, strict=True)):
         rows = rows.sort_values("parameters")
@@ -135,7 +137,8 @@ def plot_composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color="#222222", lw=0.7)
     ax.set_xticks(range(len(edits)), [edit if edit == "together" else f"{edit} rows" for edit in edits])
     ax.set_ylabel("contrast (nats per token)")
-    ax.legend()
+    ax.set_ylim(top=1.3 * float(table.high.max()))  # room for the legend
+    ax.legend(loc="upper left", ncols=2)
     return ax
 
 
