@@ -33,7 +33,7 @@ def steered(
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
     Raises:
-        ValueError: the intervention lives on another `W_U`.
+        ValueError: the intervention lives on another `W_U`, or puts rows before the input.
 
     Example:
         >>> import steerlens as sl
@@ -43,6 +43,11 @@ def steered(
         ...     text = model.generate("the film was", max_new_tokens=5, verbose=False)
     """
     check_lives_on(intervention, model)
+    if intervention.prefix:
+        raise ValueError(
+            f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
+            "cannot be given; use steerlens.generate, score or collect"
+        )
     with edited(model, intervention.edits(strength), _following(prompt)):
         yield model
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from steerlens.models.attach import check_lives_on
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
-from steerlens.models.tokens import Encoded, batches, encode, pad
+from steerlens.models.tokens import Encoded, batches, encode, pad, with_prefix
 from steerlens.values.files import write_json
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
@@ -67,7 +67,11 @@ def collect(
     data = _labelled(data)
     texts = data.texts
     on = readout(model)
-    encoded = encode(model.tokenizer, list(texts), convention(model, on), end=end, prompts=data.prompts)
+    prefix = 0 if intervention is None else intervention.prefix
+    how = convention(model, on)
+    how = how._replace(n_ctx=how.n_ctx - prefix)
+    encoded = encode(model.tokenizer, list(texts), how, end=end, prompts=data.prompts)
+    encoded = with_prefix(encoded, prefix, model.tokenizer)
     lengths = torch.tensor([max(len(ids) - n, 0) for ids, n in zip(encoded.ids, encoded.prompt, strict=True)])
     under = _Under(intervention, _strengths(strength, len(texts)))
     if intervention is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.models.attach import check_lives_on
 from steerlens.models.sites import Model, convention, decoder, edited, evaluating, readout
-from steerlens.models.tokens import Tokenizer, encode, pad
+from steerlens.models.tokens import Tokenizer, encode, pad, with_prefix
 from steerlens.values.intervention import Intervention
 from steerlens.values.positions import places_of
 from steerlens.values.readout import Readout
@@ -66,15 +66,18 @@ def generate(
     _check(prompts, strengths, samples, max_new_tokens, temperature, top_p, top_k)
     on = readout(model)
     how = convention(model, on)
-    ids = encode(model.tokenizer, list(prompts), how, end=False).ids
+    prefix = 0 if intervention is None else intervention.prefix
+    encoded = encode(model.tokenizer, list(prompts), how, end=False)
+    ids, read = encoded.ids, with_prefix(encoded, prefix, model.tokenizer).ids
     for prompt, tokens in zip(prompts, ids, strict=True):
         if not tokens:
             raise ValueError(
                 f"prompts: {prompt!r} holds no token and this model has no begin-of-text; give at least a word"
             )
-        if len(tokens) >= how.n_ctx:
+        if len(tokens) + prefix >= how.n_ctx:
+            before = f" behind {prefix} rows" if prefix else ""
             raise ValueError(
-                f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens, the context is {how.n_ctx}; shorten it"
+                f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{before}, the context is {how.n_ctx}; shorten it"
             )
     if intervention is not None:
         check_lives_on(intervention, model)
@@ -86,14 +89,14 @@ def generate(
     }
     rows = [(p, s, k) for p in range(len(prompts)) for s in range(len(strengths)) for k in range(samples)]
     texts, log_probs = [""] * len(rows), [0.0] * len(rows)
-    for places in _batches([len(ids[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
+    for places in _batches([len(read[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
         batch = [rows[place] for place in places]
         uniform = torch.stack([noise[p, k] for p, _, k in batch])
         strength = torch.tensor([float(strengths[s]) for _, s, _ in batch])
         new, log_prob = _write(
             model,
             on,
-            [ids[p] for p, _, _ in batch],
+            [read[p] for p, _, _ in batch],
             intervention,
             strength,
             uniform,

@@ -78,6 +78,12 @@ def encode(
     return Encoded(cut, read, sum(len(ids) > convention.n_ctx for ids in whole))
 
 
+def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
+    """The same behind `n` fillers, which are only read; what they are does not matter, they are overwritten."""
+    fill = getattr(tokenizer, "bos_token_id", None) or 0
+    return encoded._replace(ids=[[fill] * n + ids for ids in encoded.ids], prompt=[n + read for read in encoded.prompt])
+
+
 def _joined(prompt: str, text: str) -> str:
     """A space between where neither has one."""
     apart = not prompt or prompt[-1].isspace() or text[:1].isspace()

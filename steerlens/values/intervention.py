@@ -22,10 +22,14 @@ class Intervention(Protocol):
     `readout` is where it lives: a model with another `W_U` is refused. `edits(strength)` gives pairs of a TransformerLens
     hook name and a pure function from the activation `[batch, pos, …]` and its `Places` (whoever runs the model knows which
     tokens these are) to its replacement, of the same shape, dtype and device. `strength` is a number, or a tensor with one
-    value a row of the batch. Several hooks on one site run in the order given.
+    value a row of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it needs before the
+    input, begin-of-text included; whoever runs the model puts fillers there.
     """
 
     @property
     def readout(self) -> Readout: ...
+
+    @property
+    def prefix(self) -> int: ...
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]: ...

@@ -64,6 +64,7 @@ class Reft:
     readout: Readout
     activation: Activation | None = None
     name: str = "reft"
+    prefix = 0
 
     def __post_init__(self) -> None:
         check_form(self.variant, self.activation)

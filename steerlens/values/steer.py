@@ -60,6 +60,8 @@ class Steer:
         if not torch.isfinite(self.W).all():
             raise ValueError(f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?")
 
+    prefix = 0
+
     def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
         """`c + s · cW`, computed in float32 at least and cast back to the dtype of `c`; exactly `c` at strength 0.
 
@@ -140,6 +142,7 @@ class SteerOver:
 
     steer: Steer
     background: Steer
+    prefix = 0
 
     def __post_init__(self) -> None:
         _ = self.steer + self.background  # raises where they live on different read-outs

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 import steerlens as sl
+from tests.values.make import make_reft, picked
 
 try:
     from transformer_lens import HookedTransformer
@@ -173,6 +174,33 @@ def random_steer(model: Any, *, seed: int = 0, size: float = 0.5, name: str = "r
     on = sl.readout(model)
     W = torch.randn(on.d_model, on.d_model, generator=torch.Generator().manual_seed(seed))
     return sl.Steer(size * W / on.d_model**0.5, on, name)
+
+
+def random_reft(model: Any, variant: str = "loreft", **options: Any) -> sl.Reft:
+    """A seeded edit of hidden states of a size that changes what is written; see `make_reft`."""
+    return make_reft(variant, sl.readout(model), **options)
+
+
+def edited_by_hand(model: Any, ids: list[int], reft: sl.Reft, strength: float, prompt: int) -> tuple[Tensor, Tensor]:
+    """Contexts and logits of one text, by TransformerLens' own hooks on one whole pass; `prompt` tokens of it are the prompt."""
+    seen: list[Tensor] = []
+    beginning, end = picked(reft.positions, prompt, len(ids))
+    a_layer = len(reft.R) // len(reft.layers)
+
+    def hook_at(k: int) -> Callable[..., Tensor]:
+        def hook(h: Tensor, hook: Any) -> Tensor:
+            changed = h.float().clone()
+            for places, edit in ((beginning, k * a_layer), (end, k * a_layer + a_layer - 1)):
+                changed[0, places] += strength * reft.change(h.float()[0, places], edit)
+            return changed.to(h.dtype)
+
+        return hook
+
+    hooks = [(f"blocks.{layer}.hook_resid_post", hook_at(k)) for k, layer in enumerate(reft.layers)]
+    look = ("unembed.hook_in", lambda c, hook: seen.append(c))
+    with torch.no_grad():
+        logits = model.run_with_hooks(torch.tensor([ids]), fwd_hooks=[*hooks, look])
+    return seen[0][0].float(), logits[0].float()
 
 
 def hook_count(model: Any) -> int:

@@ -1,13 +1,16 @@
 """Small random read-outs, metrics and states that the tests of values and fits share."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from steerlens.maths.reft import FORMS
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
+from steerlens.values.reft import Reft
 from steerlens.values.states import Shard, States
 from steerlens.values.steer import Steer
 
@@ -26,6 +29,46 @@ def make_readout(seed: int = 0, *, d: int = D, vocab: int = V, softcap: float | 
 def make_steer(seed: int = 0, on: Readout | None = None, name: str = "joy") -> Steer:
     on = on or make_readout()
     return Steer(random(on.d_model, on.d_model, seed=100 + seed), on, name)
+
+
+def orthonormal_rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.linalg.qr(random(*shape, seed=seed).mT).Q.mT.contiguous()
+
+
+def make_reft(
+    variant: Any = "loreft",
+    on: Readout | None = None,
+    *,
+    layers: tuple[int, ...] = (0,),
+    rank: int = 2,
+    positions: str = "all",
+    tied: bool = True,
+    activation: Any = None,
+    seed: int = 0,
+    name: str = "edit",
+) -> Reft:
+    """A seeded edit of any variant; r1 has rank 1, the others as asked."""
+    on, form = on or make_readout(), FORMS[variant]
+    n, rank = len(layers) * (1 if tied else 2), 1 if variant == "r1" else rank
+    shape = (n, rank, on.d_model)
+    R = orthonormal_rows(*shape, seed=seed) if form.orthonormal else random(*shape, seed=seed) / on.d_model**0.5
+    A = random(*shape, seed=seed + 1) / on.d_model**0.5 if form.reads else None
+    return Reft(R, A, 2 * random(n, rank, seed=seed + 2), variant, layers, positions, on, activation, name)
+
+
+def picked(positions: str, prompt: int, length: int) -> tuple[list[int], list[int]]:
+    """Which of a text's tokens are the beginning and which the end, token by token."""
+    parts = ["prompt", "new"] if positions == "all" else positions.split("+")
+    first, last = (sum(int(p[1:]) for p in parts if p[0] == end and p[1:].isdigit()) for end in "fl")
+    if first and last:  # the halves of a prompt; the middle token of an odd one belongs to the second
+        first, last = min(first, prompt // 2), min(last, prompt - prompt // 2)
+    beginning, end = [], []
+    for i in range(length):
+        if i < prompt and ("prompt" in parts or i < first):
+            beginning.append(i)
+        elif prompt - last <= i < prompt or (i >= prompt and "new" in parts):
+            end.append(i)
+    return beginning, end
 
 
 def exact_metric(on: Readout, c: Tensor, damping: float = 0.0) -> Metric:

@@ -140,3 +140,55 @@ def test_texts_without_labels_come_from_lines_and_columns(tmp_path):
         read_texts(empty)
     with pytest.raises(ValueError, match=r"\.pdf.*\.txt"):
         read_texts(tmp_path / "a.pdf")
+
+
+# prompts
+
+PROMPTED = Labelled(HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD))))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_prompts_are_read_from_the_column_that_is_named_and_from_no_other(suffix: str, tmp_path: Path) -> None:
+    path, rows = tmp_path / f"data{suffix}", zip(PROMPTED.prompts, HARD, DATA.labels, strict=True)
+    if suffix == ".jsonl":
+        path.write_text(
+            "".join(json.dumps({"ask": p, "text": t, "label": y}) + "\n" for p, t, y in rows), encoding="utf-8"
+        )
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, delimiter="," if suffix == ".csv" else "\t").writerows([("ask", "text", "label"), *rows])
+    assert read_labelled(path, prompt="ask") == PROMPTED
+    assert read_labelled(path) == DATA != PROMPTED
+    with pytest.raises(ValueError, match=r"no column 'prompt'; found \['ask', 'label', 'text'\]"):
+        read_labelled(path, prompt="prompt")
+
+
+def test_a_row_without_its_prompt_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a", "label": 1, "ask": ""}\n{"text": "b", "label": 1}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"x\.jsonl, line 2: no column 'ask'"):
+        read_labelled(path, prompt="ask")
+    assert read_labelled(path).prompts == ()
+
+
+@pytest.mark.parametrize("prompts", [("one",), ("one",) * 3])
+def test_prompts_are_as_many_as_texts_or_none(prompts: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=f"prompts: got {len(prompts)} for 2 texts, expected one a text or none"):
+        Labelled(("a", "b"), (0.0, 0.0), prompts)
+    assert Labelled(("a", "b"), (0.0, 0.0)).prompts == ()
+
+
+def test_a_split_keeps_every_text_with_its_prompt() -> None:
+    n = 30
+    data = Labelled(tuple(f"text {i}" for i in range(n)), (0.5,) * n, tuple(f"prompt {i}" for i in range(n)))
+    parts = data.split(0.7, seed=3)
+    assert [len(part.prompts) for part in parts] == [21, 9]
+    for part in parts:
+        assert [p.removeprefix("prompt ") for p in part.prompts] == [t.removeprefix("text ") for t in part.texts]
+    plain = Labelled(data.texts, data.labels).split(0.7, seed=3)
+    assert [part.texts for part in plain] == [part.texts for part in parts]
+    assert [part.prompts for part in plain] == [(), ()]
+
+
+def test_prompts_are_no_part_of_the_pairs_of_texts_and_labels() -> None:
+    assert list(PROMPTED) == list(DATA) and len(PROMPTED) == len(DATA)
