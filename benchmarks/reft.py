@@ -20,8 +20,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import steerlens as sl
+from steerlens.fits.descent import backward
 from steerlens.fits.reft.learned import Learned, Shape
-from steerlens.fits.reft.train import backward
 from steerlens.models.resume import batch_of, final_states, keep_tokens
 from steerlens.models.sites import edited, evaluating
 from steerlens.models.tokens import Encoded

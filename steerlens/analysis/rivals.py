@@ -172,34 +172,28 @@ def reft_quality(
         One row a method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
         equal KL with `low` and `high` (see `contrast`), `strength` that costs as much, `seconds` of the fit.
     """
-    values: dict[str, Intervention] = {}
-    rows = []
-
-    def add(value: Intervention, **about: object) -> None:
-        values[str(len(rows))] = value
-        rows.append(about)
-
     started = time.perf_counter()
     states = collect(model, train, progress=False)
     fit = fit_steer(states, seed=seed)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     spent, d = time.perf_counter() - started, states.d_model
+    values: list[Intervention] = []
+    rows = []
     for rank in [*ranks, d]:
-        steer = fit.value if rank == d else fit.value.truncate(rank, metric)
-        add(steer, method="steer", layers="unembedding", rank=rank, parameters=min(2 * d * rank, d * d), seconds=spent)
+        values.append(fit.value if rank == d else fit.value.truncate(rank, metric))
+        rows.append(("steer", "unembedding", rank, min(2 * d * rank, d * d), spent))
     for variant, at in product(variants, layers):
         for rank in ranks if variant != "r1" else (1,):
             one = fit_reft(
                 model, train, variant=variant, layers=at, rank=rank, epochs=epochs, seed=seed, progress=False
             )
+            values.append(one.value)
             named = ", ".join(map(str, one.value.layers))
-            add(
-                one.value, method=variant, layers=named, rank=rank, parameters=one.value.n_parameters,
-                seconds=one.report.seconds,
-            )  # fmt: skip
-    found = at_equal_kl(model, values, test, kl=kl).drop(columns="name")
+            rows.append((variant, named, rank, one.value.n_parameters, one.report.seconds))
+    about = pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "seconds"])
+    found = at_equal_kl(model, {str(k): value for k, value in enumerate(values)}, test, kl=kl)
     order = ["method", "layers", "rank", "parameters", "contrast", "low", "high", "strength", "seconds"]
-    return pd.concat([pd.DataFrame(rows), found], axis=1)[order]
+    return pd.concat([about, found], axis=1)[order]
 
 
 def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]) -> pd.DataFrame:

@@ -81,10 +81,10 @@ def split(kept: Kept, background: Steer, seed: int) -> Data:
 
 
 class Descent(NamedTuple):
-    """Held-out NLL after each epoch, and the steps taken; the parameters hold the best epoch's numbers."""
+    """Held-out NLL after each epoch, and how often the texts were read; the parameters hold the best epoch's numbers."""
 
     trials: tuple[dict[str, float], ...]
-    steps: int
+    passes: float
 
 
 def descend(
@@ -140,7 +140,7 @@ def descend(
     with torch.no_grad():
         for p, value in zip(parameters, best, strict=True):
             p.copy_(value)
-    return Descent(tuple(trials), at)
+    return Descent(tuple(trials), float(len(trials) - 1))
 
 
 def backward(
@@ -199,8 +199,15 @@ def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing) 
 
 
 def described(
-    model: Model, data: Data, value: Any, made: Editing, found: Descent, schedule: Schedule, settings: dict[str, Any], started: float
-) -> Fit:
+    model: Model,
+    data: Data,
+    value: Any,
+    made: Editing,
+    found: Descent,
+    schedule: Schedule,
+    settings: dict[str, Any],
+    started: float,
+) -> Fit[Any]:
     """The fit of a value: its losses on held-out and training texts, and how it came about."""
     measured, on_train = (
         measure_edit(model, data, texts, made) for texts in (data.heldout, data.fitting[: len(data.heldout)])
@@ -209,9 +216,9 @@ def described(
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl, objective=None,
-        gap=None, gap_reason="the problem is not convex", passes=found.steps * schedule.batch / len(data.fitting),
+        gap=None, gap_reason="the problem is not convex", passes=found.passes,
         seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
-        n_truncated=kept.n_truncated, seed=schedule.seed, step=schedule.step, trials=found.trials,
+        n_truncated=kept.n_truncated, seed=schedule.seed, rank=settings.get("rank"), step=schedule.step, trials=found.trials,
         settings=settings | {"batch": schedule.batch, "step": schedule.step, "weight_decay": schedule.weight_decay},
     )  # fmt: skip
     return Fit(value, data.background, report)

@@ -52,16 +52,16 @@ def steered(
         yield model
 
 
-def _following(prompt: int | None) -> Callable[[str, Tensor], Places]:
-    """The places of passes of which only the length is known: each site sees every pass once."""
-    known: dict[str, tuple[int, int]] = {}
+def _following(prompt: int | None) -> Callable[[int, Tensor], Places]:
+    """The places of passes of which only the length is known: each edit sees every pass once."""
+    known: dict[int, tuple[int, int]] = {}
 
-    def places(site: str, t: Tensor) -> Places:
+    def places(k: int, t: Tensor) -> Places:
         rows, n = t.shape[:2]
-        first, read = known.get(site, (0, 0))
+        first, read = known.get(k, (0, 0))
         if read == 0 or n > 1:
             first, read = n if prompt is None else prompt, 0
-        known[site] = (first, read + n)
+        known[k] = (first, read + n)
         index = torch.arange(read, read + n, device=t.device).expand(rows, n)
         return Places(index, torch.full((rows,), first, device=t.device))
 

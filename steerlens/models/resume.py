@@ -148,14 +148,17 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
         return lambda hidden, *args, **kwargs: hidden if given is None else given
 
     passed = [model.blocks[k] for k in range(layer + 1)]
+    before = [block.__dict__.get("forward") for block in passed]
     try:
         for block in passed:
             # in the instance's own dictionary it goes before the class's method, and comes out again without a trace
             block.__dict__["forward"] = passing(resid if block is passed[-1] else None)
         yield
     finally:
-        for block in passed:
+        for block, own in zip(passed, before, strict=True):
             block.__dict__.pop("forward", None)
+            if own is not None:
+                block.__dict__["forward"] = own
 
 
 def resumes(model: Model, layer: int) -> bool:

@@ -62,13 +62,13 @@ def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tenso
 
 
 @contextmanager
-def edited(model: Model, edits: Iterable[Edit], places: Callable[[str, Tensor], Places]) -> Iterator[None]:
-    """Run an intervention's edits inside the block; `places` says which tokens the activation at a site belongs to."""
+def edited(model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], Places]) -> Iterator[None]:
+    """Run an intervention's edits inside the block; `places` says which tokens the activation of the k-th edit belongs to."""
 
-    def placed(site: str, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda tensor: edit(tensor, places(site, tensor))
+    def placed(k: int, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: edit(tensor, places(k, tensor))
 
-    with hooked(model, ((site, placed(site, edit)) for site, edit in edits)):
+    with hooked(model, ((site, placed(k, edit)) for k, (site, edit) in enumerate(edits))):
         yield
 
 

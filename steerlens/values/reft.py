@@ -69,6 +69,10 @@ class Reft:
     def __post_init__(self) -> None:
         check_form(self.variant, self.activation)
         where = parse_positions(self.positions)
+        if self.R.ndim != 3 or not self.R.shape[1]:
+            raise ValueError(
+                f"R: got shape {tuple(self.R.shape)}, expected (edits, rank, d_model) with a rank of at least 1"
+            )
         n_edits, rank, _ = self.R.shape
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ValueError(f"layers: got {self.layers}, expected different numbers from 0")

@@ -230,8 +230,9 @@ def steer_that_writes(model, direction: Tensor, seed: int = 1) -> sl.Steer:
     return sl.Steer(torch.outer(read, direction), sl.readout(model))
 
 
-@pytest.mark.parametrize("layer", [0, LAST])
-@pytest.mark.parametrize("through, question", [("model", "writes"), ("norm", "writes, norm only")])
+@pytest.mark.parametrize(
+    "layer, through, question", [(0, "model", "writes"), (0, "norm", "writes, norm only"), (LAST, "model", "writes")]
+)
 def test_an_edit_that_pushes_the_final_states_as_the_steer_does_is_seen(
     model, few, metric, layer: int, through: str, question: str
 ):

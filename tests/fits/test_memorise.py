@@ -178,8 +178,8 @@ def test_a_single_token_is_always_recoverable_be_it_the_least_likely():
     with torch.no_grad():
         logits = model(torch.tensor([begin(model, "")]))[0, -1]
     tokens = [
-        *random_tokens(model, 20),
-        *logits.topk(3, largest=False).indices.tolist(),
+        *random_tokens(model, 8),
+        *logits.topk(2, largest=False).indices.tolist(),
         *logits.topk(2).indices.tolist(),
     ]
     table = memorise(model, [[token] for token in tokens], layer=0, steps=100, progress=False).table

@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.fits.reft.learned import Shape
-from steerlens.fits.reft.measure import editing, measure_edit
-from steerlens.fits.reft.train import Schedule, activations, train
+from steerlens.fits.descent import Editing, Schedule, descend, described, split
+from steerlens.fits.reft.learned import IDLE, Learned, Shape, dropping
+from steerlens.fits.reft.states import activations, mean_states
 from steerlens.maths.reft import Activation, Variant
 from steerlens.models.attach import check_lives_on
-from steerlens.models.resume import Kept, keep
+from steerlens.models.resume import keep
 from steerlens.models.sites import Model
-from steerlens.values.fit import Fit, Report
+from steerlens.values.fit import Fit
+from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
-from steerlens.values.positions import parse_positions
-from steerlens.values.reft import Reft, check_form
+from steerlens.values.positions import Places, parse_positions
+from steerlens.values.reft import Reft, check_form, edits_at
 from steerlens.values.steer import Steer, zero_steer
 
 __all__ = ["fit_reft", "fit_reft_tasks"]
@@ -88,8 +90,10 @@ def fit_reft(
         torch.Size([1, 1, 64])
     """
     shape = _shape(model, variant, layers, rank, positions, tied, activation)
-    schedule = _schedule(step, epochs, batch, dropout, weight_decay, patience, seed, progress)
-    return _fit(model, data, None, shape, background, schedule, name)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: got {dropout}, expected a number in [0, 1)")
+    schedule = Schedule(step, epochs, batch, weight_decay, patience, seed, progress).checked()
+    return _fit(model, data, None, shape, background, schedule, dropout, name)
 
 
 def fit_reft_tasks(
@@ -131,7 +135,7 @@ def fit_reft_tasks(
     if any(data.prompts for data in tasks.values()) and not all(data.prompts for data in tasks.values()):
         raise ValueError("tasks: some have prompts and some have none; give all of them prompts, or none")
     shape = _shape(model, variant, layers, rank, positions, True, None)
-    schedule = _schedule(step, epochs, batch, 0.0, 0.0, patience, seed, progress)
+    schedule = Schedule(step, epochs, batch, 0.0, patience, seed, progress).checked()
     texts, labels, prompts, rows = (), (), (), []
     share = rank // len(tasks)
     for k, data in enumerate(tasks.values()):
@@ -139,7 +143,9 @@ def fit_reft_tasks(
         used = torch.zeros(rank)
         used[k * share : (k + 1) * share] = 1
         rows += [used] * len(data)
-    fit = _fit(model, Labelled(texts, labels, prompts), torch.stack(rows), shape, None, schedule, " and ".join(tasks))
+    fit = _fit(
+        model, Labelled(texts, labels, prompts), torch.stack(rows), shape, None, schedule, 0.0, " and ".join(tasks)
+    )
     parts = {name: fit.value.rows(range(k * share, (k + 1) * share), name) for k, name in enumerate(tasks)}
     return fit, parts
 
@@ -171,69 +177,63 @@ def _shape(
     return Shape(variant, rank, picked, positions, tied, activation, d_model)
 
 
-def _schedule(
-    step: float, epochs: int, batch: int, dropout: float, weight_decay: float, patience: int, seed: int, progress: bool
-) -> Schedule:
-    for label, value, good, expected in (
-        ("step", step, step > 0, "a number > 0, e.g. 0.005"),
-        ("epochs", epochs, epochs >= 1, "at least 1"),
-        ("batch", batch, batch >= 1, "at least 1"),
-        ("dropout", dropout, 0 <= dropout < 1, "a number in [0, 1)"),
-        ("weight_decay", weight_decay, weight_decay >= 0, "a number ≥ 0"),
-        ("patience", patience, patience >= 1, "at least 1"),
-    ):
-        if not good:
-            raise ValueError(f"{label}: got {value}, expected {expected}")
-    return Schedule(step, epochs, batch, dropout, weight_decay, patience, seed, progress)
-
-
 def _fit(
     model: Model,
-    data: Labelled,
-    rows: Tensor | None,
+    texts: Labelled,
+    rows: Float[Tensor, "n_texts rank"] | None,
     shape: Shape,
     background: Steer | None,
     schedule: Schedule,
+    dropout: float,
     name: str,
 ) -> Fit[Reft]:
     started = time.perf_counter()
-    kept = keep(model, data, shape.layers[0])
+    kept = keep(model, texts, shape.layers[0])
     if background is not None:
         check_lives_on(background, model)
-    over = background if background is not None else zero_steer(kept.readout, "no background")
-    fitting, heldout = _split(kept, schedule.seed)
-    found, trials, steps = train(model, kept, fitting, heldout, rows, shape, over, schedule)
-    value = found.value(kept.readout, name)
-    largest = None
-    if shape.variant == "r1":
-        size, largest = activations(model, kept, fitting, shape.layers[0], value.R[0, 0])
-        value = replace(value, b=torch.full_like(value.b, size))
-    measured, on_train = (
-        measure_edit(model, kept, texts, editing(value, rows), over) for texts in (heldout, fitting[: len(heldout)])
-    )
-    n = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
+    data = split(kept, background or zero_steer(kept.readout, "no background"), schedule.seed)
+    learned = Learned(shape, mean_states(model, kept, data.fitting, shape.layers), schedule.seed)
+    idle: list[Tensor] = []
+
+    def used(texts: Sequence[int], like: Tensor) -> Tensor | None:
+        return None if rows is None else rows[list(texts)].to(like.device)
+
+    def judged(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
+        return learned.edits(strength, used(texts, strength), [])
+
+    def training(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
+        idle.clear()
+        edits = learned.edits(strength, used(texts, strength), idle)
+        return dropping(edits, shape.positions, dropout) if dropout else edits
+
+    def penalty(progress: float) -> Tensor | None:
+        return IDLE * progress * torch.stack([rest.mean() for rest in idle]).sum() if idle else None
+
+    found = descend(model, data, learned.parameters(), training, judged, schedule, penalty, name="fit_reft")
+    value = learned.value(kept.readout, name)
     settings = {
         "variant": shape.variant, "layers": list(shape.layers), "positions": shape.positions, "rank": shape.rank,
-        "tied": shape.tied, "activation": shape.activation, "batch": schedule.batch, "step": schedule.step,
-        "dropout": schedule.dropout, "weight_decay": schedule.weight_decay, "n_parameters": value.n_parameters,
-        "resumed": kept.layer >= 0, **({} if largest is None else {"largest_activation": largest}),
+        "tied": shape.tied, "activation": shape.activation, "dropout": dropout, "n_parameters": value.n_parameters,
+        "resumed": kept.layer >= 0,
     }  # fmt: skip
-    report = Report(
-        solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl, objective=None,
-        gap=None, gap_reason="the problem is not convex", passes=steps * schedule.batch / len(fitting),
-        seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(n.clamp_min(0).sum()),
-        n_truncated=kept.n_truncated, seed=schedule.seed, rank=shape.rank, step=schedule.step, settings=settings, trials=trials,
-    )  # fmt: skip
-    return Fit(value, over, report)
+    if shape.variant == "r1":
+        size, largest = activations(model, kept, data.fitting, shape.layers[0], value.R[0, 0])
+        value = replace(value, b=torch.full_like(value.b, size))
+        settings["largest_activation"] = largest
+    return described(model, data, value, _editing(value, rows), found, schedule, settings, started)
 
 
-def _split(kept: Kept, seed: int) -> tuple[list[int], list[int]]:
-    """Rows to fit to and a tenth of them to hold out, of the texts that have something to predict."""
-    able = [row for row, ids in enumerate(kept.ids) if len(ids) > kept.prompt[row]]
-    if len(able) < 4:
-        raise ValueError(
-            f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for an edit worth having)"
-        )
-    order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
-    cut = max(len(able) // 10, 1)
-    return [able[i] for i in order[cut:]], [able[i] for i in order[:cut]]
+def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:
+    """The edits of a value; with `rows` each text has its own rows of the subspace."""
+    if rows is None:
+        return lambda texts, strength: reft.edits(strength)
+
+    def of(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
+        used = rows[list(texts)].to(strength.device)[:, None]
+
+        def change(h: Tensor, edit: int, places: Places) -> Tensor:
+            return reft.change(h, edit, used.expand(*h.shape[:2], -1))
+
+        return edits_at(reft.layers, reft.positions, len(reft.R), change, strength)
+
+    return of

@@ -1,5 +1,6 @@
 """The numbers of an edit while they are learned."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,12 +11,14 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from steerlens.maths.reft import FORMS, Activation, Variant, change, top_mean
 from steerlens.values.intervention import Edit
-from steerlens.values.positions import Places
+from steerlens.values.positions import Places, parse_positions
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft, edits_at
 
 TOP = 8
 """Tokens whose activations are averaged in training r1, as in AxBench."""
+IDLE = 0.005
+"""Weight of the r1 activations that are not among the largest, ramped up over the fit, as in AxBench."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,26 @@ class Learned:
 
     def __init__(self, shape: Shape, mean: Float[Tensor, "n_layers d"], seed: int) -> None:
         self.shape, self.form = shape, FORMS[shape.variant]
-        n, rank, d = shape.n_edits, shape.rank, shape.d_model
-        random = torch.Generator().manual_seed(seed)
-        self.sources: list[nn.Module] = []
-        for _ in range(n):
-            source = nn.utils.skip_init(nn.Linear, d, rank, bias=False)
-            start = torch.linalg.qr(torch.randn(d, rank, generator=random)).Q.mT
-            source.weight = nn.Parameter(start.to(mean))
-            if self.form.orthonormal:
-                source = orthogonal(source)
-                source.weight = start.to(mean)
-            self.sources.append(source)
+        n, rank = shape.n_edits, shape.rank
+        with torch.random.fork_rng(devices=[]):  # the parametrisation draws from the global generator
+            torch.manual_seed(seed)
+            self.sources = [self._source(mean) for _ in range(n)]
         R = self.R.detach()
         self.A = nn.Parameter(R.clone() if self.form.replaces else torch.zeros_like(R)) if self.form.reads else None
         b = torch.zeros(n, rank, device=mean.device)
         if shape.variant == "consreft":
             b = torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0))
         self.b = nn.Parameter(b)
+
+    def _source(self, like: Tensor) -> nn.Module:
+        """A layer whose weight is `R` of one edit: random rows, orthonormal to begin with."""
+        source = nn.utils.skip_init(nn.Linear, self.shape.d_model, self.shape.rank, bias=False)
+        start = torch.linalg.qr(torch.randn(self.shape.d_model, self.shape.rank)).Q.mT.to(like)
+        source.weight = nn.Parameter(start)
+        if self.form.orthonormal:
+            source = orthogonal(source)
+            source.weight = start
+        return source
 
     @property
     def R(self) -> Float[Tensor, "n_edits rank d"]:
@@ -70,14 +76,6 @@ class Learned:
     def parameters(self) -> list[nn.Parameter]:
         own = [p for p in (self.A, None if self.shape.variant == "r1" else self.b) if p is not None]
         return [*(p for source in self.sources for p in source.parameters()), *own]
-
-    def snapshot(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters()]
-
-    @torch.no_grad()
-    def restore(self, kept: list[Tensor]) -> None:
-        for p, value in zip(self.parameters(), kept, strict=True):
-            p.copy_(value)
 
     def edits(
         self, strength: Float[Tensor, " batch"], rows: Float[Tensor, "batch rank"] | None, idle: list[Tensor]
@@ -115,3 +113,18 @@ class Learned:
             s.activation,
             name,
         )
+
+
+def dropping(edits: tuple[Edit, ...], positions: str, share: float) -> tuple[Edit, ...]:
+    """Dropout of the whole edited state, where it is edited."""
+    where = parse_positions(positions)
+
+    def dropped(edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor, Places], Tensor]:
+        def run(h: Tensor, places: Places) -> Tensor:
+            found = edit(h, places)
+            beginning, end = where.masks(places)
+            return torch.where((beginning | end)[..., None], nn.functional.dropout(found, share), found)
+
+        return run
+
+    return tuple((site, dropped(edit)) for site, edit in edits)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.fits.reft.train import backward
+from steerlens.fits.descent import backward
 from steerlens.maths.head import post, token_nll
 from steerlens.models.resume import batch_of, final_states, keep_tokens
 from steerlens.models.sites import Model, convention, evaluating, readout, run_to

@@ -1,0 +1,42 @@
+"""What a fit of an edit has to know of the states it edits."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.fits.reft.learned import TOP
+from steerlens.maths.reft import top_mean
+from steerlens.models.resume import Kept, batch_of
+from steerlens.models.sites import Model, evaluating, run_to
+from steerlens.values.reft import resid_post
+
+
+def mean_states(model: Model, kept: Kept, texts: Sequence[int], layers: Sequence[int]) -> Float[Tensor, "n_layers d"]:
+    """The mean state behind each layer, over the first of some texts."""
+    some = kept.batches(texts[:64])
+    found = []
+    with evaluating(model):
+        for layer in layers:
+            total, n = torch.zeros(()), 0
+            for picked in some:
+                batch = batch_of(kept, picked)
+                h = run_to(model, resid_post(layer), batch.tokens, batch.mask).float()[batch.mask.bool()]
+                total, n = total.to(h) + h.sum(0), n + len(h)
+            found.append(total / n)
+    return torch.stack(found)
+
+
+def activations(
+    model: Model, kept: Kept, texts: Sequence[int], layer: int, v: Float[Tensor, " d"]
+) -> tuple[float, float]:
+    """The mean over texts of what r1 adds in training, and the largest activation of a token."""
+    sizes, largest = [], 0.0
+    with evaluating(model):
+        for picked in kept.batches(texts):
+            batch = batch_of(kept, picked)
+            h = run_to(model, resid_post(layer), batch.tokens, batch.mask).float()
+            sizes.append(top_mean(h, v.to(h), batch.mask.to(h), TOP)[0])
+            largest = max(largest, float((torch.relu(h @ v.to(h)) * batch.mask).max()))
+    return float(torch.cat(sizes).mean()), largest
