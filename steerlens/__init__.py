@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steerlens.analysis.transfer import align as align
     from steerlens.analysis.transfer import transfer as transfer
     from steerlens.analysis.transfer import transfer_report as transfer_report
+    from steerlens.fits.prompt import fit_prompt as fit_prompt
     from steerlens.fits.reft import fit_reft as fit_reft
     from steerlens.fits.steer import fit_steer as fit_steer
     from steerlens.fits.steer import natural_metric as natural_metric
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from steerlens.values.labelled import Labelled as Labelled
     from steerlens.values.labelled import read_labelled as read_labelled
     from steerlens.values.metric import Metric as Metric
+    from steerlens.values.prompt import Prompt as Prompt
     from steerlens.values.readout import Readout as Readout
     from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States
@@ -66,6 +68,7 @@ _HOME = {
     "Intervention": "values.intervention",
     "Labelled": "values.labelled",
     "Metric": "values.metric",
+    "Prompt": "values.prompt",
     "Readout": "values.readout",
     "Reft": "values.reft",
     "Report": "values.fit",
@@ -75,6 +78,7 @@ _HOME = {
     "calibrate": "values.calibrate",
     "classify": "analysis.strength",
     "collect": "models.collect",
+    "fit_prompt": "fits.prompt",
     "fit_reft": "fits.reft",
     "fit_steer": "fits.steer",
     "gap_closed": "analysis.evaluate",

@@ -12,10 +12,11 @@ import pytest
 import steerlens as sl
 
 PUBLIC = [
-    "Fit", "Intervention", "Labelled", "Metric", "Readout", "Reft", "Report", "States", "Steer", "align", "calibrate",
-    "classify", "collect", "fit_reft", "fit_steer", "gap_closed", "generate", "highlight", "infer_strength", "label_curve",
-    "load", "load_model", "natural_metric", "pair", "read_labelled", "read_metadata", "readout", "refit", "save", "score",
-    "singular_words", "spectrum", "stability", "steered", "toy", "transfer", "transfer_report", "written_attribute",
+    "Fit", "Intervention", "Labelled", "Metric", "Prompt", "Readout", "Reft", "Report", "States", "Steer", "align",
+    "calibrate", "classify", "collect", "fit_prompt", "fit_reft", "fit_steer", "gap_closed", "generate", "highlight",
+    "infer_strength", "label_curve", "load", "load_model", "natural_metric", "pair", "read_labelled", "read_metadata",
+    "readout", "refit", "save", "score", "singular_words", "spectrum", "stability", "steered", "toy", "transfer",
+    "transfer_report", "written_attribute",
 ]  # fmt: skip
 ROOT = Path(sl.__file__).parent
 MODULES = sorted(

@@ -9,6 +9,7 @@ from typing import Any
 
 from steerlens.models.sites import Model, readout
 from steerlens.values.files import read_value
+from steerlens.values.prompt import Prompt
 from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 
@@ -108,8 +109,8 @@ def _hooked_transformer(folder: Path, device: str) -> Model:
     return model.to(device, print_details=False).eval()
 
 
-def load(path: str | Path, model: Model) -> Steer | Reft:
-    """The steer, or `Reft`, of a file that `steerlens.save` wrote, bound to a model.
+def load(path: str | Path, model: Model) -> Steer | Reft | Prompt:
+    """The steer, `Reft` or `Prompt` of a file that `steerlens.save` wrote, bound to a model.
 
     Raises:
         FileNotFoundError: no such file.

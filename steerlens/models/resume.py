@@ -85,11 +85,11 @@ def keep(model: Model, data: Labelled, layer: int, *, end: bool = True) -> Kept:
 
 
 def keep_tokens(model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"], layer: int) -> Kept:
-    """The same for tokens."""
+    """The same for tokens; with layer -1 nothing is kept and passes start from the tokens."""
     on = readout(model)
     lengths = torch.tensor([len(ids) for ids in encoded.ids])
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]])
-    can = resumes(model, layer)
+    can = layer >= 0 and resumes(model, layer)
     resid = torch.empty(0, on.d_model)
     if can:
         parts: dict[int, Tensor] = {}

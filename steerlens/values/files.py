@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steerlens.values.fit import Report
 from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.prompt import Prompt
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
@@ -21,6 +22,7 @@ from steerlens.values.steer import Steer
 FORMAT = 1
 NEEDED = {
     "steer": {"format", "name", "terms", "model_id", "d_model", "readout_digest", "digest"},
+    "prompt": {"format", "name", "prompt_kind", "layers", "model_id", "readout_digest", "digest"},
     "reft": {"format", "name", "variant", "layers", "positions", "activation", "model_id", "readout_digest", "digest"},
 }
 """What a file must say of its value, by kind."""
@@ -44,8 +46,8 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def save(value: Steer | Reft, path: str | Path, *, report: Report | None = None) -> Path:
-    """Write a steer, or a `Reft`, to one `.safetensors` file; an existing file is replaced, at once or not at all.
+def save(value: Steer | Reft | Prompt, path: str | Path, *, report: Report | None = None) -> Path:
+    """Write a steer, a `Reft` or a `Prompt` to one `.safetensors` file; an existing file is replaced, at once or not at all.
 
     The file holds the numbers (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer,
     the site, the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
@@ -84,10 +86,13 @@ def save(value: Steer | Reft, path: str | Path, *, report: Report | None = None)
     return path
 
 
-def _pack(value: Steer | Reft) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _pack(value: Steer | Reft | Prompt) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The numbers of a value, and what else it is."""
     if isinstance(value, Steer):
         return {"W": value.W}, {"kind": "steer", "site": UNEMBED_IN, "terms": [list(term) for term in value.terms]}
+    if isinstance(value, Prompt):
+        about = {"kind": "prompt", "prompt_kind": value.kind, "layers": list(value.layers)}
+        return {"rows": value.rows, "directions": value.directions}, about
     tensors = {"R": value.R, "b": value.b} | ({} if value.A is None else {"A": value.A})
     return tensors, {
         "kind": "reft",
@@ -98,9 +103,12 @@ def _pack(value: Steer | Reft) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
 
 
-def _unpack(tensors: dict[str, Tensor], meta: dict[str, Any], readout: Readout) -> Steer | Reft:
+def _unpack(tensors: dict[str, Tensor], meta: dict[str, Any], readout: Readout) -> Steer | Reft | Prompt:
     if meta["kind"] == "steer":
         return Steer(tensors["W"], readout, meta["name"], tuple((n, k) for n, k in meta["terms"]))
+    if meta["kind"] == "prompt":
+        layers = tuple(meta["layers"])
+        return Prompt(tensors["rows"], tensors["directions"], meta["prompt_kind"], layers, readout, meta["name"])
     return Reft(
         tensors["R"], tensors.get("A"), tensors["b"], meta["variant"], tuple(meta["layers"]), meta["positions"], readout,
         meta["activation"], meta["name"],
@@ -116,7 +124,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _open(Path(path))[0]
 
 
-def read_value(path: str | Path, readout: Readout) -> Steer | Reft:
+def read_value(path: str | Path, readout: Readout) -> Steer | Reft | Prompt:
     """The value of a file, bound to a read-out that must be the one it was saved with.
 
     Raises:

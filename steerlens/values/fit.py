@@ -8,6 +8,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from steerlens.values.losses import Losses
+from steerlens.values.prompt import Prompt
 from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 
@@ -101,7 +102,7 @@ class Report:
         return f"<table><caption>nats per token</caption>{rows}</table>"
 
 
-Value = TypeVar("Value", bound=Steer | Reft, default=Steer)
+Value = TypeVar("Value", bound=Steer | Reft | Prompt, default=Steer)
 
 
 @dataclass(frozen=True)

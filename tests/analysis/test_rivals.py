@@ -262,15 +262,16 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
         asked = inspect.signature(sl.fit_reft).bind(*args, **options).arguments
         assert asked["model"] is model and asked["data"] is train
         assert (asked["epochs"], asked["seed"], asked["progress"]) == (1, 3, False)
-        layers = (asked["layers"],) if isinstance(asked["layers"], int) else asked["layers"]
-        edits.append(random_reft(model, asked["variant"], layers=layers, rank=asked["rank"], seed=len(edits)))
+        edits.append(
+            random_reft(model, asked["variant"], layers=(asked["layers"],), rank=asked["rank"], seed=len(edits))
+        )
         return SimpleNamespace(value=edits[-1], report=SimpleNamespace(seconds=float(len(edits))))
 
     patch = pytest.MonkeyPatch()
     patch.setattr(rivals, "fit_reft", stand_in)
     patch.setattr(rivals, "fit_steer", quick)
     try:
-        table = reft_quality(model, train, held, ranks=(1,), layers=((0, 1),), kl=KL, epochs=1, seed=3)
+        table = reft_quality(model, train, held, ranks=(1,), layers=(1,), kl=KL, epochs=1, seed=3)
     finally:
         patch.undo()
     return table, edits, fits[0]
@@ -285,7 +286,7 @@ def test_quality_lists_edits_beside_steers_of_the_same_rank_and_of_full_rank(qua
     assert rows == [
         ("steer", "unembedding", 1, 2 * 64),
         ("steer", "unembedding", 64, 64 * 64),
-        ("loreft", "0, 1", 1, 2 * (64 + 64 + 1)),
+        ("loreft", "1", 1, 64 + 64 + 1),
     ]
     assert table.parameters[2:].tolist() == [edit.n_parameters for edit in edits]
     assert table.seconds[2:].tolist() == [1.0] and (table.seconds[:2] > 0).all()
@@ -296,7 +297,9 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
 
     def stand_in(*_: Any, **options: Any) -> Any:
         asked.append((options["variant"], options["rank"], options["epochs"]))
-        value = random_reft(model, options["variant"], rank=options["rank"])
+        at = options["layers"]
+        layers = (at,) if isinstance(at, int) else at
+        value = random_reft(model, options["variant"], layers=layers, rank=options["rank"])
         return SimpleNamespace(value=value, report=SimpleNamespace(seconds=1.0))
 
     def unmeasured(_: Any, values: dict[str, Any], data: sl.Labelled, *, kl: float) -> pd.DataFrame:
@@ -311,6 +314,10 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
     assert table.method.tolist() == ["steer"] * 3 + ["direft"] * 2 + ["r1"]
     assert table["rank"].tolist() == [2, 3, 64, 2, 3, 1]
     assert table.parameters.tolist() == [256, 384, 4096, 2 * 129, 3 * 129, 65]
+    assert set(table.layers[3:]) == {"0"}
+    table = reft_quality(model, train, held, ranks=(2,), layers=(1, (0, 2)))
+    assert table.layers.tolist() == ["unembedding"] * 2 + ["1", "0, 2"]
+    assert table.parameters[2:].tolist() == [2 * 129, 4 * 129]
 
 
 def test_quality_holds_all_at_the_same_cost(model, held, quality):

@@ -1,0 +1,207 @@
+"""Fit a prompt of learned rows to labelled texts: prompt tuning on the steer's signed objective."""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
+from steerlens.models.attach import check_lives_on
+from steerlens.models.resume import keep_tokens
+from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
+from steerlens.models.tokens import encode, with_prefix
+from steerlens.values.fit import Fit
+from steerlens.values.intervention import Edit
+from steerlens.values.labelled import Labelled
+from steerlens.values.positions import Places
+from steerlens.values.priors import Prior, Vocabulary, total_log_prob
+from steerlens.values.prompt import EMBED, Kind, Prompt, prompt_edits, prompt_sites
+from steerlens.values.readout import Readout
+from steerlens.values.steer import Steer, zero_steer
+
+Encoder = Literal["none", "mlp", "lstm"]
+
+
+def fit_prompt(
+    model: Model,
+    data: Labelled,
+    *,
+    length: int = 8,
+    kind: Kind = "soft",
+    layers: Sequence[int] | None = None,
+    prior: Prior | None = None,
+    prior_weight: float = 0.0,
+    encoder: Encoder = "none",
+    background: Steer | None = None,
+    step: float = 5e-2,
+    epochs: int = 10,
+    batch: int = 32,
+    weight_decay: float = 0.0,
+    patience: int = 2,
+    seed: int = 0,
+    name: str = "prompt",
+    progress: bool = True,
+) -> Fit[Prompt]:
+    """The rows before the input that best explain labelled texts, on the steer's signed objective.
+
+        minimise  mean CE(p(next token | P(y), text)) − λ/N · (log prior(P(1)) + log prior(P(−1)))
+                  P(y) = rows + y · directions
+
+    One value serves both signs: the rows are what all texts have in common, the directions what the label changes. Not convex:
+    Adam, the numbers with the best held-out NLL are kept. Every layer runs at every step, forward and backward: a prompt
+    changes all of them.
+    Source: Lester et al. (arXiv 2104.08691), Li and Liang (prefix tuning), Liu et al. (P-tuning v1 and v2); priors: Sedov et al.
+    (arXiv 2412.18582), where they are starts only.
+
+    Args:
+        model: a TransformerLens model; unchanged afterwards.
+        data: labelled texts; prompts of their own come behind the rows.
+        length: rows.
+        kind: "soft", "deep" or "kv"; see `Prompt`.
+        layers: for "deep" (default: the last third) and "kv" (default: all).
+        prior: where the token embeddings of the rows start; None: tokens drawn from the vocabulary. What deeper sites hold at the
+            start is what the model makes of these rows, so that every kind starts as the same prompt.
+        prior_weight: λ; 0: the prior is the start alone, 1: the maximum a posteriori over N tokens. "soft" only.
+        encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix tuning), which is folded into plain
+            rows afterwards.
+        background: a steer that is always on; None: none.
+        step, epochs, batch, weight_decay, patience, seed, name, progress: as in `fit_reft`.
+
+    Returns:
+        `Fit(value: Prompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
+        held-out NLL is `report.settings["plain_nll"]`.
+
+    Raises:
+        ValueError: fewer than four texts, an argument out of range, a prior without a density where one is asked for.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> fit = fit_prompt(model, sl.toy.corpus("tone", n=60, seed=0), length=2, epochs=1, progress=False)
+        >>> fit.value.prefix
+        2
+    """
+    started = time.perf_counter()
+    schedule = Schedule(step, epochs, batch, weight_decay, patience, seed, progress).checked()
+    picked = _layers(kind, layers, int(model.cfg.n_layers))
+    on, how = readout(model), convention(model, readout(model))
+    if not 1 <= length < how.n_ctx - 1:
+        raise ValueError(f"length: got {length}, expected 1 … {how.n_ctx - 2}; the context is {how.n_ctx}")
+    if encoder not in ("none", "mlp", "lstm"):
+        raise ValueError(f"encoder: got {encoder!r}, expected 'none', 'mlp' or 'lstm'")
+    if prior_weight < 0 or (prior_weight and (prior is None or kind != "soft")):
+        raise ValueError(
+            f"prior_weight: got {prior_weight} for kind {kind!r} and prior {getattr(prior, 'name', None)!r}, expected 0, or a "
+            "number > 0 with a prior and kind 'soft'"
+        )
+    if background is not None:
+        check_lives_on(background, model)
+    encoded = encode(
+        model.tokenizer, list(data.texts), how._replace(n_ctx=how.n_ctx - length), end=True, prompts=data.prompts
+    )
+    labels = torch.tensor(data.labels)
+    kept = keep_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
+    parts = split(kept, background or zero_steer(on, "no background"), seed)
+    vocabulary = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
+    embedded = (prior or vocabulary).sample(length, seed).to(on.W_U.device).float()
+    if prior_weight:
+        total_log_prob(prior, embedded)  # raises where there is no density
+    learned = _Rows(states_of(model, on, embedded, prompt_sites(kind, picked)), encoder, seed)
+
+    def editing(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
+        return prompt_edits(*learned.both(), kind, picked, strength)
+
+    n_tokens = sum(len(kept.ids[row]) - int(kept.prompt[row]) for row in parts.fitting)
+
+    def penalty(_: float) -> Tensor | None:
+        if not prior_weight:
+            return None
+        rows, directions = learned.both()
+        belief = sum(total_log_prob(prior, (rows + sign * directions)[0]) for sign in (1, -1))
+        return -prior_weight / n_tokens * torch.as_tensor(belief)
+
+    found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty, name="fit_prompt")
+    rows, directions = (t.detach().clone() for t in learned.both())
+    value = Prompt(rows, directions, kind, picked, on, name)
+    plain = Data(keep_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
+    settings = {
+        "kind": kind, "length": length, "layers": list(picked), "prior": getattr(prior or vocabulary, "name", "unnamed"),
+        "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,
+        "plain_nll": nll(model, plain, plain.heldout, lambda texts, strength: ()),
+    }  # fmt: skip
+    return described(model, parts, value, lambda texts, s: value.edits(s), found, schedule, settings, started)
+
+
+def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
+    """What the model reads for each token of its vocabulary, at `hook_embed`."""
+    n = readout(model).n_tokens
+    width = min(int(model.cfg.n_ctx), 256)
+    ids = torch.arange(-(-n // width) * width, device=model.W_U.device).clamp(max=n - 1).reshape(-1, width)
+    with evaluating(model):
+        return torch.cat([run_to(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)])[:n].float()
+
+
+def states_of(
+    model: Model, on: Readout, embedded: Float[Tensor, "n d_model"], sites: Sequence[str]
+) -> Float[Tensor, "n_sites n width"]:
+    """What the model makes of given token embeddings at some sites."""
+    n = len(embedded)
+    tokens = torch.zeros(1, n, dtype=torch.long, device=on.W_U.device)
+    here = Places(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
+    edits = prompt_edits(embedded[None], torch.zeros_like(embedded[None]), "soft", (), 0.0)
+    found = []
+    with evaluating(model), edited(model, edits, lambda _, t: here):
+        for site in sites:
+            state = embedded if site == EMBED else run_to(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
+            found.append(state.float())
+    return torch.stack(found)
+
+
+class _Rows:
+    """Rows and directions while they are learned, as they are or through a network; the directions start at zero."""
+
+    def __init__(self, start: Float[Tensor, "n_sites n width"], encoder: Encoder, seed: int) -> None:
+        self.start = start
+        n_sites, _, width = start.shape
+        self.net: nn.Module | None = None
+        if encoder == "none":
+            self.own = [nn.Parameter(start.clone()), nn.Parameter(torch.zeros_like(start))]
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            half = max(width // 2, 1)
+            last = nn.Linear(width, 2 * n_sites * width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.lstm = (
+                nn.LSTM(width, half, num_layers=2, bidirectional=True, batch_first=True) if encoder == "lstm" else None
+            )
+            middle = nn.Linear(2 * half if self.lstm else width, width)
+            self.net = nn.Sequential(middle, nn.Tanh() if encoder == "mlp" else nn.ReLU(), last).to(start)
+            if self.lstm is not None:
+                self.lstm = self.lstm.to(start)
+        self.own = [nn.Parameter(start[0].clone())]
+
+    def parameters(self) -> list[nn.Parameter]:
+        nets = [net for net in (self.net, getattr(self, "lstm", None)) if net is not None]
+        return [*self.own, *(p for net in nets for p in net.parameters())]
+
+    def both(self) -> tuple[Float[Tensor, "n_sites n width"], Float[Tensor, "n_sites n width"]]:
+        if self.net is None:
+            return self.own[0], self.own[1]
+        read = self.own[0] if self.lstm is None else self.lstm(self.own[0][None])[0][0]
+        n_sites, n, width = self.start.shape
+        found = self.net(read).reshape(n, 2, n_sites, width).permute(1, 2, 0, 3)
+        return self.start + found[0], found[1]
+
+
+def _layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    usual = {"soft": (), "deep": range(n_layers - max(n_layers // 3, 1), n_layers), "kv": range(n_layers)}
+    picked = tuple(sorted(set(usual.get(kind, ()) if layers is None else layers)))
+    if not all(0 <= layer < n_layers for layer in picked):
+        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
+    prompt_sites(kind, picked)  # raises where kind and layers do not go together
+    return picked
