@@ -1,5 +1,5 @@
 # From a bare clone each of these makes the environment it needs (.venv, or .venv-tl3) and then does its one thing.
-# Settings: PYTHON=python3.12 · PYTEST_ARGS='-k spans' · PIP_ARGS='--index-url …'
+# Settings: PYTHON=python3.12 · PYTEST_ARGS='-k spans' · WORKERS=0 (tests in one process) · PIP_ARGS='--index-url …'
 
 PYTHON      ?= python3
 PYTEST_ARGS ?=
@@ -18,8 +18,9 @@ ENV  := .venv/installed
 ENV3 := .venv-tl3/installed
 pip   = -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 offline = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-# toy models gain little from a second thread, and lose much where another job has it
+# toy models gain little from a second thread, and lose much where another job has it; tests use cores by processes instead
 one_thread = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+WORKERS ?= 2
 
 # No notebooks, figures or benchmarks: nothing to do, and it is said.
 notebooks  := $(sort $(wildcard notebooks/*.ipynb))
@@ -66,10 +67,10 @@ bench: $(ENV)  ## every benchmark, as tables
 # ---- checks ----
 
 test: $(ENV)  ## all tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS) tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests
 
 test-tl3: $(ENV3)  ## all tests, on the oldest TransformerLens we support
-	@$(BIN3)/python -m pytest $(PYTEST_ARGS) tests
+	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .
@@ -90,7 +91,7 @@ notebooks: $(ENV)  ## run every notebook, and compare it with its .py
 		diff -u --label "$$stem.py" --label "$$stem.ipynb" <($(as_text) "$$stem.py") <($(as_text) "$$stem.ipynb") \
 			|| { echo "$$stem: .py and .ipynb differ; run '$(BIN)/jupytext --sync $$stem.ipynb'"; exit 1; }; \
 	done
-	@$(if $(notebooks),$(offline) $(one_thread) $(BIN)/python -m pytest --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
+	@$(if $(notebooks),$(offline) $(one_thread) $(BIN)/python -m pytest -n $(WORKERS) --nbmake --nbmake-timeout=900 $(PYTEST_ARGS) $(notebooks))
 
 write-notebooks: $(ENV)  ## run every notebook and keep its outputs
 	@for stem in $(sort $(basename $(paired))); do \

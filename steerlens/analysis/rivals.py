@@ -1,5 +1,6 @@
 """What any intervention is worth and what it costs, measured the same way for all."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -72,7 +73,7 @@ def contrast(model: Model, data: Labelled, intervention: Intervention, *, streng
 def kl_cost(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, strength: float = 1.0
 ) -> float:
-    """KL(plain ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
+    """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
 
     Three passes of the model; for a steer `calibrate` and `strength_cost` need none.
 
@@ -82,13 +83,18 @@ def kl_cost(
         >>> kl_cost(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
         0.0
     """
-    plain, *moved = (
-        collect(model, data, intervention=intervention, strength=s, progress=False) for s in (0.0, strength, -strength)
-    )
+    plain = collect(model, data, intervention=intervention, strength=0.0, progress=False)
+    return _cost(model, data, intervention, strength, plain)
+
+
+def _cost(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention, strength: float, plain: States
+) -> float:
     head = plain.readout.head
     total = 0.0
-    for states in moved:
-        for a, b in zip(plain.chunks(CHUNK), states.chunks(CHUNK), strict=True):
+    for sign in (1, -1):
+        moved = collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
+        for a, b in zip(plain.chunks(CHUNK), moved.chunks(CHUNK), strict=True):
             z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
             total += float(kl_from(head, z, other).double().sum()) / 2
     return total / plain.n_positions
@@ -99,18 +105,18 @@ def strength_for_kl(
 ) -> float:
     """The strength at which any intervention costs `kl` nats per token: `calibrate` for what is no steer.
 
-    Some ten passes of the model; a hundred texts are plenty. Where the cost does not grow steadily with the strength, one
-    of the strengths that cost as much.
+    Some twenty passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
+    not grow steadily with the strength, one of the strengths that cost as much.
 
     Raises:
         ValueError: no strength up to a million costs as much.
 
     Example:
         >>> import steerlens as sl
-        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=30, seed=0)
-        >>> edit = sl.fit_reft(model, data, epochs=1, progress=False).value
-        >>> s = strength_for_kl(model, data, edit)
-        >>> round(kl_cost(model, data, edit, strength=s), 3)
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> s = strength_for_kl(model, data, tone)
+        >>> round(kl_cost(model, data, tone, strength=s), 3)
         0.05
     """
     return strength_at(
@@ -129,7 +135,8 @@ def at_equal_kl(
         kl: nats per token, mean of both signs.
 
     Returns:
-        One row each: `name`, `contrast` with `low` and `high` (see `contrast`), `strength` that costs as much.
+        One row each: `name`, `contrast` with `low` and `high` (see `contrast`), `strength` that costs as much. What does nothing
+        at any strength has none (NaN) and contrast 0.
 
     Example:
         >>> import steerlens as sl
@@ -142,8 +149,10 @@ def at_equal_kl(
     sample = Labelled(test.texts[:100], test.labels[:100], test.prompts[:100])
     rows = []
     for name, value in interventions.items():
-        strength = strength_for_kl(model, sample, value, kl=kl)
-        found = contrast(model, test, value, strength=strength)
+        # a fit that found nothing better than nothing costs nothing at any strength
+        idle = kl_cost(model, sample, value, strength=1.0) == 0
+        strength = math.nan if idle else strength_for_kl(model, sample, value, kl=kl)
+        found = contrast(model, test, value, strength=0.0 if idle else strength)
         rows.append({"name": name, **dict(found[["contrast", "low", "high"]]), "strength": strength})
     return pd.DataFrame(rows)
 

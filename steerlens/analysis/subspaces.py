@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.models.resume import Kept, batch_of, final_states, keep, resumed
-from steerlens.models.sites import Model, evaluating, run_to
+from steerlens.models.sites import Model, evaluating, readout, run_to
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -65,10 +65,19 @@ def compare_subspaces(
     Raises:
         ValueError: an edit of another layer or of several, labels without both signs.
     """
-    for layer, edit in edits.items():
-        if edit.layers != (layer,) or not edit.tied:
+    if not steer.readout.same_as(readout(model)):
+        raise ValueError(
+            f"steer: {steer.name!r} lives on {steer.readout.model_id!r} with another W_U than this model's"
+        )
+    if rank < 1 or draws < 1:
+        raise ValueError(f"rank, draws: got {rank} and {draws}, expected at least 1")
+    if again is not None and set(again) != set(edits):
+        raise ValueError(f"again: got layers {sorted(again)}, expected those of edits, {sorted(edits)}")
+    for layer, edit in [*edits.items(), *(again or {}).items()]:
+        if edit.layers != (layer,) or edit.positions != "all":
             raise ValueError(
-                f"edits: the one given for layer {layer} is behind {edit.layers}, expected one edit of that layer"
+                f"edits: the one given for layer {layer} is behind {edit.layers} at {edit.positions!r}, expected one edit of "
+                "that layer at all positions"
             )
     if not (any(y > 0 for y in data.labels) and any(y < 0 for y in data.labels)):
         raise ValueError("data: expected texts with labels above and below 0; a mean difference needs both")
@@ -120,9 +129,10 @@ def carried(
     """
     if through not in ("model", "norm"):
         raise ValueError(f"through: got {through!r}, expected 'model' or 'norm'")
-    if kept.layer < 0:
+    _check_kept(kept)
+    if kept.readout.W_U.dtype != torch.float32:
         raise ValueError(
-            "model: its passes cannot be resumed behind a layer, so that states cannot be carried from there"
+            f"model: its numbers are {kept.readout.W_U.dtype}, too coarse for a difference quotient; load it in float32"
         )
     last = int(model.cfg.n_layers) - 1
     size = float(kept.resid.norm(dim=1).mean()) * RESPONSE
@@ -143,8 +153,14 @@ def carried(
     return (total / n).float()
 
 
+def _check_kept(kept: Kept) -> None:
+    if kept.layer < 0:
+        raise ValueError("model: its passes cannot be resumed behind a layer, so its states there cannot be followed")
+
+
 def _states(model: Model, kept: Kept) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
     """The states behind the layer and at the unembedding, at the same places."""
+    _check_kept(kept)
     h, c = [], []
     with evaluating(model):
         for rows in kept.batches(range(len(kept))):

@@ -6,9 +6,10 @@ from torch import Tensor
 
 
 def basis(rows: Float[Tensor, "k d"]) -> Float[Tensor, "r d"]:
-    """Orthonormal rows that span what the given rows span; fewer where they depend on one another."""
+    """Orthonormal rows that span what the given rows span; fewer where, to their own precision, they depend on one another."""
     _, S, Vh = torch.linalg.svd(rows.double(), full_matrices=False)
-    return Vh[: int((S[0] * 1e-9 < S).sum())] if float(S[0]) > 0 else Vh[:0]
+    rounding = max(rows.shape, default=0) * torch.finfo(rows.dtype).eps * float(S.max() if len(S) else 0)
+    return Vh[: int((rounding < S).sum())]
 
 
 def principal_cosines(a: Float[Tensor, "k d"], b: Float[Tensor, "l d"]) -> Float[Tensor, " m"]:
@@ -35,5 +36,5 @@ def overlap(a: Float[Tensor, "k d"], b: Float[Tensor, "l d"]) -> float:
 def canonical_correlations(x: Float[Tensor, "n k"], y: Float[Tensor, "n l"]) -> Float[Tensor, " m"]:
     """Canonical correlations of two sets of numbers read at the same places, largest first: what one says of the other,
     whatever the coordinates of either."""
-    centred = [(t.double() - t.double().mean(0)).mT for t in (x, y)]
-    return principal_cosines(*centred)
+    a, b = ((t.double() - t.double().mean(0)).mT.to(t.dtype) for t in (x, y))
+    return principal_cosines(a, b)

@@ -40,8 +40,6 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
         >>> round(calibrate(0.5 * tone, states) / calibrate(tone, states), 3)
         2.0
     """
-    if not 0 < kl < math.inf:
-        raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
     if not steer.readout.same_as(states.readout):
         raise ValueError(
             f"states: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; collect "
@@ -55,8 +53,10 @@ def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
     """The strength at which a cost that grows about as its square is `kl`.
 
     Raises:
-        ValueError: no strength up to a million costs as much.
+        ValueError: a KL that is not positive, or that no strength up to a million costs.
     """
+    if not 0 < kl < math.inf:
+        raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
 
     def excess(log_s: float) -> float:
         return math.log(max(cost(math.exp(log_s)), 1e-30) / kl)

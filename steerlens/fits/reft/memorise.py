@@ -71,11 +71,13 @@ def memorise(
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
-        >>> memorise(model, [[5, 6, 7]], layer=0, steps=100, progress=False).table.recovered.tolist()
-        [3]
+        >>> memorise(model, [[5], [6]], layer=0, steps=100, progress=False).table.recovered.tolist()
+        [1, 1]
     """
     on, how = readout(model), convention(model, readout(model))
     begin = encode(model.tokenizer, [prompt], how, end=False).ids[0]
+    if steps < 1 or not step > 0:
+        raise ValueError(f"steps, step: got {steps} and {step}, expected at least 1, and a number > 0")
     _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
     ids = [[*begin, *sequence] for sequence in sequences]
     kept = keep_tokens(model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer)
