@@ -107,6 +107,11 @@ def fit_prompt(
     parts = split(kept, background or zero_steer(on, "no background"), seed)
     vocabulary = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
     embedded = (prior or vocabulary).sample(length, seed).to(on.W_U.device).float()
+    if embedded.shape != (length, int(model.cfg.d_model)):
+        raise ValueError(
+            f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {model.cfg.d_model}), token embeddings of "
+            "this model"
+        )
     if prior_weight:
         total_log_prob(prior, embedded)  # raises where there is no density
     learned = _Rows(states_of(model, on, embedded, prompt_sites(kind, picked)), encoder, seed)

@@ -99,7 +99,7 @@ class _Reached(Exception):
 
 def run_to(
     model: Model, site: str, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_model"]:
+) -> Float[Tensor, "batch pos *width"]:
     """The activation at a site, stopping the forward pass there.
 
     Cost: one pass up to the site. At `unembed.hook_in` that leaves out the product with `W_U`, the larger part of a

@@ -80,6 +80,8 @@ def fit_gaussian(vectors: Float[Tensor, "m d"], *, shrink: float = 0.01, name: s
     wide = vectors.double()
     covariance = torch.cov(wide.mT)
     d = wide.shape[1]
+    if not float(covariance.trace()) > 0:
+        raise ValueError("vectors: all are the same, so they have no covariance; use isotropic(d, std)")
     mixed = (1 - shrink) * covariance + shrink * covariance.trace() / d * torch.eye(d, dtype=torch.float64)
     return Gaussian(wide.mean(0).float(), torch.linalg.cholesky(mixed).float(), name)
 
@@ -165,6 +167,10 @@ class Vocabulary:
     vectors: Float[Tensor, "m d"]
     name: str = "vocabulary"
 
+    def __post_init__(self) -> None:
+        if not len(self.vectors):
+            raise ValueError("vectors: got none, expected at least one")
+
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         random = torch.Generator().manual_seed(seed)
         rounds = -(-n // len(self.vectors))
@@ -178,6 +184,10 @@ class Given:
 
     vectors: Float[Tensor, "m d"]
     name: str = "given"
+
+    def __post_init__(self) -> None:
+        if not len(self.vectors):
+            raise ValueError("vectors: got none, expected at least one")
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         return self.vectors[torch.arange(n) % len(self.vectors)]

@@ -16,10 +16,6 @@ from steerlens.values.priors import Exclusion, Gaussian, Given, Vocabulary, fit_
 from steerlens.values.prompt import prompt_sites
 from tests.models.test_resume import traces
 
-pytestmark = pytest.mark.usefixtures(
-    "unchecked"
-)  # the result of `run_to` is said to have three axes, keys and values have four
-
 N, LENGTH = 40, 3
 QUICK: dict[str, Any] = {"length": LENGTH, "epochs": 1, "batch": 16, "progress": False}
 TINY: dict[str, Any] = {**QUICK, "step": 1e-9}
@@ -91,7 +87,7 @@ def nll_of(texts: sl.Labelled, value: sl.Prompt | None, sign: float = 1.0) -> fl
 
 
 KINDS = ("soft", "deep", "kv")
-CASES = [(kind, encoder) for kind in KINDS for encoder in ("none", "mlp", "lstm")]
+CASES = [*(("soft", encoder) for encoder in ("none", "mlp", "lstm")), ("deep", "none"), ("kv", "none"), ("kv", "mlp")]
 
 
 # what it finds
@@ -142,7 +138,7 @@ def test_layers_are_those_that_are_asked_for() -> None:
 # what it starts from
 
 
-@pytest.mark.parametrize("kind, encoder", [*((kind, "none") for kind in KINDS), ("soft", "lstm"), ("kv", "mlp")])
+@pytest.mark.parametrize("kind, encoder", [*((kind, "none") for kind in KINDS), ("kv", "mlp")])
 def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> None:
     """One step of no size: the rows are tokens of the vocabulary, or what the model makes of them."""
     fit = sl.fit_prompt(model(), data(8), kind=kind, encoder=encoder, seed=3, **TINY)

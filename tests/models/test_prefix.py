@@ -17,11 +17,7 @@ from tests.models.test_resume import traces
 from tests.models.zoo import BUILDERS, N_CTX, TEXTS, D, random_steer, zoo
 from tests.values.make import random
 
-pytestmark = pytest.mark.usefixtures(
-    "unchecked"
-)  # the result of `run_to` is said to have three axes, keys and values have four
-
-MODELS = [n for n in ("gpt2", "llama", "toy-64", "toy-96-llama", "hooked-gpt2", "hooked-llama") if n in BUILDERS]
+MODELS = [n for n in ("gpt2", "llama", "hooked-gpt2", "hooked-llama") if n in BUILDERS]
 TINY = ["gpt2", "llama"]
 KINDS: dict[str, tuple[Kind, tuple[int, ...]]] = {"soft": ("soft", ()), "deep": ("deep", (0, 1)), "kv": ("kv", (0, 1))}
 WORDS = (7, 3, 11)
@@ -209,7 +205,7 @@ def written(model: Any, prompt: str, value: sl.Prompt, strength: float, n: int) 
     return whole[len(before) :], log_prob
 
 
-START = ["the film", "a very fine cast , and a slow", ""]
+START = ["the film", "a very fine cast , and a slow"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -227,9 +223,9 @@ def test_cached_writing_of_a_padded_batch_is_that_of_whole_passes_one_at_a_time(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("which", ["llama", "toy-64"])  # where a text has the tokens that were written
-def test_the_score_of_what_was_written_is_its_log_probability(which: str, kind: Kind) -> None:
-    model, value = zoo(which), prompt_of(which, kind, moved=2.0, directed=1.0)
+def test_the_score_of_what_was_written_is_its_log_probability(kind: Kind) -> None:
+    """Of a model whose texts have the tokens that were written."""
+    model, value = zoo("llama"), prompt_of("llama", kind, moved=2.0, directed=1.0)
     table = sl.generate(model, ["the film was"], value, strengths=(-1.0, 1.0), samples=3, max_new_tokens=4, seed=1)
     read, compared = len(ids_of(model, "the film was", end=False)), 0
     for row in table.itertuples():
