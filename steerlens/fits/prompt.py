@@ -172,6 +172,7 @@ class _Rows:
         self.start = start
         n_sites, _, width = start.shape
         self.net: nn.Module | None = None
+        self.lstm: nn.LSTM | None = None
         if encoder == "none":
             self.own = [nn.Parameter(start.clone()), nn.Parameter(torch.zeros_like(start))]
             return
@@ -181,17 +182,14 @@ class _Rows:
             last = nn.Linear(width, 2 * n_sites * width)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-            self.lstm = (
-                nn.LSTM(width, half, num_layers=2, bidirectional=True, batch_first=True) if encoder == "lstm" else None
-            )
+            if encoder == "lstm":
+                self.lstm = nn.LSTM(width, half, num_layers=2, bidirectional=True, batch_first=True).to(start)
             middle = nn.Linear(2 * half if self.lstm else width, width)
             self.net = nn.Sequential(middle, nn.Tanh() if encoder == "mlp" else nn.ReLU(), last).to(start)
-            if self.lstm is not None:
-                self.lstm = self.lstm.to(start)
         self.own = [nn.Parameter(start[0].clone())]
 
     def parameters(self) -> list[nn.Parameter]:
-        nets = [net for net in (self.net, getattr(self, "lstm", None)) if net is not None]
+        nets = [net for net in (self.net, self.lstm) if net is not None]
         return [*self.own, *(p for net in nets for p in net.parameters())]
 
     def both(self) -> tuple[Float[Tensor, "n_sites n width"], Float[Tensor, "n_sites n width"]]:

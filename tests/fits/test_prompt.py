@@ -14,6 +14,7 @@ import steerlens as sl
 from steerlens.fits.prompt import embeddings, states_of
 from steerlens.values.priors import Exclusion, Gaussian, Given, Vocabulary, fit_gaussian
 from steerlens.values.prompt import prompt_sites
+from tests.fits.make import heldout_rows, nll_of, rows_of
 from tests.models.test_resume import traces
 
 N, LENGTH = 40, 3
@@ -62,30 +63,6 @@ def texts_of(encoder: str, kind: str) -> sl.Labelled:
     return data(60) if (kind, encoder) == ("soft", "none") else data(24)
 
 
-def heldout_rows(n: int, seed: int = 0) -> list[int]:
-    """The tenth that is held out, by the seed."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order[: max(n // 10, 1)]
-
-
-def rows_of(texts: sl.Labelled, rows: list[int]) -> sl.Labelled:
-    return sl.Labelled(
-        *(tuple(part[row] for row in rows) if part else () for part in (texts.texts, texts.labels, texts.prompts))
-    )
-
-
-def nll_of(texts: sl.Labelled, value: sl.Prompt | None, sign: float = 1.0) -> float:
-    """Mean NLL of texts, each at its own label times `sign`, from `score`."""
-    if value is None:
-        return -float(sl.score(model(), texts).log_prob.mean())
-    total, n = 0.0, 0
-    for label in set(texts.labels):
-        some = rows_of(texts, [row for row, y in enumerate(texts.labels) if y == label])
-        found = sl.score(model(), some, value, strengths=(sign * label,)).log_prob
-        total, n = total - float(found.sum()), n + len(found)
-    return total / n
-
-
 KINDS = ("soft", "deep", "kv")
 CASES = [*(("soft", encoder) for encoder in ("none", "mlp", "lstm")), ("deep", "none"), ("kv", "none"), ("kv", "mlp")]
 
@@ -123,8 +100,8 @@ def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(k
     texts = texts_of(encoder, kind)
     some = rows_of(texts, heldout_rows(len(texts.texts)))
     for expected_nll, sign in ((held.base, 0.0), (held.steered, 1.0), (held.flipped, -1.0)):
-        assert nll_of(some, value, sign) == pytest.approx(expected_nll, abs=1e-4)
-    assert nll_of(some, None) == pytest.approx(settings["plain_nll"], abs=1e-4)
+        assert nll_of(model(), some, value, sign) == pytest.approx(expected_nll, abs=1e-4)
+    assert nll_of(model(), some, None) == pytest.approx(settings["plain_nll"], abs=1e-4)
     assert abs(held.steered - settings["plain_nll"]) > 1e-3
     assert held.steered < fit.report.trials[0]["heldout_nll"]
 
@@ -153,7 +130,7 @@ def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> 
     assert first == pytest.approx(h.base, abs=1e-4)
     some = rows_of(data(8), heldout_rows(8, seed=3))
     other = sl.Prompt(start, torch.zeros_like(start), kind, fit.value.layers, on)
-    assert nll_of(some, other, 0.0) == pytest.approx(first, abs=1e-4)
+    assert nll_of(model(), some, other, 0.0) == pytest.approx(first, abs=1e-4)
 
 
 def test_every_kind_starts_as_the_same_prompt() -> None:
@@ -235,10 +212,10 @@ def test_prompts_of_texts_come_behind_the_rows_and_only_the_texts_count(kind: An
     h = fit.report.heldout
     assert fit.report.n_positions == sl.collect(model(), cut(), progress=False).n_positions
     assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut().texts)
-    assert nll_of(held, fit.value) == pytest.approx(h.steered, abs=1e-4)
-    assert nll_of(held, None) == pytest.approx(fit.report.settings["plain_nll"], abs=1e-4)
+    assert nll_of(model(), held, fit.value) == pytest.approx(h.steered, abs=1e-4)
+    assert nll_of(model(), held, None) == pytest.approx(fit.report.settings["plain_nll"], abs=1e-4)
     bare = sl.Labelled(held.texts, held.labels)
-    assert abs(nll_of(bare, fit.value) - h.steered) > 1e-2  # without their prompts they are other texts
+    assert abs(nll_of(model(), bare, fit.value) - h.steered) > 1e-2  # without their prompts they are other texts
 
 
 def test_a_background_is_always_on_and_is_reported() -> None:

@@ -19,6 +19,7 @@ from steerlens.maths.reft import FORMS
 from steerlens.models import resume
 from steerlens.models.resume import batch_of, final_states, keep
 from steerlens.models.sites import evaluating
+from tests.fits.make import heldout_rows, nll_of, rows_of
 from tests.models.test_resume import traces
 from tests.values.make import random
 
@@ -47,30 +48,6 @@ def cut(words: int = 4, n: int = 40) -> sl.Labelled:
 @cache
 def fitted(variant: Any = "noreft", **options: Any) -> sl.Fit[sl.Reft]:
     return sl.fit_reft(model(), data(), variant=variant, **{**QUICK, "layers": (1, 2), "epochs": 3, **options})
-
-
-def heldout_rows(n: int, seed: int = SEED) -> list[int]:
-    """The tenth that is held out, by the seed."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order[: max(n // 10, 1)]
-
-
-def rows_of(texts: sl.Labelled, rows: list[int]) -> sl.Labelled:
-    return sl.Labelled(
-        *(tuple(part[row] for row in rows) if part else () for part in (texts.texts, texts.labels, texts.prompts))
-    )
-
-
-def nll_of(texts: sl.Labelled, value: sl.Reft | None, sign: float = 1.0) -> float:
-    """Mean NLL of texts, each at its own label, from `score`."""
-    if value is None:
-        return -float(sl.score(model(), texts).log_prob.mean())
-    total, n = 0.0, 0
-    for label in set(texts.labels):
-        some = rows_of(texts, [row for row, y in enumerate(texts.labels) if y == label])
-        found = sl.score(model(), some, value, strengths=(sign * label,)).log_prob
-        total, n = total - float(found.sum()), n + len(found)
-    return total / n
 
 
 def equal(one: sl.Reft, other: sl.Reft) -> bool:
@@ -144,13 +121,13 @@ def test_the_losses_are_those_of_scoring_each_text_at_its_label() -> None:
     fit = fitted()
     held = rows_of(data(), heldout_rows(N))
     found = fit.report.heldout
-    assert found.base == found.background == pytest.approx(nll_of(held, None), abs=1e-4)
-    assert found.steered == pytest.approx(nll_of(held, fit.value), abs=1e-4)
-    assert found.flipped == pytest.approx(nll_of(held, fit.value, -1.0), abs=1e-4)
+    assert found.base == found.background == pytest.approx(nll_of(model(), held, None), abs=1e-4)
+    assert found.steered == pytest.approx(nll_of(model(), held, fit.value), abs=1e-4)
+    assert found.flipped == pytest.approx(nll_of(model(), held, fit.value, -1.0), abs=1e-4)
     assert found.flipped - found.steered > 0.02
     for label, losses in fit.report.by_label.items():
         some = rows_of(held, [row for row, y in enumerate(held.labels) if y == label])
-        assert losses.steered == pytest.approx(nll_of(some, fit.value), abs=1e-4)
+        assert losses.steered == pytest.approx(nll_of(model(), some, fit.value), abs=1e-4)
     plain = next(sl.collect(model(), held, progress=False).chunks(10**6)).hidden
     on = fit.value.readout
     p = torch.log_softmax(on.logits(plain), 1)
@@ -291,12 +268,14 @@ def test_only_what_follows_a_prompt_counts_and_the_edit_is_made_where_it_was_ask
     assert fit.report.n_positions == sl.collect(model(), texts, progress=False).n_positions
     assert fit.report.n_positions == sum(len(text.split()) + 1 for text in texts.texts)
     found = fit.report.heldout
-    assert found.base == pytest.approx(nll_of(held, None), abs=1e-4)
-    assert found.steered == pytest.approx(nll_of(held, fit.value), abs=1e-4)
+    assert found.base == pytest.approx(nll_of(model(), held, None), abs=1e-4)
+    assert found.steered == pytest.approx(nll_of(model(), held, fit.value), abs=1e-4)
     assert abs(found.steered - found.base) > 1e-3
     # a prompt is edited at its last token: without prompts that is begin-of-text, and something else
     bare = sl.Labelled(held.texts, held.labels)
-    assert abs(nll_of(bare, fit.value) - nll_of(bare, None)) != pytest.approx(abs(found.steered - found.base), abs=1e-5)
+    assert abs(nll_of(model(), bare, fit.value) - nll_of(model(), bare, None)) != pytest.approx(
+        abs(found.steered - found.base), abs=1e-5
+    )
     seen: list[Tensor] = []
     one = rows_of(held, [0])
     ids = keep(model(), one, 0)

@@ -1,9 +1,11 @@
 """Small random read-outs, metrics and states that the tests of values and fits share."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -119,3 +121,14 @@ def on_disk(states: States, folder: Path) -> States:
         save_file(shard._asdict(), folder / f"{number}.safetensors")
         paths.append(folder / f"{number}.safetensors")
     return States(states.readout, tuple(paths), states.labels, states.lengths, states.keep)
+
+
+def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and tensors of a file, as they are."""
+    with safe_open(str(path), framework="pt") as file:
+        return json.loads(file.metadata()["steerlens"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def rewrite(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """A file with these in it, whoever may have written it."""
+    save_file(tensors, path, metadata={"steerlens": json.dumps(meta)})

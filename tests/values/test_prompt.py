@@ -1,14 +1,11 @@
 """Learned rows before the input: a frozen value that keeps the laws of interventions, in memory and on disk."""
 
-import json
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -16,7 +13,7 @@ from steerlens.values.files import read_metadata, read_value, save
 from steerlens.values.positions import places_of
 from steerlens.values.prompt import EMBED, Prompt, prompt_edits, prompt_sites
 from tests.contract import laws, run
-from tests.values.make import D, make_readout, random
+from tests.values.make import D, contents, make_readout, random, rewrite
 
 N = 3
 HEADS, HEAD = 2, 3  # keys and values of a layer: two heads of three numbers
@@ -208,15 +205,6 @@ def test_a_prompt_is_read_back_exactly(case: str, tmp_path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return save(make_prompt("kv, two layers"), tmp_path / "cheer.safetensors")
-
-
-def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safe_open(str(path), framework="pt") as file:
-        return json.loads(file.metadata()["steerlens"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def rewrite(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    save_file(tensors, path, metadata={"steerlens": json.dumps(meta)})
 
 
 def test_metadata_says_what_the_prompt_is(path: Path) -> None:

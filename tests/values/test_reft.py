@@ -1,14 +1,11 @@
 """An edit of hidden states: a frozen value that keeps the laws of interventions, in memory and on disk."""
 
-import json
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -17,7 +14,7 @@ from steerlens.values.files import read_metadata, read_value, save
 from steerlens.values.positions import Places, places_of
 from steerlens.values.reft import Reft
 from tests.contract import everywhere, laws, run
-from tests.values.make import D, make_readout, make_reft, make_steer, picked, random
+from tests.values.make import D, contents, make_readout, make_reft, make_steer, picked, random, rewrite
 
 KINDS: dict[str, dict[str, Any]] = {
     "one layer": {},
@@ -258,15 +255,6 @@ def test_an_edit_is_read_back_exactly(variant: str, kind: str, tmp_path: Path) -
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return save(make_reft(layers=(2, 0), positions="f1+l2", name="cheer"), tmp_path / "cheer.safetensors")
-
-
-def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safe_open(str(path), framework="pt") as file:
-        return json.loads(file.metadata()["steerlens"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-
-
-def rewrite(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    save_file(tensors, path, metadata={"steerlens": json.dumps(meta)})
 
 
 def test_metadata_says_what_the_edit_is(path: Path) -> None:

@@ -1,0 +1,31 @@
+"""What tests of fits by descent share."""
+
+from typing import Any
+
+import torch
+
+import steerlens as sl
+
+
+def heldout_rows(n: int, seed: int = 0) -> list[int]:
+    """The tenth that is held out, by the seed."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[: max(n // 10, 1)]
+
+
+def rows_of(texts: sl.Labelled, rows: list[int]) -> sl.Labelled:
+    return sl.Labelled(
+        *(tuple(part[row] for row in rows) if part else () for part in (texts.texts, texts.labels, texts.prompts))
+    )
+
+
+def nll_of(model: Any, texts: sl.Labelled, value: sl.Intervention | None, sign: float = 1.0) -> float:
+    """Mean NLL of texts, each at its own label times `sign`, from `score`."""
+    if value is None:
+        return -float(sl.score(model, texts).log_prob.mean())
+    total, n = 0.0, 0
+    for label in set(texts.labels):
+        some = rows_of(texts, [row for row, y in enumerate(texts.labels) if y == label])
+        found = sl.score(model, some, value, strengths=(sign * label,)).log_prob
+        total, n = total - float(found.sum()), n + len(found)
+    return total / n
