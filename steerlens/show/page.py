@@ -15,6 +15,7 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
     title = f"steerlens report: {facts['model']}"
     links = "".join(f"<a href='#{anchor(s.name)}'>{escape(s.name)}</a>" for s in studies)
     moved = "<a href='#transfer'>another model</a>" if facts.get("transfer") else ""
+    rivals = "<a href='#rivals'>rivals</a>" if facts.get("rivals") else ""
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p class='soft'>{escape(facts['data'])} · seed {facts['seed']} · steerlens "
@@ -29,7 +30,7 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
         "losses are in nats "
         "per token, on texts that the fit has not seen.</p>",
         "<ul class='short'>" + "".join(f"<li>{_in_short(s)}</li>" for s in studies) + "</ul>",
-        f"<nav>{links}{moved}<a href='#rivals'>rivals</a><a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
+        f"<nav>{links}{moved}{rivals}<a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
     ]
     for one in studies:
         body += section(
@@ -37,7 +38,8 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
         )
     if facts.get("transfer"):
         body += _transfer(facts["transfer"], pictures["transfer"])
-    body += _rivals(facts["rivals"], pictures["rivals"])
+    if facts.get("rivals"):
+        body += _rivals(facts["rivals"], pictures["rivals"])
     body += _space(facts["components"])
     body += _time(studies, facts)
     return (
@@ -94,16 +96,16 @@ def _transfer(moved: Mapping[str, Any], picture: Picture) -> list[str]:
 def _rivals(found: Mapping[str, Any], picture: Picture) -> list[str]:
     rows = [
         [escape(r["name"]), f"{r['parameters']:,}", f"{r['contrast']:.3f} ({r['low']:.3f} to {r['high']:.3f})".replace("-", "−"),
-         f"{r['strength']:.2f}", f"{r['seconds']:.1f}"]
+         "none" if r["strength"] is None else f"{r['strength']:.2f}", f"{r['seconds']:.1f}"]
         for r in found["table"]
     ]  # fmt: skip
     head = ["", "parameters", "contrast (95 %)", "strength", "seconds"]
     return [
         "<h2 id='rivals'>Beside edits of hidden states</h2>",
-        f"<p>ReFT changes the residual stream behind a layer inside a subspace; here LoReFT, at every token, for "
+        "<p>ReFT changes the residual stream behind a layer inside a subspace; here LoReFT, at every token, for "
         f"{escape(found['steer'])}, fitted with a steer to the same {found['train']:,} texts. All at the strength that costs "
-        f"{found['kl']:g} nats per token. <em>Contrast</em>: what turning the sign costs on {found['test']:,} new texts, nats "
-        "per token.</p>",
+        f"{found['kl']:g} nats per token; an edit without one has learned nothing. <em>Contrast</em>: what turning the sign "
+        f"costs on {found['test']:,} new texts, nats per token.</p>",
         f"<div class='wide'>{table(head, rows, numbers=range(1, 5))}</div>",
         "<p>Do both use the same subspace? The largest squared cosine of an angle between the edit's subspace and what the steer "
         "writes (the edit's directions carried to the unembedding, in the natural metric) and reads (canonical correlation over "

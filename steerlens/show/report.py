@@ -14,15 +14,9 @@ import torch
 from matplotlib.figure import Figure
 
 from steerlens.analysis.embeddings import components, embedding
-from steerlens.analysis.rivals import at_equal_kl
-from steerlens.analysis.subspaces import compare_subspaces
-from steerlens.analysis.transfer import transfer_report
-from steerlens.fits.reft import fit_reft
-from steerlens.fits.steer import fit_steer, natural_metric
-from steerlens.models.collect import collect
 from steerlens.models.load import load_model
-from steerlens.models.pair import pair
 from steerlens.models.sites import Model, model_id
+from steerlens.show.compared import moved, rivals
 from steerlens.show.figures import (
     plot_cost,
     plot_gap_closed,
@@ -44,9 +38,6 @@ from steerlens.toy import NAMES, corpus
 from steerlens.values.files import save, write_bytes, write_json
 from steerlens.values.labelled import Labelled
 
-RIVAL_TEXTS = 500
-"""Texts that rivals are fitted to: enough to compare, few enough for the report's time."""
-RANK = 4
 PX = 130
 """Pixels on the page an inch of a figure."""
 
@@ -89,13 +80,13 @@ def write_report(
         f"{texts:,} texts of the toy world for each steer" if data is None else f"{len(data):,} labelled texts ({name})"
     )
     space = components(embedding(lm), n=6, tokens=8, seed=seed).table
-    moved = _moved(lm, studies[0], texts, seed, say) if data is None and studies else None
-    say(f"{studies[0].name}: beside edits of hidden states")
-    rivals = _rivals(lm, studies[0], data, texts, seed)
-    facts = {
+    beyond: dict[str, Any] = {}
+    for one in studies[:1]:
+        say(f"{one.name}: on another model, and beside edits of hidden states")
+        beyond["transfer"] = moved(lm, one, texts, seed) if data is None else None
+        beyond["rivals"] = rivals(lm, one, data, texts, seed)
+    facts = beyond | {
         "components": records(space),
-        "rivals": rivals,
-        "transfer": moved,
         "model": model_id(lm),
         "data": source,
         "seed": seed,
@@ -120,10 +111,8 @@ def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> No
     pictures = _draw(studies, folder / "figures")
     if facts.get("transfer"):
         pictures["transfer"] = _draw_transfer(facts["transfer"], folder / "figures")
-    with look():
-        fig = plot_subspaces(pd.DataFrame(facts["rivals"]["subspaces"]), ax=_wide(4.4, 2.5)).get_figure(root=True)
-    png = save_figure(fig, folder / "figures", "rivals", facts["rivals"])[1]
-    pictures["rivals"] = (png.read_bytes(), 4.4 * PX)
+    if facts.get("rivals"):
+        pictures["rivals"] = _draw_rivals(facts["rivals"], folder / "figures")
     (folder / "steers").mkdir()
     for one in studies:
         stem = folder / "steers" / _file_name(one.name)
@@ -144,68 +133,19 @@ def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int,
     return found
 
 
-def _moved(lm: Model, one: Study, texts: int, seed: int, say: Say) -> dict[str, Any]:
-    """The first steer on another toy model by every rule, beside one that is trained there on the same labels."""
-    to = "toy-64" if model_id(lm) != "toy-64" else "toy-128"
-    say(f"{one.name}: moving to {to}")
-    train, new, plain = (
-        corpus(one.name, n=n, seed=seed + k)
-        for k, n in enumerate((texts, max(texts // 4, 20), max(min(texts, 600), 20)))
-    )
-    target = load_model(to)
-    trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed)
-    pairs = pair(lm, target, plain, progress=False)
-    found = transfer_report(one.fit, trained, collect(target, new, progress=False), pairs=pairs, seed=seed)
-    return {
-        "steer": one.name,
-        "target": to,
-        "kl": found.kl,
-        "shared_tokens": len(found.alignment.tokens),
-        "texts": len(plain),
-        "rules": records(found.table),
-    }
-
-
-def _rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) -> dict[str, Any]:
-    """Edits of hidden states (ReFT) and a steer on the same texts: worth at equal cost, and what they have in common."""
-    if data is None:
-        train, test = corpus(one.name, n=min(texts, RIVAL_TEXTS), seed=seed), corpus(one.name, n=300, seed=seed + 1)
-    else:
-        train, test = data.split(0.85, seed=seed)
-        train, test = (
-            part.split(min(0.99, n / len(part)), seed=seed)[0] for part, n in ((train, RIVAL_TEXTS), (test, 300))
-        )
-    states = collect(lm, train, progress=False)
-    fit = fit_steer(states, name=one.name, seed=seed)
-    metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
-    layers = sorted({(int(lm.cfg.n_layers) - 1) // 2, int(lm.cfg.n_layers) - 1})
-    edits = {k: fit_reft(lm, train, layers=k, rank=RANK, epochs=4, seed=seed, progress=False) for k in layers}
-    d = states.d_model
-    values = {"steer": fit.value, f"steer, rank {RANK}": fit.value.truncate(RANK, metric)}
-    numbers = {"steer": (d * d, fit.report.seconds), f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds)}
-    for layer, found in edits.items():
-        name = f"LoReFT, rank {RANK}, layer {layer}"
-        values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
-    table = at_equal_kl(lm, values, test)
-    table["parameters"], table["seconds"] = (
-        list(column) for column in zip(*(numbers[n] for n in table.name), strict=True)
-    )
-    some = Labelled(test.texts[:80], test.labels[:80], test.prompts[:80])
-    subspaces = compare_subspaces(
-        lm, fit.value, {k: found.value for k, found in edits.items()}, some, metric, rank=RANK, draws=6, seed=seed
-    )
-    return {
-        "steer": one.name, "kl": 0.05, "train": len(train), "test": len(test), "table": records(table),
-        "subspaces": records(subspaces),
-    }  # fmt: skip
-
-
 def _draw_transfer(moved: dict[str, Any], folder: Path) -> Picture:
     with look():
         ax = plot_transfer(pd.DataFrame(moved["rules"]), ax=_wide(3.6, 2.6))
         legend(ax.get_figure(root=True), [row["rule"] for row in moved["rules"]])
     width = ax.get_figure(root=True).get_size_inches()[0] * PX
     return save_figure(ax.get_figure(root=True), folder, "transfer", moved)[1].read_bytes(), width
+
+
+def _draw_rivals(found: dict[str, Any], folder: Path) -> Picture:
+    with look():
+        fig = plot_subspaces(pd.DataFrame(found["subspaces"]), ax=_wide(4.4, 2.5)).get_figure(root=True)
+    width = fig.get_size_inches()[0] * PX
+    return save_figure(fig, folder, "rivals", found)[1].read_bytes(), width
 
 
 def _figures(one: Study) -> dict[str, tuple[Figure, pd.DataFrame]]:

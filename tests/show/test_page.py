@@ -40,7 +40,7 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
         f"{a}-{f}"
         for a in ("sentiment", "tone")
         for f in ("label_curve", "cost", "words", "spectrum", "written", "gap")
-    } | {"transfer"}
+    } | {"transfer", "rivals"}
     for name in names:
         for ending in ("pdf", "png", "json"):
             assert (folder / "figures" / f"{name}.{ending}").stat().st_size > 100
@@ -98,6 +98,18 @@ def test_any_labelled_texts_make_a_report(tmp_path):
     assert index.is_file()
     assert (tmp_path / "out" / "figures" / "mine-losses.png").is_file()
     assert json.loads((tmp_path / "out" / "report.json").read_text())["steers"]["mine"]["n_test"] == 9
+
+
+def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(folder, tmp_path):
+    found = json.loads((folder / "report.json").read_text())["rivals"]
+    assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(found["table"]) == 4
+    html = (folder / "index.html").read_text()
+    for row in found["table"]:
+        assert row["name"] in html and f"{row['parameters']:,}" in html
+    plain = sl.toy.corpus("tone", n=60, seed=0)
+    graded = sl.Labelled(plain.texts, tuple(abs(y) for y in plain.labels))
+    index = write_report("toy-64", tmp_path / "out", data=graded, name="strength")
+    assert "id='rivals'" in html and "id='rivals'" not in index.read_text()
 
 
 def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
