@@ -71,7 +71,7 @@ test: $(ENV)  ## all tests
 
 # what knows nothing of TransformerLens need not be tested with each version of it
 test-tl3: $(ENV3)  ## the tests that run a model, on the oldest TransformerLens we support
-	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=tests/maths --ignore=tests/values $(PYTEST_ARGS) tests
+	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=tests/,maths values show) $(PYTEST_ARGS) tests
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .
