@@ -56,9 +56,7 @@ def label_curve(
     values = [float(s) for s in strengths]
     line = steer if background is None else steer.over(background)
     log_probs = state_log_probs(states, line, [0.0, *values]).double()
-    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
-    by_text = torch.zeros(len(values), len(states.labels), dtype=torch.float64)
-    by_text.index_add_(1, text, log_probs[1:] - log_probs[0])
+    by_text = states.sum_by_text(log_probs[1:] - log_probs[0])
     rows = []
     for label in states.labels[states.keep].unique().tolist():
         mine = states.keep & (states.labels == label) & (states.lengths > 0)
@@ -193,9 +191,7 @@ def _measure(
         log_probs = state_log_probs(states, steer, [0.0, *(m * grade for m in multiples)]).double()
         # without a background, strength 0 is the plain model; with one, the plain model is scored by itself
         plain = log_probs[0] if isinstance(steer, Steer) else state_log_probs(states, None, [0.0])[0].double()
-        text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
-        sums = torch.zeros(1 + len(multiples), len(texts), dtype=torch.float64)
-        sums.index_add_(1, text, -torch.cat([plain[None], log_probs[1:]]))
+        sums = -states.sum_by_text(torch.cat([plain[None], log_probs[1:]]))
         part = pd.DataFrame({"grade": grade, "tokens": [len(t.split()) + 1 for t in texts], "base": sums[0].numpy()})
         for multiple, nll in zip(multiples, sums[1:], strict=True):
             part[f"at {multiple}"] = nll.numpy()

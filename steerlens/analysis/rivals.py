@@ -8,15 +8,14 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.fits.reft import fit_reft
 from steerlens.fits.steer import fit_steer, natural_metric
-from steerlens.maths.head import post, token_nll
 from steerlens.maths.reft import Variant
 from steerlens.models.collect import collect
+from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
 from steerlens.values.calibrate import strength_at
 from steerlens.values.intervention import Intervention
@@ -248,9 +247,4 @@ def _signed(data: Labelled) -> Labelled:
 
 def _nll(states: States) -> tuple[Float[Tensor, " n_texts"], Tensor]:
     """Summed NLL of each text, and its positions."""
-    head = states.readout.head
-    total = torch.zeros(len(states.labels), dtype=torch.float64)
-    for c, target, text in states.chunks(CHUNK):
-        z = post(head, c.to(head.W_U.device) @ head.W_U + head.b_U)
-        total.index_add_(0, text, token_nll(z, target.to(z.device)).double().cpu())
-    return total, states.lengths
+    return -states.sum_by_text(state_log_probs(states, None, (0.0,))[0]), states.lengths

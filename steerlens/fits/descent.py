@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from steerlens.maths.head import nll_and_gradient, post, token_nll
+from steerlens.models.attach import check_lives_on
 from steerlens.models.resume import Kept, batch_of, final_states
 from steerlens.models.sites import Model, evaluating
 from steerlens.values.fit import Fit, Report
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured, Ways, tally
-from steerlens.values.steer import Steer
+from steerlens.values.steer import Steer, zero_steer
 
 CHUNK = 1024
 """Positions whose logits are in memory at once, in training."""
@@ -64,12 +65,14 @@ class Data(NamedTuple):
     background: Steer
 
 
-def split(kept: Kept, background: Steer, seed: int) -> Data:
+def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data:
     """Random parts of the texts that have something to predict.
 
     Raises:
-        ValueError: fewer than four of them.
+        ValueError: fewer than four of them, or a background that lives on another model.
     """
+    if background is not None:
+        check_lives_on(background, model)
     able = [row for row, ids in enumerate(kept.ids) if len(ids) > kept.prompt[row]]
     if len(able) < 4:
         raise ValueError(
@@ -77,7 +80,12 @@ def split(kept: Kept, background: Steer, seed: int) -> Data:
         )
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = max(len(able) // 10, 1)
-    return Data(kept, [able[i] for i in order[cut:]], [able[i] for i in order[:cut]], background)
+    return Data(
+        kept,
+        [able[i] for i in order[cut:]],
+        [able[i] for i in order[:cut]],
+        background or zero_steer(kept.readout, "no background"),
+    )
 
 
 class Descent(NamedTuple):
@@ -123,10 +131,8 @@ def descend(
                     optimiser.zero_grad()
                     batch = batch_of(kept, texts)
                     c = final_states(model, kept, batch, training(texts, batch.labels))
-                    backward(kept, c, batch.targets, torch.full((len(c),), 1 / len(c), device=device), data.background)
-                    extra = penalty(at / total)
-                    if extra is not None:
-                        extra.backward()
+                    weight = torch.full((len(c),), 1 / len(c), device=device)
+                    backward(kept, c, batch.targets, weight, data.background, penalty(at / total))
                     optimiser.step()
                     falling.step()
                     at += 1
@@ -144,9 +150,14 @@ def descend(
 
 
 def backward(
-    kept: Kept, c: Float[Tensor, "n d"], targets: Int[Tensor, " n"], weight: Float[Tensor, " n"], background: Steer
+    kept: Kept,
+    c: Float[Tensor, "n d"],
+    targets: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+    background: Steer,
+    extra: Tensor | None = None,
 ) -> None:
-    """Gradients of `Σ w · NLL`: by hand through the unembedding, by autograd below."""
+    """Gradients of `Σ w · NLL`, and of a term beside it: by hand through the unembedding, by autograd below."""
     head, D = kept.readout.head, background.W
     found = c.detach()
     gradient = torch.empty_like(found)
@@ -154,8 +165,10 @@ def backward(
         part = slice(start, start + CHUNK)
         _, g = nll_and_gradient(head, found[part] + found[part] @ D, targets[part], weight[part])
         gradient[part] = g + g @ D.mT
-    # the numbers of an edit are in the graph of several backward passes: its penalty's too
-    c.backward(gradient, retain_graph=True)
+    if extra is None:
+        c.backward(gradient)
+    else:
+        torch.autograd.backward([c, extra], [gradient, torch.ones_like(extra)])
 
 
 def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:

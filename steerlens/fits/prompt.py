@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
-from steerlens.models.attach import check_lives_on
 from steerlens.models.resume import keep_tokens
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
 from steerlens.models.tokens import encode, with_prefix
@@ -20,7 +19,7 @@ from steerlens.values.positions import Places
 from steerlens.values.priors import Prior, Vocabulary, total_log_prob
 from steerlens.values.prompt import EMBED, Kind, Prompt, prompt_edits, prompt_sites
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer, zero_steer
+from steerlens.values.steer import Steer
 
 Encoder = Literal["none", "mlp", "lstm"]
 
@@ -87,7 +86,8 @@ def fit_prompt(
     started = time.perf_counter()
     schedule = Schedule(step, epochs, batch, weight_decay, patience, seed, progress).checked()
     picked = _layers(kind, layers, int(model.cfg.n_layers))
-    on, how = readout(model), convention(model, readout(model))
+    on = readout(model)
+    how = convention(model, on)
     if not 1 <= length < how.n_ctx - 1:
         raise ValueError(f"length: got {length}, expected 1 … {how.n_ctx - 2}; the context is {how.n_ctx}")
     if encoder not in ("none", "mlp", "lstm"):
@@ -97,16 +97,15 @@ def fit_prompt(
             f"prior_weight: got {prior_weight} for kind {kind!r} and prior {getattr(prior, 'name', None)!r}, expected 0, or a "
             "number > 0 with a prior and kind 'soft'"
         )
-    if background is not None:
-        check_lives_on(background, model)
     encoded = encode(
         model.tokenizer, list(data.texts), how._replace(n_ctx=how.n_ctx - length), end=True, prompts=data.prompts
     )
     labels = torch.tensor(data.labels)
     kept = keep_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
-    parts = split(kept, background or zero_steer(on, "no background"), seed)
-    vocabulary = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
-    embedded = (prior or vocabulary).sample(length, seed).to(on.W_U.device).float()
+    parts = split(model, kept, background, seed)
+    if prior is None:
+        prior = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
+    embedded = prior.sample(length, seed).to(on.W_U.device).float()
     if embedded.shape != (length, int(model.cfg.d_model)):
         raise ValueError(
             f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {model.cfg.d_model}), token embeddings of "
@@ -133,7 +132,7 @@ def fit_prompt(
     value = Prompt(rows, directions, kind, picked, on, name)
     plain = Data(keep_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
     settings = {
-        "kind": kind, "length": length, "layers": list(picked), "prior": getattr(prior or vocabulary, "name", "unnamed"),
+        "kind": kind, "length": length, "layers": list(picked), "prior": prior.name,
         "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,
         "plain_nll": nll(model, plain, plain.heldout, lambda texts, strength: ()),
     }  # fmt: skip

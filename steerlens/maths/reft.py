@@ -43,7 +43,7 @@ def change(
     b: Float[Tensor, " rank"],
     replaces: bool,
     activation: Activation | None = None,
-    rows: Float[Tensor, "*batch rank"] | None = None,
+    rows: Float[Tensor, "*#batch rank"] | None = None,
 ) -> Float[Tensor, "*batch d"]:
     """What an edit adds to a hidden state at strength 1: `(φ(hAᵀ + b) − hRᵀ) R`, without the terms that a form has not.
 

@@ -1,7 +1,6 @@
 """Where the rows of a prompt start, and what is believed of them before any text is seen."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -168,8 +167,7 @@ class Vocabulary:
     name: str = "vocabulary"
 
     def __post_init__(self) -> None:
-        if not len(self.vectors):
-            raise ValueError("vectors: got none, expected at least one")
+        _check_some(self.vectors)
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         random = torch.Generator().manual_seed(seed)
@@ -186,8 +184,7 @@ class Given:
     name: str = "given"
 
     def __post_init__(self) -> None:
-        if not len(self.vectors):
-            raise ValueError("vectors: got none, expected at least one")
+        _check_some(self.vectors)
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         return self.vectors[torch.arange(n) % len(self.vectors)]
@@ -208,19 +205,10 @@ def total_log_prob(prior: object, rows: Float[Tensor, "n d"]) -> Float[Tensor, "
     return density(rows).sum()
 
 
+def _check_some(vectors: Float[Tensor, "m d"]) -> None:
+    if not len(vectors):
+        raise ValueError("vectors: got none, expected at least one")
+
+
 def _normal(n: int, d: int, seed: int) -> Float[Tensor, "n d"]:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
-
-
-__all__: Sequence[str] = [
-    "Exclusion",
-    "Gaussian",
-    "Given",
-    "Interpolation",
-    "Prior",
-    "Vocabulary",
-    "Xavier",
-    "fit_gaussian",
-    "isotropic",
-    "total_log_prob",
-]

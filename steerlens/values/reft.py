@@ -114,7 +114,7 @@ class Reft:
         return sum(t.numel() for t in (self.R, self.A, self.b) if t is not None)
 
     def change(
-        self, h: Float[Tensor, "*batch d"], edit: int = 0, rows: Float[Tensor, "*batch rank"] | None = None
+        self, h: Float[Tensor, "*batch d"], edit: int = 0, rows: Float[Tensor, "*#batch rank"] | None = None
     ) -> Float[Tensor, "*batch d"]:
         """`Δ(h)` of one edit: what strength 1 adds; `rows` weighs the rows of the subspace."""
         R, b = self.R[edit].to(h), self.b[edit].to(h)

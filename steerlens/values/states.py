@@ -120,6 +120,12 @@ class States:
         mask[order[:cut]] = True
         return self.select(mask), self.select(~mask)
 
+    def sum_by_text(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n_texts"]:
+        """Sums over the positions of each text, float64; positions in stored order."""
+        text = torch.cat([chunk.text for chunk in self.chunks(1 << 16)])
+        total = torch.zeros(*x.shape[:-1], len(self.labels), dtype=torch.float64)
+        return total.index_add_(-1, text, x.double().cpu())
+
     def __repr__(self) -> str:
         where = "on disk" if any(isinstance(s, Path) for s in self.shards) else "in memory"
         return (

@@ -117,15 +117,15 @@ def state_strengths(
 
     def derivatives(s: Float[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         along = _along(states, steer, s)
-        slope, information = (_by_text(x, states) for x in (along.slope, along.information))
+        slope, information = (states.sum_by_text(x) for x in (along.slope, along.information))
         return slope - pull * s, information + pull
 
     found, beyond = climb(derivatives, len(states.labels), limit, tolerance=1e-5)
     there = _along(states, steer, found)
     values = [0.0, 1.0, -1.0, *map(float, strengths)]
     log_probs = state_log_probs(states, steer, values).double()
-    zero, up, down = (_by_text(x, states) for x in log_probs[:3])
-    slopes, information = _by_text(there.slope**2, states), _by_text(there.information, states) + pull
+    zero, up, down = (states.sum_by_text(x) for x in log_probs[:3])
+    slopes, information = states.sum_by_text(there.slope**2), states.sum_by_text(there.information) + pull
     table = pd.DataFrame(
         {
             "text": range(len(states.labels)),
@@ -133,7 +133,7 @@ def state_strengths(
             "strength": found.numpy(),
             "error": information.rsqrt().numpy(),
             "robust_error": (slopes.sqrt() / information).numpy(),
-            "gain": (_by_text(there.log_prob, states) - zero).numpy(),
+            "gain": (states.sum_by_text(there.log_prob) - zero).numpy(),
             "evidence": (up - down).numpy(),
             "at_limit": beyond.numpy(),
         }
@@ -163,12 +163,6 @@ def _along(states: States, steer: Steer | SteerOver, s: Float[Tensor, " n_texts"
         u = (c @ line.W) @ head.W_U
         parts.append(log_prob_along(head, z, u, s[text].to(c), target))
     return Along(*(torch.cat(column).double().cpu() for column in zip(*parts, strict=True)))
-
-
-def _by_text(x: Float[Tensor, " n"], states: States) -> Float[Tensor, " n_texts"]:
-    """Sums over the positions of each text."""
-    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
-    return torch.zeros(len(states.labels), dtype=torch.float64).index_add_(0, text, x.double())
 
 
 def _order(states: States) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], list[str]]:

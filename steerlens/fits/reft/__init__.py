@@ -12,7 +12,6 @@ from steerlens.fits.descent import Editing, Schedule, descend, described, split
 from steerlens.fits.reft.learned import IDLE, Learned, Shape, dropping
 from steerlens.fits.reft.states import activations, mean_states
 from steerlens.maths.reft import Activation, Variant
-from steerlens.models.attach import check_lives_on
 from steerlens.models.resume import keep
 from steerlens.models.sites import Model
 from steerlens.values.fit import Fit
@@ -20,7 +19,7 @@ from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, parse_positions
 from steerlens.values.reft import Reft, check_form, edits_at
-from steerlens.values.steer import Steer, zero_steer
+from steerlens.values.steer import Steer
 
 __all__ = ["fit_reft", "fit_reft_tasks"]
 
@@ -189,10 +188,11 @@ def _fit(
 ) -> Fit[Reft]:
     started = time.perf_counter()
     kept = keep(model, texts, shape.layers[0])
-    if background is not None:
-        check_lives_on(background, model)
-    data = split(kept, background or zero_steer(kept.readout, "no background"), schedule.seed)
-    learned = Learned(shape, mean_states(model, kept, data.fitting, shape.layers), schedule.seed)
+    data = split(model, kept, background, schedule.seed)
+    mean = torch.zeros(len(shape.layers), shape.d_model, device=kept.readout.W_U.device)
+    if shape.variant == "consreft":  # no other variant starts from what the states are
+        mean = mean_states(model, kept, data.fitting, shape.layers)
+    learned = Learned(shape, mean, schedule.seed)
     idle: list[Tensor] = []
 
     def used(texts: Sequence[int], like: Tensor) -> Tensor | None:
@@ -232,7 +232,7 @@ def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:
         used = rows[list(texts)].to(strength.device)[:, None]
 
         def change(h: Tensor, edit: int, places: Places) -> Tensor:
-            return reft.change(h, edit, used.expand(*h.shape[:2], -1))
+            return reft.change(h, edit, used)
 
         return edits_at(reft.layers, reft.positions, len(reft.R), change, strength)
 

@@ -91,9 +91,7 @@ class Learned:
                 size, rest = top_mean(h, R[k, 0], (places.index >= 0).to(h), TOP)
                 idle.append(rest)
                 return (size[:, None, None] * R[k, 0]).expand_as(h)
-            A, used = None if self.A is None else self.A[k], None
-            if rows is not None:
-                used = rows[:, None, :].expand(*h.shape[:2], -1)
+            A, used = None if self.A is None else self.A[k], None if rows is None else rows[:, None]
             return change(h, R[k], A, self.b[k], self.form.replaces, s.activation, used)
 
         return edits_at(s.layers, s.positions, s.n_edits, delta, strength)

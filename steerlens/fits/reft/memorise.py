@@ -93,7 +93,7 @@ def memorise(
     v = (start * (0.01 * size / start.norm(dim=1, keepdim=True))).requires_grad_(True)
     optimiser = torch.optim.Adam([v], lr=step * size / len(h) ** 0.5)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / steps)
-    none, best = zero_steer(on), _Best(on, batch.targets, row, lengths, bare)
+    none, best = zero_steer(on), _Best(on, batch.targets, row, lengths, bare, v.detach())
     with (
         evaluating(model, gradients=True),
         tqdm(total=steps, unit="step", desc="memorise", disable=not progress) as bar,
@@ -124,22 +124,20 @@ class _Best:
         row: Int[Tensor, " n"],
         lengths: Int[Tensor, " rows"],
         bare: Tensor,
+        like: Float[Tensor, "rows d_resid"],
     ) -> None:
         self.on, self.targets, self.row, self.lengths = on, targets, row, lengths
         self.recovered, self.before = self._score(bare)
         self.nll = self.before.clone()
-        self.v = torch.zeros(len(lengths), on.d_model, device=bare.device)
-        self.seen = False
+        self.v = torch.zeros_like(like)  # no edit at all, until one is better
 
     @property
     def whole(self) -> bool:
-        return bool((self.recovered == self.lengths).all()) and self.seen
+        return bool((self.recovered == self.lengths).all())
 
     def look(self, c: Float[Tensor, "n d"], v: Float[Tensor, "rows d_resid"]) -> None:
         recovered, nll = self._score(c)
         better = (recovered > self.recovered) | ((recovered == self.recovered) & (nll < self.nll))
-        if not self.seen:
-            self.v, self.seen = torch.zeros_like(v), True
         self.v[better] = v[better]
         self.recovered = torch.where(better, recovered, self.recovered)
         self.nll = torch.where(better, nll, self.nll)

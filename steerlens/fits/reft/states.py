@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerlens.fits.reft.learned import TOP
 from steerlens.maths.reft import top_mean
-from steerlens.models.resume import Kept, batch_of
+from steerlens.models.resume import Batch, Kept, batch_of
 from steerlens.models.sites import Model, evaluating, run_to
 from steerlens.values.reft import resid_post
 
@@ -22,7 +22,7 @@ def mean_states(model: Model, kept: Kept, texts: Sequence[int], layers: Sequence
             total, n = torch.zeros(()), 0
             for picked in some:
                 batch = batch_of(kept, picked)
-                h = run_to(model, resid_post(layer), batch.tokens, batch.mask).float()[batch.mask.bool()]
+                h = _states(model, kept, batch, layer)[batch.mask.bool()]
                 total, n = total.to(h) + h.sum(0), n + len(h)
             found.append(total / n)
     return torch.stack(found)
@@ -36,7 +36,14 @@ def activations(
     with evaluating(model):
         for picked in kept.batches(texts):
             batch = batch_of(kept, picked)
-            h = run_to(model, resid_post(layer), batch.tokens, batch.mask).float()
+            h = _states(model, kept, batch, layer)
             sizes.append(top_mean(h, v.to(h), batch.mask.to(h), TOP)[0])
             largest = max(largest, float((torch.relu(h @ v.to(h)) * batch.mask).max()))
     return float(torch.cat(sizes).mean()), largest
+
+
+def _states(model: Model, kept: Kept, batch: Batch, layer: int) -> Float[Tensor, "batch pos d"]:
+    """The states behind a layer, kept or run anew."""
+    if batch.resid is not None and layer == kept.layer:
+        return batch.resid
+    return run_to(model, resid_post(layer), batch.tokens, batch.mask).float()
