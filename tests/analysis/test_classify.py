@@ -11,11 +11,6 @@ from steerlens.analysis.strength.classify import _auc, _judged, mean_states
 
 
 @pytest.fixture(scope="module")
-def model():
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def train() -> sl.Labelled:
     return sl.toy.corpus("sentiment", n=600, seed=0)
 

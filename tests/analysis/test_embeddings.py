@@ -24,11 +24,6 @@ from tests.analysis.make import made
 
 
 @pytest.fixture(scope="module")
-def model():
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def grades() -> dict[str, float]:
     classes = [c for c in sl.toy.grammar.classes if c.factor == "sentiment"]
     return {w: float(g) for c in classes for w, g in zip(c.words, c.levels, strict=True)}

@@ -14,11 +14,6 @@ from steerlens.values.steer import Steer, zero_steer
 
 
 @pytest.fixture(scope="module")
-def model():
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def data() -> sl.Labelled:
     return sl.toy.corpus("tone", n=400, seed=0)
 

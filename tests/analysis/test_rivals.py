@@ -21,11 +21,6 @@ from tests.models.zoo import TEXTS, by_hand, contexts, random_reft, zoo
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def train() -> sl.Labelled:
     return sl.toy.corpus("tone", n=200, seed=0)
 

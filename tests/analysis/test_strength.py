@@ -15,11 +15,6 @@ WORDS = tuple("abcdefgh")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def tone(model) -> Steer:
     states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
     return sl.fit_steer(states, name="tone", ridge=0.1, damping=0.1, step=0.1).value

@@ -24,11 +24,6 @@ QUESTIONS = ["writes", "writes, norm only", "reads", "mean difference", "probe"]
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return sl.load_model("toy-64")
-
-
-@pytest.fixture(scope="module")
 def data() -> sl.Labelled:
     return sl.toy.corpus("tone", n=30, seed=3)
 

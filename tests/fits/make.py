@@ -1,10 +1,29 @@
 """What tests of fits by descent share."""
 
+from functools import cache
 from typing import Any
 
 import torch
 
 import steerlens as sl
+
+
+@cache
+def model() -> Any:
+    return sl.load_model("toy-64")
+
+
+@cache
+def data(n: int) -> sl.Labelled:
+    return sl.toy.corpus("sentiment", n=n, seed=0)
+
+
+def cut(n: int, words: int = 4) -> sl.Labelled:
+    """Texts whose first words are prompts."""
+    texts = data(160)
+    split = [text.split() for text in texts.texts[:n]]
+    rest, prompts = (tuple(" ".join(text[part]) for text in split) for part in (slice(words, None), slice(words)))
+    return sl.Labelled(rest, texts.labels[:n], prompts)
 
 
 def heldout_rows(n: int, seed: int = 0) -> list[int]:

@@ -14,7 +14,7 @@ import steerlens as sl
 from steerlens.fits.prompt import embeddings, states_of
 from steerlens.values.priors import Exclusion, Gaussian, Given, Vocabulary, fit_gaussian
 from steerlens.values.prompt import prompt_sites
-from tests.fits.make import heldout_rows, nll_of, rows_of
+from tests.fits.make import cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_resume import traces
 
 N, LENGTH = 40, 3
@@ -22,23 +22,6 @@ QUICK: dict[str, Any] = {"length": LENGTH, "epochs": 1, "batch": 16, "progress":
 TINY: dict[str, Any] = {**QUICK, "step": 1e-9}
 SITES = {"soft": 1, "deep": 2, "kv": 6}
 WIDTH = {"soft": 64, "deep": 64, "kv": 64}
-
-
-@cache
-def model() -> Any:
-    return sl.load_model("toy-64")
-
-
-@cache
-def data(n: int = N) -> sl.Labelled:
-    return sl.toy.corpus("sentiment", n=n, seed=0)
-
-
-def cut(words: int = 4, n: int = 24) -> sl.Labelled:
-    """Texts whose first words are prompts."""
-    texts = [text.split() for text in data().texts[:n]]
-    parts = [tuple(" ".join(text[part]) for text in texts) for part in (slice(words, None), slice(words))]
-    return sl.Labelled(parts[0], data().labels[:n], parts[1])
 
 
 @cache
@@ -166,6 +149,7 @@ def test_a_strong_belief_keeps_the_rows_nearer_to_it() -> None:
 @pytest.mark.parametrize("encoder", ["none", "mlp", "lstm"])
 def test_the_same_seed_gives_the_same_numbers_and_the_global_generator_is_left_alone(encoder: Any) -> None:
     found = []
+    model()  # building a model draws numbers, once
     with torch.random.fork_rng(devices=[]):
         for state, seed in ((3, 0), (4, 0), (3, 1)):
             torch.manual_seed(state)
@@ -207,11 +191,11 @@ def test_the_model_is_as_before(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_texts_come_behind_the_rows_and_only_the_texts_count(kind: Any) -> None:
-    fit = sl.fit_prompt(model(), cut(), kind=kind, **QUICK, step=2e-2)
-    held = rows_of(cut(), heldout_rows(len(cut().texts)))
+    fit = sl.fit_prompt(model(), cut(24), kind=kind, **QUICK, step=2e-2)
+    held = rows_of(cut(24), heldout_rows(len(cut(24).texts)))
     h = fit.report.heldout
-    assert fit.report.n_positions == sl.collect(model(), cut(), progress=False).n_positions
-    assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut().texts)
+    assert fit.report.n_positions == sl.collect(model(), cut(24), progress=False).n_positions
+    assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut(24).texts)
     assert nll_of(model(), held, fit.value) == pytest.approx(h.steered, abs=1e-4)
     assert nll_of(model(), held, None) == pytest.approx(fit.report.settings["plain_nll"], abs=1e-4)
     bare = sl.Labelled(held.texts, held.labels)
@@ -289,4 +273,4 @@ def test_a_belief_belongs_to_embeddings_alone(kind: Any) -> None:
 
 def test_too_few_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="data: got 3 texts"):
-        sl.fit_prompt(model(), rows_of(data(), [0, 1, 2]), **QUICK)
+        sl.fit_prompt(model(), rows_of(data(N), [0, 1, 2]), **QUICK)

@@ -19,7 +19,7 @@ from steerlens.maths.reft import FORMS
 from steerlens.models import resume
 from steerlens.models.resume import batch_of, final_states, keep
 from steerlens.models.sites import evaluating
-from tests.fits.make import heldout_rows, nll_of, rows_of
+from tests.fits.make import cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_resume import traces
 from tests.values.make import random
 
@@ -29,25 +29,8 @@ QUICK: dict[str, Any] = {"epochs": 1, "batch": 16, "rank": 2, "step": 2e-2, "pro
 
 
 @cache
-def model() -> Any:
-    return sl.load_model("toy-64")
-
-
-@cache
-def data(n: int = N) -> sl.Labelled:
-    return sl.toy.corpus("sentiment", n=n, seed=0)
-
-
-def cut(words: int = 4, n: int = 40) -> sl.Labelled:
-    """Texts whose first words are prompts."""
-    texts = [text.split() for text in data().texts[:n]]
-    parts = [tuple(" ".join(text[part]) for text in texts) for part in (slice(words, None), slice(words))]
-    return sl.Labelled(parts[0], data().labels[:n], parts[1])
-
-
-@cache
 def fitted(variant: Any = "noreft", **options: Any) -> sl.Fit[sl.Reft]:
-    return sl.fit_reft(model(), data(), variant=variant, **{**QUICK, "layers": (1, 2), "epochs": 3, **options})
+    return sl.fit_reft(model(), data(N), variant=variant, **{**QUICK, "layers": (1, 2), "epochs": 3, **options})
 
 
 def equal(one: sl.Reft, other: sl.Reft) -> bool:
@@ -65,7 +48,7 @@ def test_labels_that_mean_something_are_learned_and_permuted_ones_are_not() -> N
     assert h.contrast > 0.02
     assert report.train.contrast > 0.02 and min(report.kl) > 1e-3
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1)).tolist()
-    permuted = sl.Labelled(data().texts, tuple(data().labels[i] for i in order))
+    permuted = sl.Labelled(data(N).texts, tuple(data(N).labels[i] for i in order))
     none = sl.fit_reft(model(), permuted, variant="noreft", **{**QUICK, "layers": (1, 2), "epochs": 2})
     assert abs(none.report.heldout.contrast) < 0.3 * h.contrast
     assert len(none.report.trials) == 3  # it was trained all the same
@@ -89,12 +72,12 @@ def test_the_value_is_a_frozen_edit_of_its_form_that_works_everywhere(variant: A
         value.n_parameters,
     )
     assert settings["resumed"] is True and settings["layers"] == list(value.layers)
-    assert sl.score(model(), data().texts[:2], value, strengths=(1.0,)).log_prob.notna().all()
+    assert sl.score(model(), data(N).texts[:2], value, strengths=(1.0,)).log_prob.notna().all()
 
 
 def test_both_ends_apart_behind_several_layers_have_their_own_numbers() -> None:
     options: dict[str, Any] = {"positions": "f1+l2", "tied": False, "activation": "tanh"}
-    fit = sl.fit_reft(model(), cut(n=20), variant="nodireft", layers=(0, 2), **options, **QUICK)
+    fit = sl.fit_reft(model(), cut(20), variant="nodireft", layers=(0, 2), **options, **QUICK)
     assert fit.value.R.shape == (4, 2, 64) and not fit.value.tied and fit.value.activation == "tanh"
     assert len({tuple(R.flatten().tolist()) for R in fit.value.R}) == 4
 
@@ -119,7 +102,7 @@ def test_it_stops_when_no_epoch_was_better_for_as_long_as_it_is_patient() -> Non
 
 def test_the_losses_are_those_of_scoring_each_text_at_its_label() -> None:
     fit = fitted()
-    held = rows_of(data(), heldout_rows(N))
+    held = rows_of(data(N), heldout_rows(N))
     found = fit.report.heldout
     assert found.base == found.background == pytest.approx(nll_of(model(), held, None), abs=1e-4)
     assert found.steered == pytest.approx(nll_of(model(), held, fit.value), abs=1e-4)
@@ -164,7 +147,7 @@ def test_a_report_is_plain_numbers_and_goes_into_the_file(tmp_path: Path) -> Non
     assert written["heldout"] == plain["heldout"] and len(written["trials"]) == len(fit.report.trials) > 1
     assert (plain["solver"], plain["gap"], plain["gap_reason"]) == ("adam", None, "the problem is not convex")
     assert (plain["n_texts"], plain["seed"], plain["rank"]) == (N, SEED, 2)
-    assert plain["n_positions"] == sl.collect(model(), data(), progress=False).n_positions
+    assert plain["n_positions"] == sl.collect(model(), data(N), progress=False).n_positions
     assert "noreft" in str(fit.report) and "noreft" in fit._repr_html_()
     back = sl.load(sl.save(fit.value, tmp_path / "cheer.safetensors", report=fit.report), model())
     assert isinstance(back, sl.Reft) and equal(back, fit.value)
@@ -215,13 +198,13 @@ def test_dropout_and_weight_decay_do_something_and_only_in_training() -> None:
     assert dropped.report.trials[0] == plain.report.trials[0]
     for other in (dropped, decayed):
         assert other.report.trials[1] != plain.report.trials[1]
-    again = sl.score(model(), data().texts[:3], dropped.value, strengths=(1.0,))
-    assert again.equals(sl.score(model(), data().texts[:3], dropped.value, strengths=(1.0,)))
+    again = sl.score(model(), data(N).texts[:3], dropped.value, strengths=(1.0,))
+    assert again.equals(sl.score(model(), data(N).texts[:3], dropped.value, strengths=(1.0,)))
 
 
 def test_resumed_fits_are_those_from_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit() -> sl.Fit[sl.Reft]:
-        return sl.fit_reft(model(), cut(), variant="noreft", layers=(0, 2), positions="f1+l1+new", **QUICK)
+        return sl.fit_reft(model(), cut(40), variant="noreft", layers=(0, 2), positions="f1+l1+new", **QUICK)
 
     one = fit()
     monkeypatch.setattr(resume, "resumes", lambda model, layer: False)
@@ -262,7 +245,7 @@ def broken(*_: Any) -> None:
 
 
 def test_only_what_follows_a_prompt_counts_and_the_edit_is_made_where_it_was_asked_for() -> None:
-    texts = cut()
+    texts = cut(40)
     fit = sl.fit_reft(model(), texts, variant="consreft", positions="l1", layers=(0, 2), **QUICK)
     held = rows_of(texts, heldout_rows(len(texts)))
     assert fit.report.n_positions == sl.collect(model(), texts, progress=False).n_positions
@@ -383,13 +366,13 @@ def test_bad_arguments_are_refused_by_name(case: str, unchecked: None) -> None:
 
 def test_too_few_texts_are_refused() -> None:
     with pytest.raises(ValueError, match="data: got 3 texts"):
-        sl.fit_reft(model(), rows_of(data(), [0, 1, 2]), **QUICK)
+        sl.fit_reft(model(), rows_of(data(N), [0, 1, 2]), **QUICK)
 
 
 TASKS: dict[str, tuple[Callable[[], dict[str, sl.Labelled]], dict[str, Any], str]] = {
     "one task": (lambda: {"a": data(8)}, {}, "tasks: got 1 for rank 2"),
     "a rank that they do not divide": (lambda: {"a": data(8), "b": data(8)}, {"rank": 3}, "tasks: got 2 for rank 3"),
-    "prompts in some": (lambda: {"a": data(8), "b": cut(n=8)}, {}, "tasks: some have prompts"),
+    "prompts in some": (lambda: {"a": data(8), "b": cut(8)}, {}, "tasks: some have prompts"),
     "a layer": (lambda: {"a": data(8), "b": data(8)}, {"layers": 9}, "layers: got 9"),
     "step": (lambda: {"a": data(8), "b": data(8)}, {"step": -1.0}, "step: got -1.0"),
 }

@@ -132,3 +132,10 @@ def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def rewrite(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """A file with these in it, whoever may have written it."""
     save_file(tensors, path, metadata={"steerlens": json.dumps(meta)})
+
+
+def forget(path: Path, key: str) -> None:
+    """The file again, without one part of its metadata."""
+    meta, tensors = contents(path)
+    del meta[key]
+    rewrite(path, tensors, meta)

@@ -13,7 +13,7 @@ from steerlens.values.files import read_metadata, read_value, save
 from steerlens.values.positions import places_of
 from steerlens.values.prompt import EMBED, Prompt, prompt_edits, prompt_sites
 from tests.contract import laws, run
-from tests.values.make import D, contents, make_readout, random, rewrite
+from tests.values.make import D, contents, forget, make_readout, random, rewrite
 
 N = 3
 HEADS, HEAD = 2, 3  # keys and values of a layer: two heads of three numbers
@@ -233,9 +233,7 @@ def test_a_changed_number_and_exchanged_ones_are_noticed(path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["prompt_kind", "layers", "name", "digest", "kind", "readout_digest"])
 def test_metadata_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
-    meta, tensors = contents(path)
-    del meta[missing]
-    rewrite(path, tensors, meta)
+    forget(path, missing)
     with pytest.raises(ValueError, match=r"cheer\.safetensors.*not one that steerlens\.save wrote"):
         read_value(path, make_readout())
 

@@ -14,7 +14,7 @@ from steerlens.values.files import read_metadata, read_value, save
 from steerlens.values.positions import Places, places_of
 from steerlens.values.reft import Reft
 from tests.contract import everywhere, laws, run
-from tests.values.make import D, contents, make_readout, make_reft, make_steer, picked, random, rewrite
+from tests.values.make import D, contents, forget, make_readout, make_reft, make_steer, picked, random, rewrite
 
 KINDS: dict[str, dict[str, Any]] = {
     "one layer": {},
@@ -290,9 +290,7 @@ def test_numbers_that_are_missing_or_exchanged_are_noticed(path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["variant", "layers", "positions", "activation", "name", "digest", "kind"])
 def test_metadata_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
-    meta, tensors = contents(path)
-    del meta[missing]
-    rewrite(path, tensors, meta)
+    forget(path, missing)
     with pytest.raises(ValueError, match=r"cheer\.safetensors.*not one that steerlens\.save wrote"):
         read_value(path, make_readout())
 
