@@ -3,124 +3,19 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from torch import Tensor
 
 from steerlens.fits.reft import fit_reft
 from steerlens.fits.steer import fit_steer, natural_metric
 from steerlens.maths.reft import Variant
 from steerlens.models.collect import collect
-from steerlens.models.score import state_log_probs
+from steerlens.models.measure import contrast, kl_cost, strength_for_kl
 from steerlens.models.sites import Model
-from steerlens.values.calibrate import strength_at
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.losses import kl_from
 from steerlens.values.reft import Reft
-from steerlens.values.states import States
-
-CHUNK = 1024
-DRAWS = 1_000
-"""Bootstrap samples of the texts behind an interval."""
-
-
-def contrast(model: Model, data: Labelled, intervention: Intervention, *, strength: float = 1.0) -> pd.Series:
-    """What the sign of an intervention is worth on labelled texts: NLL at the wrong sign less that at the right one.
-
-        Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
-
-    Two passes of the model; texts with label 0 have no sign and do not count.
-
-    Returns:
-        `contrast`, its 95 % interval over texts `low`, `high`, and `texts`.
-
-    Raises:
-        ValueError: no text has a sign.
-
-    Example:
-        >>> import steerlens as sl
-        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=300, seed=0)
-        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> bool(contrast(model, sl.toy.corpus("tone", n=100, seed=1), tone).contrast > 0)
-        True
-    """
-    signed = _signed(data)
-    right, wrong = (
-        _nll(
-            collect(
-                model,
-                signed,
-                intervention=intervention,
-                strength=[sign * strength * y for y in signed.labels],
-                progress=False,
-            )
-        )
-        for sign in (1, -1)
-    )
-    n = right[1].double().numpy()
-    gained = (wrong[0] - right[0]).double().numpy()
-    pick = np.random.default_rng(0).integers(0, len(n), (DRAWS, len(n)))
-    low, high = np.quantile(gained[pick].sum(1) / n[pick].sum(1), [0.025, 0.975])
-    return pd.Series({"contrast": gained.sum() / n.sum(), "low": low, "high": high, "texts": float(len(n))})
-
-
-def kl_cost(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, strength: float = 1.0
-) -> float:
-    """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
-
-    Three passes of the model; for a steer `calibrate` and `strength_cost` need none.
-
-    Example:
-        >>> import steerlens as sl
-        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
-        >>> kl_cost(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
-        0.0
-    """
-    plain = collect(model, data, intervention=intervention, strength=0.0, progress=False)
-    return _cost(model, data, intervention, strength, plain)
-
-
-def _cost(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, strength: float, plain: States
-) -> float:
-    head = plain.readout.head
-    total = 0.0
-    for sign in (1, -1):
-        moved = collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
-        for a, b in zip(plain.chunks(CHUNK), moved.chunks(CHUNK), strict=True):
-            z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
-            total += float(kl_from(head, z, other).double().sum()) / 2
-    return total / plain.n_positions
-
-
-def strength_for_kl(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, kl: float = 0.05
-) -> float:
-    """The strength at which any intervention costs `kl` nats per token: `calibrate` for what is no steer.
-
-    Some twenty passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
-    not grow steadily with the strength, one of the strengths that cost as much.
-
-    Raises:
-        ValueError: no strength up to a million costs as much.
-
-    Example:
-        >>> import steerlens as sl
-        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
-        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> s = strength_for_kl(model, data, tone)
-        >>> round(kl_cost(model, data, tone, strength=s), 3)
-        0.05
-    """
-    return strength_at(
-        lambda s: kl_cost(model, data, intervention, strength=s), kl, getattr(intervention, "name", "it")
-    )
 
 
 def at_equal_kl(
@@ -233,18 +128,3 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
             found = contrast(model, data, edit)
             rows.append({"edit": name, "task": task, **dict(found[["contrast", "low", "high"]])})
     return pd.DataFrame(rows)
-
-
-def _signed(data: Labelled) -> Labelled:
-    rows = [i for i, y in enumerate(data.labels) if y]
-    if not rows:
-        raise ValueError("data: every label is 0, so no text has a sign; add texts with labels above and below 0")
-    prompts = tuple(data.prompts[i] for i in rows) if data.prompts else ()
-    return replace(
-        data, texts=tuple(data.texts[i] for i in rows), labels=tuple(data.labels[i] for i in rows), prompts=prompts
-    )
-
-
-def _nll(states: States) -> tuple[Float[Tensor, " n_texts"], Tensor]:
-    """Summed NLL of each text, and its positions."""
-    return -states.sum_by_text(state_log_probs(states, None, (0.0,))[0]), states.lengths

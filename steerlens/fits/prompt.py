@@ -9,19 +9,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
+from steerlens.models.embed import embeddings, states_of
 from steerlens.models.resume import keep_tokens
-from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
+from steerlens.models.sites import Model, convention, readout
 from steerlens.models.tokens import encode, with_prefix
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
-from steerlens.values.positions import Places
 from steerlens.values.priors import Prior, Vocabulary, total_log_prob
-from steerlens.values.prompt import EMBED, Kind, Prompt, prompt_edits, prompt_sites
-from steerlens.values.readout import Readout
+from steerlens.values.prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
 from steerlens.values.steer import Steer
 
 Encoder = Literal["none", "mlp", "lstm"]
+TYPICAL = 64
+"""Words whose states say how large states of this model are."""
 
 
 def fit_prompt(
@@ -35,11 +36,11 @@ def fit_prompt(
     prior_weight: float = 0.0,
     encoder: Encoder = "none",
     background: Steer | None = None,
-    step: float = 5e-2,
+    step: float | None = None,
     epochs: int = 10,
-    batch: int = 32,
+    batch: int = 16,
     weight_decay: float = 0.0,
-    patience: int = 2,
+    patience: int = 3,
     seed: int = 0,
     name: str = "prompt",
     progress: bool = True,
@@ -67,7 +68,10 @@ def fit_prompt(
         encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix tuning), which is folded into plain
             rows afterwards.
         background: a steer that is always on; None: none.
-        step, epochs, batch, weight_decay, patience, seed, name, progress: as in `fit_reft`.
+        step: of Adam, at the beginning, in units of the typical size of the model's own states at each site, as embeddings of
+            different models differ a hundredfold in size; None: 0.5, or 0.01 for the numbers of an encoder.
+        epochs, batch, patience, seed, name, progress: as in `fit_reft`.
+        weight_decay: of what is learned, which without an encoder is the way from the start.
 
     Returns:
         `Fit(value: Prompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
@@ -84,8 +88,11 @@ def fit_prompt(
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(step, epochs, batch, weight_decay, patience, seed, progress).checked()
-    picked = _layers(kind, layers, int(model.cfg.n_layers))
+    usual = 0.5 if encoder == "none" else 0.01
+    schedule = Schedule(
+        usual if step is None else step, epochs, batch, weight_decay, patience, seed, progress
+    ).checked()
+    picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     how = convention(model, on)
     if not 1 <= length < how.n_ctx - 1:
@@ -103,8 +110,8 @@ def fit_prompt(
     labels = torch.tensor(data.labels)
     kept = keep_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
     parts = split(model, kept, background, seed)
-    if prior is None:
-        prior = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
+    words = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
+    prior = words if prior is None else prior
     embedded = prior.sample(length, seed).to(on.W_U.device).float()
     if embedded.shape != (length, int(model.cfg.d_model)):
         raise ValueError(
@@ -113,7 +120,9 @@ def fit_prompt(
         )
     if prior_weight:
         total_log_prob(prior, embedded)  # raises where there is no density
-    learned = _Rows(states_of(model, on, embedded, prompt_sites(kind, picked)), encoder, seed)
+    sites = prompt_sites(kind, picked)
+    typical = states_of(model, on, words.sample(min(TYPICAL, how.n_ctx - 1), 0), sites).square().mean((1, 2)).sqrt()
+    learned = _Rows(states_of(model, on, embedded, sites), typical, encoder, seed)
 
     def editing(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
         return prompt_edits(*learned.both(), kind, picked, strength)
@@ -139,41 +148,21 @@ def fit_prompt(
     return described(model, parts, value, lambda texts, s: value.edits(s), found, schedule, settings, started)
 
 
-def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
-    """What the model reads for each token of its vocabulary, at `hook_embed`."""
-    n = readout(model).n_tokens
-    width = min(int(model.cfg.n_ctx), 256)
-    ids = torch.arange(-(-n // width) * width, device=model.W_U.device).clamp(max=n - 1).reshape(-1, width)
-    with evaluating(model):
-        return torch.cat([run_to(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)])[:n].float()
-
-
-def states_of(
-    model: Model, on: Readout, embedded: Float[Tensor, "n d_model"], sites: Sequence[str]
-) -> Float[Tensor, "n_sites n width"]:
-    """What the model makes of given token embeddings at some sites."""
-    n = len(embedded)
-    tokens = torch.zeros(1, n, dtype=torch.long, device=on.W_U.device)
-    here = Places(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
-    edits = prompt_edits(embedded[None], torch.zeros_like(embedded[None]), "soft", (), 0.0)
-    found = []
-    with evaluating(model), edited(model, edits, lambda _, t: here):
-        for site in sites:
-            state = embedded if site == EMBED else run_to(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
-            found.append(state.float())
-    return torch.stack(found)
-
-
 class _Rows:
-    """Rows and directions while they are learned, as they are or through a network; the directions start at zero."""
+    """Rows and directions while they are learned, as they are or through a network; the directions start at zero.
 
-    def __init__(self, start: Float[Tensor, "n_sites n width"], encoder: Encoder, seed: int) -> None:
-        self.start = start
+    What is learned is the way from the start, in units of the typical size of states at each site.
+    """
+
+    def __init__(
+        self, start: Float[Tensor, "n_sites n width"], typical: Float[Tensor, " n_sites"], encoder: Encoder, seed: int
+    ) -> None:
+        self.start, self.unit = start, typical.to(start)[:, None, None]
         n_sites, _, width = start.shape
         self.net: nn.Module | None = None
         self.lstm: nn.LSTM | None = None
         if encoder == "none":
-            self.own = [nn.Parameter(start.clone()), nn.Parameter(torch.zeros_like(start))]
+            self.own = [nn.Parameter(torch.zeros_like(start)) for _ in range(2)]
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -192,18 +181,9 @@ class _Rows:
         return [*self.own, *(p for net in nets for p in net.parameters())]
 
     def both(self) -> tuple[Float[Tensor, "n_sites n width"], Float[Tensor, "n_sites n width"]]:
-        if self.net is None:
-            return self.own[0], self.own[1]
-        read = self.own[0] if self.lstm is None else self.lstm(self.own[0][None])[0][0]
-        n_sites, n, width = self.start.shape
-        found = self.net(read).reshape(n, 2, n_sites, width).permute(1, 2, 0, 3)
-        return self.start + found[0], found[1]
-
-
-def _layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
-    usual = {"soft": (), "deep": range(n_layers - max(n_layers // 3, 1), n_layers), "kv": range(n_layers)}
-    picked = tuple(sorted(set(usual.get(kind, ()) if layers is None else layers)))
-    if not all(0 <= layer < n_layers for layer in picked):
-        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
-    prompt_sites(kind, picked)  # raises where kind and layers do not go together
-    return picked
+        found: Sequence[Tensor] | Tensor = self.own
+        if self.net is not None:
+            read = self.own[0] if self.lstm is None else self.lstm(self.own[0][None])[0][0]
+            n_sites, n, width = self.start.shape
+            found = self.net(read).reshape(n, 2, n_sites, width).permute(1, 2, 0, 3)
+        return self.start + self.unit * found[0], self.unit * found[1]

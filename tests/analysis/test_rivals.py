@@ -12,8 +12,9 @@ import torch
 import steerlens as sl
 from steerlens.analysis import rivals
 from steerlens.analysis.cost import strength_cost
-from steerlens.analysis.rivals import at_equal_kl, composition, contrast, kl_cost, reft_quality, strength_for_kl
+from steerlens.analysis.rivals import at_equal_kl, composition, reft_quality
 from steerlens.fits.reft import fit_reft_tasks
+from steerlens.models.measure import contrast, kl_cost, strength_for_kl
 from steerlens.values.calibrate import calibrate, strength_at
 from steerlens.values.losses import contrasts, kl_along
 from steerlens.values.steer import Steer, zero_steer
