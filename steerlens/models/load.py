@@ -20,8 +20,8 @@ def load_model(name: str | Path, *, hooked: bool = False, device: str = "cpu") -
     """A TransformerLens model with raw weights, in evaluation mode.
 
     Args:
-        name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`), a local Hugging Face folder,
-            or a Hugging Face hub id (the only case that uses the network).
+        name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`; `toy-tasks` for
+            `steerlens.toy.tasks`), a local Hugging Face folder, or a Hugging Face hub id (the only case that uses the network).
         hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`; TransformerLens 3.x only.
         device: where to put it.
 

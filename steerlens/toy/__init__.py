@@ -6,6 +6,7 @@
     WordClass, Template     what a grammar of your own is made of
     corpus                  labelled texts of the default grammar
     weights_folder, NAMES   where the shipped language models are
+    tasks                   a module: texts of three tasks, for the model `toy-tasks`
 
 The models are trained by `python -m steerlens.toy.train`. Importing this package imports no model library.
 """

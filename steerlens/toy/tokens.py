@@ -18,12 +18,12 @@ UNKNOWN = "<|unk|>"
 MAX_LENGTH = 256
 
 
-def word_tokenizer(grammar: Grammar) -> "Tokenizer":
-    """One id for each word: 0 ends (and begins) a text, 1 is any other word, then the vocabulary in order."""
+def word_tokenizer(grammar: Grammar, extra: tuple[str, ...] = ()) -> "Tokenizer":
+    """One id for each word: 0 ends (and begins) a text, 1 is any other word, then the vocabulary in order, then `extra`."""
     from tokenizers import Tokenizer as RawTokenizer
     from tokenizers import models, pre_tokenizers
 
-    ids = {token: i for i, token in enumerate((END, UNKNOWN, *grammar.vocab[1:]))}
+    ids = {token: i for i, token in enumerate((END, UNKNOWN, *grammar.vocab[1:], *extra))}
     raw = RawTokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return _wrap(raw)

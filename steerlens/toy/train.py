@@ -4,13 +4,14 @@ is shipped).
 The grammar knows its exact next-token distribution q at every position, so the loss is the cross-entropy to q
 itself, mean Σ_v -q(v) log p(v): the same minimum as on sampled tokens without their noise. Texts are drawn
 afresh for every step. A tokenizer that splits words gets q on the first piece of each word and sampled pieces
-elsewhere.
+elsewhere; `toy-tasks` gets sampled tokens everywhere.
 """
 
 import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from steerlens.toy.batches import N_POSITIONS, Batch, build_pieces, spelled_length, training_batches
 from steerlens.toy.hmm import Grammar
-from steerlens.toy.shelf import NAMES, weights_folder
+from steerlens.toy.shelf import SHIPPED, TASK_MODEL, weights_folder
+from steerlens.toy.tasks import EXTRA_WORDS, measure_tasks, task_batches
 from steerlens.toy.tokens import Tokenizer, piece_tokenizer, word_tokenizer
 from steerlens.toy.world import default_grammar
 
@@ -45,6 +47,7 @@ RECIPES = {
     "toy-64": Recipe(d=64, layers=3, heads=4, steps=1600, rate=5e-3),
     "toy-128": Recipe(d=128, layers=3, heads=4, steps=1300, rate=3e-3),
     "toy-96-llama": Recipe(d=96, layers=3, heads=4, steps=1400, rate=4e-3, llama_vocab=900),
+    TASK_MODEL: Recipe(d=64, layers=3, heads=4, steps=2000, rate=3e-3),
 }
 
 
@@ -91,10 +94,15 @@ def log_probs_at(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "predict
 
 
 def train(recipe: Recipe, grammar: Grammar, tokenizer: Tokenizer, seed: int = 0) -> torch.nn.Module:
+    """A model of the grammar's texts."""
+    pieces = build_pieces(grammar, tokenizer, len(tokenizer))
+    return descend(recipe, len(tokenizer), training_batches(grammar, pieces, recipe.tokens, seed), seed)
+
+
+def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> torch.nn.Module:
     """AdamW with a warm-up of 5 % and a cosine to zero; prints the loss above the targets' own entropy."""
     torch.manual_seed(seed)
-    model = build_model(recipe, len(tokenizer))
-    pieces = build_pieces(grammar, tokenizer, len(tokenizer))
+    model = build_model(recipe, n_ids)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
     warm = max(1, recipe.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -102,7 +110,7 @@ def train(recipe: Recipe, grammar: Grammar, tokenizer: Tokenizer, seed: int = 0)
         lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, s - warm) / (recipe.steps - warm))),
     )
     start = time.perf_counter()
-    for step, batch in zip(range(recipe.steps), training_batches(grammar, pieces, recipe.tokens, seed), strict=False):
+    for step, batch in zip(range(recipe.steps), batches, strict=False):
         loss = -(batch.target * log_probs_at(model, batch)).sum() / batch.n_tokens
         optimizer.zero_grad()
         loss.backward()
@@ -170,26 +178,37 @@ def load(name: str) -> tuple[torch.nn.Module, Tokenizer]:
 
 def reproduce(name: str, folder: Path) -> None:
     """Train, save, measure what was saved, and write the numbers beside it."""
-    grammar = default_grammar()
-    vocab_size = RECIPES[name].llama_vocab
-    tokenizer = word_tokenizer(grammar) if vocab_size is None else piece_tokenizer(grammar, vocab_size)
+    grammar, recipe = default_grammar(), RECIPES[name]
     start = time.perf_counter()
-    model = train(RECIPES[name], grammar, tokenizer)
+    if name == TASK_MODEL:
+        tokenizer = word_tokenizer(grammar, EXTRA_WORDS)
+        model = descend(recipe, len(tokenizer), task_batches(tokenizer, recipe.tokens, seed=0), seed=0)
+    else:
+        size = recipe.llama_vocab
+        tokenizer = word_tokenizer(grammar) if size is None else piece_tokenizer(grammar, size)
+        model = train(recipe, grammar, tokenizer)
     seconds = round(time.perf_counter() - start)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, tokenizer, folder)
     command = f"python -m steerlens.toy.train {name} --threads {torch.get_num_threads()}"
     numbers = {"command": command, "seconds": seconds}
-    numbers |= {"steps": RECIPES[name].steps, "parameters": sum(p.numel() for p in model.parameters())}
-    numbers |= {"threads": torch.get_num_threads()} | measure(model, grammar, tokenizer)
+    numbers |= {"steps": recipe.steps, "parameters": sum(p.numel() for p in model.parameters())}
+    numbers |= {"threads": torch.get_num_threads()} | measured(name, model, tokenizer)
     (folder / "training.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(name, numbers, flush=True)
+
+
+def measured(name: str, model: torch.nn.Module, tokenizer: Tokenizer) -> dict:
+    """The numbers of a shipped model, by what it is a model of."""
+    if name == TASK_MODEL:
+        return measure_tasks(model, tokenizer)
+    return measure(model, default_grammar(), tokenizer)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=NAMES, help=f"models, by default all: {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", default=SHIPPED, help=f"models, by default all: {', '.join(SHIPPED)}")
     parser.add_argument("--out", type=Path, help="parent folder (default: the package's own weights)")
     parser.add_argument("--measure", action="store_true", help="measure the shipped models, train nothing")
     parser.add_argument("--threads", type=int, default=2, help="cores to use; last digits depend on it")
@@ -198,7 +217,7 @@ def main() -> None:
     for name in arguments.names:
         if arguments.measure:
             model, tokenizer = load(name)
-            print(name, measure(model, default_grammar(), tokenizer), flush=True)
+            print(name, measured(name, model, tokenizer), flush=True)
         else:
             reproduce(name, arguments.out / name if arguments.out else weights_folder(name))
 

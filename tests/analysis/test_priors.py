@@ -24,7 +24,7 @@ from steerlens.analysis.priors import (
     posterior,
     readability,
 )
-from steerlens.fits.prompt import embeddings
+from steerlens.models.embed import embeddings
 from steerlens.models.measure import text_nll
 from steerlens.values.intervals import bootstrap_ratio, mean_interval
 from steerlens.values.priors import Exclusion, Given, Vocabulary, Xavier, fit_gaussian, isotropic
@@ -74,14 +74,11 @@ def test_words_are_found_at_distance_zero_and_what_is_near_is_named(model) -> No
 
 
 def test_words_lie_among_words_and_a_heap_has_collapsed(model, E) -> None:
-    words = E[torch.randperm(len(E), generator=torch.Generator().manual_seed(9))[:N]]
-    here = posterior(model, words, start=words)
-    assert here.nearest == 0 and here.moved == 0 and here.same_word == 1
-    assert (
-        abs(here.collapse) < 0.15
-        and here.spread == pytest.approx(1, abs=0.2)
-        and here["size"] == pytest.approx(1, abs=0.2)
-    )
+    many = [E[torch.randperm(len(E), generator=torch.Generator().manual_seed(9 + k))[:N]] for k in range(20)]
+    found = pd.DataFrame([posterior(model, words, start=words) for words in many])
+    assert (found.nearest == 0).all() and (found.moved == 0).all() and (found.same_word == 1).all()
+    assert abs(found.collapse.mean()) < 0.1 and found.spread.mean() == pytest.approx(1, abs=0.1)
+    words, here = many[0], found.iloc[0]
     heap = E[:1] + 1e-3 * random(N, D)
     there = posterior(model, heap, start=words)
     assert there.spread < 0.02 and there.same_word < 0.5 and there.moved > 0.5

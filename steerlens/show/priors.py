@@ -1,0 +1,88 @@
+"""Figures of tuned prompts: what priors are worth, how far prompts go, what their words say, and how they move the context."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from steerlens.show.style import BLUE, COLUMN, GREY, RED, look
+from steerlens.values.intervals import mean_interval
+
+WAYS = ("prompt", "nearest words", "random words")
+
+
+@look()
+def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None = None, ax: Axes | None = None) -> Axes:
+    """A number for each prior: a small dot a seed, the mean with its 95 % interval over seeds.
+
+    Args:
+        table: of `compare_priors`.
+        number: a column of it, e.g. "nll", "contrast", "drift", "nearest".
+        start: the column that says what it was before the fit, drawn as a grey ring, e.g. "start_drift".
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    names = list(dict.fromkeys(table.prior))
+    for k, name in enumerate(names):
+        rows = table[table.prior == name]
+        mean, low, high = mean_interval(rows[number].to_numpy())
+        ax.plot(rows[number], np.full(len(rows), k), "o", ms=2.2, color=RED, alpha=0.35, mew=0)
+        ax.errorbar(mean, k, xerr=[[mean - low], [high - mean]], fmt="o", ms=4, color=RED, lw=1.2, capsize=1.5)
+        if start is not None:
+            ax.plot(rows[start].mean(), k, "o", ms=4.5, mfc="none", mec=GREY, label="before the fit" if not k else None)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(axis="y", lw=0.4, color="#dddddd")
+    return ax
+
+
+@look()
+def plot_readability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """What a prompt is worth, what its nearest words are worth in its place, and what random words are.
+
+    Args:
+        table: of `readability`, one for each seed, with a column `seed`.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    shown = [way for way in WAYS if way in set(table.what)]
+    for k, (way, colour) in enumerate(zip(shown, (RED, BLUE, GREY), strict=False)):
+        values = table[table.what == way].contrast.to_numpy()
+        mean, low, high = mean_interval(values)
+        ax.bar(k, mean, 0.6, color=colour, yerr=[[mean - low], [high - mean]], error_kw={"lw": 0.9, "capsize": 2})
+        ax.plot(np.full(len(values), k) + 0.2, values, "o", ms=2.5, color="#222222", alpha=0.6, mew=0)
+    ax.axhline(0, color="#222222", lw=0.7)
+    ax.set_xticks(range(len(shown)), [way.replace(" ", "\n") for way in shown])
+    ax.set_ylabel("contrast (nats per token)")
+    return ax
+
+
+@look()
+def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None = None) -> Axes:
+    """The share of an intervention's move of `c` along each steer's directions; grey: what 95 % of random subspaces stay below.
+
+    Args:
+        table: of `moves`, one for each seed, with columns `seed` and `intervention`.
+        question: "writes", "reads" or "steer's move".
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    rows = table[table.question == question]
+    kinds, steers = list(dict.fromkeys(rows.intervention)), list(dict.fromkeys(rows.steer))
+    width = 0.8 / len(kinds)
+    for j, (kind, colour) in enumerate(zip(kinds, (RED, BLUE, "#4c8c4a", "#8a5fb0"), strict=False)):
+        for k, steer in enumerate(steers):
+            some = rows[(rows.intervention == kind) & (rows.steer == steer)]
+            mean, low, high = mean_interval(some.share.to_numpy())
+            x = k + (j - (len(kinds) - 1) / 2) * width
+            ax.bar(x, mean, 0.9 * width, color=colour, yerr=[[mean - low], [high - mean]], label=None if k else kind,
+                   error_kw={"lw": 0.9, "capsize": 2})  # fmt: skip
+            last = "chance (95 %)" if (j, k) == (len(kinds) - 1, 0) else None
+            ax.bar(x, some.chance_high.mean(), 0.9 * width, color="#bbbbbb", alpha=0.85, label=last)
+    ax.set_xticks(range(len(steers)), steers)
+    ax.set_ylabel(
+        {"writes": "share along writes", "reads": "share along reads"}.get(question, "cos² with the steer's move")
+    )
+    ax.set_ylim(top=1.35 * ax.get_ylim()[1])
+    ax.legend(fontsize=7, ncols=2, loc="upper right")
+    return ax
