@@ -43,7 +43,7 @@ def known_priors(model: Model, train: sl.Labelled) -> dict[str, Prior]:
         "exclusion, radius": Exclusion(fitted),
         "exclusion, published": Exclusion(fitted, rule="published"),
         "interpolation": Interpolation(*ends),
-        "VAE": fit_vae(words.vectors, seed=0).value,
+        "VAE": fit_vae(words.vectors, seed=0),
         "vocabulary": words,
         "frequent words": vocabulary_prior(model, frequent=100, texts=train.texts),
         "label words": label_prior(model, ["good", "bad"]),

@@ -89,7 +89,7 @@ def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data
 
 
 class Descent(NamedTuple):
-    """Held-out NLL after each epoch, and how often the texts were read; the parameters hold the best epoch's numbers."""
+    """Held-out loss after each epoch, and how often the texts were read; the parameters hold the best epoch's numbers."""
 
     trials: tuple[dict[str, float], ...]
     passes: float
@@ -105,20 +105,54 @@ def descend(
     penalty: Callable[[float], Tensor | None] = lambda progress: None,
     name: str = "fit",
 ) -> Descent:
-    """Adam with a step that falls to zero; the numbers with the best held-out NLL are kept.
+    """`descend_on` the NLL of texts, each edited at its own label.
 
     Args:
         parameters: what is learned; changed in place.
         training, judged: the edits, with gradients to the parameters; the second without what belongs to training alone.
         penalty: added to the loss at each step, given the share of the fit that is done.
     """
-    kept, device = data.kept, data.kept.readout.W_U.device
+    kept = data.kept
+
+    def pull(texts: Sequence[int], progress: float) -> None:
+        batch = batch_of(kept, texts)
+        c = final_states(model, kept, batch, training(texts, batch.labels))
+        weight = torch.full((len(c),), 1 / len(c), device=c.device)
+        backward(kept, c, batch.targets, weight, data.background, penalty(progress))
+
+    return descend_on(
+        model, kept, data.fitting, parameters, pull, lambda: nll(model, data, data.heldout, judged), schedule, name=name
+    )
+
+
+def descend_on(
+    model: Model,
+    kept: Kept,
+    fitting: Sequence[int],
+    parameters: Sequence[nn.Parameter],
+    pull: Callable[[Sequence[int], float], None],
+    judge: Callable[[], float],
+    schedule: Schedule,
+    *,
+    loss: str = "heldout_nll",
+    name: str = "fit",
+) -> Descent:
+    """Adam with a step that falls to zero; the numbers with the best held-out loss are kept.
+
+    Args:
+        fitting: the texts to fit to.
+        parameters: what is learned; changed in place.
+        pull: adds to the parameters the gradients of the loss of some texts, given the share of the fit that is done.
+        judge: the held-out loss.
+        loss: what it is called in the trials.
+    """
+    device = kept.readout.W_U.device
     optimiser = torch.optim.AdamW(parameters, lr=schedule.step, weight_decay=schedule.weight_decay)
-    total = schedule.epochs * -(-len(data.fitting) // schedule.batch)
+    total = schedule.epochs * -(-len(fitting) // schedule.batch)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: min(1.0, 10 * (k + 1) / total) * (1 - k / total))
     random = torch.Generator().manual_seed(schedule.seed)
     best, best_at, at = [p.detach().clone() for p in parameters], 0, 0
-    trials = [{"epoch": 0.0, "heldout_nll": nll(model, data, data.heldout, judged)}]
+    trials = [{"epoch": 0.0, loss: judge()}]
     with (
         # dropout draws from the global generator, which is left as it was
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -127,19 +161,16 @@ def descend(
         torch.manual_seed(schedule.seed)
         for epoch in range(1, schedule.epochs + 1):
             with evaluating(model, gradients=True):
-                for texts in _shuffled(kept, data.fitting, schedule.batch, random):
+                for texts in _shuffled(kept, fitting, schedule.batch, random):
                     optimiser.zero_grad()
-                    batch = batch_of(kept, texts)
-                    c = final_states(model, kept, batch, training(texts, batch.labels))
-                    weight = torch.full((len(c),), 1 / len(c), device=device)
-                    backward(kept, c, batch.targets, weight, data.background, penalty(at / total))
+                    pull(texts, at / total)
                     optimiser.step()
                     falling.step()
                     at += 1
                     bar.update()
-            trials.append({"epoch": float(epoch), "heldout_nll": nll(model, data, data.heldout, judged)})
-            bar.set_postfix(heldout_nll=f"{trials[-1]['heldout_nll']:.4f}")
-            if trials[-1]["heldout_nll"] < trials[best_at]["heldout_nll"]:
+            trials.append({"epoch": float(epoch), loss: judge()})
+            bar.set_postfix({loss: f"{trials[-1][loss]:.4f}"})
+            if trials[-1][loss] < trials[best_at][loss]:
                 best, best_at = [p.detach().clone() for p in parameters], epoch
             elif epoch - best_at >= schedule.patience:
                 break

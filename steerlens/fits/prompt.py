@@ -9,20 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
-from steerlens.models.embed import embeddings, states_of
+from steerlens.models.priors import start_rows, vocabulary_prior
 from steerlens.models.resume import keep_tokens
 from steerlens.models.sites import Model, convention, readout
 from steerlens.models.tokens import encode, with_prefix
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
-from steerlens.values.priors import Prior, Vocabulary, total_log_prob
+from steerlens.values.priors import Prior, total_log_prob
 from steerlens.values.prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
 from steerlens.values.steer import Steer
 
 Encoder = Literal["none", "mlp", "lstm"]
-TYPICAL = 64
-"""Words whose states say how large states of this model are."""
 
 
 def fit_prompt(
@@ -110,19 +108,11 @@ def fit_prompt(
     labels = torch.tensor(data.labels)
     kept = keep_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
     parts = split(model, kept, background, seed)
-    words = Vocabulary(embeddings(model)[[i for i in range(on.n_tokens) if i not in on.special]])
-    prior = words if prior is None else prior
-    embedded = prior.sample(length, seed).to(on.W_U.device).float()
-    if embedded.shape != (length, int(model.cfg.d_model)):
-        raise ValueError(
-            f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {model.cfg.d_model}), token embeddings of "
-            "this model"
-        )
+    prior = vocabulary_prior(model) if prior is None else prior
+    start, typical = start_rows(model, prior, length, prompt_sites(kind, picked), seed)
     if prior_weight:
-        total_log_prob(prior, embedded)  # raises where there is no density
-    sites = prompt_sites(kind, picked)
-    typical = states_of(model, on, words.sample(min(TYPICAL, how.n_ctx - 1), 0), sites).square().mean((1, 2)).sqrt()
-    learned = _Rows(states_of(model, on, embedded, sites), typical, encoder, seed)
+        total_log_prob(prior, start[0])  # raises where there is no density
+    learned = _Rows(start, typical, encoder, seed)
 
     def editing(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
         return prompt_edits(*learned.both(), kind, picked, strength)
@@ -155,9 +145,13 @@ class _Rows:
     """
 
     def __init__(
-        self, start: Float[Tensor, "n_sites n width"], typical: Float[Tensor, " n_sites"], encoder: Encoder, seed: int
+        self,
+        start: Float[Tensor, "n_sites n width"],
+        typical: Float[Tensor, "n_sites 1 1"],
+        encoder: Encoder,
+        seed: int,
     ) -> None:
-        self.start, self.unit = start, typical.to(start)[:, None, None]
+        self.start, self.unit = start, typical
         n_sites, _, width = start.shape
         self.net: nn.Module | None = None
         self.lstm: nn.LSTM | None = None

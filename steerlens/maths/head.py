@@ -60,3 +60,17 @@ def nll_and_gradient(
     if slope is not None:
         p *= slope
     return loss, p @ head.W_U.mT
+
+
+def kl_and_gradient(
+    head: Head, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
+    """`KL(p ‖ q)` in nats, one a row, of `p` at context vectors `aim` from `q` at `c`, and the gradient of `Σ w · KL` in `c`.
+
+    ∂/∂c = w · post'(z) (q − p) W_Uᵀ
+    """
+    z = torch.addmm(head.b_U, c, head.W_U)
+    log_q, log_p = torch.log_softmax(post(head, z), 1), torch.log_softmax(logits(head, aim), 1)
+    p = log_p.exp()
+    kl = (p * (log_p - log_q)).sum(1)
+    return kl, (weight[:, None] * slope(head, z) * (log_q.exp() - p)) @ head.W_U.mT

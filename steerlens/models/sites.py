@@ -63,12 +63,16 @@ def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tenso
 
 @contextmanager
 def edited(model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], Places]) -> Iterator[None]:
-    """Run an intervention's edits inside the block; `places` says which tokens the activation of the k-th edit belongs to."""
+    """Run an intervention's edits inside the block; `places` says which tokens the activation of the k-th edit belongs to.
 
-    def placed(k: int, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda tensor: edit(tensor, places(k, tensor))
+    It is given the activation with its tokens on the second axis, where those of attention have the heads.
+    """
 
-    with hooked(model, ((site, placed(k, edit)) for k, (site, edit) in enumerate(edits))):
+    def placed(k: int, site: str, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
+        heads = site.endswith(("hook_attn_scores", "hook_pattern"))
+        return lambda tensor: edit(tensor, places(k, tensor.transpose(1, 2) if heads else tensor))
+
+    with hooked(model, ((site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits))):
         yield
 
 

@@ -1,10 +1,13 @@
-"""What a report says beyond one steer: the steer on another model, and beside edits of hidden states."""
+"""What a report says beyond one steer: the steer on another model, and beside edits of hidden states and tuned prompts."""
 
 from typing import Any
 
+from steerlens.analysis.moves import moves
+from steerlens.analysis.priors import nearest_tokens, readability
 from steerlens.analysis.rivals import at_equal_kl
 from steerlens.analysis.subspaces import compare_subspaces
 from steerlens.analysis.transfer import transfer_report
+from steerlens.fits.prompt import fit_prompt
 from steerlens.fits.reft import fit_reft
 from steerlens.fits.steer import fit_steer, natural_metric
 from steerlens.models.collect import collect
@@ -14,11 +17,15 @@ from steerlens.models.sites import Model, model_id
 from steerlens.show.figures import records
 from steerlens.show.study import Study
 from steerlens.toy import corpus
+from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
+from steerlens.values.metric import Metric
+from steerlens.values.prompt import Prompt
 
 RIVAL_TEXTS, RIVAL_TESTS = 500, 300
 """Texts that rivals are fitted to and tested on: enough to compare, few enough for the report's time."""
 RANK = 4
+ROWS = 8
 
 
 def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
@@ -43,7 +50,7 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
 
 
 def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) -> dict[str, Any] | None:
-    """Edits of hidden states (ReFT) and a steer on the same texts: worth at equal cost, and what they have in common.
+    """Edits of hidden states (ReFT), tuned prompts and a steer on the same texts: worth at equal cost, what they have in common.
 
     None where fewer than ten texts of either sign are there to fit to or to test on.
     """
@@ -68,6 +75,13 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     for layer, found in edits.items():
         name = f"LoReFT, rank {RANK}, layer {layer}"
         values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
+    prompts = {
+        name: fit_prompt(lm, train, kind=kind, length=ROWS, epochs=4, seed=seed, progress=False)
+        for name, kind in (("soft prompt", "soft"), ("key/value prefix", "kv"))
+    }
+    for name, found in prompts.items():
+        name = f"{name}, {ROWS} rows"
+        values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
     table = at_equal_kl(lm, values, test)
     table["parameters"], table["seconds"] = (
         list(column) for column in zip(*(numbers[n] for n in table.name), strict=True)
@@ -79,4 +93,23 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     return {
         "steer": one.name, "kl": 0.05, "train": len(train), "test": len(test), "table": records(table),
         "subspaces": records(subspaces),
+        "prompt": _prompt(lm, prompts["soft prompt"], fit, some, metric, test, seed),
     }  # fmt: skip
+
+
+def _prompt(
+    lm: Model, soft: Fit[Prompt], steer: Fit, some: Labelled, metric: Metric, test: Labelled, seed: int
+) -> dict[str, Any]:
+    """What a soft prompt says by its nearest words, what these words do in its place, and how it moves the context."""
+    value = soft.value
+    idle = not float(value.directions.abs().max())
+    ends = [nearest_tokens(lm, value.at(sign)[0], k=1) for sign in (1.0, -1.0)]
+    return {
+        "rows": value.prefix,
+        "words": [list(words) for words in zip(*(end.token for end in ends), strict=True)],
+        "distance": [float(end.distance.mean()) for end in ends],
+        "readability": records(readability(lm, value, test, draws=3, seed=seed)),
+        "moves": [] if idle else records(moves(lm, value, steer.value, some, metric, rank=RANK, draws=20, seed=seed)),
+        "plain_nll": soft.report.settings["plain_nll"],
+        "neutral_nll": soft.report.heldout.base,
+    }

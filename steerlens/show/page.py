@@ -101,16 +101,47 @@ def _rivals(found: Mapping[str, Any], picture: Picture) -> list[str]:
     ]  # fmt: skip
     head = ["", "parameters", "contrast (95 %)", "strength", "seconds"]
     return [
-        "<h2 id='rivals'>Beside edits of hidden states</h2>",
+        "<h2 id='rivals'>Beside edits and prompts</h2>",
         "<p>ReFT changes the residual stream behind a layer inside a subspace; here LoReFT, at every token, for "
-        f"{escape(found['steer'])}, fitted with a steer to the same {found['train']:,} texts. All at the strength that costs "
-        f"{found['kl']:g} nats per token; an edit without one has learned nothing. <em>Contrast</em>: what turning the sign "
-        f"costs on {found['test']:,} new texts, nats per token.</p>",
+        f"{escape(found['steer'])}, fitted with a steer to the same {found['train']:,} texts. Prompt tuning puts rows before "
+        "the text, a prefix learned keys and values before it in every layer. All at the strength that costs "
+        f"{found['kl']:g} nats per token over strength 0; what has none has learned nothing. <em>Contrast</em>: what turning the "
+        f"sign costs on {found['test']:,} new texts, nats per token.</p>",
         f"<div class='wide'>{table(head, rows, numbers=range(1, 5))}</div>",
         "<p>Do both use the same subspace? The largest squared cosine of an angle between the edit's subspace and what the steer "
         "writes (the edit's directions carried to the unembedding, in the natural metric) and reads (canonical correlation over "
         "contexts), the difference of the mean states of the two signs, and the normal of a probe. Grey: random subspaces.</p>",
         figure(picture, "How much of the subspaces of ReFT is what the steer and two simple directions use"),
+        *_prompt(found["prompt"]),
+    ]
+
+
+def _prompt(found: Mapping[str, Any]) -> list[str]:
+    words = [[str(k + 1), *(escape(word.strip()) for word in pair)] for k, pair in enumerate(found["words"])]
+    ways = [
+        [
+            escape(r["what"]),
+            f"{r['nll']:.3f}",
+            f"{r['contrast']:.3f} ({r['low']:.3f} to {r['high']:.3f})".replace("-", "−"),
+        ]
+        for r in found["readability"]
+    ]
+    shares = {r["question"]: r for r in found["moves"]}
+    moved = ""
+    if shares:
+        writes, whole = shares["writes"], shares["steer's move"]
+        moved = (
+            f" Of what the prompt does to the context, {percent(writes['share'])} lies along the steer's strongest write "
+            f"directions (random ones: {percent(writes['chance'])}); its squared cosine with the steer's own move is "
+            f"{whole['share']:.2f}."
+        )
+    return [
+        f"<p>What does the soft prompt say? Its {found['rows']} rows end "
+        f"{found['distance'][0]:.0f} and {found['distance'][1]:.0f} times as far from the nearest word as words are from one "
+        "another (at +1 and −1). Whether these words are what it means is tried by putting them in its place: a reading is "
+        f"worth what they keep, against random words.{moved}</p>",
+        f"<div class='row'><div class='wide'>{table(['row', 'nearest at +1', 'at −1'], words, numbers=range(1))}</div>"
+        f"<div class='wide'>{table(['in its place', 'NLL', 'contrast (95 %)'], ways, numbers=range(1, 3))}</div></div>",
     ]
 
 

@@ -190,6 +190,24 @@ class Given:
         return self.vectors[torch.arange(n) % len(self.vectors)]
 
 
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Given rows first; where more are asked for, the rest is drawn from another prior."""
+
+    vectors: Float[Tensor, "m d"]
+    rest: Prior
+    name: str = "filled"
+
+    def __post_init__(self) -> None:
+        _check_some(self.vectors)
+
+    def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
+        more = n - len(self.vectors)
+        return (
+            torch.cat([self.vectors, self.rest.sample(more, seed).to(self.vectors)]) if more > 0 else self.vectors[:n]
+        )
+
+
 def total_log_prob(prior: object, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """The log-density of some rows, nats.
 

@@ -1,6 +1,6 @@
 """Learned rows before the input: prompt tuning, in three kinds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,6 +107,20 @@ def prompt_sites(kind: str, layers: tuple[int, ...]) -> tuple[str, ...]:
     raise ValueError(
         f"kind, layers: got {kind!r} at layers {layers}, expected 'soft' without layers, or 'deep' or 'kv' with some"
     )
+
+
+def prompt_layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
+    """The layers of a prompt: those given, or for "deep" the last third and for "kv" all.
+
+    Raises:
+        ValueError: a layer that is not there, or layers that do not belong to the kind.
+    """
+    usual = {"soft": (), "deep": range(n_layers - max(n_layers // 3, 1), n_layers), "kv": range(n_layers)}
+    picked = tuple(sorted(set(usual.get(kind, ()) if layers is None else layers)))
+    if not all(0 <= layer < n_layers for layer in picked):
+        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
+    prompt_sites(kind, picked)  # raises where kind and layers do not go together
+    return picked
 
 
 def prompt_edits(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.fits.prompt import embeddings, states_of
+from steerlens.models.embed import embeddings, states_of
 from steerlens.values.priors import Exclusion, Gaussian, Given, Vocabulary, fit_gaussian
 from steerlens.values.prompt import prompt_sites
 from tests.fits.make import cut, data, heldout_rows, model, nll_of, rows_of

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.fits.prompt import embeddings, states_of
+from steerlens.models.embed import embeddings, states_of
 from steerlens.models.tokens import Encoded, with_prefix
 from steerlens.values.prompt import Kind, prompt_sites
 from tests.models.test_collect import by_text, ids_of

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from html import escape
 
 import pytest
 
@@ -102,10 +103,16 @@ def test_any_labelled_texts_make_a_report(tmp_path):
 
 def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(folder, tmp_path):
     found = json.loads((folder / "report.json").read_text())["rivals"]
-    assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(found["table"]) == 4
+    assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(found["table"]) == 6
     html = (folder / "index.html").read_text()
     for row in found["table"]:
         assert row["name"] in html and f"{row['parameters']:,}" in html
+    prompt = found["prompt"]
+    assert len(prompt["words"]) == prompt["rows"] == 8
+    for pair in prompt["words"]:
+        assert all(f">{escape(word.strip())}<" in html for word in pair)
+    assert [row["what"] for row in prompt["readability"]] == ["prompt", "nearest words", "random words", "no prompt"]
+    assert all(f"{row['nll']:.3f}" in html for row in prompt["readability"])
     plain = sl.toy.corpus("tone", n=60, seed=0)
     graded = sl.Labelled(plain.texts, tuple(abs(y) for y in plain.labels))
     index = write_report("toy-64", tmp_path / "out", data=graded, name="strength")

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from steerlens.values.priors import (
     Exclusion,
+    Filled,
     Gaussian,
     Given,
     Interpolation,
@@ -48,6 +49,7 @@ PRIORS: dict[str, Callable[[], Any]] = {
     "published": lambda: Exclusion(gaussian(), rule="published"),
     "interpolation": lambda: Interpolation(gaussian(), Vocabulary(random(40, D))),
     "vocabulary": lambda: Vocabulary(random(40, D)),
+    "filled": lambda: Filled(random(2, D, seed=8), Vocabulary(random(40, D))),
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.fits.prompt import embeddings
+from steerlens.models.embed import embeddings
 from steerlens.models.sites import Model, readout
 from steerlens.values.priors import Gaussian, Prior, fit_gaussian
 from steerlens.values.readout import Readout

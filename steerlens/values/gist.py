@@ -1,0 +1,125 @@
+"""A gist mask in a running model, and the prompt that a longer one was distilled into."""
+
+import html
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from steerlens.maths.gist import Control, check_gist, gist_mask
+from steerlens.values.intervention import Edit, Strength
+from steerlens.values.positions import Places
+from steerlens.values.prompt import Prompt
+from steerlens.values.readout import Readout
+
+
+@dataclass(frozen=True)
+class GistMask:
+    """The last `gist` tokens of a prompt are its gist, what stands before them is the instruction, which new text cannot see.
+
+    Attention scores of every layer become −∞ where `gist_mask` hides what causality would not. Strength 0 is the plain model,
+    any other the mask: it has no half. A prompt of at most `gist` tokens is all gist. The first new token is predicted by the
+    last gist token, which sees everything, so all controls agree on it. Made by `steerlens.models.gist.mask_gist`, which makes
+    sure that the model's attention heeds its scores.
+
+    Args:
+        gist: how many tokens at the end of the prompt.
+        n_layers: of the model.
+        readout: of the model.
+        control: "gist", "positive" or "negative"; see `gist_mask`.
+        begin: tokens at the beginning that stay visible, e.g. 1 for begin-of-text; 0 as published.
+        name: for tables and figures.
+
+    Raises:
+        ValueError: numbers out of range, an unknown control.
+
+    Example:
+        >>> import torch
+        >>> GistMask(2, 3, Readout(torch.eye(2), torch.zeros(2), ("a", "b"))).sites[0]
+        'blocks.0.attn.hook_attn_scores'
+    """
+
+    gist: int
+    n_layers: int
+    readout: Readout
+    control: Control = "gist"
+    begin: int = 0
+    name: str = "gist mask"
+
+    def __post_init__(self) -> None:
+        for label in ("gist", "n_layers"):
+            if getattr(self, label) < 1:
+                raise ValueError(f"{label}: got {getattr(self, label)}, expected at least 1")
+        check_gist(self.control, self.begin)
+
+    @property
+    def prefix(self) -> int:
+        """No rows before the input."""
+        return 0
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(f"blocks.{layer}.attn.hook_attn_scores" for layer in range(self.n_layers))
+
+    def edits(self, strength: Strength) -> tuple[Edit, ...]:
+        def edit(scores: Float[Tensor, "batch head new keys"], places: Places) -> Float[Tensor, "batch head new keys"]:
+            on = torch.as_tensor(strength, device=scores.device) != 0
+            hidden = self.hidden(places, scores.shape[3]) & on.reshape(-1, 1, 1)
+            return scores.masked_fill(hidden[:, None], -torch.inf)
+
+        return tuple((site, edit) for site in self.sites)
+
+    def hidden(self, places: Places, n_keys: int) -> Bool[Tensor, "batch new keys"]:
+        """What tokens may not attend to and otherwise would, of `n_keys` read so far: with a cache more than the new ones."""
+        index, end = places
+        keys = index
+        if index.shape[1] != n_keys:
+            # tokens of a cache have no gap, and padding only before the first
+            before = torch.arange(n_keys - 1, -1, -1, device=index.device)
+            keys = (index[:, -1:] - before).clamp_min(-1)
+        start = (end - self.gist).clamp_min(0)
+        plain, seen = (
+            gist_mask(keys, start, end, queries=index, control=control, begin=self.begin)
+            for control in ("positive", self.control)
+        )
+        return plain & ~seen
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """A prompt of few rows that stands for a longer text, what it is worth, and how it was found.
+
+    Args:
+        value: the rows; its directions are zero, so every strength is the same.
+        prompt: the text that it stands for.
+        table: against its controls on texts that were held out; see `steerlens.fits.gist.compression`.
+        trials: held-out KL in nats per token, `heldout_kl`, after each `epoch`; the best one's rows are kept, which makes the
+            table's last line a little too good (few choices, many positions).
+        n_texts: continuations, held-out ones included.
+        n_truncated: of them, cut to the context.
+        seconds, seed: of the fit.
+        settings: its other arguments.
+    """
+
+    value: Prompt
+    prompt: str
+    table: pd.DataFrame
+    trials: tuple[dict[str, float], ...]
+    n_texts: int
+    n_truncated: int
+    seconds: float
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        last = self.table.iloc[-1]
+        return (
+            f"Distilled({self.prompt[:40]!r} into {self.value.prefix} rows: {last.gap_closed:.0%} of the gap closed, "
+            f"{last.saved:.0f} tokens saved)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{html.escape(repr(self))}</b></p>{self.table.to_html(float_format='{:.4f}'.format)}"
