@@ -28,7 +28,7 @@ paired     := $(sort $(wildcard notebooks/*.ipynb notebooks/*.py))
 figures    := $(sort $(filter-out figures/_%,$(wildcard figures/*.py)))
 benchmarks := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help env env-tl3 report test test-tl3 lint format notebooks write-notebooks figures bench clean
+.PHONY: help env env-tl3 report test test-tl3 lint format notebooks write-notebooks figures bench bench-quick clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -60,18 +60,21 @@ figures: $(ENV)  ## every figure with its numbers, in figures/out/
 	@$(if $(figures),,echo "no figures")
 	@for script in $(figures); do echo "$$script"; MPLBACKEND=Agg $(BIN)/python "$$script"; done
 
-bench: $(ENV)  ## every benchmark, as tables
+bench: $(ENV)  ## every benchmark, as tables and in benchmarks/results.json
 	@$(if $(benchmarks),,echo "no benchmarks")
-	@for script in $(benchmarks); do echo "$$script"; $(BIN)/python "$$script"; done
+	@for script in $(benchmarks); do echo "$$script"; $(offline) $(BIN)/python "$$script"; done
+
+bench-quick: $(ENV)  ## the same small, within a minute: whether they run, not how fast
+	@$(offline) $(BIN)/python benchmarks/run.py --quick
 
 # ---- checks ----
 
 test: $(ENV)  ## all tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests
 
-# what knows nothing of TransformerLens need not be tested with each version of it
-test-tl3: $(ENV3)  ## the tests that run a model, on the oldest TransformerLens we support
-	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=tests/,maths values show) $(PYTEST_ARGS) tests
+# what knows nothing of TransformerLens, or knows it through steerlens.models alone, need not be tested with each version of it
+test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
+	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=tests/,maths values toy analysis show) $(PYTEST_ARGS) tests
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .

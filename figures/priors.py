@@ -1,6 +1,6 @@
 """Prompt tuning: does the prior matter, does the prompt keep to it, can it be read, and does it move the context as a steer does?
 
-    python figures/priors.py                                     # toy-64, five seeds, some minutes
+    python figures/priors.py                                     # toy-64, five seeds, a quarter of an hour
     python figures/priors.py --model FOLDER --train FILE --test FILE
 
 Writes figures/out/priors.{pdf,png,json}.
@@ -67,12 +67,12 @@ def main() -> None:
     model = sl.load_model(arguments.model)
     train = sl.toy.corpus("sentiment", n=1000, seed=0) if toy else sl.read_labelled(arguments.train)
     test = sl.toy.corpus("sentiment", n=300, seed=1) if toy else sl.read_labelled(arguments.test)
-    few = sl.Labelled(train.texts[:400], train.labels[:400])
+    few = sl.Labelled(train.texts[:300], train.labels[:300])
     some = sl.Labelled(test.texts[:100], test.labels[:100])
 
-    found = compare_priors(model, few, test, known_priors(model, few), seeds=SEEDS, length=LENGTH, epochs=8)
+    found = compare_priors(model, few, test, known_priors(model, few), seeds=SEEDS, length=LENGTH, epochs=6)
     fitted = {"fitted to words, in the loss": fit_gaussian(vocabulary_prior(model).vectors)}
-    believed = compare_priors(model, few, test, fitted, seeds=SEEDS, length=LENGTH, epochs=8, prior_weight=1.0)
+    believed = compare_priors(model, few, test, fitted, seeds=SEEDS, length=LENGTH, epochs=6, prior_weight=1.0)
     table = pd.concat([found, believed], ignore_index=True)
 
     states = sl.collect(model, train, progress=False)

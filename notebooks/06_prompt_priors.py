@@ -13,13 +13,12 @@
 # %% [markdown]
 # # Prompts: where they start, where they end, what they do
 #
-# Prompt tuning leaves the model alone and learns a few rows that are read before the text. It has as many ways to start as there
-# are distributions of rows. Does the start matter? Does a tuned prompt stay near it? Can it be read as words? And does it do to
-# the context what a steer does?
+# Prompt tuning leaves the model alone and learns a few rows that are read before the text. It has as many ways to start as
+# there are distributions of rows. Does the start matter? Does a tuned prompt stay near it? Can it be read as words? And does it
+# do to the context what a steer does?
 
 # %%
 import pandas as pd
-import torch
 
 import steerlens as sl
 from steerlens.analysis.moves import moves
@@ -63,13 +62,13 @@ at_equal_kl(model, rivals, new).assign(
 ).round(3)
 
 # %% [markdown]
-# The steer is worth as much or more, in less time; it has one problem to solve, and that is convex.
+# The steer is worth more, in less time; it has one problem to solve, and that is convex.
 
 # %% [markdown]
 # ## Where it starts
 #
-# A prior is a small object that makes rows: normal ones, normal ones like the model's words, words, the words of the labels, and
-# rows that keep away from words. Three fits each here; `figures/priors.py` has twelve priors and five seeds.
+# A prior is a small object that makes rows: normal ones, normal ones like the model's words, words, the words of the labels,
+# and rows that keep away from words. Three fits each here; `figures/priors.py` has twelve priors and five seeds.
 
 # %%
 words = vocabulary_prior(model)
@@ -91,9 +90,10 @@ over_seeds(found).pivot(index="prior", columns="number", values="mean").loc[
 ].round(3)
 
 # %% [markdown]
-# The starts differ by far more than the ends do. `drift` is the distance from a prompt's own prior in that prior's own units; 1 is
-# typical of its samples. No prompt stays: the prior decides where the search begins, and little else. It can be made a belief
-# instead, as a term of the loss (`prior_weight=1`): then the rows stay where there is no evidence against it.
+# The starts differ by far more than the ends do. `drift` is the distance from a prompt's own prior in that prior's own units; 1
+# is typical of its samples. No prompt stays: the prior decides where the search begins, and little else. It can be made a
+# belief instead, as a term of the loss (`prior_weight=1`): then the rows end nearer to its middle than its own samples are, as
+# a mode does.
 
 # %%
 believed = sl.fit_prompt(model, few, prior=known["fitted to words"], prior_weight=1.0, epochs=5, progress=False)
@@ -108,8 +108,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## Where it ends
 #
-# Far from every word: `nearest` counts in distances between neighbouring words, `size` in the size of an embedding. The rows have
-# not collapsed onto one another: as many directions as random words have (`collapse` near 0).
+# Far from every word: `nearest` counts in distances between neighbouring words, `size` in the size of an embedding. The rows
+# have not collapsed onto one another: as many directions as random words have (`collapse` near 0).
 
 # %%
 start = words.sample(8, 0)
@@ -131,8 +131,8 @@ pd.DataFrame(ends).T
 readability(model, soft.value, new).round(3)
 
 # %% [markdown]
-# The prompt lowers the NLL; its nearest words raise it. Some of the sign is in them, within a wide interval, and none in random
-# words. A prompt is not its nearest words.
+# The prompt is worth something, its nearest words next to nothing; they do harm to the NLL, as random words do. A prompt is not
+# its nearest words.
 
 # %% [markdown]
 # ## What it does to the context
@@ -146,7 +146,9 @@ tone = sl.fit_steer(sl.collect(model, sl.toy.corpus("tone", n=800, seed=0), prog
 some = sl.Labelled(new.texts[:100], new.labels[:100])
 moved = pd.concat(
     [
-        moves(model, value, steer.value, some, metric, controls={"tone": tone}, draws=30).assign(intervention=name, seed=0)
+        moves(model, value, steer.value, some, metric, controls={"tone": tone}, draws=30).assign(
+            intervention=name, seed=0
+        )
         for name, value in list(rivals.items())[1:]
     ]
 )
@@ -156,15 +158,16 @@ moved.set_index(["intervention", "steer", "question"])[["share", "low", "high", 
 ax = plot_moves(moved)
 
 # %% [markdown]
-# Both push the context along the steer's strongest write directions, more than along those of a steer for tone, and more than along
-# random ones; but most of what they do lies elsewhere. The move as a whole has a cosine with the steer's that is small
-# and far above chance. So a prompt finds the steer's effect, by a longer way and with much besides.
+# Along the steer's strongest write directions both push more than along random ones. But so they do along those of a steer for
+# tone: such directions are what language uses. It is the move as a whole that tells: its squared cosine with what the steer for
+# sentiment adds at the same places is small, many times that with the steer for tone, and far above chance. So a prompt
+# contains the steer's effect, with much besides.
 
 # %% [markdown]
 # ## A prompt in fewer rows
 #
-# The gist of a prompt: rows behind which the model predicts as it does behind the whole text. The controls say what that is worth:
-# nothing in its place, random words, the last words of the prompt.
+# The gist of a prompt: rows behind which the model predicts as it does behind the whole text. The controls say what that is
+# worth: nothing in its place, random words, the last words of the prompt.
 
 # %%
 prompt = " ".join(new.texts[3].split()[:16])
@@ -186,8 +189,9 @@ ax = plot_map(ways, project(ways))
 cluster_report(ways).round(3)
 
 # %% [markdown]
-# The picture is for the eye, the table for the claim: silhouettes and clusters against permutations of whole texts. Sums lie apart;
-# a sentence with a masked word is, to the model, a sentence.
+# The picture is for the eye, the table for the claim: silhouettes and clusters against permutations of whole texts. Sums lie
+# apart. Reviews and sentences with a masked word are near one another, and still told apart. Single positions are not: what a
+# state holds is mostly its own word.
 #
 # And along a text, do states wander off as a random walk does, or stay?
 
@@ -195,5 +199,5 @@ cluster_report(ways).round(3)
 step_statistics(ways).set_index(["task", "statistic"])[["value", "low", "high", "walk", "shuffled"]].round(2)
 
 # %% [markdown]
-# They stay: the mean squared way hardly grows with the lag (exponent near 0, a random walk has 1), and steps turn back as those of
-# independent states do.
+# They stay: the mean squared way hardly grows with the lag (exponent near 0, a random walk has 1), and steps turn back nearly
+# as those of states in any order do. Sums swing, as their exercises come round every seven tokens.

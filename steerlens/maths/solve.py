@@ -158,11 +158,11 @@ def newton_step(
     return torch.einsum("ij,jab->iab", torch.linalg.inv(H).to(gradient), -gradient)
 
 
-def shrink(V: Float[Tensor, "d d"], threshold: float) -> Float[Tensor, "d d"]:
-    """Every singular value lowered by a threshold, not below 0: the proximal map of the nuclear norm.
+def shrink(V: Float[Tensor, "d d"], *shares: float) -> list[Float[Tensor, "d d"]]:
+    """Every singular value lowered by shares of the largest, not below 0: the proximal map of the nuclear norm; one SVD for all.
 
     A steer learned from n positions carries noise that is spread evenly over all directions of the whitened space,
     while a style lives in few; lowering the singular values takes out the one and keeps the other.
     """
     U, s, Vh = svd(V.double())
-    return ((U * (s - threshold).clamp_min(0)) @ Vh).to(V.dtype)
+    return [((U * (s - share * s[0]).clamp_min(0)) @ Vh).to(V.dtype) for share in shares]

@@ -55,55 +55,63 @@ def best_spans(
     if n == 0 or spans < 1:
         return []
     x = x.double().cpu()
-    sums = [
-        torch.cat([torch.zeros(1, dtype=torch.float64), (s * x - price).cumsum(0)])
-        for s, name in ((1.0, "+"), (-1.0, "-"))
-        if sign in ("both", name)
-    ]
-    closed_start = torch.zeros(n + 1, dtype=torch.float64)  # -inf where no span may begin
-    closed_start[n] = -torch.inf
+    signs = [s for s, name in ((1.0, "+"), (-1.0, "-")) if sign in ("both", name)]
+    P = torch.zeros(len(signs), n + 1, dtype=torch.float64)
+    torch.cumsum(torch.tensor(signs, dtype=torch.float64)[:, None] * x - price, 1, out=P[:, 1:])
+    leave, arrive = -P, P.clone()  # -inf where no span may begin, or end
+    leave[:, n] = arrive[:, 0] = -torch.inf
     if starts is not None:
-        closed_start[:n][~starts.cpu()] = -torch.inf
-    closed_end = torch.zeros(n + 1, dtype=torch.float64)  # -inf where no span may end
-    closed_end[0] = -torch.inf
+        leave[:, :n][:, ~starts.cpu()] = -torch.inf
     if ends is not None:
-        closed_end[1:][~ends.cpu()] = -torch.inf
-    f = [torch.zeros(n + 1, dtype=torch.float64)]
+        arrive[:, 1:][:, ~ends.cpu()] = -torch.inf
+    width, m = min(max_len, n), n + 1
+    window = torch.full((1, len(signs), width + n), -torch.inf, dtype=torch.float64)
+    reached = window[..., width:]  # behind as many places that no span can begin at
+    f = [torch.zeros(m, dtype=torch.float64)]
     for _ in range(min(spans, n)):
-        best = torch.stack([_window_max(f[-1] - P + closed_start, max_len) + P for P in sums]).amax(0)
-        f.append(torch.maximum(f[-1], best + closed_end).cummax(0).values)
-    return [Span(start, end, float(x[start:end].sum())) for start, end in _trace(sums, f, closed_start, max_len)]
+        torch.add(f[-1][:n], leave[:, :n], out=reached[0])
+        best = torch.maximum((_window_max(window, width) + arrive).amax((0, 1)), f[-1])
+        f.append(best.cummax(0).values)
+    values = x.numpy()
+    return [Span(i, j, float(sum(values[i:j].tolist()))) for i, j in _trace(P, f, leave, max_len)]
 
 
-def _window_max(x: Float[Tensor, " m"], width: int) -> Float[Tensor, " m"]:
-    """`max(x[j - width … j - 1])` for every j (-inf where there is none): two running maxima over blocks.
+NARROW = 16
+"""Up to this width looking at every place of a window is faster than anything cleverer."""
 
-    The window of `width` before j ends in one block and begins in the one before it: the larger of the running maximum
-    from the left up to j - 1 and of that from the right down to j - width (van Herk 1992; Gil and Werman 1993).
+
+def _window_max(x: Float[Tensor, "1 rows m"], width: int) -> Float[Tensor, "1 rows windows"]:
+    """`max(x[k … k + width - 1])` for every place k that a whole window begins at; for wide ones two running maxima over blocks.
+
+    A window begins in one block and ends in the same or the next: the larger of the running maximum from the right down to
+    its first place and of that from the left up to its last (van Herk 1992; Gil and Werman 1993).
     """
-    m, width = len(x), min(width, len(x))
-    blocks = -(-(m + width) // width)
-    padded = torch.full((blocks * width,), -torch.inf, dtype=x.dtype)
-    padded[width : width + m] = x  # padded[width + i] = x[i]
-    table = padded.view(blocks, width)
-    left = table.cummax(1).values.flatten()
-    right = table.flip(1).cummax(1).values.flip(1).flatten()
-    return torch.maximum(right[:m], left[width - 1 : width - 1 + m])
+    if width <= NARROW:
+        return torch.max_pool1d(x, width, 1)
+    m = x.shape[-1]
+    blocks = -(-m // width)
+    padded = torch.nn.functional.pad(x, (0, blocks * width - m), value=-torch.inf)
+    table = padded.unflatten(-1, (blocks, width))
+    left = table.cummax(-1).values.flatten(-2)
+    right = table.flip(-1).cummax(-1).values.flip(-1).flatten(-2)
+    return torch.maximum(right[..., : m - width + 1], left[..., width - 1 : m])
 
 
 def _trace(
-    sums: list[Float[Tensor, " m"]], f: list[Float[Tensor, " m"]], closed_start: Float[Tensor, " m"], max_len: int
+    P: Float[Tensor, "signs m"], f: list[Float[Tensor, " m"]], leave: Float[Tensor, "signs m"], max_len: int
 ) -> list[tuple[int, int]]:
     """Start and end of the spans behind the best total, in order of position."""
+    # single numbers are read from the arrays behind the tensors: a tensor of one number costs a hundred times as much
+    totals, sums, begin = [t.numpy() for t in f], P.numpy(), leave.numpy()
     found = []
-    j = len(f[0]) - 1
+    j = P.shape[1] - 1
     for k in range(len(f) - 1, 0, -1):
-        if f[k][j] <= f[k - 1][j]:
+        total, before = totals[k], totals[k - 1]
+        if total[j] <= before[j]:
             continue  # one span fewer is as good
-        end = int((f[k] == f[k][j]).nonzero()[0, 0])  # the first place that reaches it
-        window = slice(max(end - max_len, 0), end)
-        reach = torch.stack([(f[k - 1] - P + closed_start)[window] + P[end] for P in sums]).amax(0)
-        near = (reach == reach.max()).nonzero().squeeze(1)
-        j = window.start + int(near[-1])  # the shortest
+        end = int(total.searchsorted(total[j]))  # the first place that reaches it; totals never fall
+        first = max(end - max_len, 0)
+        reach = (before[first:end] + begin[:, first:end] + sums[:, end : end + 1]).max(0).tolist()
+        j = first + max(i for i, r in enumerate(reach) if r == max(reach))  # the shortest
         found.append((j, end))
     return found[::-1]

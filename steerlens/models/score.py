@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import post, token_nll
+from steerlens.maths.head import post
 from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
 from steerlens.models.sites import Model
@@ -17,6 +17,8 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
 CHUNK = 512
+BLOCK = 1 << 19
+"""Logits that are taken through all strengths before the next: as many as stay in a processor's cache."""
 
 
 def score(
@@ -87,14 +89,18 @@ def state_log_probs(
     head = states.readout.head
     over = steer.background if isinstance(steer, SteerOver) else None
     line = steer.steer if isinstance(steer, SteerOver) else steer
+    rows = max(BLOCK // head.W_U.shape[1], 1)
     found = []
     for c, target, _ in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
         z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
         along = None if line is None else (c @ line.W) @ head.W_U
-        found.append(
-            torch.stack(
-                [-token_nll(post(head, z if along is None or s == 0 else z + s * along), target) for s in strengths]
-            )
-        )
+        log_probs = torch.empty(len(strengths), len(c), device=z.device)
+        for start in range(0, len(c), rows):
+            part = slice(start, start + rows)
+            for k, s in enumerate(strengths):
+                here = z[part] if along is None or s == 0 else torch.add(z[part], along[part], alpha=s)
+                log_p = torch.log_softmax(post(head, here), 1)
+                log_probs[k, part] = log_p.gather(1, target[part, None]).squeeze(1)
+        found.append(log_probs)
     return torch.cat(found, dim=1).cpu()

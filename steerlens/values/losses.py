@@ -12,7 +12,7 @@ from steerlens.maths.head import Head, post, token_nll
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
-CHUNK = 1024
+CHUNK = 256
 
 
 @dataclass(frozen=True)

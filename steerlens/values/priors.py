@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-DRAWS = 10_000
-"""Most proposals for a row of the published exclusion rule."""
+DRAWS = 1_000
+"""Most rounds of proposals, as many as rows or 64, of the published exclusion rule."""
 
 
 @runtime_checkable
@@ -131,17 +131,18 @@ class Exclusion:
         if self.rule == "radius":
             u = _normal(n, d, seed).to(self.inner.mean)
             return self.inner.mean + self.factor * math.sqrt(d) * (u / u.norm(dim=1, keepdim=True)) @ self.inner.root.mT
-        random, width, found = torch.Generator().manual_seed(seed), self.c ** (1 / d), []
+        random, width, found = torch.Generator().manual_seed(seed), self.c ** (1 / d), 0
+        kept: list[Tensor] = []
         for _ in range(DRAWS):
-            u = width * torch.randn(d, generator=random, dtype=torch.float64)
+            u = width * torch.randn(max(n, 64), d, generator=random, dtype=torch.float64)
             # ratio of the densities at root·u + mean; the widened one is lower by c at the middle
-            ratio = math.exp(-0.5 * float(u @ u) * (1 - 1 / width**2)) * self.c
-            if float(torch.rand((), generator=random, dtype=torch.float64)) < max(0.0, 1 - ratio):
-                found.append(u)
-            if len(found) == n:
-                return self.inner.mean + torch.stack(found).to(self.inner.mean) @ self.inner.root.mT
+            ratio = self.c * torch.exp(-0.5 * u.square().sum(1) * (1 - 1 / width**2))
+            kept.append(u[torch.rand(len(u), generator=random, dtype=torch.float64) < 1 - ratio])
+            found += len(kept[-1])
+            if found >= n:
+                return self.inner.mean + torch.cat(kept)[:n].to(self.inner.mean) @ self.inner.root.mT
         raise ValueError(
-            f"c: of {DRAWS} draws {len(found)} were accepted, {n} are needed; take a larger c, or rule='radius'"
+            f"c: of {DRAWS * max(n, 64)} draws {found} were accepted, {n} are needed; take a larger c, or rule='radius'"
         )
 
 

@@ -62,8 +62,9 @@ def test_no_choice_of_spans_is_better(problem):
 
 @given(st.lists(quarters, min_size=1, max_size=20), st.integers(1, 30))
 def test_a_sliding_maximum_is_the_maximum_of_its_window(x, width):
-    found = _window_max(torch.tensor(x, dtype=torch.float64), width).tolist()
-    assert found == [max(x[max(j - width, 0) : j], default=-float("inf")) for j in range(len(x))]
+    width = min(width, len(x))
+    found = _window_max(torch.tensor([[x, x[::-1]]], dtype=torch.float64), width)[0].tolist()
+    assert found == [[max(row[k : k + width]) for k in range(len(x) - width + 1)] for row in (x, x[::-1])]
 
 
 def test_turning_the_signs_turns_the_values():

@@ -87,7 +87,7 @@ def fit_steer(
     if rank is not None:
         value = replace(value.truncate(rank, metric), name=name)
     measured = measure(heldout, value, background)
-    on_train = measure(train.sample(max(heldout.n_positions, 4_096), seed=seed), value, background)
+    on_train = measure(train.sample(min(max(heldout.n_positions, 4_096), 8_192), seed=seed), value, background)
     used = None if solver == "closed-form" else stable_step(problem, setting.step)
     lambdas = problem.ridge.flatten().tolist()
     report = Report(

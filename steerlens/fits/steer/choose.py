@@ -145,8 +145,7 @@ def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple
 
 def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> list[Float[Tensor, "2 d d"]]:
     """The point with the steer's singular values lowered by shares of the largest."""
-    top = float(torch.linalg.svdvals(V[0])[0]) if shares else 0.0
-    return [torch.stack([shrink(V[0], share * top), V[1]]) for share in shares]
+    return [torch.stack([steer, V[1]]) for steer in shrink(V[0], *shares)] if shares else []
 
 
 def tuning_nll(
@@ -155,13 +154,17 @@ def tuning_nll(
     """Mean held-out NLL of a point, its steer scaled by each factor; classes balanced as by default."""
     head = tuning.readout.head
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    weight, total = text_weights(tuning, "labels"), torch.zeros(len(scales), dtype=torch.float64)
-    for c, target, text in tuning.chunks(CHUNK):
+    weight = text_weights(tuning, "labels")
+    total = torch.zeros(len(scales), dtype=torch.float64, device=V.device)
+    for c, target, text in tuning.chunks(CHUNK // 2):  # several of them at once: half of it is faster
         c, target = c.to(V.device), target.to(V.device)
-        z = (c + c @ D) @ head.W_U + head.b_U
-        along = (tuning.labels[text].to(V)[:, None] * (c @ W)) @ head.W_U
-        w = weight[text].to(V)
-        total += torch.stack([token_nll(post(head, z + s * along), target) @ w for s in scales]).double().cpu()
+        y, w = tuning.labels[text].to(V)[:, None], weight[text].to(V)
+        if len(scales) == 1:  # one product instead of two
+            zs = [(c + c @ D + scales[0] * y * (c @ W)) @ head.W_U + head.b_U]
+        else:
+            z, along = (c + c @ D) @ head.W_U + head.b_U, (y * (c @ W)) @ head.W_U
+            zs = (z + s * along for s in scales)
+        total += torch.stack([token_nll(post(head, z), target) @ w for z in zs]).double()
     return (total / tuning.n_positions).tolist()
 
 

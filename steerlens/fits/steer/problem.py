@@ -15,8 +15,8 @@ from steerlens.maths.solve import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 
-CHUNK = 1024
-"""Positions a product: logits of 1,024 × 50,257 take 200 MB; the whole corpus' never exist."""
+CHUNK = 512
+"""Positions a product: logits of 512 × 50,257 take 100 MB; the whole corpus' never exist."""
 
 Weights = Literal["labels", "texts", "tokens"]
 
@@ -51,10 +51,10 @@ class Problem:
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
         """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
-        total, slope = torch.zeros((), dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
+        total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
         for chunk in self.states.chunks(CHUNK):
             loss, part = self.gradient(chunk, V)
-            total += loss.cpu()
+            total += loss
             slope += part
         n = self.states.n_positions
         penalty = float((self.ridge * V.double().square()).sum()) / 2

@@ -1,0 +1,40 @@
+"""Collecting states beside the layers alone, and beside a plain pass with logits."""
+
+from collections.abc import Iterator
+
+from _measure import Line, alternate, medians, ratio
+from _models import GPT2_SMALL, random_models, random_texts, toy_case
+from _recipe import forward_pass, token_ids
+
+import steerlens as sl
+
+
+def lines(quick: bool) -> Iterator[Line]:
+    if quick:
+        toy = toy_case("toy-64", 600)
+        yield collecting("collect", toy.model, toy.train, toy.name, rounds=5)
+        return
+    found = random_models(*GPT2_SMALL)
+    yield collecting("collect", found.model, random_texts(200, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=7)
+    toy = toy_case()
+    yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=7)
+
+
+def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds: int) -> Line:
+    ids = token_ids(model, data)
+    ways = {
+        "collect": lambda: sl.collect(model, data, progress=False),
+        "layers alone": lambda: forward_pass(model, ids, logits=False),
+        "pass with logits": lambda: forward_pass(model, ids),
+    }
+    seconds, tokens = alternate(ways, rounds), sum(map(len, ids))
+    return Line(
+        key, "collect", "plain forward with logits", "forward without the unembedding", "≥ 0.95 of the limit",
+        f"{sizes}, {tokens:,} tokens without padding",
+        (
+            ratio("of the limit", seconds["layers alone"], seconds["collect"], least=0.95),
+            ratio("times faster than with logits", seconds["pass with logits"], seconds["collect"]),
+            ratio("tokens a second", [tokens] * rounds, seconds["collect"]),
+        ),
+        medians(seconds), note="beside the layers it reads the texts, checks the model's read-out once and keeps the states",
+    )  # fmt: skip

@@ -1,0 +1,116 @@
+"""Fitting a steer beside the paper's recipe and beside one pass of the model."""
+
+import time
+from collections.abc import Iterator
+
+from _measure import Line, Ratio, medians, number, ratio, take
+from _models import SHARED, Case, frozen, reviews_case, toy_case
+from _recipe import STEPS, forward_pass, recipe, token_ids
+
+import steerlens as sl
+from steerlens.values.losses import measure
+
+FIT = (
+    "the paper's recipe: Adam, 1,000 steps × 32 texts, through the model",
+    "one forward pass over the training texts",
+)
+SECOND = ("the recipe again", "two products of N · vocabulary · d")
+
+
+def lines(quick: bool, model: str | None = None, train: str | None = None, test: str | None = None) -> Iterator[Line]:
+    if model is not None:
+        texts = [sl.read_labelled(path) if path else None for path in (train, test)]
+        toy = toy_case(model) if None in texts else None
+        yield from fit("fit-own", toy or Case(model, frozen(sl.load_model(model)), *texts), rounds=3, steps=STEPS)
+        return
+    if quick:
+        yield from fit("fit-toy", toy_case("toy-64", 200), rounds=2, steps=20)
+        return
+    yield from fit("fit-toy", toy_case(), rounds=3, steps=STEPS)
+    found = reviews_case()
+    if isinstance(found, str):
+        sizes = f"reviews-192, SST-5 of {SHARED.name}"
+        yield Line(
+            "fit-reviews", "fit a steer, collecting included", *FIT, "≤ 2 passes, ≥ 6 × faster", sizes, skipped=found
+        )
+        yield Line("refit-reviews", "a second fit on the same states", *SECOND, "≥ 20 × faster", sizes, skipped=found)
+    else:
+        yield from fit("fit-reviews", found, rounds=3, steps=STEPS)
+
+
+def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
+    """A fit and a second one; the recipe's steps are taken in equal parts between them and its time is that of all parts."""
+    name, model, train, test = case
+    ids, held = token_ids(model, train), sl.collect(model, test, progress=False)
+    trained, part = recipe(model, train, seed=0), -(-steps // rounds)
+    seconds = {way: [] for way in ("pass", "collect", "fit", "another ridge", "another rank", "products", "recipe")}
+    fits, W, D = [], None, None
+
+    def timed(way: str, run: object) -> object:
+        begun = time.perf_counter()
+        found = run()
+        seconds[way].append(time.perf_counter() - begun)
+        return found
+
+    sl.collect(model, train.texts[:64], progress=False)  # warms up
+    forward_pass(model, ids[:64])
+    for k in range(rounds):
+        timed("pass", lambda: forward_pass(model, ids))
+        states = timed("collect", lambda: sl.collect(model, train, progress=False))
+        fits.append(timed("fit", lambda states=states, k=k: sl.fit_steer(states, seed=k)))
+        timed("another ridge", lambda states=states: again(states, fits[-1]))
+        timed("another rank", lambda states=states: another_rank(states, fits[-1]))
+        timed("products", lambda states=states: two_products(states))
+        W, D = timed("recipe", lambda: take(trained, part))
+    seconds["recipe"] = [rounds * STEPS / (part * rounds) * taken for taken in seconds["recipe"]]
+    ours = [a + b for a, b in zip(seconds["collect"], seconds["fit"], strict=True)]
+    theirs = measure(held, sl.Steer(W, held.readout), sl.Steer(D, held.readout)).all
+    found = [measure(held, f.value, f.background).all for f in fits]
+    short = steps < STEPS  # then the recipe's held-out NLL says nothing
+    difference = number(
+        "held-out NLL less the recipe's", [f.steered - theirs.steered for f in found], most=None if short else 0.0
+    )
+    on = held.readout
+    sizes = f"{name}, {sum(map(len, ids)):,} tokens, d {on.d_model}, vocabulary {on.d_vocab:,}"
+    quality = [
+        number("NLL, plain", [f.base for f in found[:1]]), number("NLL, ours", [f.steered for f in found]),
+        number("NLL, recipe", [theirs.steered]), number("contrast, ours", [f.contrast for f in found]),
+        number("contrast, recipe", [theirs.contrast]),
+    ]  # fmt: skip
+    yield Line(
+        key, "fit a steer, collecting included", *FIT, "≤ 2 passes, ≥ 6 × faster, held-out NLL at least as good", sizes,
+        (
+            ratio("passes", ours, seconds["pass"], most=2.0),
+            ratio("times faster than the recipe", seconds["recipe"], ours, least=None if short else 6.0),
+            difference, *quality,
+        ),
+        medians({"collect + fit": ours, **seconds}),
+        note="a pass of the fit is two products with the unembedding a position, a plain pass has one",
+    )  # fmt: skip
+    yield Line(
+        key.replace("fit", "refit"), "a second fit on the same states: another ridge", *SECOND, "≥ 20 × faster", sizes,
+        (
+            ratio("times faster than the recipe", seconds["recipe"], seconds["another ridge"], least=None if short else 20.0),
+            ratio("times the limit", seconds["another ridge"], seconds["products"]),
+            Ratio("another rank: times faster", *ratio("", seconds["recipe"], seconds["another rank"])[1:]),
+        ),
+        medians({way: seconds[way] for way in ("another ridge", "another rank", "products", "recipe")}),
+        note=f"the two products alone would be {sum(seconds['recipe']) / sum(seconds['products']):.0f} × faster",
+    )  # fmt: skip
+
+
+def again(states: sl.States, fit: sl.Fit) -> sl.Fit:
+    """Another ridge; what else was chosen stays."""
+    r = fit.report
+    return sl.fit_steer(states, ridge=(2 * r.ridge[0], 2 * r.ridge[1]), damping=r.damping, step=r.step)
+
+
+def another_rank(states: sl.States, fit: sl.Fit) -> sl.Steer:
+    """The best steer of another rank follows from the fit and the metric."""
+    return fit.value.truncate(8, sl.natural_metric(states.sample(16_384, seed=0)))
+
+
+def two_products(states: sl.States) -> None:
+    W_U = states.readout.W_U
+    for chunk in states.chunks(512):
+        _ = (chunk.hidden @ W_U) @ W_U.mT

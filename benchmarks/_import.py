@@ -1,0 +1,37 @@
+"""Importing the package beside importing torch, in fresh processes."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+from _measure import Line, alternate, medians, number
+
+LATE = ("transformer_lens", "seaborn", "sklearn", "matplotlib", "pandas", "scipy")
+
+
+def fresh(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def lines(quick: bool) -> Iterator[Line]:
+    ways = {name: partial(fresh, code) for name, code in {
+        "torch": "import torch",
+        "steerlens": "import torch, steerlens",
+        "steer": "import torch, steerlens; steerlens.Steer",
+        "fit": "import torch, steerlens; steerlens.fit_steer, steerlens.collect, steerlens.generate",
+    }.items()}  # fmt: skip
+    if quick:
+        ways = {name: ways[name] for name in ("torch", "steerlens")}
+    uses = {"steer": "`Steer`", "fit": "`fit_steer`, `collect`, `generate`"}
+    seconds = alternate(ways, 2 if quick else 7, warm=0 if quick else 1)
+    loaded = fresh(f"import sys, torch, steerlens; print([m for m in {LATE} if m in sys.modules])").strip()
+    more = {way: [a - b for a, b in zip(seconds[way], seconds["torch"], strict=True)] for way in list(ways)[1:]}
+    yield Line(
+        "import", "`import steerlens`", "`import torch`", "0 s more", "≤ 0.2 s more", f"loaded with it: {loaded}",
+        (
+            number("seconds more", more["steerlens"], most=0.2),
+            *(number(f"with {uses[way]} used", more[way]) for way in ("steer", "fit") if way in more),
+        ),
+        medians(seconds),
+    )  # fmt: skip

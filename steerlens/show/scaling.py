@@ -1,0 +1,64 @@
+"""How the cost of something grows."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from steerlens.show.style import BLUE, COLUMN, GREEN, GREY, RED, look
+
+COLOURS = (RED, BLUE, GREEN, GREY)
+
+
+def exponent(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
+    """The power law `y = a xᵏ` by least squares of the logarithms: `k`, its standard error and `a`."""
+    u, v = np.log(x.to_numpy(float)), np.log(y.to_numpy(float))
+    if len(set(u)) < 3:
+        raise ValueError(f"x: got {len(set(u))} different values, expected at least 3 to fit an exponent and its error")
+    around = u - u.mean()
+    k = float(around @ v / (around @ around))
+    rest = v - v.mean() - k * around
+    error = float(np.sqrt(rest @ rest / (len(u) - 2) / (around @ around)))
+    return k, error, float(np.exp(v.mean() - k * u.mean()))
+
+
+@look()
+def plot_scaling(
+    table: pd.DataFrame, *, what: str, tail: int = 4, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Seconds against one size, on logarithmic axes; each way with the power law of its largest sizes.
+
+    Args:
+        table: one row a run: `size`, `way`, `seconds`. Dots are runs, lines the fitted laws.
+        what: the size is.
+        tail: so many of the largest sizes are fitted; small ones cost what calling costs.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    for (way, runs), colour in zip(table.groupby("way", sort=False), COLOURS, strict=False):
+        sizes = sorted(runs["size"].unique())
+        fitted = runs[runs["size"].isin(sizes[-tail:])]
+        k, error, a = exponent(fitted["size"], fitted.seconds)
+        median = runs.groupby("size").seconds.median()
+        ax.plot(runs["size"], runs.seconds, ".", ms=3, color=colour, alpha=0.45, mew=0)
+        ax.plot(median.index, median, "o", ms=4, color=colour, label=f"{way}: {k:.2f} ± {error:.2f}")
+        x = np.array([sizes[-tail], sizes[-1]], float)
+        ax.plot(x, a * x**k, color=colour, lw=1.2)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set(xlabel=what, ylabel="seconds")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+    ax.grid(True, which="major")
+    ax.legend(
+        title="exponent",
+        title_fontsize=7,
+        loc="upper left",
+        fontsize=7,
+        handletextpad=0.3,
+        borderaxespad=0.2,
+        alignment="left",
+    )
+    if title is not None:
+        ax.set_title(title, loc="left")
+    return ax
