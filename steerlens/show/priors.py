@@ -86,3 +86,29 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
     ax.set_ylim(top=1.35 * ax.get_ylim()[1])
     ax.legend(fontsize=7, ncols=2, loc="upper right")
     return ax
+
+
+@look()
+def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """How much of what a prompt changes so many rows change too, with the 95 % interval over seeds.
+
+    Args:
+        table: of `compression`, one for each length and seed, with columns `length` and `seed`; several prompts are averaged.
+    """
+    if ax is None:
+        ax = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    lengths = sorted(table.length.unique())
+    for way, colour in (("distilled", RED), ("last tokens", BLUE), ("random words", GREY)):
+        some = table[table.way == way].groupby(["length", "seed"]).gap_closed.mean()
+        ends = [mean_interval(some[length].to_numpy()) for length in lengths]
+        mean, low, high = (np.array(column) for column in zip(*ends, strict=True))
+        ax.errorbar(
+            lengths, mean, yerr=[mean - low, high - mean], color=colour, marker="o", ms=4, lw=1.2, capsize=2, label=way
+        )
+    ax.axhline(1, color="#222222", lw=0.8, ls=(0, (4, 3)))
+    ax.axhline(0, color="#222222", lw=0.7)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(lengths, [str(n) for n in lengths])
+    ax.set(xlabel="rows in the place of the prompt", ylabel="share of its effect")
+    ax.legend(loc="lower right")
+    return ax

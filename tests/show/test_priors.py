@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
-from steerlens.show.priors import plot_moves, plot_priors, plot_readability
+from steerlens.show.priors import plot_compression, plot_moves, plot_priors, plot_readability
 from steerlens.show.style import RED
 from steerlens.values.intervals import mean_interval
 
@@ -84,3 +84,18 @@ def test_they_draw_on_the_axes_that_they_are_given() -> None:
     _, axes = plt.subplots(1, 2)
     assert plot_priors(quality(), ax=axes[0]) is axes[0]
     assert plot_moves(moved(), ax=axes[1]) is axes[1]
+
+
+def test_rows_are_averaged_over_prompts_and_have_an_interval_over_seeds() -> None:
+    rows = [
+        (way, length, seed, prompt, closed + 0.01 * seed + 0.1 * prompt)
+        for way, closed in (("distilled", 0.8), ("last tokens", 0.4), ("random words", -0.1), ("no prompt", 0.0))
+        for length in (1, 4)
+        for seed in SEEDS
+        for prompt in range(2)
+    ]
+    table = pd.DataFrame(rows, columns=["way", "length", "seed", "prompt", "gap_closed"])
+    ax = plot_compression(table)
+    bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
+    assert [bar[0].get_ydata().tolist() for bar in bars] == [pytest.approx([x] * 2) for x in (0.865, 0.465, -0.035)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "4"]

@@ -43,6 +43,7 @@ def compression(
 
     Example:
         >>> import steerlens as sl
+        >>> from steerlens.fits.gist import distil_prompt
         >>> model, prompt = sl.load_model("toy-64"), "the film was very bad ."
         >>> found = distil_prompt(model, prompt, n=40, length=2, epochs=1, progress=False)
         >>> compression(model, prompt, ["the plot was slow ."], {"two rows": found.value}).way.tolist()
