@@ -62,7 +62,7 @@ at_equal_kl(model, rivals, new).assign(
 ).round(3)
 
 # %% [markdown]
-# The steer is worth more, in less time; it has one problem to solve, and that is convex.
+# Here the steer is worth more, in less time; on toy-128 with fewer texts a prompt was worth more (LOG.md).
 
 # %% [markdown]
 # ## Where it starts
@@ -131,8 +131,8 @@ pd.DataFrame(ends).T
 readability(model, soft.value, new).round(3)
 
 # %% [markdown]
-# The prompt is worth something, its nearest words next to nothing; they do harm to the NLL, as random words do. A prompt is not
-# its nearest words.
+# The prompt is worth something, its nearest words next to nothing; they do harm to the NLL, as random words do. This
+# prompt is not its nearest words. On toy-128 one was, nearly (LOG.md): hence the trial.
 
 # %% [markdown]
 # ## What it does to the context
