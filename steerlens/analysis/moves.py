@@ -99,7 +99,12 @@ def moves(
         [torch.linalg.qr(torch.randn(d, d, generator=random, dtype=torch.float64)).Q for _ in "lr"]
         for _ in range(min(draws, 20))
     ]
-    totals = {name: _sums(x.square().sum(1), text) for name, x in (("writes", written), ("reads", read))}
+    white = c @ metric.C_inverse_root.double()
+    whole = {"writes": written, "reads": read}
+    totals = {name: _sums(x.square().sum(1), text) for name, x in whole.items()}
+    by_chance = {
+        name: [float((x @ Q).square().sum()) / float(x.square().sum()) for Q in spans] for name, x in whole.items()
+    }
     rows = []
 
     def add(name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]) -> None:
@@ -109,13 +114,11 @@ def moves(
 
     for name, one in {steer.name: steer, **(controls or {})}.items():
         U, sigma, Vh = torch.linalg.svd(metric.whiten(one.W).double())
-        for question, x, span in (("writes", written, Vh[:rank].mT), ("reads", read, U[:, :rank])):
-            total = float(x.square().sum())
-            chance = [float((x @ Q).square().sum()) / total for Q in spans]
-            add(name, question, _sums((x @ span).square().sum(1), text), totals[question], chance)
+        for question, span in (("writes", Vh[:rank].mT), ("reads", U[:, :rank])):
+            share = _sums((whole[question] @ span).square().sum(1), text)
+            add(name, question, share, totals[question], by_chance[question])
         own = c @ one.W.double() @ metric.S_root.double()
         fits, low, high = _cosine(written, own, text, seed)
-        white = c @ metric.C_inverse_root.double()
         turned = [_cosine(written, white @ (L * sigma @ R), text, None)[0] for L, R in rotations]
         rows.append((name, "steer's move", fits, low, high, float(np.mean(turned)), float(np.quantile(turned, 0.95))))
     mean = written.mean(0)

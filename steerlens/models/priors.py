@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.embed import embeddings, states_of
-from steerlens.models.sites import Model, convention, evaluating, readout, run_to
-from steerlens.models.tokens import batches, encode, pad
+from steerlens.models.embed import embeddings, states_at, states_of
+from steerlens.models.sites import Model, convention, readout
+from steerlens.models.tokens import encode
 from steerlens.values.priors import Filled, Gaussian, Given, Prior, Vocabulary, fit_gaussian
 from steerlens.values.prompt import EMBED
 
-BATCH_TOKENS = 8192
 TYPICAL = 64
 """Words whose states say how large states of this model are."""
 
@@ -37,7 +36,7 @@ def vocabulary_prior(
         torch.Size([9, 64])
     """
     on = readout(model)
-    ids = [i for i in range(on.n_tokens) if i not in on.special]
+    ids = on.ordinary
     if texts is not None:
         if frequent is None:
             raise ValueError("texts: given without frequent=; say how many of their commonest tokens to take")
@@ -117,14 +116,8 @@ def activation_prior(
     """
     how = convention(model, readout(model))
     encoded = encode(model.tokenizer, list(texts), how, end=False).ids
-    found: list[Tensor] = []
-    with evaluating(model):
-        for rows in batches([len(ids) for ids in encoded], BATCH_TOKENS):
-            tokens, mask = (t.to(model.W_U.device) for t in pad([encoded[row] for row in rows]))
-            counted = mask.bool()
-            counted[:, : int(how.bos)] = False
-            found.append(_states(model, site, tokens, mask)[counted].float().cpu())
-    return fit_gaussian(torch.cat(found), shrink=shrink, name=name)
+    found = torch.cat([h[int(how.bos) :].flatten(1) for h in states_at(model, encoded, site)])
+    return fit_gaussian(found, shrink=shrink, name=name)
 
 
 def start_rows(
@@ -146,10 +139,6 @@ def start_rows(
     words = vocabulary_prior(model).sample(min(TYPICAL, int(model.cfg.n_ctx) - 1), 0)
     usual = states_of(model, on, words, sites).square().mean((1, 2), keepdim=True).sqrt()
     return states_of(model, on, embedded, sites), usual
-
-
-def _states(model: Model, site: str, tokens: Tensor, mask: Tensor) -> Float[Tensor, "batch pos width"]:
-    return run_to(model, site, tokens, mask).flatten(2)
 
 
 def _ids(model: Model, texts: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.embed import BATCH_TOKENS, states_at
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
 from steerlens.models.tokens import Encoded, batches, encode, pad
 from steerlens.values.intervention import UNEMBED_IN, Edit
@@ -16,7 +17,6 @@ from steerlens.values.positions import Places, places_of
 from steerlens.values.readout import Readout
 from steerlens.values.reft import resid_post
 
-BATCH_TOKENS = 8192
 AGREES = 1e-4
 """Largest difference between a resumed and a whole pass, relative to the size of the states."""
 
@@ -92,13 +92,7 @@ def keep_tokens(model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"
     can = layer >= 0 and resumes(model, layer)
     resid = torch.empty(0, on.d_model)
     if can:
-        parts: dict[int, Tensor] = {}
-        with evaluating(model):
-            for rows in batches(lengths.tolist(), BATCH_TOKENS):
-                tokens, mask = (t.to(on.W_U.device) for t in pad([encoded.ids[row] for row in rows]))
-                found = run_to(model, resid_post(layer), tokens, mask).float()
-                parts |= {row: found[i, : lengths[row]].cpu() for i, row in enumerate(rows)}
-        resid = torch.cat([parts[row] for row in range(len(lengths))])
+        resid = torch.cat(states_at(model, encoded.ids, resid_post(layer)))
     ids = tuple(tuple(ids) for ids in encoded.ids)
     return Kept(on, layer if can else -1, ids, torch.tensor(encoded.prompt), labels, resid, starts, encoded.n_truncated)
 

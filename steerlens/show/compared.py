@@ -72,15 +72,13 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     d = states.d_model
     values = {"steer": fit.value, f"steer, rank {RANK}": fit.value.truncate(RANK, metric)}
     numbers = {"steer": (d * d, fit.report.seconds), f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds)}
-    for layer, found in edits.items():
-        name = f"LoReFT, rank {RANK}, layer {layer}"
-        values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
     prompts = {
         name: fit_prompt(lm, train, kind=kind, length=ROWS, epochs=4, seed=seed, progress=False)
         for name, kind in (("soft prompt", "soft"), ("key/value prefix", "kv"))
     }
-    for name, found in prompts.items():
-        name = f"{name}, {ROWS} rows"
+    fitted = {f"LoReFT, rank {RANK}, layer {layer}": found for layer, found in edits.items()}
+    fitted |= {f"{name}, {ROWS} rows": found for name, found in prompts.items()}
+    for name, found in fitted.items():
         values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
     table = at_equal_kl(lm, values, test)
     table["parameters"], table["seconds"] = (

@@ -56,6 +56,11 @@ class Readout:
         return self.W_U.shape[1]
 
     @property
+    def ordinary(self) -> list[int]:
+        """Ids of all tokens that are not special; padding rows are no tokens."""
+        return [i for i in range(self.n_tokens) if i not in self.special]
+
+    @property
     def n_tokens(self) -> int:
         """Columns of `W_U` that the tokenizer can produce."""
         return len(self.tokens)

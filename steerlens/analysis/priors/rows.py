@@ -119,19 +119,19 @@ def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int 
     n, d = rows.shape
     found = []
     for name, prior in priors.items():
-        one = prior.sample(n, seed)
-        if one.shape[1] != d:
-            raise ValueError(f"priors: {name!r} makes rows of width {one.shape[1]}, the prompt's are {d} wide")
         many = prior.sample(SAMPLES, seed)
+        if many.shape[1] != d:
+            raise ValueError(f"priors: {name!r} makes rows of width {many.shape[1]}, the prompt's are {d} wide")
         if not isinstance(prior, Gaussian) and len(many.unique(dim=0)) < 2:
             found.append((name, math.nan, math.nan, math.nan, math.nan))
             continue
         shape = prior if isinstance(prior, Gaussian) else fit_gaussian(many)
-        own = [_distance(shape, prior.sample(n, seed + 1 + k)) for k in range(DRAWS)]
+        draws = [prior.sample(n, seed + 1 + k) for k in range(DRAWS)]
+        own = [_distance(shape, draw) for draw in draws]
         density = getattr(prior, "log_prob", None)
         gained = math.nan
         if density is not None:
-            usual = np.mean([float(density(prior.sample(n, seed + 1 + k)).mean()) for k in range(DRAWS)])
+            usual = np.mean([float(density(draw).mean()) for draw in draws])
             gained = (float(density(rows.cpu()).mean()) - float(usual)) / d
         low, high = np.quantile(own, [0.025, 0.975])
         found.append((name, _distance(shape, rows.cpu()), float(low), float(high), gained))
@@ -154,8 +154,7 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> float:
 
 def ordinary_words(model: Model, on: Readout) -> tuple[Float[Tensor, "words d"], list[int]]:
     """Embeddings of all ordinary tokens, and their ids."""
-    ids = [i for i in range(on.n_tokens) if i not in on.special]
-    return embeddings(model)[ids], ids
+    return embeddings(model)[on.ordinary], on.ordinary
 
 
 def distances(rows: Float[Tensor, "n d"], E: Float[Tensor, "words d"]) -> Float[Tensor, "n words"]:

@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.models.embed import states_at
 from steerlens.models.generate import generate
-from steerlens.models.sites import Model, check_site, convention, evaluating, readout, run_to
-from steerlens.models.tokens import batches, encode, pad
+from steerlens.models.sites import Model, check_site, convention, readout
+from steerlens.models.tokens import encode
 from steerlens.values.labelled import Labelled
 from steerlens.values.reft import resid_post
-
-BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -161,18 +160,12 @@ def trajectories(
             f"tasks: nothing of a text is left behind its prompt within {how.n_ctx} tokens: {rows[short[0]][2][:40]!r}; shorten "
             "the prompt"
         )
-    states: list[Tensor] = [torch.empty(0)] * len(rows)
-    device = model.W_U.device
-    with evaluating(model):
-        for batch in batches([len(ids) for ids in encoded.ids], BATCH_TOKENS):
-            tokens, mask = pad([encoded.ids[i] for i in batch])
-            h = run_to(model, site, tokens.to(device), mask.to(device))
-            if h.ndim != 3:
-                raise ValueError(
-                    f"layer: {site!r} holds {tuple(h.shape)}, expected [batch, pos, d]; take a residual hook"
-                )
-            for k, i in enumerate(batch):
-                states[i] = h[k, encoded.prompt[i] : len(encoded.ids[i])].float().cpu()
+    read = states_at(model, encoded.ids, site)
+    if read[0].ndim != 2:
+        raise ValueError(
+            f"layer: {site!r} holds {('batch', *read[0].shape)}, expected [batch, pos, d]; take a residual hook"
+        )
+    states = [h[begin:] for h, begin in zip(read, encoded.prompt, strict=True)]
     text = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(h) for h in states]))
     task = torch.tensor([t for t, _, _ in rows])
     whole = tuple(f"{prompt} {text.lstrip()}" if prompt else text for _, prompt, text in rows)
