@@ -74,7 +74,7 @@ test: $(ENV)  ## all tests
 
 # what knows nothing of TransformerLens, or knows it through steerlens.models alone, need not be tested with each version of it
 test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
-	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(addprefix --ignore=tests/,maths values toy analysis show) $(PYTEST_ARGS) tests
+	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) tests/models tests/fits tests/test_cli.py tests/test_readme.py
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .

@@ -80,7 +80,7 @@ known = {
     "label words": label_prior(model, ["good", "bad"]),
 }
 few = sl.Labelled(train.texts[:200], train.labels[:200])
-found = compare_priors(model, few, new, known, seeds=range(3), length=8, epochs=5)
+found = compare_priors(model, few, new, known, seeds=range(3), length=8, epochs=5, progress=False)
 ax = plot_priors(found, number="nll")
 _ = ax.set_xlabel("NLL on new texts (nats per token)")
 

@@ -40,11 +40,11 @@ def at_equal_kl(
         >>> [round(float(ratio), 3) for ratio in table.strength / table.strength[0]]
         [1.0, 0.5]
     """
-    sample = Labelled(test.texts[:100], test.labels[:100], test.prompts[:100])
+    sample, few = (Labelled(test.texts[:n], test.labels[:n], test.prompts[:n]) for n in (100, 5))
     rows = []
     for name, value in interventions.items():
         # a fit that found nothing better than nothing costs nothing at any strength
-        idle = kl_cost(model, sample, value, strength=1.0) == 0
+        idle = kl_cost(model, few, value, strength=1.0) == 0
         strength = math.nan if idle else strength_for_kl(model, sample, value, kl=kl)
         found = contrast(model, test, value, strength=0.0 if idle else strength)
         rows.append({"name": name, **dict(found[["contrast", "low", "high"]]), "strength": strength})

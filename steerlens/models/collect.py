@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -19,6 +20,7 @@ from steerlens.values.files import write_json
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
+from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
 
 BATCH_TOKENS = 2_048
@@ -67,41 +69,81 @@ def collect(
         >>> sl.collect(sl.load_model("toy-64"), ["the film was good ."], progress=False).n_positions
         6
     """
+    given = _given(model, data, intervention, end, seed)
+    under = _Under(intervention, _strengths(strength, len(given.labels)))
+    if intervention is not None and folder is not None:
+        raise ValueError("folder: states under an intervention are kept in memory only; leave folder= out")
+    n = int(given.lengths.sum())
+    gigabytes = n * given.readout.d_model * dtype.itemsize / 1e9
+    if folder is None and gigabytes > memory:
+        raise ValueError(
+            f"memory: the states of {len(given.labels)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= "
+            "to keep them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
+        )
+    with evaluating(model), tqdm(total=n, unit="token", desc="collect", disable=not progress) as bar:
+        if folder is None:
+            shards: tuple[Shard | Path, ...] = (_run(model, given.order, given.encoded, under, dtype, bar),)
+        else:
+            parts = _parts(given.order, given.lengths)
+            identity = _identity(given.readout.digest, given.encoded, str(dtype), seed, SHARD_POSITIONS)
+            shards = _on_disk(Path(folder), identity, parts, model, given.encoded, dtype, bar)
+    return given.states(shards)
+
+
+def reader(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None
+) -> Callable[[float | Sequence[float]], States]:
+    """`collect` under one intervention at one strength after another: texts and read-out are prepared once.
+
+    Example:
+        >>> import steerlens as sl
+        >>> at = reader(sl.load_model("toy-64"), ["the film was good ."], None)
+        >>> at(0.0).n_positions
+        6
+    """
+    given = _given(model, data, intervention, end=True, seed=0)
+
+    def at(strength: float | Sequence[float]) -> States:
+        under = _Under(intervention, _strengths(strength, len(given.labels)))
+        with evaluating(model), tqdm(disable=True) as bar:
+            return given.states((_run(model, given.order, given.encoded, under, torch.float32, bar),))
+
+    return at
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Texts as a model will read them."""
+
+    readout: Readout
+    encoded: Encoded
+    labels: Float[Tensor, " n_texts"]
+    lengths: Int[Tensor, " n_texts"]
+    order: list[int]
+
+    def states(self, shards: tuple[Shard | Path, ...]) -> States:
+        keep = torch.ones(len(self.labels), dtype=torch.bool)
+        return States(self.readout, shards, self.labels, self.lengths, keep, self.encoded.n_truncated)
+
+
+def _given(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None, end: bool, seed: int
+) -> _Given:
     data = _labelled(data)
-    texts = data.texts
     on = readout(model)
+    if intervention is not None:
+        check_lives_on(intervention, model)
     prefix = 0 if intervention is None else intervention.prefix
     how = convention(model, on)
     how = how._replace(n_ctx=how.n_ctx - prefix)
-    encoded = encode(model.tokenizer, list(texts), how, end=end, prompts=data.prompts)
+    encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
     encoded = with_prefix(encoded, prefix, model.tokenizer)
     lengths = torch.tensor([max(len(ids) - n, 0) for ids, n in zip(encoded.ids, encoded.prompt, strict=True)])
-    under = _Under(intervention, _strengths(strength, len(texts)))
-    if intervention is not None:
-        check_lives_on(intervention, model)
-        if folder is not None:
-            raise ValueError("folder: states under an intervention are kept in memory only; leave folder= out")
-    gigabytes = int(lengths.sum()) * on.d_model * dtype.itemsize / 1e9
-    if folder is None and gigabytes > memory:
-        raise ValueError(
-            f"memory: the states of {len(texts)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= to keep "
-            "them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
-        )
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     order = [row for row in order if lengths[row] > 0]
     if not order:
         raise ValueError("data: no text holds a token to predict")
-    parts = [order] if folder is None else _parts(order, lengths)
-    bar = tqdm(total=int(lengths.sum()), unit="token", desc="collect", disable=not progress)
-    with evaluating(model), bar:
-        made = (_run(model, part, encoded, under, dtype, bar) for part in parts)
-        if folder is None:
-            shards: tuple[Shard | Path, ...] = tuple(made)
-        else:
-            identity = _identity(on.digest, encoded, str(dtype), seed, SHARD_POSITIONS)
-            shards = _on_disk(Path(folder), identity, parts, model, encoded, dtype, bar)
-    keep = torch.ones(len(texts), dtype=torch.bool)
-    return States(on, shards, torch.tensor(data.labels), lengths, keep, encoded.n_truncated)
+    return _Given(on, encoded, torch.tensor(data.labels), lengths, order)
 
 
 def batch_tokens(device: torch.device) -> int:

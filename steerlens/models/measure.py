@@ -1,13 +1,13 @@
 """What any intervention is worth and what it costs, by passes of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from steerlens.models.collect import collect
+from steerlens.models.collect import reader
 from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
 from steerlens.values.calibrate import strength_at
@@ -25,10 +25,10 @@ def contrast(model: Model, data: Labelled, intervention: Intervention, *, streng
 
         Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
 
-    Two passes of the model; texts with label 0 have no sign and do not count.
+    Two passes of the model; texts with label 0 have no sign and do not count (see `signed`).
 
     Returns:
-        `contrast`, its 95 % interval over texts `low`, `high`, and `texts`.
+        `contrast`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per token), and `texts`.
 
     Raises:
         ValueError: no text has a sign.
@@ -40,11 +40,25 @@ def contrast(model: Model, data: Labelled, intervention: Intervention, *, streng
         >>> bool(contrast(model, sl.toy.corpus("tone", n=100, seed=1), tone).contrast > 0)
         True
     """
-    signed = _signed(data)
-    right, wrong = (text_nll(model, signed, intervention, strength=sign * strength) for sign in (1, -1))
-    n = right[1]
-    found, low, high = bootstrap_ratio(wrong[0] - right[0], n)
-    return pd.Series({"contrast": found, "low": low, "high": high, "texts": float(len(n))})
+    some = signed(data)
+    at = reader(model, some, intervention)
+    (right, n), (wrong, _) = (_text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1))
+    found, low, high = bootstrap_ratio(wrong - right, n)
+    nll = float(right.sum() / n.sum())
+    return pd.Series({"contrast": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
+
+
+def nll(model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0) -> float:
+    """Mean NLL in nats per token under an intervention at `strength` times each text's label; None: of the plain model.
+
+    Example:
+        >>> import steerlens as sl
+        >>> text = sl.Labelled(("the film was good .",), (1.0,))
+        >>> nll(sl.load_model("toy-64"), text, None) < 5
+        True
+    """
+    nats, n = text_nll(model, data, intervention, strength=strength)
+    return float(nats.sum() / n.sum())
 
 
 def text_nll(
@@ -58,8 +72,10 @@ def text_nll(
         >>> tokens.tolist()
         [6.0]
     """
-    strengths = [strength * y for y in data.labels]
-    states = collect(model, data, intervention=intervention, strength=strengths, progress=False)
+    return _text_nll(reader(model, data, intervention)([strength * y for y in data.labels]))
+
+
+def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
     nats = states.sum_by_text(state_log_probs(states, None, (0.0,))[0])
     return -nats.numpy(), states.lengths.double().numpy()
 
@@ -77,21 +93,31 @@ def kl_cost(
         >>> kl_cost(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
         0.0
     """
-    plain = collect(model, data, intervention=intervention, strength=0.0, progress=False)
-    return _cost(model, data, intervention, strength, plain)
+    return cost_of(model, data, intervention)(strength)
 
 
-def _cost(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, strength: float, plain: States
-) -> float:
+def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Intervention) -> Callable[[float], float]:
+    """`kl_cost` as a function of the strength; the states at strength 0 are read once.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> cost_of(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value)(0.0)
+        0.0
+    """
+    at = reader(model, data, intervention)
+    plain = at(0.0)
     head = plain.readout.head
-    total = 0.0
-    for sign in (1, -1):
-        moved = collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
-        for a, b in zip(plain.chunks(CHUNK), moved.chunks(CHUNK), strict=True):
-            z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
-            total += float(kl_from(head, z, other).double().sum()) / 2
-    return total / plain.n_positions
+
+    def cost(strength: float) -> float:
+        total = 0.0
+        for sign in (1, -1):
+            for a, b in zip(plain.chunks(CHUNK), at(sign * strength).chunks(CHUNK), strict=True):
+                z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
+                total += float(kl_from(head, z, other).double().sum()) / 2
+        return total / plain.n_positions
+
+    return cost
 
 
 def strength_for_kl(
@@ -99,7 +125,7 @@ def strength_for_kl(
 ) -> float:
     """The strength at which any intervention costs `kl` nats per token: `calibrate` for what is no steer.
 
-    Some twenty passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
+    Some ten passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
     not grow steadily with the strength, one of the strengths that cost as much.
 
     Raises:
@@ -113,12 +139,20 @@ def strength_for_kl(
         >>> round(kl_cost(model, data, tone, strength=s), 3)
         0.05
     """
-    return strength_at(
-        lambda s: kl_cost(model, data, intervention, strength=s), kl, getattr(intervention, "name", "it")
-    )
+    return strength_at(cost_of(model, data, intervention), kl, getattr(intervention, "name", "it"))
 
 
-def _signed(data: Labelled) -> Labelled:
+def signed(data: Labelled) -> Labelled:
+    """The texts whose label is not 0.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> from steerlens import Labelled
+        >>> signed(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
+        ('good .',)
+    """
     rows = [i for i, y in enumerate(data.labels) if y]
     if not rows:
         raise ValueError("data: every label is 0, so no text has a sign; add texts with labels above and below 0")

@@ -22,7 +22,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
 from steerlens.values.prompt import Prompt
 
-RIVAL_TEXTS, RIVAL_TESTS = 500, 300
+RIVAL_TEXTS, RIVAL_TESTS = 300, 200
 """Texts that rivals are fitted to and tested on: enough to compare, few enough for the report's time."""
 RANK = 4
 ROWS = 8
@@ -33,7 +33,7 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
     to = "toy-64" if model_id(lm) != "toy-64" else "toy-128"
     train, new, plain = (
         corpus(one.name, n=n, seed=seed + k)
-        for k, n in enumerate((texts, max(texts // 4, 20), max(min(texts, 600), 20)))
+        for k, n in enumerate((min(texts, 1500), max(texts // 4, 20), max(min(texts, 400), 20)))
     )
     target = load_model(to)
     trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed)

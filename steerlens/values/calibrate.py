@@ -61,9 +61,13 @@ def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
     def excess(log_s: float) -> float:
         return math.log(max(cost(math.exp(log_s)), 1e-30) / kl)
 
-    guess = 0.0
-    for _ in range(12):  # by the quadratic law alone: what is left of the error shrinks tenfold a step
-        step = -excess(guess) / 2
+    guess, power, before = 0.0, 2.0, None
+    for _ in range(12):  # the quadratic law first, then the power that the last two guesses show
+        off = excess(guess)
+        if before is not None and guess != before[0]:
+            power = min(max((off - before[1]) / (guess - before[0]), 1.0), 4.0)
+        before = guess, off
+        step = -off / power
         guess += max(min(step, 3.0), -3.0)
         if abs(step) < 5e-5:
             return math.exp(guess)

@@ -25,7 +25,7 @@ from steerlens.analysis.priors import (
     readability,
 )
 from steerlens.models.embed import embeddings
-from steerlens.models.measure import text_nll
+from steerlens.models.measure import signed, text_nll
 from steerlens.values.intervals import bootstrap_ratio, mean_interval
 from steerlens.values.priors import Exclusion, Given, Vocabulary, Xavier, fit_gaussian, isotropic
 from tests.values.make import random
@@ -134,8 +134,8 @@ def test_a_prompt_of_words_is_read_faithfully(model, E, test) -> None:
     assert table.loc["nearest words"].tolist() == pytest.approx(table.loc["prompt"].tolist(), abs=1e-6)
     assert table.kept["nearest words"] == pytest.approx(1, abs=1e-4) and table.contrast["prompt"] > 0.005
     assert table.contrast["random words"] < table.contrast["prompt"] and table.contrast["no prompt"] == 0
-    assert table.nll["no prompt"] == pytest.approx(bootstrap_ratio(*text_nll(model, test, None))[0])
-    assert table.nll["prompt"] == pytest.approx(-_scores(model, test, prompt), rel=1e-4)
+    assert table.nll["no prompt"] == pytest.approx(bootstrap_ratio(*text_nll(model, signed(test), None))[0])
+    assert table.nll["prompt"] == pytest.approx(-_scores(model, signed(test), prompt), rel=1e-4)
 
 
 def _scores(model: Any, test: sl.Labelled, prompt: sl.Prompt) -> float:
@@ -167,10 +167,10 @@ def test_every_prior_and_seed_has_a_row_and_the_numbers_are_those_of_the_fit(mod
     real = priors.compare.fit_prompt
     monkeypatch.setattr(priors.compare, "fit_prompt", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
     known = {"narrow": isotropic(D, 0.1), "words": Vocabulary(embeddings(model)[5:])}
-    table = compare_priors(model, train, test, known, seeds=(0, 1), length=2, epochs=1)
+    table = compare_priors(model, train, test, known, seeds=(0, 1), length=2, epochs=1, progress=False)
     assert list(zip(table.prior, table.seed, strict=True)) == [("narrow", 0), ("narrow", 1), ("words", 0), ("words", 1)]
     for row, fit in zip(table.itertuples(), kept, strict=True):
-        assert row.nll == pytest.approx(bootstrap_ratio(*text_nll(model, test, fit.value))[0], rel=1e-5)
+        assert row.nll == pytest.approx(bootstrap_ratio(*text_nll(model, signed(test), fit.value))[0], rel=1e-5)
         start = known[row.prior].sample(2, row.seed)
         assert row.moved == pytest.approx(float(posterior(model, fit.value.rows[0], start=start).moved), rel=1e-5)
         assert row.seconds == fit.report.seconds and row.half_way in (0, 1)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.values.calibrate import calibrate, kl_at
+from steerlens.values.calibrate import calibrate, kl_at, strength_at
 from steerlens.values.losses import measure
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -126,3 +126,25 @@ def test_a_kl_beyond_what_a_soft_cap_allows_is_refused() -> None:
     on = Readout(random(D, V), random(V, seed=1), tuple(map(str, range(V))), softcap=0.5)
     with pytest.raises(ValueError, match="costs 50 nats per token at no strength up to a million"):
         calibrate(make_steer(on=on), make_states(on=on), kl=50.0)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_strength_at_a_cost_solves_for_it_whatever_the_power(power: float, scale: float):
+    calls: list[float] = []
+
+    def cost(s: float) -> float:
+        calls.append(s)
+        return (scale * s) ** power
+
+    found = strength_at(cost, 0.05, "it")
+    assert found == pytest.approx(0.05 ** (1 / power) / scale, rel=1e-3)
+    assert min(calls) > 0 and len(calls) < 80
+    assert power != 2.0 or len(calls) < 10
+
+
+def test_the_strength_at_a_cost_is_found_where_the_cost_levels_off_or_steps():
+    assert strength_at(lambda s: 0.06 * s**2 / (1 + s**2), 0.05, "it") == pytest.approx(5**0.5, rel=1e-3)
+    assert strength_at(lambda s: 1e-9 * s**2 if s < 3 else s, 0.05, "it") == pytest.approx(3, rel=1e-3)
+    with pytest.raises(ValueError, match="'it' costs 0.05"):
+        strength_at(lambda s: 0.04 * s**2 / (1 + s**2), 0.05, "it")

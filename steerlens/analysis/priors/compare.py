@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import pandas as pd
+from tqdm.auto import tqdm
 
 from steerlens.analysis.priors.rows import drift, posterior
 from steerlens.analysis.priors.words import of_words
 from steerlens.fits.prompt import fit_prompt
-from steerlens.models.measure import contrast, text_nll
+from steerlens.models.measure import contrast, nll, signed
 from steerlens.models.sites import Model, readout
-from steerlens.values.intervals import bootstrap_ratio, mean_interval
+from steerlens.values.intervals import mean_interval
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Prior
 from steerlens.values.prompt import Kind
@@ -27,6 +29,7 @@ def compare_priors(
     kind: Kind = "soft",
     prior_weight: float = 0.0,
     epochs: int = 10,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Does it matter where a prompt starts? One fit for each prior and seed, judged on new texts.
 
@@ -34,45 +37,46 @@ def compare_priors(
         priors: by name, over token embeddings.
         seeds: of start, split and order together; at least five for an interval worth having (see `over_seeds`).
         length, kind, prior_weight, epochs: as in `fit_prompt`; the weight is used where a prior has a density.
+        progress: show a bar of fits.
 
     Returns:
-        One row a prior and seed: `prior`, `seed`, `start_nll` and `nll` (nats per token on `test`, at each text's label, before
-        and after), `plain_nll` (without a prompt), `contrast` of the signs, `half_way` (epochs until half of the held-out gain
-        was made), `seconds`; the columns of `posterior` for the rows at strength 0 against their start (`moved`, `nearest`,
-        `effective_rank`, …); `drift`, their distance from their own prior, and `start_drift`.
+        One row a prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats per token on the texts of `test`
+        that have a sign, at each one's label), `plain_nll` (without a prompt), `contrast` of the signs; `half_way` (epochs
+        until half of the held-out gain was made), `seconds`; the columns of `posterior` for the rows at strength 0 against
+        their start (`moved`, `nearest`, `effective_rank`, …); `drift`, their distance from their own prior, and `start_drift`.
 
     Example:
         >>> import steerlens as sl
         >>> from steerlens.values.priors import isotropic
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=40, seed=0)
-        >>> found = compare_priors(model, data, data, {"small": isotropic(64)}, seeds=(0,), length=2, epochs=1)
+        >>> found = compare_priors(model, data, data, {"small": isotropic(64)}, seeds=(0,), length=2, epochs=1, progress=False)
         >>> found.prior.tolist()
         ['small']
     """
     on, rows = readout(model), []
-    plain = bootstrap_ratio(*text_nll(model, test, None))[0]
-    for name, prior in priors.items():
-        weight = prior_weight if hasattr(prior, "log_prob") else 0.0
-        for seed in seeds:
-            fit = fit_prompt(
-                model, train, length=length, kind=kind, prior=prior, prior_weight=weight, epochs=epochs, patience=epochs,
-                seed=seed, progress=False,
-            )  # fmt: skip
-            start = prior.sample(length, seed)
-            begun = of_words(start.to(on.W_U), start.to(on.W_U), on)
-            end = fit.value.rows[0]
-            apart = [drift(x, {name: prior}, seed=seed).distance[0] for x in (start, end)]
-            losses = [trial["heldout_nll"] for trial in fit.report.trials]
-            goal = (losses[0] + min(losses)) / 2
-            rows.append(
-                {
-                    "prior": name, "seed": seed, "start_nll": bootstrap_ratio(*text_nll(model, test, begun))[0],
-                    "nll": bootstrap_ratio(*text_nll(model, test, fit.value))[0], "plain_nll": plain,
-                    "contrast": contrast(model, test, fit.value).contrast,
-                    "half_way": next(k for k, loss in enumerate(losses) if loss <= goal), "seconds": fit.report.seconds,
-                    **posterior(model, end, start=start, seed=seed), "start_drift": apart[0], "drift": apart[1],
-                }
-            )  # fmt: skip
+    some = signed(test)
+    plain = nll(model, some, None)
+    plan = list(product(priors.items(), seeds))
+    for (name, prior), seed in tqdm(plan, unit="fit", desc="compare_priors", disable=not progress):
+        fit = fit_prompt(
+            model, train, length=length, kind=kind, prior=prior,
+            prior_weight=prior_weight if hasattr(prior, "log_prob") else 0.0,
+            epochs=epochs, patience=epochs, seed=seed, progress=False,
+        )  # fmt: skip
+        start, end = prior.sample(length, seed), fit.value.rows[0]
+        begun = of_words(start.to(on.W_U), start.to(on.W_U), on)
+        apart = [drift(x, {name: prior}, seed=seed).distance[0] for x in (start, end)]
+        losses = [trial["heldout_nll"] for trial in fit.report.trials]
+        goal = (losses[0] + min(losses)) / 2
+        worth = contrast(model, test, fit.value)
+        rows.append(
+            {
+                "prior": name, "seed": seed, "start_nll": nll(model, some, begun), "nll": worth.nll, "plain_nll": plain,
+                "contrast": worth.contrast, "half_way": next(k for k, loss in enumerate(losses) if loss <= goal),
+                "seconds": fit.report.seconds, **posterior(model, end, start=start, seed=seed), "start_drift": apart[0],
+                "drift": apart[1],
+            }
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 

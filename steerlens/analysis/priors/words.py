@@ -2,15 +2,13 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.priors.rows import distances, ordinary_words
-from steerlens.models.measure import contrast, text_nll
+from steerlens.models.measure import contrast, nll, signed
 from steerlens.models.sites import Model, readout
-from steerlens.values.intervals import bootstrap_ratio
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Vocabulary
 from steerlens.values.prompt import Prompt
@@ -30,10 +28,10 @@ def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5,
         draws: of random words, for comparison.
 
     Returns:
-        One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats per token, every text at
-        its own label), `contrast` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the share of the
-        prompt's contrast. Random words are means over draws. A reading is faithful as far as the nearest words keep more than
-        random ones.
+        One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats per token, texts that have a
+        sign at their own label), `contrast` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the
+        share of the prompt's contrast. Random words are means over draws. A reading is faithful as far as the nearest words
+        keep more than random ones.
 
     Raises:
         ValueError: a prompt of another kind.
@@ -51,13 +49,11 @@ def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5,
         "nearest words": [of_words(*near, on)],
         "random words": [of_words(*r, on) for r in random],
     }
-    rows = []
+    rows, columns = [], ["nll", "contrast", "low", "high"]
     for what, values in ways.items():
-        nll = [text_nll(model, test, value) for value in values]
-        worth = pd.DataFrame([contrast(model, test, value) for value in values])[["contrast", "low", "high"]].mean()
-        rows.append((what, np.mean([bootstrap_ratio(*x)[0] for x in nll]), *worth))
-    rows.append(("no prompt", bootstrap_ratio(*text_nll(model, test, None))[0], 0.0, 0.0, 0.0))
-    table = pd.DataFrame(rows, columns=["what", "nll", "contrast", "low", "high"])
+        rows.append((what, *pd.DataFrame([contrast(model, test, value) for value in values])[columns].mean()))
+    rows.append(("no prompt", nll(model, signed(test), None), 0.0, 0.0, 0.0))
+    table = pd.DataFrame(rows, columns=["what", *columns])
     return table.assign(kept=table.contrast / table.contrast[0] if table.contrast[0] else math.nan)
 
 
