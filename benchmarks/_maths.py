@@ -14,6 +14,8 @@ from steerlens.maths.spans import best_spans
 from steerlens.maths.svd import svd
 
 ADAM_STEPS = 5_000
+AT_ONCE = 20
+"""Calls that are timed together where one takes microseconds: texts are highlighted one after the other."""
 
 
 def lines(quick: bool) -> Iterator[Line]:
@@ -104,16 +106,17 @@ def spans(quick: bool) -> Line:
     x = torch.randn(n, generator=torch.Generator().manual_seed(0))
     found = {}
     ways = {
-        "ours": lambda: found.update(ours=best_spans(x, few, longest)),
+        "ours": lambda: found.update(ours=[best_spans(x, few, longest) for _ in range(AT_ONCE)][-1]),
         "loops": lambda: found.update(loops=triple_loop(x.double().tolist(), few, longest)),
     }
     seconds = alternate(ways, 9 if quick else 31, warm=3)
+    seconds["ours"] = [taken / AT_ONCE for taken in seconds["ours"]]
     assert [(s.start, s.end) for s in found["ours"]] == found["loops"]
     return Line(
         "highlight", "highlight: the best spans", "dynamic programme in three plain loops", "O(n · spans)", "≥ 50 ×",
         f"{n:,} tokens, {few} spans of ≤ {longest}",
         (ratio("times faster", seconds["loops"], seconds["ours"], least=50.0),), medians(seconds),
-        note="the time is that of some dozens of tensor operations on 1,000 numbers, each of which costs microseconds to call",
+        note="the time is that of some seventy array operations on 1,000 numbers, each of which costs one to four microseconds",
     )  # fmt: skip
 
 

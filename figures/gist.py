@@ -37,7 +37,8 @@ def main() -> None:
     table = pd.concat(parts, ignore_index=True)
     numbers = {"model": "toy-128", "seeds": list(SEEDS), "table": records(table)}
     save_figure(plot_compression(table).get_figure(root=True), OUT, "gist", numbers)
-    shown = table[table.way.isin(["no prompt", "distilled", "last tokens", "random words"])]
+    shown = table[table.way.isin(["distilled", "last tokens", "random words"])]
+    shown = shown.assign(prompt=shown.prompt.str.split().str[:3].str.join(" "))
     print(
         shown.groupby(["prompt", "way", "length"], sort=False)[["kl", "gap_closed"]]
         .agg(["mean", "std"])

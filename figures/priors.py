@@ -1,12 +1,14 @@
 """Prompt tuning: does the prior matter, does the prompt keep to it, can it be read, and does it move the context as a steer does?
 
-    python figures/priors.py                                     # toy-64, five seeds, a quarter of an hour
+    python figures/priors.py                                     # toy-64, five seeds, ten minutes
+    python figures/priors.py --model toy-128
     python figures/priors.py --model FOLDER --train FILE --test FILE
 
-Writes figures/out/priors.{pdf,png,json}.
+Writes figures/out/priors.{pdf,png,json}, for another model priors_MODEL.
 """
 
 import argparse
+from pathlib import Path
 
 from _setting import OUT
 
@@ -76,13 +78,18 @@ def main() -> None:
     table = pd.concat([found, believed], ignore_index=True)
 
     states = sl.collect(model, train, progress=False)
-    fit = sl.fit_steer(states, name="steer")
+    fits = [sl.fit_steer(states, name="steer", seed=seed) for seed in SEEDS]
+    fit = fits[0]
     metric = sl.natural_metric(states.sample(16_384, seed=0), damping=fit.report.damping or 0.0)
     controls = {"shuffled labels": shuffled(states)}
     if toy:
         other = sl.toy.corpus("tone", n=1000, seed=0)
         controls["tone"] = sl.fit_steer(sl.collect(model, other, progress=False), name="tone").value
-    read, moved, worth = [], [], [at_equal_kl(model, {"steer": fit.value}, test).assign(seed=0, intervention="steer")]
+    read, moved = [], []
+    worth = [
+        at_equal_kl(model, {"steer": one.value}, test).assign(seed=seed, intervention="steer")
+        for seed, one in zip(SEEDS, fits, strict=True)
+    ]
     for kind in ("soft", "kv"):
         for seed in SEEDS:
             prompt = sl.fit_prompt(model, train, kind=kind, length=LENGTH, seed=seed, progress=False).value
@@ -91,7 +98,7 @@ def main() -> None:
             )
             worth.append(at_equal_kl(model, {kind: prompt}, test).assign(seed=seed, intervention=kind))
             if kind == "soft":
-                read.append(readability(model, prompt, test).assign(seed=seed))
+                read.append(readability(model, prompt, test, seed=seed).assign(seed=seed))
     read, moved, worth = (pd.concat(part, ignore_index=True) for part in (read, moved, worth))
 
     with look():
@@ -102,17 +109,19 @@ def main() -> None:
         ax.set(xlabel="distance from its own prior (1 is typical)", xscale="log", yticklabels=[])
         ax.legend(fontsize=7, loc="lower right")
         plot_readability(read, ax=axes[1, 0])
-        plot_moves(moved, ax=axes[1, 1])
+        plot_moves(moved, question="steer's move", ax=axes[1, 1])
     summary = over_seeds(table)
     numbers = {
         "model": arguments.model, "seeds": list(SEEDS), "length": LENGTH, "texts": [len(few), len(train), len(test)],
         "priors": records(table), "summary": records(summary), "readability": records(read), "moves": records(moved),
         "equal_kl": records(worth),
     }  # fmt: skip
-    save_figure(fig, OUT, "priors", numbers)
+    save_figure(fig, OUT, "priors" if arguments.model == "toy-64" else f"priors_{Path(arguments.model).name}", numbers)
     wide = summary.pivot(index="prior", columns="number", values="mean").loc[list(dict.fromkeys(table.prior))]
     print(f"plain {table.plain_nll[0]:.4f}")
-    print(wide[["start_nll", "nll", "contrast", "half_way", "drift", "moved", "nearest", "collapse"]].round(3))
+    print(
+        wide[["start_nll", "nll", "contrast", "half_way", "drift", "moved", "nearest", "collapse"]].round(3).to_string()
+    )
     shown = ["nll", "contrast", "drift"]
     print(summary[summary.number.isin(shown)].round(4).to_string(index=False))
     for rows, by in ((read, ["what"]), (moved, ["intervention", "steer", "question"]), (worth, ["intervention"])):
