@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from steerlens.maths.head import nll_and_gradient, post, token_nll
+from steerlens.maths.head import nll_gradient, post, token_nll
 from steerlens.models.attach import check_lives_on
 from steerlens.models.resume import Kept, batch_of, final_states
 from steerlens.models.sites import Model, evaluating
@@ -194,7 +194,7 @@ def backward(
     gradient = torch.empty_like(found)
     for start in range(0, len(c), CHUNK):
         part = slice(start, start + CHUNK)
-        _, g = nll_and_gradient(head, found[part] + found[part] @ D, targets[part], weight[part])
+        g = nll_gradient(head, found[part] + found[part] @ D, targets[part], weight[part])
         gradient[part] = g + g @ D.mT
     if extra is None:
         c.backward(gradient)

@@ -38,28 +38,49 @@ def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[T
     return torch.logsumexp(z, 1) - z.gather(1, target[:, None]).squeeze(1)
 
 
-def nll_and_gradient(
+def nll_gradient(
     head: Head, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
-    """`Σ w · nll` and its gradient in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
+) -> Float[Tensor, "n d"]:
+    """The gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
 
         ∂/∂c = w · post'(z) (p − 1_target) W_Uᵀ
 
-    Autograd would keep three buffers of that size.
+    Autograd would keep three buffers of that size. What only the loss needs is not computed.
     """
-    z = torch.addmm(head.b_U, c, head.W_U)
-    capped = post(head, z)
-    top = capped.amax(1)
-    at_target = capped.gather(1, target[:, None]).squeeze(1)
-    slope = None if head.softcap is None else 1 - (capped / head.softcap) ** 2
-    p = torch.softmax(capped, 1, out=capped)
+    z = post(head, torch.addmm(head.b_U, c, head.W_U))
+    bend = _bend(head, z)
+    return _through(head, torch.softmax(z, 1, out=z), bend, target, weight)
+
+
+def nll_and_gradient(
+    head: Head, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
+    """`Σ w · nll` and its gradient in `c`; see `nll_gradient`. Reading the buffer twice more is what the loss costs."""
+    z = post(head, torch.addmm(head.b_U, c, head.W_U))
+    bend, top, at_target = _bend(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
+    p = torch.softmax(z, 1, out=z)
     # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would underflow
     loss = (weight * (top - p.amax(1).log() - at_target)).sum()
+    return loss, _through(head, p, bend, target, weight)
+
+
+def _bend(head: Head, z: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"] | None:
+    """What the soft cap multiplies slopes by; None where there is none."""
+    return None if head.softcap is None else 1 - (z / head.softcap) ** 2
+
+
+def _through(
+    head: Head,
+    p: Float[Tensor, "n vocab"],
+    bend: Float[Tensor, "n vocab"] | None,
+    target: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+) -> Float[Tensor, "n d"]:
+    """From probabilities, which are overwritten, to the gradient in `c`."""
     p[torch.arange(len(target), device=p.device), target] -= 1
-    p *= (weight * head.scale)[:, None]
-    if slope is not None:
-        p *= slope
-    return loss, p @ head.W_U.mT
+    if bend is not None:
+        p *= bend
+    return (p @ head.W_U.mT) * (weight * head.scale)[:, None]
 
 
 def kl_and_gradient(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.head import Head, logits, nll_and_gradient, post, token_nll
+from steerlens.maths.head import Head, logits, nll_and_gradient, nll_gradient, post, token_nll
 
 N, D, V = 7, 5, 11
 HEADS = {"plain": (1.0, None), "scale": (0.25, None), "softcap": (1.0, 2.0), "scale and softcap": (3.0, 1.5)}
@@ -42,6 +42,7 @@ def test_value_and_gradient_are_those_of_autograd(kind: str, seed: int) -> None:
     loss, slope = by_autograd(*problem(seed, *HEADS[kind]))
     assert slope.norm() > 0
     assert_close(found, (loss, slope), rtol=1e-10, atol=1e-12)
+    assert_close(nll_gradient(*problem(seed, *HEADS[kind])), slope, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["plain", "scale"])
@@ -65,6 +66,7 @@ def test_gradient_leaves_its_arguments_alone() -> None:
     arguments = problem(1, 2.0, 3.0)
     before = [t.clone() for t in (arguments[0].W_U, arguments[0].b_U, *arguments[1:])]
     nll_and_gradient(*arguments)
+    nll_gradient(*arguments)
     assert all(
         torch.equal(a, b) for a, b in zip(before, (arguments[0].W_U, arguments[0].b_U, *arguments[1:]), strict=True)
     )

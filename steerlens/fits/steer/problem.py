@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import nll_and_gradient
+from steerlens.maths.head import Head, nll_and_gradient, nll_gradient
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solve import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
@@ -30,32 +30,43 @@ class Problem:
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
 
-    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> tuple[Float[Tensor, ""], Float[Tensor, "2 d d"]]:
-        """Summed weighted NLL of some positions and its gradient; without the ridge."""
+    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> Float[Tensor, "2 d d"]:
+        """The gradient of the summed weighted NLL of some positions; without the ridge."""
+        y, white, asked = self._asked(chunk, V)
+        return self._whitened(y, white, nll_gradient(*asked))
+
+    def _asked(
+        self, chunk: Shard, V: Float[Tensor, "2 d d"]
+    ) -> tuple[Tensor, Tensor, tuple[Head, Tensor, Tensor, Tensor]]:
+        """Labels and whitened states, then what `nll_gradient` is asked: read-out, steered states, targets, weights."""
         head = self.states.readout.head
         head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
         c, target = chunk.hidden.to(V), chunk.next.to(V.device)
         y = self.states.labels[chunk.text].to(V)[:, None]
         white = c @ self.metric.C_inverse_root.to(V)
-        to_logits = self.metric.S_inverse_root.to(V)
-        moved = c + (y * (white @ V[0]) + white @ V[1]) @ to_logits
-        loss, slope = nll_and_gradient(head, moved, target, self.weights[chunk.text].to(V))
-        slope = slope @ to_logits
-        return loss, torch.stack([(y * white).mT @ slope, white.mT @ slope])
+        moved = torch.addmm(c, y * (white @ V[0]) + white @ V[1], self.metric.S_inverse_root.to(V))
+        return y, white, (head, moved, target, self.weights[chunk.text].to(V))
+
+    def _whitened(
+        self, y: Float[Tensor, "n 1"], white: Float[Tensor, "n d"], slope: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "2 d d"]:
+        slope = slope @ self.metric.S_inverse_root.to(slope)
+        return torch.stack([(y * white).mT @ slope, white.mT @ slope])
 
     def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Gradients of the mean objective on shuffled minibatches, ridge included."""
         for epoch in range(passes):
             for chunk in self.states.chunks(size, seed=seed + epoch):
-                yield lambda V, chunk=chunk: self.gradient(chunk, V)[1] / len(chunk.next) + self.ridge * V
+                yield lambda V, chunk=chunk: self.gradient(chunk, V) / len(chunk.next) + self.ridge * V
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
         """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
         total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
         for chunk in self.states.chunks(CHUNK):
-            loss, part = self.gradient(chunk, V)
+            y, white, asked = self._asked(chunk, V)
+            loss, part = nll_and_gradient(*asked)
             total += loss
-            slope += part
+            slope += self._whitened(y, white, part)
         n = self.states.n_positions
         penalty = float((self.ridge * V.double().square()).sum()) / 2
         return float(total) / n + penalty, (slope / n + self.ridge * V).to(V.dtype)
