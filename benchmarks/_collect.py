@@ -15,9 +15,9 @@ def lines(quick: bool) -> Iterator[Line]:
         yield collecting("collect", toy.model, toy.train, toy.name, rounds=5)
         return
     found = random_models(*GPT2_SMALL)
-    yield collecting("collect", found.model, random_texts(200, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=7)
+    yield collecting("collect", found.model, random_texts(80, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=3)
     toy = toy_case()
-    yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=7)
+    yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=5)
 
 
 def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds: int) -> Line:

@@ -34,7 +34,7 @@ def lines(quick: bool) -> Iterator[Line]:
         "one pass": lambda: one_pass(found.model, ids),
         "one strength": lambda: sl.score(found.model, data, found.steer, end=False),
     }
-    seconds = alternate(ways, 5)
+    seconds = alternate(ways, 5 if quick else 3)
     yield Line(
         "score-11", "score at 11 strengths", "11 passes", "1 pass and 11 softmaxes", "≤ 1.5 × one pass",
         f"{found.sizes}, {sum(map(len, ids)):,} tokens",

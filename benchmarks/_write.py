@@ -15,7 +15,7 @@ def lines(quick: bool) -> Iterator[Line]:
     d, layers, vocab = (64, 2, 2_000) if quick else GPT2_SMALL
     found = random_models(d, layers, vocab)
     prompt = list(random_texts(1, 8, 8, vocab).texts)
-    new, rounds = (8, 5) if quick else (16, 15)
+    new, rounds = (8, 5) if quick else (16, 9)
     common = {"max_new_tokens": new, "temperature": 1.0, "seed": 0}
     ways = {
         "unsteered": lambda: sl.generate(found.model, prompt, **common),
@@ -38,7 +38,7 @@ def lines(quick: bool) -> Iterator[Line]:
         "one batch of 11": lambda: sl.generate(found.model, prompt, samples=11, **common),
         "11 runs": lambda: [sl.generate(found.model, prompt, found.steer, strengths=(s,), **common) for s in ELEVEN],
     }
-    seconds = alternate(ways, 3 if quick else 5)
+    seconds = alternate(ways, 3)
     yield Line(
         "write-11", "write at 11 strengths at once", "11 runs", "one unsteered batch of 11", "≥ 0.9 of the limit", sizes,
         (
