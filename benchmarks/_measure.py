@@ -202,14 +202,19 @@ def show_ratio(r: Ratio) -> str:
     return f"{r.name} {show(r.value)}{spread}"
 
 
-def table(lines: Iterable[Line]) -> str:
-    """A Markdown table: what, against what, what was asked and what was measured; medians, quartiles in brackets."""
+def table(lines: Iterable[Line], *, brief: bool = False) -> str:
+    """A Markdown table: what, against what, what was asked and what was measured; medians, quartiles in brackets.
+
+    Args:
+        brief: only the numbers that something is asked of, no notes.
+    """
     verdict = {True: "met", False: "**missed**", None: "–"}
     rows = ["| what | reference | limit | target | measured | |", "|---|---|---|---|---|---|"]
     for line in lines:
         what = line.what + (f" ({line.sizes})" if line.sizes else "")
-        measured = f"skipped: {line.skipped}" if line.skipped else "; ".join(map(show_ratio, line.ratios))
-        if line.note and line.met is False:
+        asked = [r for r in line.ratios if r.met is not None or not brief] or line.ratios[:1]
+        measured = f"skipped: {line.skipped}" if line.skipped else "; ".join(map(show_ratio, asked))
+        if line.note and line.met is False and not brief:
             measured += f". {line.note}"
         cells = (what, line.reference, line.limit, line.target, measured, verdict[line.met])
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -224,8 +229,11 @@ def block(results: Mapping[str, dict[str, Any]]) -> str:
         f"{s.threads} threads, {s.cpu}, torch {s.torch}" + (", quick sizes" if s.quick else "")
         for s in sorted(settings)
     )
-    about = f"Medians and quartiles over alternating runs in one process ({ways}); `make bench` measures them anew."
-    return f"{about}\n\n{table(map(from_record, found))}"
+    about = (
+        f"Medians and quartiles over alternating runs in one process ({ways}); `make bench` measures them anew, "
+        "[results.json](benchmarks/results.json) has more numbers and what bounds those that miss their target."
+    )
+    return f"{about}\n\n{table(map(from_record, found), brief=True)}"
 
 
 def into(text: str, inner: str) -> str:

@@ -46,6 +46,8 @@ def test_a_table_shows_medians_quartiles_and_verdicts() -> None:
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
     assert "times faster 2 [1.5, 2.5]; tokens 10,000 | **missed** |" in rows[2]
     assert rows[3].endswith("| met |") and "skipped: no model | – |" in rows[4]
+    brief = m.table([line(value=1.0), m.unjudged(line())], brief=True).splitlines()
+    assert "times faster 2 [1.5, 2.5] | **missed** |" in brief[2] and "tokens" not in "".join(brief)
 
 
 def test_records_are_lines_again_and_worse_ones_do_not_replace_better_ones() -> None:

@@ -19,7 +19,8 @@ def svd(
         M = Q (Qᵀ M) = (Q U') diag(s) Vᵀ        from the SVD of the r × cols matrix Qᵀ M
 
     as soon as `|M − Q Qᵀ M| ≤ 1e-6 |M|`, which is checked, r doubling until it holds; if r would pass a quarter of the
-    size, the full SVD it is. `Ω` is seeded.
+    size, the full SVD it is. `Ω` is seeded. Where `|Qᵀ M|² = |M|² − |M − Q Qᵀ M|²` already says that much is left, the product
+    `Q Qᵀ M` is not taken.
 
     Example:
         >>> U, s, Vh = svd(torch.diag(torch.tensor([3.0, 1.0])))
@@ -28,11 +29,12 @@ def svd(
     """
     size = min(M.shape)
     random = torch.Generator().manual_seed(0)
-    r = 32
+    r, whole = 32, float(M.norm())
     while size > SMALL and r <= size // 4:
         Q = torch.linalg.qr(M @ torch.randn(M.shape[1], r, generator=random).to(M)).Q
         small = Q.mT @ M
-        if (M - Q @ small).norm() <= 1e-6 * M.norm():
+        caught = float(small.norm()) >= (1 - 1e-4) * whole
+        if caught and float(torch.addmm(M, Q, small, alpha=-1).norm()) <= 1e-6 * whole:
             U, s, Vh = torch.linalg.svd(small, full_matrices=False)
             return Q @ U, s, Vh
         r *= 2
