@@ -46,6 +46,7 @@ def lines(quick: bool) -> Iterator[Line]:
             number("GB before the fit", [max(loaded)]),
         ),
         {f"fit of {n:,} tokens": (found[n]["seconds"],) * 3 for n in sizes},
+        note=f"beyond {SHARD_POSITIONS:,} tokens two shards are in memory for a moment, however many there are",
     )  # fmt: skip
 
 
