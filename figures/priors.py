@@ -69,8 +69,7 @@ def main() -> None:
     model = sl.load_model(arguments.model)
     train = sl.toy.corpus("sentiment", n=1000, seed=0) if toy else sl.read_labelled(arguments.train)
     test = sl.toy.corpus("sentiment", n=300, seed=1) if toy else sl.read_labelled(arguments.test)
-    few = sl.Labelled(train.texts[:300], train.labels[:300])
-    some = sl.Labelled(test.texts[:100], test.labels[:100])
+    few, some = train.first(300), test.first(100)
 
     found = compare_priors(model, few, test, known_priors(model, few), seeds=SEEDS, length=LENGTH, epochs=6)
     fitted = {"fitted to words, in the loss": fit_gaussian(vocabulary_prior(model).vectors)}

@@ -40,7 +40,7 @@ def at_equal_kl(
         >>> [round(float(ratio), 3) for ratio in table.strength / table.strength[0]]
         [1.0, 0.5]
     """
-    sample, few = (Labelled(test.texts[:n], test.labels[:n], test.prompts[:n]) for n in (100, 5))
+    sample, few = test.first(100), test.first(5)
     rows = []
     for name, value in interventions.items():
         # a fit that found nothing better than nothing costs nothing at any strength

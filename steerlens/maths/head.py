@@ -23,9 +23,9 @@ def post(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch 
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-def slope(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"] | float:
-    """The derivative of `post` at `z`: `scale · (1 − tanh²)`, the number `scale` where there is no soft cap."""
-    return head.scale if head.softcap is None else head.scale * (1 - (post(head, z) / head.softcap) ** 2)
+def slope(head: Head, capped: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"] | float:
+    """The derivative of `post` where it is `capped`: `scale · (1 − tanh²)`, the number `scale` where there is no soft cap."""
+    return head.scale if head.softcap is None else head.scale * (1 - (capped / head.softcap) ** 2)
 
 
 def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
@@ -48,7 +48,7 @@ def nll_gradient(
     Autograd would keep three buffers of that size. What only the loss needs is not computed.
     """
     z = post(head, torch.addmm(head.b_U, c, head.W_U))
-    bend = _bend(head, z)
+    bend = slope(head, z)
     return _through(head, torch.softmax(z, 1, out=z), bend, target, weight)
 
 
@@ -57,30 +57,27 @@ def nll_and_gradient(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
     """`Σ w · nll` and its gradient in `c`; see `nll_gradient`. Reading the buffer twice more is what the loss costs."""
     z = post(head, torch.addmm(head.b_U, c, head.W_U))
-    bend, top, at_target = _bend(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
+    bend, top, at_target = slope(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
     p = torch.softmax(z, 1, out=z)
     # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would underflow
     loss = (weight * (top - p.amax(1).log() - at_target)).sum()
     return loss, _through(head, p, bend, target, weight)
 
 
-def _bend(head: Head, z: Float[Tensor, "n vocab"]) -> Float[Tensor, "n vocab"] | None:
-    """What the soft cap multiplies slopes by; None where there is none."""
-    return None if head.softcap is None else 1 - (z / head.softcap) ** 2
-
-
 def _through(
     head: Head,
     p: Float[Tensor, "n vocab"],
-    bend: Float[Tensor, "n vocab"] | None,
+    bend: Float[Tensor, "n vocab"] | float,
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """From probabilities, which are overwritten, to the gradient in `c`."""
+    """From probabilities, which are overwritten, and the slope of `post` to the gradient in `c`."""
     p[torch.arange(len(target), device=p.device), target] -= 1
-    if bend is not None:
+    if isinstance(bend, Tensor):
         p *= bend
-    return (p @ head.W_U.mT) * (weight * head.scale)[:, None]
+    else:  # on rows of d numbers instead of vocab
+        weight = bend * weight
+    return (p @ head.W_U.mT) * weight[:, None]
 
 
 def kl_and_gradient(
@@ -90,8 +87,8 @@ def kl_and_gradient(
 
     ∂/∂c = w · post'(z) (q − p) W_Uᵀ
     """
-    z = torch.addmm(head.b_U, c, head.W_U)
-    log_q, log_p = torch.log_softmax(post(head, z), 1), torch.log_softmax(logits(head, aim), 1)
+    z = post(head, torch.addmm(head.b_U, c, head.W_U))
+    log_q, log_p = torch.log_softmax(z, 1), torch.log_softmax(logits(head, aim), 1)
     p = log_p.exp()
     kl = (p * (log_p - log_q)).sum(1)
     return kl, (weight[:, None] * slope(head, z) * (log_q.exp() - p)) @ head.W_U.mT

@@ -1,7 +1,6 @@
 """What any intervention is worth and what it costs, by passes of the model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -156,7 +155,4 @@ def signed(data: Labelled) -> Labelled:
     rows = [i for i, y in enumerate(data.labels) if y]
     if not rows:
         raise ValueError("data: every label is 0, so no text has a sign; add texts with labels above and below 0")
-    prompts = tuple(data.prompts[i] for i in rows) if data.prompts else ()
-    return replace(
-        data, texts=tuple(data.texts[i] for i in rows), labels=tuple(data.labels[i] for i in rows), prompts=prompts
-    )
+    return data.pick(rows)

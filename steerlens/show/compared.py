@@ -84,7 +84,7 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     table["parameters"], table["seconds"] = (
         list(column) for column in zip(*(numbers[n] for n in table.name), strict=True)
     )
-    some = Labelled(test.texts[:80], test.labels[:80], test.prompts[:80])
+    some = test.first(80)
     subspaces = compare_subspaces(
         lm, fit.value, {k: found.value for k, found in edits.items()}, some, metric, rank=RANK, draws=6, seed=seed
     )

@@ -64,7 +64,7 @@ def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
     guess, power, before = 0.0, 2.0, None
     for _ in range(12):  # the quadratic law first, then the power that the last two guesses show
         off = excess(guess)
-        if before is not None and guess != before[0]:
+        if before is not None:
             power = min(max((off - before[1]) / (guess - before[0]), 1.0), 4.0)
         before = guess, off
         step = -off / power

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,14 @@ class Labelled:
         if not 0 < cut < len(self):
             raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        return self._rows(order[:cut]), self._rows(order[cut:])
+        return self.pick(order[:cut]), self.pick(order[cut:])
 
-    def _rows(self, rows: list[int]) -> "Labelled":
+    def first(self, n: int) -> "Labelled":
+        """The first n texts, or all where there are no more."""
+        return self.pick(range(min(n, len(self))))
+
+    def pick(self, rows: Sequence[int]) -> "Labelled":
+        """Some of the texts, in the order that is asked for."""
         prompts = tuple(self.prompts[i] for i in rows) if self.prompts else ()
         return Labelled(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows), prompts)
 

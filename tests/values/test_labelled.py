@@ -192,3 +192,9 @@ def test_a_split_keeps_every_text_with_its_prompt() -> None:
 
 def test_prompts_are_no_part_of_the_pairs_of_texts_and_labels() -> None:
     assert list(PROMPTED) == list(DATA) and len(PROMPTED) == len(DATA)
+
+
+def test_the_first_texts_keep_labels_and_prompts_and_are_no_more_than_there_are() -> None:
+    data = Labelled(("a", "b", "c"), (1.0, 0.0, -1.0), ("x", "y", "z"))
+    assert data.first(2) == Labelled(("a", "b"), (1.0, 0.0), ("x", "y"))
+    assert data.first(5) == data and data.pick([2, 0]).labels == (-1.0, 1.0)

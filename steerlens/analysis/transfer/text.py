@@ -150,9 +150,9 @@ class Shared:
         head, ids = self.pairs.tgt.readout.head, self.ids[1]
         for c_src, c_tgt in self.pairs.chunks(CHUNK):
             c = c_tgt.to(head.W_U.device)
-            z = c @ head.W_U + head.b_U
+            z = post(head, c @ head.W_U + head.b_U)
             a = slope(head, z)
-            yield Place(c_src, c, torch.softmax(post(head, z), 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
+            yield Place(c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
 
     def centre(self, place: Place, u: Float[Tensor, "n shared"]) -> Float[Tensor, "n shared"]:
         """Less its mean under the prediction."""
@@ -161,7 +161,7 @@ class Shared:
     def of_source(self, place: Place) -> Float[Tensor, "n shared"]:
         head = self.src.readout.head
         c, E = place.c_src.to(head.W_U.device), head.W_U[:, self.ids[0]]
-        a = slope(head, c @ E + head.b_U[self.ids[0]])
+        a = slope(head, post(head, c @ E + head.b_U[self.ids[0]]))
         return (a * ((c @ self.src.W) @ E)).to(place.p.device)
 
     def of_target(self, place: Place, W: Float[Tensor, "d_tgt d_tgt"]) -> Float[Tensor, "n shared"]:
