@@ -35,7 +35,7 @@ def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vo
 
 def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """`-log softmax(z)[target]`, nats, one a row."""
-    return torch.logsumexp(z, 1) - z.gather(1, target[:, None]).squeeze(1)
+    return torch.nn.functional.cross_entropy(z, target, reduction="none")
 
 
 def nll_gradient(

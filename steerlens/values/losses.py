@@ -61,10 +61,13 @@ def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n
     sums = torch.zeros(len(labels), 4, dtype=torch.float64)
     kl = torch.zeros(2, dtype=torch.float64)
     for way in ways:
-        four = (way.plain, way.background, way.right, way.wrong)
-        losses = torch.stack([token_nll(post(head, z), way.target) for z in four], 1)
+        plain = torch.log_softmax(post(head, way.plain), 1)
+        others = [token_nll(post(head, z), way.target) for z in (way.background, way.right, way.wrong)]
+        losses = torch.stack([-plain.gather(1, way.target[:, None]).squeeze(1), *others], 1)
         sums.index_add_(0, way.text.cpu(), losses.double().cpu())
-        kl += torch.stack([kl_from(head, way.plain, z).sum() for z in (way.up, way.down)]).double().cpu()
+        p = plain.exp()
+        away = [(p * (plain - torch.log_softmax(post(head, z), 1))).sum() for z in (way.up, way.down)]
+        kl += torch.stack(away).double().cpu()
     by_label = {}
     for label in labels[n > 0].unique().tolist():
         rows = (n > 0) & (labels == label)

@@ -1,13 +1,13 @@
 """The natural metric of a language model on text: how many nats a matrix costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.svd import symmetric_power
+Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,32 +40,47 @@ class Metric:
     S: Float[Tensor, "d_model d_model"]
     damping: float = 1e-2
 
-    def _power(self, M: Tensor, power: float) -> Tensor:
-        top = torch.linalg.eigvalsh(M.double())[-1].clamp_min(1e-30)
+    @cached_property
+    def spectra(self) -> tuple[Spectrum, Spectrum]:
+        """Eigenvalues and eigenvectors of `C` and of `S`, undamped; what rounding made negative is 0."""
+        C, S = (torch.linalg.eigh(M.double()) for M in (self.C, self.S))
+        return (C[0].clamp_min(0), C[1]), (S[0].clamp_min(0), S[1])
+
+    def damped(self, damping: float) -> "Metric":
+        """The same metric under another damping; the spectra, which cost most, are shared."""
+        other = replace(self, damping=damping)
+        other.__dict__["spectra"] = self.spectra
+        return other
+
+    def floored(self, values: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+        """Eigenvalues with the damping added."""
         # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's resolution
-        return symmetric_power(M, power, float(top) * max(self.damping, 1e-10)).float()
+        return values + max(self.damping, 1e-10) * values.max().clamp_min(1e-30)
+
+    def _power(self, spectrum: Spectrum, power: float) -> Tensor:
+        values, vectors = spectrum
+        return ((vectors * self.floored(values) ** power) @ vectors.mT).float()
 
     @cached_property
     def C_root(self) -> Float[Tensor, "d_model d_model"]:
-        return self._power(self.C, 0.5)
+        return self._power(self.spectra[0], 0.5)
 
     @cached_property
     def S_root(self) -> Float[Tensor, "d_model d_model"]:
-        return self._power(self.S, 0.5)
+        return self._power(self.spectra[1], 0.5)
 
     @cached_property
     def C_inverse_root(self) -> Float[Tensor, "d_model d_model"]:
-        return self._power(self.C, -0.5)
+        return self._power(self.spectra[0], -0.5)
 
     @cached_property
     def S_inverse_root(self) -> Float[Tensor, "d_model d_model"]:
-        return self._power(self.S, -0.5)
+        return self._power(self.spectra[1], -0.5)
 
     @property
     def dimensions(self) -> tuple[float, float]:
         """How many directions of `C` and of `S` count: `Σ λ / (λ + damping · λ_max)`, d_model without damping."""
-        roots = ((self.C, self.C_inverse_root), (self.S, self.S_inverse_root))
-        n_C, n_S = (float((root.double() @ M.double() @ root.double()).trace()) for M, root in roots)
+        n_C, n_S = (float((values / self.floored(values)).sum()) for values, _ in self.spectra)
         return n_C, n_S
 
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:

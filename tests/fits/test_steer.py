@@ -12,10 +12,11 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
-from steerlens.fits.steer.choose import Setting, make_problem
+from steerlens.fits.steer.choose import Setting, best_ridges, make_problem
 from steerlens.fits.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solve import lbfgs
+from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 from tests.values.make import make_readout, make_states, on_disk, random
 
@@ -45,8 +46,10 @@ def toy(n: int = 400) -> tuple[Any, States]:
 
 
 def problem_of(states: States, **setting: float) -> Problem:
-    second = second_moments(states.readout.head, sums_over(states, "labels"))
-    return make_problem(states, second, "labels", Setting(**setting))
+    metric = Metric(*second_moments(states.readout.head, sums_over(states, "labels")))
+    return make_problem(
+        states, metric, "labels", Setting(**{"damping": 1e-2, "ridge": 2e4, "ridge_background": 2e4, **setting})
+    )
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -256,13 +259,18 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
 def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_reported() -> None:
     report = sl.fit_steer(planted(), seed=0).report
     tried = [trial["heldout_nll"] for trial in report.trials]
-    assert len(tried) > 4
-    chosen = next(t for t in report.trials if t["damping"] == report.damping and t["step"] == report.step)
-    assert set(chosen) == {"damping", "step", "ridge", "ridge_background", "heldout_nll"}
+    assert len(tried) >= 3
+    chosen = next(t for t in report.trials if t["damping"] == report.damping)
+    assert set(chosen) == {"damping", "ridge", "ridge_background", "heldout_nll"}
+    assert chosen["heldout_nll"] < min(tried) + 1e-3
     assert report.heldout.steered < report.heldout.background < report.heldout.base
     assert report.passes > 1 and report.seconds > 0
     given = sl.fit_steer(planted(), seed=0, damping=0.3).report
-    assert given.damping == 0.3 and {t["damping"] for t in given.trials} == {0.3}
+    assert given.damping == 0.3 and given.trials == ()
+    ridges = sl.fit_steer(planted(), seed=0, ridge=0.4).report
+    assert ridges.ridge == pytest.approx((0.4, 0.4)) and len({t["damping"] for t in ridges.trials}) >= 3
+    closed = sl.fit_steer(planted(), seed=0, damping=0.3, solver="closed-form").report
+    assert {t["damping"] for t in closed.trials} == {0.3} and len({t["ridge"] for t in closed.trials}) > 1
 
 
 def test_under_a_soft_cap_there_is_no_certificate_and_the_reason_says_so() -> None:
@@ -375,3 +383,16 @@ def test_the_natural_metric_is_that_of_the_positions() -> None:
     c = next(states.chunks(10**9)).hidden.double()
     assert_close(metric.C, c.mT @ c / len(c), rtol=1e-4, atol=1e-5)
     assert metric.damping == 0.0
+
+
+def test_the_ridges_grow_where_the_texts_say_less() -> None:
+    def ridges(states: States) -> tuple[float, float]:
+        one, other = (sums_over(half, "labels") for half in states.split(0.5, seed=0))
+        metric = Metric(*second_moments(states.readout.head, one.plus(other)))
+        return best_ridges((one, other), metric.damped(0.1))
+
+    told = ridges(planted(400))
+    shuffled = planted(400).labels[torch.randperm(400, generator=torch.Generator().manual_seed(1))]
+    untold = ridges(planted(400).relabel(shuffled))
+    assert untold[0] > 10 * told[0]  # labels that say nothing ask for no steer
+    assert untold[1] == told[1]  # the background does not read them

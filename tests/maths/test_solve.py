@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.maths.head import Head, nll_and_gradient
-from steerlens.maths.solve import averaged_sgd, lbfgs, newton_step, shrink
+from steerlens.maths.solve import averaged_sgd, crossed_gain, lbfgs, newton_step, shrink
 
 D, V, N = 4, 12, 60
 RIDGE = torch.tensor([0.05, 0.2])[:, None, None].double()
@@ -177,3 +177,28 @@ def test_shrink_lowers_each_singular_value_and_keeps_dtype() -> None:
     assert_close(lower, torch.diag(torch.tensor([2.5, 0.5, 0.0, 0.0])))
     assert_close(same, V)
     assert none.abs().sum() == 0
+
+
+@given(seed=st.integers(0, 99), size=st.floats(0.01, 10.0))
+def test_a_crossed_gain_is_that_of_the_quadratic_it_speaks_of(seed: int, size: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    one, other = torch.randn(2, 3, 4, generator=random, dtype=torch.float64)
+    curvature, ridge = torch.rand(3, 4, generator=random, dtype=torch.float64), size
+    by_hand = []
+    for here, there in ((one, other), (other, one)):
+        v = torch.linalg.solve(torch.diag(curvature.flatten()) + ridge * torch.eye(12).double(), here.flatten())
+        by_hand.append(v @ there.flatten() - v @ torch.diag(curvature.flatten()) @ v / 2)
+    assert crossed_gain(one, other, curvature, ridge) == pytest.approx(float(sum(by_hand)) / 2, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.3, 3.0])
+def test_crossed_gains_ask_for_the_ridge_that_the_noise_asks_for(noise: float) -> None:
+    # a signal of variance 1 and noise of variance σ² want λ = σ² where the curvature is 1
+    random = torch.Generator().manual_seed(0)
+    signal, *rest = torch.randn(3, 200, 200, generator=random, dtype=torch.float64)
+    one, other = (signal + noise**0.5 * e for e in rest)
+    gains = {
+        ridge: crossed_gain(one, other, torch.ones(200, 200).double(), ridge) for ridge in (0.003, 0.03, 0.3, 3.0, 30.0)
+    }
+    assert max(gains, key=lambda ridge: gains[ridge]) == noise
+    assert gains[noise] > 1.2 * min(gains.values())  # it matters

@@ -72,3 +72,15 @@ def test_damping_keeps_the_inverse_finite_where_a_direction_is_never_used() -> N
 def test_kl_is_undamped() -> None:
     C, S = torch.eye(2).double() * 2, torch.eye(2).double() * 3
     assert float(Metric(C, S, damping=5.0).kl(torch.eye(2))) == 6.0
+
+
+@pytest.mark.parametrize("damping", [0.0, 1e-2, 3.0])
+def test_another_damping_is_that_of_a_metric_made_with_it(damping: float) -> None:
+    metric = exact_metric(make_readout(), random(50, D), 0.1)
+    there, made = metric.damped(damping), exact_metric(make_readout(), random(50, D), damping)
+    assert there.damping == damping and metric.damping == 0.1
+    assert not torch.allclose(metric.C_root, made.C_root, rtol=1e-2)
+    for name in ("C_root", "S_root", "C_inverse_root", "S_inverse_root"):
+        assert_close(getattr(there, name), getattr(made, name))
+    assert there.dimensions == pytest.approx(made.dimensions)
+    assert (there.dimensions[0] == pytest.approx(D)) == (damping == 0.0)

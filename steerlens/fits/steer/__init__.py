@@ -6,7 +6,7 @@ from typing import cast
 
 from steerlens.fits.steer.choose import Solver, choose, given_settings, make_problem, solve
 from steerlens.fits.steer.problem import Weights, stable_step, sums_over
-from steerlens.maths.moments import second_moments
+from steerlens.maths.moments import Moments, second_moments
 from steerlens.values.fit import Fit, Report
 from steerlens.values.losses import measure
 from steerlens.values.metric import Metric
@@ -47,9 +47,10 @@ def fit_steer(
             asks. Fast, best on new texts, no certificate. `"lbfgs"`: the ridge problem's own minimum, to `tolerance`, with a
             certificate. `"closed-form"`: the first Newton step from sums that one pass collects.
         rank: the best steer of this rank in the natural metric; None for full rank.
-        ridge: λ of the steer and of the background (a number: both), in nats per nat; None: chosen.
-        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen.
-        step: of the SGD, lowered where its minibatches would diverge; None: chosen. "closed-form" has none.
+        ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of
+            a sample says most about the other.
+        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions.
+        step: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
             within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
             token the same.
@@ -74,12 +75,14 @@ def fit_steer(
     if not two_labels(train):
         raise ValueError("states: after a tenth of the texts was held out only one label is left; collect more texts")
     given = given_settings(ridge, damping, step, train.n_positions)
-    sample = train.sample(max(16_384, 16 * states.d_model), seed=seed)
-    second = second_moments(states.readout.head, sums_over(sample, weights))
+    sample = train.sample(max(20_000, 16 * states.d_model), seed=seed)
+    sample = sample if sample.n_texts > 1 else train
+    halves = cast(tuple[Moments, Moments], tuple(sums_over(half, weights) for half in sample.split(0.5, seed=seed)))
+    metric = Metric(*second_moments(states.readout.head, halves[0].plus(halves[1])))
     tuning = heldout.sample(8_192, seed=seed)
-    setting, trials, tried = choose(train, tuning, second, weights, given, solver, seed)
+    setting, trials, tried = choose(sample, halves, metric, tuning, weights, given, solver, seed)
 
-    problem = make_problem(train, second, weights, setting)
+    problem = make_problem(train, metric, weights, setting)
     solved = solve(problem, solver, setting, weights, tolerance, tuning, seed)
     metric = problem.metric
     W, D = metric.unwhiten(solved.V[0]), metric.unwhiten(solved.V[1])
@@ -87,7 +90,7 @@ def fit_steer(
     if rank is not None:
         value = replace(value.truncate(rank, metric), name=name)
     measured = measure(heldout, value, background)
-    on_train = measure(train.sample(min(max(heldout.n_positions, 4_096), 8_192), seed=seed), value, background)
+    on_train = measure(train.sample(4_096, seed=seed), value, background)
     used = None if solver == "closed-form" else stable_step(problem, setting.step)
     lambdas = problem.ridge.flatten().tolist()
     report = Report(
@@ -95,8 +98,8 @@ def fit_steer(
         damping=setting.damping, ridge=(lambdas[0], lambdas[1]), step=used,
         threshold=solved.threshold, scale=solved.scale, rank=rank, weights=weights, objective=solved.objective, gap=solved.gap,
         gap_reason=solved.gap_reason,
-        passes=solved.passes + tried, seconds=time.perf_counter() - started, n_texts=states.n_texts,
-        n_positions=states.n_positions,
+        passes=solved.passes + (1 + tried) * sample.n_positions / train.n_positions,
+        seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
         n_truncated=states.n_truncated, seed=seed, trials=trials,
     )  # fmt: skip
     return Fit(value, background, report)

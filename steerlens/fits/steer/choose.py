@@ -1,4 +1,4 @@
-"""Solve a fit: damping, ridges and step chosen by held-out NLL, then one of three solvers."""
+"""Solve a fit: ridges chosen by the sample's halves, damping by held-out NLL, then one of three solvers."""
 
 import math
 from typing import Literal, NamedTuple
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from steerlens.fits.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
 from steerlens.maths.head import post, token_nll
-from steerlens.maths.solve import lbfgs, shrink
+from steerlens.maths.moments import Moments
+from steerlens.maths.solve import crossed_gain, lbfgs, shrink
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
@@ -17,80 +18,125 @@ Solver = Literal["auto", "closed-form", "lbfgs"]
 
 
 class Setting(NamedTuple):
-    """What is chosen by held-out NLL unless given. Ridges are in positions: they act as λ = ridge / n_positions, like
-    that many positions of evidence for no steer at all, so that a choice made on a subsample holds for the whole."""
+    """What is chosen unless given. Ridges are in positions: they act as λ = ridge / n_positions, like that many positions of
+    evidence for no steer at all, so that a choice made on a subsample holds for the whole."""
 
-    damping: float = 1e-2
-    step: float = 0.1
-    ridge: float = 20_000.0
-    ridge_background: float = 20_000.0
-
-
-def make_problem(train: States, second: tuple[Tensor, Tensor], weights: Weights, setting: Setting) -> Problem:
-    ridge = torch.tensor([setting.ridge, setting.ridge_background], device=second[0].device)[:, None, None]
-    metric = Metric(*second, damping=setting.damping)
-    return Problem(train, metric, text_weights(train, weights), (ridge / train.n_positions).float())
+    damping: float
+    ridge: float
+    ridge_background: float
+    step: float = math.inf
+    """No more than minibatches bear; see `stable_step`."""
 
 
-FACTORS = {"damping": 10.0, "ridge_background": 4.0, "ridge": 4.0, "step": 3.0}
-"""By what each choice is divided or multiplied as long as held-out NLL falls, one after the other."""
+def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
+    ridge = torch.tensor([setting.ridge, setting.ridge_background], device=metric.C.device)[:, None, None]
+    ridge = (ridge / train.n_positions).float()
+    return Problem(train, metric.damped(setting.damping), text_weights(train, weights), ridge)
 
+
+DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3
+"""Where the search for the damping starts, by what it is multiplied or divided as long as held-out NLL falls, and nats per
+token below which a fall is chance: of some thousand positions a difference between two fits is known to about that."""
+
+RIDGES = tuple(78.125 * 4**k for k in range(7))
+"""Ridges compared, in positions: 78 … 320,000."""
+
+RIDGE_NAMES, START = ("ridge_background", "ridge"), 20_000.0
+"""The order in which a closed form's ridges are searched for, and where from."""
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
-"""Thresholds tried at the end, as shares of the steer's largest singular value."""
+"""Thresholds tried at the end as long as held-out NLL falls, as shares of the steer's largest singular value."""
 
 SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
 """Factors tried after that."""
 
 WORTH = 2e-4
-"""Nats per token below which a better choice is chance."""
+"""Nats per token that a larger factor has to bring: scalings of one fit differ far less by chance than two fits."""
 
 
 def choose(
-    train: States,
+    sample: States,
+    halves: tuple[Moments, Moments],
+    metric: Metric,
     tuning: States,
-    second: tuple[Tensor, Tensor],
     weights: Weights,
     given: dict[str, float],
     solver: Solver,
     seed: int,
 ) -> tuple[Setting, tuple[dict[str, float], ...], float]:
-    """The setting with the best held-out NLL among a few tried on a subsample, what was tried, and its cost in passes."""
-    small = train.sample(20_000, seed=seed + 1)
-    sums = sums_over(small, weights) if solver == "closed-form" else None
+    """The setting with the best held-out NLL among a few tried on a sample, what was tried, and the passes over the sample.
+
+    For each damping both ridges follow from the sums of the sample's halves (`best_ridges`), so that only the damping is
+    searched for by fits: there second order is not enough, as it knows nothing of how rare words curve. A closed form is
+    all second order itself; its trials cost no fit, so its ridges are searched for in the same way.
+    """
+    sums = halves[0].plus(halves[1]) if solver == "closed-form" else None
     shares = (0.3,) if solver == "auto" else ()  # what polishing will do, roughly
     trials: list[dict[str, float]] = []
-    passes = 0.0 if sums is None else 1.0
+    passes = 0.0
+
+    def at(damping: float) -> Setting:
+        if sums is not None or given.keys() >= set(RIDGE_NAMES):
+            ridges = (START, START)
+        else:
+            ridges = best_ridges(halves, metric.damped(damping))
+        return Setting(damping, *ridges)._replace(**given)
 
     def heldout_nll(setting: Setting) -> float:
         nonlocal passes
-        problem = make_problem(small, second, weights, setting)
+        problem = make_problem(sample, metric, weights, setting)
         if sums is None:
             V, cost = sgd(problem, setting.step, seed)
             passes += cost
         else:
             V = closed_form(problem, sums)
         nll = min(tuning_nll(problem.metric, point, tuning)[0] for point in (V, *shrunk(V, shares)))
-        trials.append({**setting._asdict(), "heldout_nll": nll})
+        trials.append(
+            {name: value for name, value in setting._asdict().items() if name != "step"} | {"heldout_nll": nll}
+        )
         return nll if math.isfinite(nll) else math.inf
 
-    best = Setting()._replace(**given)
-    names = [name for name in FACTORS if name not in given and not (name == "step" and sums is not None)]
+    def moved(setting: Setting, name: str, factor: float) -> Setting:
+        value = getattr(setting, name) * factor
+        return at(value) if name == "damping" else setting._replace(**{name: value})
+
+    best = at(given.get("damping", DAMPING))
+    names = [name for name in ("damping", *(() if sums is None else RIDGE_NAMES)) if name not in given]
     lowest = heldout_nll(best) if names else math.inf
     for name in names:
-        # Less ridge that helps on a subsample helps on all texts. More does not: a steer's directions rise out of the noise
-        # only with enough text, and what a subsample cannot see is no reason to forbid it; see `polish`.
-        for factor in (1 / FACTORS[name], FACTORS[name])[: 1 if name == "ridge" else 2]:
+        for factor in (1 / FACTOR, FACTOR):
             improved = False
-            while True:
-                trial = best._replace(**{name: getattr(best, name) * factor})
-                nll = heldout_nll(trial)
-                if nll >= lowest - WORTH:
-                    break
+            while (nll := heldout_nll(trial := moved(best, name, factor))) < lowest - CHANCE:
                 best, lowest, improved = trial, nll, True
             if improved:
                 break  # better this way, so not the other
-    return best, tuple(trials), passes * small.n_positions / train.n_positions
+    return best, tuple(trials), passes
+
+
+def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float, float]:
+    """The ridges of steer and background, in positions, under which each half of a sample says most about the other.
+
+    See `crossed_gain`. With `C` and `S` in their eigenbases the curvature is diagonal; labels less their mean part the steer
+    from the background, which explains what all texts share.
+    """
+    (c, U), (s, Q) = metric.spectra
+    whiten = (metric.floored(c)[:, None] * metric.floored(s)).rsqrt()
+    total = halves[0].plus(halves[1])
+    mean = total.label / total.weight
+    spread = total.label2 / total.weight - mean**2
+
+    def slopes(sums: Moments) -> Float[Tensor, "2 d d"]:
+        both = torch.stack([sums.steer - mean * sums.background, sums.background]) / sums.weight
+        return (U.mT @ both @ Q) * whiten
+
+    one, other = map(slopes, halves)
+    curvature = c[:, None] * s * whiten**2
+
+    def best(k: int, curvature: Tensor) -> float:
+        n = float(total.weight) / 2
+        return max(RIDGES, key=lambda ridge: crossed_gain(one[k], other[k], curvature, ridge / n))
+
+    return best(0, spread * curvature), best(1, curvature)
 
 
 class Solved(NamedTuple):
@@ -134,13 +180,16 @@ def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple
     threshold leave the steer too short, the factor mends that: strength 1 is then what a label of 1 asks for.
     """
     top = float(torch.linalg.svdvals(V[0])[0])
-    trials = shrunk(V, SHARES)
-    scores = [tuning_nll(problem.metric, trial, tuning)[0] for trial in trials]
-    best = scores.index(min(scores))
-    scores = tuning_nll(problem.metric, trials[best], tuning, SCALES)
+    best, share, lowest = V, 0.0, math.inf
+    for trial, lowered in zip(shrunk(V, SHARES), SHARES, strict=True):
+        nll = tuning_nll(problem.metric, trial, tuning)[0]
+        if nll >= lowest:
+            break
+        best, share, lowest = trial, lowered, nll
+    scores = tuning_nll(problem.metric, best, tuning, SCALES)
     # of factors that explain the texts as well, the one that costs least
     scale = next(scale for scale, score in zip(SCALES, scores, strict=True) if score <= min(scores) + WORTH)
-    return torch.stack([scale * trials[best][0], trials[best][1]]), SHARES[best] * top, scale
+    return torch.stack([scale * best[0], best[1]]), share * top, scale
 
 
 def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> list[Float[Tensor, "2 d d"]]:
