@@ -1,6 +1,7 @@
 """Texts to tokens, the same way everywhere."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -62,20 +63,22 @@ def encode(
     begin = [tokenizer.bos_token_id] if convention.bos and tokenizer.bos_token_id is not None else []
     finish = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
 
-    def tokens(texts: list[str]) -> list[list[int]]:
+    def tokens(texts: list[str], finish: list[int]) -> list[list[int]]:
         spaced = [" " + text if convention.space and not text[:1].isspace() else text for text in texts]
         plain = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-        return [begin + list(ids) for ids in plain]
+        return [[*begin, *ids, *finish] for ids in plain]
 
     if prompts:
         texts = [_joined(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    whole = [ids + finish for ids in tokens(texts)]
+    whole = tokens(texts, finish)
     read = [min(len(ids), 1) for ids in whole]
     if prompts:
-        alone = tokens(list(prompts))
+        alone = tokens(list(prompts), [])
         read = [max(n, _common(a, b)) for n, a, b in zip(read, alone, whole, strict=True)]
-    cut = [ids[: convention.n_ctx] for ids in whole]
-    return Encoded(cut, read, sum(len(ids) > convention.n_ctx for ids in whole))
+    long = [len(ids) > convention.n_ctx for ids in whole]
+    return Encoded(
+        [ids[: convention.n_ctx] if cut else ids for ids, cut in zip(whole, long, strict=True)], read, sum(long)
+    )
 
 
 def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
@@ -111,13 +114,9 @@ def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
 
 def pad(ids: list[list[int]], *, left: bool = False) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Token ids as one tensor with its attention mask; padded on the right, or on the left for generation."""
-    width = max(map(len, ids))
-    tokens, mask = (
-        torch.zeros(len(ids), width, dtype=torch.long),
-        torch.zeros(len(ids), width, dtype=torch.long),
-    )
-    for row, sequence in enumerate(ids):
-        place = slice(width - len(sequence), width) if left else slice(0, len(sequence))
-        tokens[row, place] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, place] = 1
-    return tokens, mask
+    lengths = torch.tensor([len(sequence) for sequence in ids])[:, None]
+    places = torch.arange(int(lengths.max()))
+    real = places >= places.numel() - lengths if left else places < lengths
+    tokens = torch.zeros(real.shape, dtype=torch.long)
+    tokens[real] = torch.tensor(list(chain.from_iterable(ids)), dtype=torch.long)
+    return tokens, real.long()

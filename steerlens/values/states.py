@@ -81,10 +81,11 @@ class States:
             )
         return replace(self, labels=labels)
 
-    def chunks(self, size: int, *, seed: int | None = None) -> Iterator[Shard]:
+    def chunks(self, size: int, *, seed: int | None = None, device: torch.device | None = None) -> Iterator[Shard]:
         """All positions, at most `size` at a time, in stored order, or shuffled by a seed.
 
-        Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all.
+        Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all. With a
+        device each shard goes there whole, so that a loop over its chunks never waits for the host.
         """
         random = None if seed is None else torch.Generator().manual_seed(seed)
         n = len(self.shards)
@@ -96,6 +97,9 @@ class States:
                 count = len(shard.text) if rows is None else len(rows)
                 order = torch.randperm(count, generator=random)
                 rows = order if rows is None else rows[order]
+            if device is not None:
+                shard = Shard(*(tensor.to(device) for tensor in shard))
+                rows = None if rows is None else rows.to(device)
             for start in range(0, len(shard.text) if rows is None else len(rows), size):
                 pick = slice(start, start + size) if rows is None else rows[start : start + size]
                 yield Shard(shard.hidden[pick].float(), shard.next[pick].long(), shard.text[pick].long())

@@ -203,7 +203,8 @@ def test_duplicating_a_class_does_not_move_the_balanced_objective(weights: Any) 
     values = {}
     for kind in (weights, "tokens"):
         values[kind] = [
-            Problem(s, metric, text_weights(s, kind), ridge).objective(point) for s in (states, doubled(states, 1.0))
+            Problem(s, metric, s.labels, text_weights(s, kind), ridge).objective(point)
+            for s in (states, doubled(states, 1.0))
         ]
     (before, slope), (after, slope_after) = values[weights]
     assert after == pytest.approx(before, abs=1e-5)
@@ -396,3 +397,36 @@ def test_the_ridges_grow_where_the_texts_say_less() -> None:
     untold = ridges(planted(400).relabel(shuffled))
     assert untold[0] > 10 * told[0]  # labels that say nothing ask for no steer
     assert untold[1] == told[1]  # the background does not read them
+
+
+def test_a_step_on_another_device_stays_there() -> None:
+    # tensors without numbers: a number that the host reads back is an error, and what is made on the host would show
+    def there(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(*shape, dtype=dtype, device="meta")
+
+    on = dataclasses.replace(ON, W_U=there(D, V), b_U=there(V))
+    metric = Metric(there(D, D, dtype=torch.float64), there(D, D, dtype=torch.float64), damping=0.1)
+    problem = Problem(dataclasses.replace(planted(), readout=on), metric, there(9), there(9), there(2, 1, 1))
+    chunk = Shard(there(32, D), there(32, dtype=torch.long), there(32, dtype=torch.long))
+    gradient = problem.gradient(chunk, there(2, D, D))
+    assert gradient.device.type == "meta" and gradient.shape == (2, D, D)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(gradient.sum())
+
+
+def test_chunks_go_to_a_device_by_the_shard() -> None:
+    moved: list[int] = []
+
+    class Moves(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.device.type == "meta" and args[0].device.type == "cpu":
+                moved.append(made.numel())
+            return made
+
+    states = planted().select(torch.arange(600) % 3 > 0)
+    with Moves():
+        chunks = list(states.chunks(64, seed=0, device=torch.device("meta")))
+    assert len(chunks) > 20 and all(tensor.device.type == "meta" for chunk in chunks for tensor in chunk)
+    assert len(moved) == 4 * len(states.shards)  # hidden, next, text and the order, once a shard
+    assert sum(len(chunk.next) for chunk in chunks) == states.n_positions

@@ -29,9 +29,10 @@ class Setting(NamedTuple):
 
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
-    ridge = torch.tensor([setting.ridge, setting.ridge_background], device=metric.C.device)[:, None, None]
-    ridge = (ridge / train.n_positions).float()
-    return Problem(train, metric.damped(setting.damping), text_weights(train, weights), ridge)
+    device = metric.C.device
+    ridge = torch.tensor([setting.ridge, setting.ridge_background])[:, None, None] / train.n_positions
+    labels, weight, ridge = (t.to(device) for t in (train.labels, text_weights(train, weights), ridge))
+    return Problem(train, metric.damped(setting.damping), labels, weight, ridge)
 
 
 DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3
@@ -203,11 +204,10 @@ def tuning_nll(
     """Mean held-out NLL of a point, its steer scaled by each factor; classes balanced as by default."""
     head = tuning.readout.head
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    weight = text_weights(tuning, "labels")
+    labels, weight = (t.to(V) for t in (tuning.labels, text_weights(tuning, "labels")))
     total = torch.zeros(len(scales), dtype=torch.float64, device=V.device)
-    for c, target, text in tuning.chunks(CHUNK // 2):  # several of them at once: half of it is faster
-        c, target = c.to(V.device), target.to(V.device)
-        y, w = tuning.labels[text].to(V)[:, None], weight[text].to(V)
+    for c, target, text in tuning.chunks(CHUNK // 2, device=V.device):  # several of them at once: half of it is faster
+        y, w = labels[text][:, None], weight[text]
         if len(scales) == 1:  # one product instead of two
             zs = [(c + c @ D + scales[0] * y * (c @ W)) @ head.W_U + head.b_U]
         else:

@@ -27,6 +27,7 @@ class Problem:
 
     states: States
     metric: Metric
+    labels: Float[Tensor, " n_texts"]
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
 
@@ -41,11 +42,10 @@ class Problem:
         """Labels and whitened states, then what `nll_gradient` is asked: read-out, steered states, targets, weights."""
         head = self.states.readout.head
         head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
-        c, target = chunk.hidden.to(V), chunk.next.to(V.device)
-        y = self.states.labels[chunk.text].to(V)[:, None]
+        c, y = chunk.hidden.to(V), self.labels[chunk.text].to(V)[:, None]
         white = c @ self.metric.C_inverse_root.to(V)
         moved = torch.addmm(c, y * (white @ V[0]) + white @ V[1], self.metric.S_inverse_root.to(V))
-        return y, white, (head, moved, target, self.weights[chunk.text].to(V))
+        return y, white, (head, moved, chunk.next, self.weights[chunk.text].to(V))
 
     def _whitened(
         self, y: Float[Tensor, "n 1"], white: Float[Tensor, "n d"], slope: Float[Tensor, "n d"]
@@ -56,13 +56,13 @@ class Problem:
     def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Gradients of the mean objective on shuffled minibatches, ridge included."""
         for epoch in range(passes):
-            for chunk in self.states.chunks(size, seed=seed + epoch):
+            for chunk in self.states.chunks(size, seed=seed + epoch, device=self.labels.device):
                 yield lambda V, chunk=chunk: self.gradient(chunk, V) / len(chunk.next) + self.ridge * V
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
         """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
         total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
-        for chunk in self.states.chunks(CHUNK):
+        for chunk in self.states.chunks(CHUNK, device=self.labels.device):
             y, white, asked = self._asked(chunk, V)
             loss, part = nll_and_gradient(*asked)
             total += loss
@@ -89,12 +89,12 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
 
 def sums_over(states: States, weights: Weights) -> Moments:
     """The additive sums of some states, weighted as the fit weighs them."""
-    head, weight = states.readout.head, text_weights(states, weights)
+    head = states.readout.head
+    device = head.W_U.device
+    labels, weight = states.labels.to(device), text_weights(states, weights).to(device)
     total: Moments | None = None
-    for c, target, text in states.chunks(CHUNK):
-        device = head.W_U.device
-        y, w = states.labels[text].to(device), weight[text].to(device)
-        part = moments(head, c.to(device), target.to(device), y, w)
+    for c, target, text in states.chunks(CHUNK, device=device):
+        part = moments(head, c, target, labels[text], weight[text])
         total = part if total is None else total.plus(part)
     assert total is not None  # states hold a position at least
     return total
