@@ -24,7 +24,7 @@ def lines(quick: bool) -> Iterator[Line]:
     if quick:
         ways = {name: ways[name] for name in ("torch", "steerlens")}
     uses = {"steer": "`Steer`", "fit": "`fit_steer`, `collect`, `generate`"}
-    seconds = alternate(ways, 2 if quick else 5, warm=0 if quick else 1)
+    seconds = alternate(ways, 2 if quick else 3, warm=0 if quick else 1)
     loaded = fresh(f"import sys, torch, steerlens; print([m for m in {LATE} if m in sys.modules])").strip()
     more = {way: [a - b for a, b in zip(seconds[way], seconds["torch"], strict=True)] for way in list(ways)[1:]}
     yield Line(

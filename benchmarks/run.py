@@ -1,7 +1,6 @@
 """Every measurement of speed and memory, each beside a reference and a physical limit.
 
-    python benchmarks/run.py                       # all but memory, a quarter of an hour on two quiet cores
-    python benchmarks/run.py --only memory         # eight minutes more: a fit of 100,000 tokens under a vocabulary of 50,257
+    python benchmarks/run.py                       # all of them, a quarter of an hour on two quiet cores
     python benchmarks/run.py --quick               # all of them small, within a minute; judges nothing
     python benchmarks/run.py --only fit write      # some groups
     python benchmarks/run.py --only fit --model FOLDER --train FILE --test FILE
@@ -43,7 +42,7 @@ README = Path(__file__).parent.parent / "README.md"
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--quick", action="store_true")
-    asked.add_argument("--only", nargs="+", choices=GROUPS, help="groups; none: all, without memory unless quick")
+    asked.add_argument("--only", nargs="+", choices=GROUPS, help="groups; none: all")
     asked.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
     asked.add_argument("--readme", action="store_true")
     asked.add_argument("--model", help="for the group fit: a model instead of the usual ones")
@@ -60,7 +59,7 @@ def main() -> None:
         f"{where.threads} threads, {where.cpu}, torch {where.torch}{', quick sizes' if where.quick else ''}", flush=True
     )
     found = []
-    for name in given.only or [name for name in GROUPS if given.quick or name != "memory"]:
+    for name in given.only or GROUPS:
         begun = time.perf_counter()
         own = {"model": given.model, "train": given.train, "test": given.test} if name == "fit" else {}
         for line in GROUPS[name](given.quick, **own):

@@ -26,8 +26,8 @@ from steerlens.values.states import Shard, States
 BATCH_TOKENS = 2_048
 """Padded tokens a batch on a CPU: few, as what the layers hand on then stays in its caches and less of it is padding (with 8,192
 a pass took 1.6 times as long). Eight times as many on an accelerator."""
-SHARD_POSITIONS = 1 << 15
-"""Positions a file: 100 MB at d_model 768, so that a fit from disk holds no more, however many files there are."""
+SHARD_POSITIONS = 1 << 14
+"""Positions a file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
 
 
 def collect(

@@ -17,7 +17,7 @@ from steerlens.values.steer import Steer
 class Report:
     """How a value was fitted and how good it is. All losses in nats per token.
 
-    `heldout` texts were never trained on; damping, ridge, step and shrinkage were chosen on a sample of them, which makes
+    `heldout` texts were never trained on; damping and shrinkage were chosen on a sample of them, which makes
     its numbers a little too good (few choices, many texts). `kl` is KL(base ‖ steer alone) at strengths +1 and -1.
     `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
     lists the choices that were tried with their held-out NLL. What belongs to steers alone (`damping`, `ridge`, `threshold`,

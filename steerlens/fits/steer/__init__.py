@@ -37,8 +37,8 @@ def fit_steer(
     price, in nats of likelihood, of one nat of KL that the steer costs at strength 1.
     Source: Han et al. (arXiv 2305.12798), section 3 and appendix D; the background is their dummy steer.
 
-    A tenth of the texts is held out. What is not given is chosen on it, and all losses in the report are also given
-    there.
+    A tenth of the texts is held out: damping and shrinkage, where not given, are chosen on it, and all losses in the report
+    are also given there.
 
     Args:
         states: from `steerlens.collect` on labelled texts.
