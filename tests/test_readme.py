@@ -37,3 +37,9 @@ def test_every_file_that_the_readme_links_is_there():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     assert not [link for link in links if not (Path(__file__).parent.parent / link).exists()]
+
+
+def test_every_notebook_is_kept_with_its_pictures():
+    found = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+    assert found
+    assert not [path.name for path in found if '"image/png"' not in path.read_text(encoding="utf-8")]
