@@ -87,7 +87,7 @@ ax = plot_subspaces(shared)
 
 # %% [markdown]
 # Of what they write, one direction is shared, nearly as closely as two such edits share one that were fitted to different
-# texts (right): steer and edit push the same way. Of what they read little more is shared than random subspaces of these contexts
+# texts (right): steer and edit push the same way. Of what they read no more is shared than random subspaces of these contexts
 # have in common: many ways of reading do. The difference of means is partly in the subspace; the normal of a probe, which is
 # fitted to tell the classes apart and not to change what is said, hardly.
 
