@@ -53,15 +53,18 @@ def truncate(M: Float[Tensor, "rows cols"], rank: int) -> Float[Tensor, "rows co
     return ((U[:, :rank] * s[:rank]) @ Vh[:rank]).to(M.dtype)
 
 
+def spectrum(M: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Eigenvalues and eigenvectors of a positive semidefinite matrix, float64; what rounding made negative is 0."""
+    values, vectors = torch.linalg.eigh(M.double())
+    return values.clamp_min(0), vectors
+
+
 def symmetric_power(M: Float[Tensor, "d d"], power: float, floor: float = 0.0) -> Float[Tensor, "d d"]:
     """`(M + floor · I)^power` of a positive semidefinite matrix by its eigenvalues, in float64.
-
-    Eigenvalues that rounding made negative count as 0 before the floor is added.
 
     Example:
         >>> symmetric_power(torch.diag(torch.tensor([3.0, 8.0])), 0.5, floor=1.0).diagonal()
         tensor([2., 3.], dtype=torch.float64)
     """
-    values, vectors = torch.linalg.eigh(M.double())
-    values = values.clamp_min(0) + floor
-    return (vectors * values**power) @ vectors.mH
+    values, vectors = spectrum(M)
+    return (vectors * (values + floor) ** power) @ vectors.mT

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
+from steerlens.maths.head import post
 from steerlens.models.collect import reader
 from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
@@ -113,7 +115,7 @@ def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Interven
         for sign in (1, -1):
             for a, b in zip(plain.chunks(CHUNK), at(sign * strength).chunks(CHUNK), strict=True):
                 z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
-                total += float(kl_from(head, z, other).double().sum()) / 2
+                total += float(kl_from(head, torch.log_softmax(post(head, z), 1), other).double().sum()) / 2
         return total / plain.n_positions
 
     return cost

@@ -65,9 +65,7 @@ def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n
         others = [token_nll(post(head, z), way.target) for z in (way.background, way.right, way.wrong)]
         losses = torch.stack([-plain.gather(1, way.target[:, None]).squeeze(1), *others], 1)
         sums.index_add_(0, way.text.cpu(), losses.double().cpu())
-        p = plain.exp()
-        away = [(p * (plain - torch.log_softmax(post(head, z), 1))).sum() for z in (way.up, way.down)]
-        kl += torch.stack(away).double().cpu()
+        kl += torch.stack([kl_from(head, plain, z).sum() for z in (way.up, way.down)]).double().cpu()
     by_label = {}
     for label in labels[n > 0].unique().tolist():
         rows = (n > 0) & (labels == label)
@@ -128,7 +126,6 @@ def kl_along(states: States, steer: Steer | SteerOver, strengths: Sequence[float
     return total / states.n_positions
 
 
-def kl_from(head: Head, z: Float[Tensor, "n vocab"], other: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
-    """KL(softmax post(z) ‖ softmax post(other)) a row, nats."""
-    p, q = torch.log_softmax(post(head, z), 1), torch.log_softmax(post(head, other), 1)
-    return (p.exp() * (p - q)).sum(1)
+def kl_from(head: Head, log_p: Float[Tensor, "n vocab"], other: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    """KL(p ‖ softmax post(other)) a row, nats."""
+    return (log_p.exp() * (log_p - torch.log_softmax(post(head, other), 1))).sum(1)

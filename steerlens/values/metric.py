@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from steerlens.maths.svd import spectrum
 
 Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 
@@ -42,9 +43,8 @@ class Metric:
 
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:
-        """Eigenvalues and eigenvectors of `C` and of `S`, undamped; what rounding made negative is 0."""
-        C, S = (torch.linalg.eigh(M.double()) for M in (self.C, self.S))
-        return (C[0].clamp_min(0), C[1]), (S[0].clamp_min(0), S[1])
+        """Eigenvalues and eigenvectors of `C` and of `S`, undamped."""
+        return spectrum(self.C), spectrum(self.S)
 
     def damped(self, damping: float) -> "Metric":
         """The same metric under another damping; the spectra, which cost most, are shared."""
@@ -57,8 +57,8 @@ class Metric:
         # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's resolution
         return values + max(self.damping, 1e-10) * values.max().clamp_min(1e-30)
 
-    def _power(self, spectrum: Spectrum, power: float) -> Tensor:
-        values, vectors = spectrum
+    def _power(self, of: Spectrum, power: float) -> Tensor:
+        values, vectors = of
         return ((vectors * self.floored(values) ** power) @ vectors.mT).float()
 
     @cached_property
