@@ -32,6 +32,7 @@ class Metric:
         damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
 
     Example:
+        >>> import torch
         >>> m = Metric(torch.eye(2).double() * 4, torch.eye(2).double(), damping=0.0)
         >>> float(m.kl(torch.eye(2)))
         4.0
