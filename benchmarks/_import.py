@@ -18,20 +18,19 @@ def lines(quick: bool) -> Iterator[Line]:
     ways = {name: partial(fresh, code) for name, code in {
         "torch": "import torch",
         "steerlens": "import torch, steerlens",
-        "steer": "import torch, steerlens; steerlens.Steer",
         "fit": "import torch, steerlens; steerlens.fit_steer, steerlens.collect, steerlens.generate",
     }.items()}  # fmt: skip
     if quick:
-        ways = {name: ways[name] for name in ("torch", "steerlens")}
-    uses = {"steer": "`Steer`", "fit": "`fit_steer`, `collect`, `generate`"}
+        del ways["fit"]
     seconds = alternate(ways, 2 if quick else 3, warm=0 if quick else 1)
     loaded = fresh(f"import sys, torch, steerlens; print([m for m in {LATE} if m in sys.modules])").strip()
-    more = {way: [a - b for a, b in zip(seconds[way], seconds["torch"], strict=True)] for way in list(ways)[1:]}
+    names = {"steerlens": "seconds more", "fit": "with `fit_steer`, `collect`, `generate` used"}
+    more = (
+        number(names[way], [a - b for a, b in zip(seconds[way], seconds["torch"], strict=True)], most=most)
+        for way, most in (("steerlens", 0.2), ("fit", None))
+        if way in ways
+    )
     yield Line(
         "import", "`import steerlens`", "`import torch`", "0 s more", "≤ 0.2 s more", f"loaded with it: {loaded}",
-        (
-            number("seconds more", more["steerlens"], most=0.2),
-            *(number(f"with {uses[way]} used", more[way]) for way in ("steer", "fit") if way in more),
-        ),
-        medians(seconds),
+        tuple(more), medians(seconds),
     )  # fmt: skip

@@ -40,12 +40,12 @@ def adam(
 def maps(quick: bool) -> Iterator[Line]:
     """toy-128 → toy-64 in full with the residuals of both; real sizes from a few steps of the reference."""
     X, Y = (e.float() for e in sl.align(*map(sl.load_model, ("toy-128", "toy-64"))).embeddings())
-    yield mapping("map-toy", "toy-128 → toy-64", X, Y, 200 if quick else ADAM_STEPS, 3)
+    yield mapping("map-toy", "toy-128 → toy-64", X, Y, 200 if quick else ADAM_STEPS, 2)
     if not quick:
         random = torch.Generator().manual_seed(0)
         X = torch.randn(50_000, 768, generator=random)
         Y = X @ torch.randn(768, 1024, generator=random) / 28 + torch.randn(50_000, 1024, generator=random)
-        yield mapping("map", "random", X, Y, 4, 3)
+        yield mapping("map", "random", X, Y, 3, 2)
 
 
 def mapping(key: str, name: str, X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], steps: int, rounds: int) -> Line:

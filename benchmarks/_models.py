@@ -16,6 +16,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 """Larger models and data lie beside the repository, where they are there at all."""
 
 GPT2_SMALL = (768, 12, 50_257)
+TOY = "toy-128"
 
 
 def write_tokenizer(n: int, folder: str) -> None:
@@ -89,7 +90,7 @@ class Case(NamedTuple):
     test: sl.Labelled
 
 
-def toy_case(name: str = "toy-128", n: int = 4000) -> Case:
+def toy_case(name: str = TOY, n: int = 4000) -> Case:
     train, test = (sl.toy.corpus("sentiment", n=m, seed=k) for k, m in enumerate((n, n // 4)))
     return Case(f"{name}, sentiment, {n:,} texts", frozen(sl.load_model(name)), train, test)
 

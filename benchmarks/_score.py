@@ -27,12 +27,11 @@ def one_pass(model: object, ids: list[list[int]]) -> float:
 def lines(quick: bool) -> Iterator[Line]:
     d, layers, vocab = (64, 2, 2_000) if quick else GPT2_SMALL
     found = random_models(d, layers, vocab)
-    data = random_texts(40 if quick else 50, 10, 50, vocab)
+    data = random_texts(40 if quick else 24, 10, 50, vocab)
     ids = token_ids(found.model, data)
     ways = {
         "11 strengths": lambda: sl.score(found.model, data, found.steer, strengths=ELEVEN, end=False),
         "one pass": lambda: one_pass(found.model, ids),
-        "one strength": lambda: sl.score(found.model, data, found.steer, end=False),
     }
     seconds = alternate(ways, 5 if quick else 3)
     yield Line(

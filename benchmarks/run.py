@@ -1,8 +1,9 @@
 """Every measurement of speed and memory, each beside a reference and a physical limit.
 
-    python benchmarks/run.py                       # all of them: 18 minutes on two quiet cores, 25 with reviews-192
+    python benchmarks/run.py                       # all of them: a quarter of an hour on two quiet cores
     python benchmarks/run.py --quick               # all of them small, within a minute; judges nothing
     python benchmarks/run.py --only fit write      # some groups
+    python benchmarks/run.py --only fit --model toy-128        # where reviews-192 is at hand this is not among all
     python benchmarks/run.py --only fit --model FOLDER --train FILE --test FILE
     python benchmarks/run.py --readme              # the table of results.json into the README; measures nothing
 
