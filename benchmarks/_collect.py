@@ -15,8 +15,8 @@ def lines(quick: bool) -> Iterator[Line]:
         yield collecting("collect", toy.model, toy.train, toy.name, rounds=5)
         return
     found = random_models(*GPT2_SMALL)
-    yield collecting("collect", found.model, random_texts(30, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=3)
-    toy = toy_case(n=1000)
+    yield collecting("collect", found.model, random_texts(80, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=3)
+    toy = toy_case(n=2000)
     yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=5)
 
 
@@ -33,7 +33,8 @@ def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds
         "layers alone": lambda: plain(logits=False),
         "pass with logits": lambda: plain(logits=True),
     }
-    seconds, tokens = alternate(ways, rounds), sum(map(len, ids))
+    sl.collect(model, data.first(4), progress=False)  # warms up
+    seconds, tokens = alternate(ways, rounds, warm=0), sum(map(len, ids))
     return Line(
         key, "collect", "plain forward with logits", "forward without the unembedding", "≥ 0.95 of the limit",
         f"{sizes}, {tokens:,} tokens without padding",

@@ -55,7 +55,7 @@ def mapping(key: str, name: str, X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n 
         "QR": lambda: torch.linalg.lstsq(X, Y),
         "Adam": lambda: found.update(adam=adam(X, Y, steps)),
     }
-    seconds = alternate(ways, rounds, warm=0 if steps == ADAM_STEPS else 1)
+    seconds = alternate(ways, rounds, warm=0)
     seconds["Adam"] = [ADAM_STEPS / steps * taken for taken in seconds["Adam"]]
     residual = {way: float(((Y - X @ M) ** 2).sum() / (Y**2).sum()) for way, M in found.items()}
     whole = steps == ADAM_STEPS

@@ -15,7 +15,7 @@ def lines(quick: bool) -> Iterator[Line]:
     d, layers, vocab = (64, 2, 2_000) if quick else GPT2_SMALL
     found = random_models(d, layers, vocab)
     prompt = list(random_texts(1, 8, 8, vocab).texts)
-    new, rounds = (8, 5) if quick else (12, 7)
+    new, rounds = (8, 5) if quick else (10, 7)
     common = {"max_new_tokens": new, "temperature": 1.0, "seed": 0}
     ways = {
         "unsteered": lambda: sl.generate(found.model, prompt, **common),
@@ -23,7 +23,7 @@ def lines(quick: bool) -> Iterator[Line]:
         "folded": lambda: sl.generate(found.folded, prompt, **common),
     }
     assert not torch.equal(found.model.W_U, found.folded.W_U)
-    seconds = alternate(ways, rounds, warm=2)
+    seconds = alternate(ways, rounds)
     sizes = f"{found.sizes}, {new} tokens"
     yield Line(
         "write", "write at one strength", "unsteered `generate`", "1.00", "hook ≤ 1.03, folded ≤ 1.005 (the paper: 1.24)", sizes,

@@ -84,8 +84,8 @@ def compare(name: str, model: object, layer: int) -> dict:
 
 
 def main() -> None:
-    rows = [compare("random, 12 layers", model, layer) for model in [random_gpt2()] for layer in (0, 6, 11)]
-    rows += [compare("toy-128, 3 layers", model, layer) for model in [sl.load_model("toy-128")] for layer in (0, 2)]
+    rows = [compare("random, 12 layers", model, layer) for model in [random_gpt2()] for layer in (0, 11)]
+    rows += [compare("toy-128, 3 layers", model, layer) for model in [sl.load_model("toy-128")] for layer in (1,)]
     print(
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, {BATCH} texts of {LENGTH} tokens, rank 4, all positions"
     )

@@ -233,7 +233,8 @@ def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing) 
             )
             text = torch.tensor(picked, device=y.device)[:, None].expand_as(batch.real)[batch.real]
             over = [c + c @ D for c in (plain, right, wrong)]
-            yield Ways(batch.targets, text, *(c @ head.W_U + head.b_U for c in (plain, *over, up, down)))
+            states = (plain, *over, up, down)
+            yield Ways(batch.targets, text, lambda part, states=states: [c @ part.W_U + part.b_U for c in states])
 
     counted = torch.zeros(len(kept), dtype=torch.long)
     for row in texts:

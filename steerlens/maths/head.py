@@ -1,5 +1,6 @@
 """Cross-entropy through an unembedding, and its gradient with respect to the context vectors."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,64 @@ def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vo
 def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """`-log softmax(z)[target]`, nats, one a row."""
     return torch.nn.functional.cross_entropy(z, target, reduction="none")
+
+
+def log_sum_exp(z: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    """`log Σ exp z` of finite numbers, one a row; the fused cross-entropy is faster at it than `torch.logsumexp`."""
+    return token_nll(z, torch.zeros(len(z), dtype=torch.long, device=z.device)) + z[:, 0]
+
+
+BLOCK = 4096
+"""Words whose logits are read at once. A row of 50,257 is 200 kB: on a processor blocks of it stay in the cache, products that
+make them run a quarter faster, and no array is so large that the system hands out and clears its pages anew each time."""
+
+
+def blocks(head: Head) -> list[tuple[int, Head]]:
+    """The read-out in parts of the vocabulary, each with the id of its first word; on a GPU, and where it is small, in one."""
+    vocab = head.W_U.shape[1]
+    n = 1 if head.W_U.is_cuda else -(-vocab // BLOCK)
+    size = vocab if n == 1 else -(-vocab // (16 * n)) * 16  # rows that begin on a cache line
+    return [
+        (start, head._replace(W_U=head.W_U[:, start : start + size], b_U=head.b_U[start : start + size]))
+        for start in range(0, vocab, size)
+    ]
+
+
+class Readings(NamedTuple):
+    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one a row."""
+
+    nll: Float[Tensor, "ways n"]
+    kl: Float[Tensor, "others n"]
+
+
+def readings(
+    head: Head, target: Int[Tensor, " n"], ways: Callable[[Head], Sequence[Float[Tensor, "n words"]]], others: int = 0
+) -> Readings:
+    """What several sets of logits say of the target, and of each other; logits of the whole vocabulary are never held.
+
+        −log p(target) = logΣexp z − z_target        KL(p ‖ q) = Σ p (z − z′) + logΣexp z′ − logΣexp z
+
+    Args:
+        ways: from a part of the read-out to the logits there, before `post`.
+        others: how many of the last sets are held against the first.
+    """
+    sizes, found, gaps = [], [], []
+    for start, part in blocks(head):
+        zs = [post(part, z) for z in ways(part)]
+        column = target - start
+        inside = (column >= 0) & (column < part.W_U.shape[1])
+        column = torch.where(inside, column, 0)[:, None]
+        sizes.append(torch.stack([log_sum_exp(z) for z in zs]))
+        found.append(torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs]))
+        if others:
+            p = torch.softmax(zs[0], 1)
+            gaps.append(torch.stack([(p * (zs[0] - z)).sum(1) for z in zs[-others:]]))
+    total = torch.stack(sizes).logsumexp(0)
+    nll = total - torch.stack(found).sum(0)
+    if not others:
+        return Readings(nll, nll[:0])
+    share = torch.stack(sizes)[:, 0].softmax(0)[:, None]  # of the first set's probability in each part
+    return Readings(nll, (share * torch.stack(gaps)).sum(0) + total[-others:] - total[0])
 
 
 def nll_gradient(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.head import Head, logits
+from steerlens.maths.head import Head, blocks, log_sum_exp, logits
 
 
 class Moments(NamedTuple):
@@ -40,8 +40,10 @@ def moments(
     weight: Float[Tensor, " n"],
 ) -> Moments:
     """The sums over some positions. Cost: the two products of one gradient."""
-    p = torch.softmax(logits(head, c), 1)
-    mean = head.scale * (p @ head.W_U.mT)
+    parts = [(part, logits(part, c)) for _, part in blocks(head)]
+    share = torch.stack([log_sum_exp(z) for _, z in parts]).softmax(0)[..., None]
+    p = [torch.softmax(z, 1, out=z).mul_(of) for (_, z), of in zip(parts, share, strict=True)]
+    mean = head.scale * sum(q @ part.W_U.mT for (part, _), q in zip(parts, p, strict=True))
     missing = head.scale * head.W_U.mT[target] - mean
     weighted = weight[:, None] * c
     return Moments(
@@ -49,7 +51,7 @@ def moments(
         (weight * label).sum().double(),
         (weight * label**2).sum().double(),
         (weighted.mT @ c).double(),
-        (weight @ p).double(),
+        torch.cat([weight @ q for q in p]).double(),
         ((weight[:, None] * mean).mT @ mean).double(),
         ((label[:, None] * weighted).mT @ missing).double(),
         (weighted.mT @ missing).double(),

@@ -1,6 +1,6 @@
 """Losses of a steer and its background on states, four ways, from one pass."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.head import Head, post, token_nll
+from steerlens.maths.head import Head, post, readings, token_nll
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
@@ -43,17 +43,12 @@ class Measured(NamedTuple):
 
 
 class Ways(NamedTuple):
-    """Logits of some positions, six ways: plain, with the background, at the text's own label and at its opposite (both over
-    the background), and at strengths +1 and -1 without it. They pass through `post` later."""
+    """Some positions, and their logits in a part of the vocabulary, six ways: plain, with the background, at the text's own
+    label and at its opposite (both over the background), and at strengths +1 and -1 without it; before `post`."""
 
     target: Int[Tensor, " n"]
     text: Int[Tensor, " n"]
-    plain: Float[Tensor, "n vocab"]
-    background: Float[Tensor, "n vocab"]
-    right: Float[Tensor, "n vocab"]
-    wrong: Float[Tensor, "n vocab"]
-    up: Float[Tensor, "n vocab"]
-    down: Float[Tensor, "n vocab"]
+    logits: Callable[[Head], Sequence[Float[Tensor, "n words"]]]
 
 
 def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]) -> Measured:
@@ -61,11 +56,9 @@ def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n
     sums = torch.zeros(len(labels), 4, dtype=torch.float64)
     kl = torch.zeros(2, dtype=torch.float64)
     for way in ways:
-        plain = torch.log_softmax(post(head, way.plain), 1)
-        others = [token_nll(post(head, z), way.target) for z in (way.background, way.right, way.wrong)]
-        losses = torch.stack([-plain.gather(1, way.target[:, None]).squeeze(1), *others], 1)
-        sums.index_add_(0, way.text.cpu(), losses.double().cpu())
-        kl += torch.stack([kl_from(head, plain, z).sum() for z in (way.up, way.down)]).double().cpu()
+        found = readings(head, way.target, way.logits, others=2)
+        sums.index_add_(0, way.text.cpu(), found.nll[:4].mT.double().cpu())
+        kl += found.kl.sum(1).double().cpu()
     by_label = {}
     for label in labels[n > 0].unique().tolist():
         rows = (n > 0) & (labels == label)
@@ -82,13 +75,18 @@ def measure(states: States, steer: Steer, background: Steer) -> Measured:
     head = states.readout.head
 
     def ways() -> Iterator[Ways]:
-        for c, target, text in states.chunks(CHUNK):
-            c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-            y = states.labels[text].to(c)[:, None]
-            z = c @ head.W_U + head.b_U
-            over = z + (c @ background.W) @ head.W_U
-            along = (c @ steer.W) @ head.W_U
-            yield Ways(target, text, z, over, over + y * along, over - y * along, z + along, z - along)
+        for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
+            y, behind, ahead = states.labels[text.cpu()].to(c)[:, None], c @ background.W, c @ steer.W
+
+            def logits(
+                part: Head, c: Tensor = c, y: Tensor = y, behind: Tensor = behind, ahead: Tensor = ahead
+            ) -> list[Tensor]:
+                z = torch.addmm(part.b_U, c, part.W_U)
+                over, along = torch.addmm(z, behind, part.W_U), ahead @ part.W_U
+                signed = y * along
+                return [z, over, over + signed, over - signed, z + along, z - along]
+
+            yield Ways(target, text, logits)
 
     return tally(head, ways(), states.labels, states.lengths * states.keep)
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.head import Head, logits, nll_and_gradient, nll_gradient, post, token_nll
+from steerlens.maths import head as module
+from steerlens.maths.head import Head, blocks, logits, nll_and_gradient, nll_gradient, post, readings, token_nll
+from steerlens.maths.moments import moments
 
 N, D, V = 7, 5, 11
 HEADS = {"plain": (1.0, None), "scale": (0.25, None), "softcap": (1.0, 2.0), "scale and softcap": (3.0, 1.5)}
@@ -102,3 +104,41 @@ def test_token_nll_is_minus_log_softmax() -> None:
     z = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).double() * 30
     target = torch.tensor([0, 8, 3, 3, 1])
     assert_close(token_nll(z, target), -torch.log_softmax(z, 1)[range(5), target])
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("block, n", [(16, 4), (32, 2)])
+def test_a_vocabulary_in_parts_says_what_it_says_in_one(
+    kind: str, block: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    r = torch.Generator().manual_seed(block)
+    scale, softcap = HEADS[kind]
+    head = Head(torch.randn(D, 50, generator=r).double(), torch.randn(50, generator=r).double(), scale, softcap)
+    c, target, weight = (
+        torch.randn(N, D, generator=r).double(),
+        torch.arange(1, 50, N),
+        torch.rand(N, generator=r).double(),
+    )
+
+    def everything() -> tuple[Tensor, ...]:
+        told = readings(head, target, lambda part: [(x @ part.W_U + part.b_U) for x in (c, -c, 2 * c)], others=2)
+        return (*nll_and_gradient(head, c, target, weight), *told, *moments(head, c, target, weight, weight))
+
+    assert len(blocks(head)) == 1
+    whole = everything()
+    monkeypatch.setattr(module, "BLOCK", block)
+    parts = blocks(head)
+    assert len(parts) == n and sum(part.W_U.shape[1] for _, part in parts) == 50
+    assert_close(everything(), whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_readings_are_those_of_whole_distributions(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, c, target, _ = problem(3, *HEADS[kind])
+    monkeypatch.setattr(module, "BLOCK", 4)
+    ways = [c, -c, 3 * c]
+    log_p = torch.stack([torch.log_softmax(logits(head, x), 1) for x in ways])
+    told = readings(head, target, lambda part: [x @ part.W_U + part.b_U for x in ways], others=2)
+    assert_close(told.nll, -log_p[:, torch.arange(N), target], rtol=1e-10, atol=1e-12)
+    assert_close(told.kl, (log_p[0].exp() * (log_p[0] - log_p[1:])).sum(2), rtol=1e-10, atol=1e-12)
+    assert (told.kl > 0.01).any() and readings(head, target, lambda part: [c @ part.W_U + part.b_U]).kl.shape == (0, N)

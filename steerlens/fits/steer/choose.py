@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.fits.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
-from steerlens.maths.head import post, token_nll
+from steerlens.maths.head import Head, readings
 from steerlens.maths.moments import Moments
 from steerlens.maths.solve import crossed_gain, lbfgs, shrink
 from steerlens.values.metric import Metric
@@ -206,14 +206,16 @@ def tuning_nll(
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
     labels, weight = (t.to(V) for t in (tuning.labels, text_weights(tuning, "labels")))
     total = torch.zeros(len(scales), dtype=torch.float64, device=V.device)
-    for c, target, text in tuning.chunks(CHUNK // 2, device=V.device):  # several of them at once: half of it is faster
-        y, w = labels[text][:, None], weight[text]
-        if len(scales) == 1:  # one product instead of two
-            zs = [(c + c @ D + scales[0] * y * (c @ W)) @ head.W_U + head.b_U]
-        else:
-            z, along = (c + c @ D) @ head.W_U + head.b_U, (y * (c @ W)) @ head.W_U
-            zs = (z + s * along for s in scales)
-        total += torch.stack([token_nll(post(head, z), target) @ w for z in zs]).double()
+    for c, target, text in tuning.chunks(CHUNK, device=V.device):
+        over, along, w = c + c @ D, labels[text][:, None] * (c @ W), weight[text]
+
+        def ways(part: Head, over: Tensor = over, along: Tensor = along) -> list[Tensor]:
+            if len(scales) == 1:  # one product instead of two
+                return [(over + scales[0] * along) @ part.W_U + part.b_U]
+            z, more = over @ part.W_U + part.b_U, along @ part.W_U
+            return [z + s * more for s in scales]
+
+        total += (readings(head, target, ways).nll @ w).double()
     return (total / tuning.n_positions).tolist()
 
 
