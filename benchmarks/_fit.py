@@ -14,7 +14,7 @@ FIT = (
     "the paper's recipe: Adam, 1,000 steps × 32 texts, through the model (timed over some)",
     "one forward pass over the training texts",
 )
-TIMED = 100
+TIMED = 60
 """Steps of the recipe that are timed in a round."""
 SECOND = ("the recipe again", "two products of N · vocabulary · d")
 
