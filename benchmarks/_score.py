@@ -27,7 +27,7 @@ def one_pass(model: object, ids: list[list[int]]) -> float:
 def lines(quick: bool) -> Iterator[Line]:
     d, layers, vocab = (64, 2, 2_000) if quick else GPT2_SMALL
     found = random_models(d, layers, vocab)
-    data = random_texts(40 if quick else 16, 10, 50, vocab)
+    data = random_texts(40 if quick else 24, 10, 50, vocab)
     ids = token_ids(found.model, data)
     ways = {
         "11 strengths": lambda: sl.score(found.model, data, found.steer, strengths=ELEVEN, end=False),

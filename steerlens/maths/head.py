@@ -106,9 +106,36 @@ def nll_gradient(
 
     Autograd would keep three buffers of that size. What only the loss needs is not computed.
     """
+    parts = blocks(head)
+    if len(parts) > 1:
+        return _gradient_in_parts(head, parts, c, target, weight)
     z = post(head, torch.addmm(head.b_U, c, head.W_U))
     bend = slope(head, z)
     return _through(head, torch.softmax(z, 1, out=z), bend, target, weight)
+
+
+def _gradient_in_parts(
+    head: Head,
+    parts: list[tuple[int, Head]],
+    c: Float[Tensor, "n d"],
+    target: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+) -> Float[Tensor, "n d"]:
+    """`nll_gradient` from the softmax within each part and each part's share of the probability."""
+    sizes, means = [], []
+    for _, part in parts:
+        z = post(head, torch.addmm(part.b_U, c, part.W_U))
+        bend, top = slope(head, z), z.amax(1)
+        p = torch.softmax(z, 1, out=z)
+        sizes.append(top - p.amax(1).log())  # logΣexp z: the largest probability is at least 1/words
+        means.append((p * bend if isinstance(bend, Tensor) else p) @ part.W_U.mT)
+    share = torch.stack(sizes).softmax(0)[..., None]
+    e = head.W_U.index_select(1, target).mT
+    mean = (share * torch.stack(means)).sum(0)
+    bend = slope(head, post(head, (c * e).sum(1) + head.b_U[target]))
+    if isinstance(bend, Tensor):
+        return weight[:, None] * (mean - bend[:, None] * e)
+    return (bend * weight)[:, None] * (mean - e)
 
 
 def nll_and_gradient(

@@ -122,7 +122,12 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
 
     def everything() -> tuple[Tensor, ...]:
         told = readings(head, target, lambda part: [(x @ part.W_U + part.b_U) for x in (c, -c, 2 * c)], others=2)
-        return (*nll_and_gradient(head, c, target, weight), *told, *moments(head, c, target, weight, weight))
+        return (
+            nll_gradient(head, c, target, weight),
+            *nll_and_gradient(head, c, target, weight),
+            *told,
+            *moments(head, c, target, weight, weight),
+        )
 
     assert len(blocks(head)) == 1
     whole = everything()
