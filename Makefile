@@ -60,7 +60,7 @@ figures: $(ENV)  ## every figure with its numbers, in figures/out/
 	@$(if $(figures),,echo "no figures")
 	@for script in $(figures); do echo "$$script"; MPLBACKEND=Agg $(BIN)/python "$$script"; done
 
-bench: $(ENV)  ## the benchmarks, as tables and in benchmarks/results.json; a quarter of an hour
+bench: $(ENV)  ## the benchmarks, as tables and in benchmarks/results.json; under a quarter of an hour
 	@$(if $(benchmarks),,echo "no benchmarks")
 	@for script in $(benchmarks); do echo "$$script"; $(offline) $(BIN)/python "$$script"; done
 
