@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
-from steerlens.maths.head import post
+from steerlens.maths.head import readings
 from steerlens.models.collect import reader
 from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
@@ -15,7 +14,6 @@ from steerlens.values.calibrate import strength_at
 from steerlens.values.intervals import bootstrap_ratio
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.losses import kl_from
 from steerlens.values.states import States
 
 CHUNK = 1024
@@ -108,14 +106,16 @@ def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Interven
     """
     at = reader(model, data, intervention)
     plain = at(0.0)
-    head = plain.readout.head
+    head, device = plain.readout.head, plain.readout.W_U.device
 
     def cost(strength: float) -> float:
         total = 0.0
         for sign in (1, -1):
-            for a, b in zip(plain.chunks(CHUNK), at(sign * strength).chunks(CHUNK), strict=True):
-                z, other = (x.hidden.to(head.W_U.device) @ head.W_U + head.b_U for x in (a, b))
-                total += float(kl_from(head, torch.log_softmax(post(head, z), 1), other).double().sum()) / 2
+            for a, b in zip(
+                plain.chunks(CHUNK, device=device), at(sign * strength).chunks(CHUNK, device=device), strict=True
+            ):
+                ways = lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)]  # noqa: E731
+                total += float(readings(head, a.next, ways, others=1).kl.double().sum()) / 2
         return total / plain.n_positions
 
     return cost

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.head import Head, post, readings, token_nll
+from steerlens.maths.head import Head, readings
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
@@ -95,14 +95,16 @@ def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Flo
     """Summed NLL of each text with the steer's sign turned, less that with the right sign; one pass for all steers."""
     head = states.readout.head
     total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
-    for c, target, text in states.chunks(CHUNK):
-        c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-        y = states.labels[text].to(c)[:, None]
-        z = (c + c @ background.W) @ head.W_U + head.b_U
-        for row, steer in zip(total, steers, strict=True):
-            along = y * ((c @ steer.W) @ head.W_U)
-            wrong, right = (token_nll(post(head, z + sign * along), target) for sign in (-1, 1))
-            row.index_add_(0, text, (wrong - right).double().cpu())
+    for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
+        y, over = states.labels[text.cpu()].to(c)[:, None], c + c @ background.W
+
+        def ways(part: Head, c: Tensor = c, y: Tensor = y, over: Tensor = over) -> list[Tensor]:
+            z = over @ part.W_U + part.b_U
+            alongs = [y * ((c @ steer.W) @ part.W_U) for steer in steers]
+            return [z - along for along in alongs] + [z + along for along in alongs]
+
+        wrong, right = readings(head, target, ways).nll.double().cpu().chunk(2)
+        total.index_add_(1, text.cpu(), wrong - right)
     return total
 
 
@@ -112,18 +114,12 @@ def kl_along(states: States, steer: Steer | SteerOver, strengths: Sequence[float
     over = steer.background if isinstance(steer, SteerOver) else None
     line = steer.steer if isinstance(steer, SteerOver) else steer
     total = torch.zeros(len(strengths), dtype=torch.float64)
-    for c, _, _ in states.chunks(CHUNK):
-        c = c.to(head.W_U.device)
-        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
-        along = (c @ line.W) @ head.W_U
-        plain = torch.log_softmax(post(head, z), 1)
-        p = plain.exp()
-        for k, s in enumerate(strengths):
-            if s != 0:
-                total[k] += (p * (plain - torch.log_softmax(post(head, z + s * along), 1))).double().sum().cpu()
+    for c, target, _ in states.chunks(CHUNK, device=head.W_U.device):
+        start, ahead = c if over is None else c + c @ over.W, c @ line.W
+
+        def ways(part: Head, start: Tensor = start, ahead: Tensor = ahead) -> list[Tensor]:
+            z, along = start @ part.W_U + part.b_U, ahead @ part.W_U
+            return [z, *(z + s * along for s in strengths)]
+
+        total += readings(head, target, ways, others=len(strengths)).kl.double().sum(1).cpu()
     return total / states.n_positions
-
-
-def kl_from(head: Head, log_p: Float[Tensor, "n vocab"], other: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
-    """KL(p ‖ softmax post(other)) a row, nats."""
-    return (log_p.exp() * (log_p - torch.log_softmax(post(head, other), 1))).sum(1)
