@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 Sign = Literal["both", "+", "-"]
@@ -31,13 +31,12 @@ def best_spans(
 
         maximise Σ_k v(Σ_{start_k ≤ t < end_k} x_t) − price · Σ_k (end_k − start_k)
 
-    with `v(u) = |u|`, `u` or `-u` for sign "both", "+" or "-". With `P` the prefix sums of `x − price`, or of
-    `−x − price` for the other sign, and `f_k(j)` the best that `k` spans within the first `j` positions can reach,
+    with `v(u) = |u|`, `u` or `-u` for sign "both", "+" or "-". With `w(i, j)` the worth of the span `i … j - 1` and `f_k(j)`
+    the best that `k` spans within the first `j` positions can reach,
 
-        f_k(j) = max( f_k(j-1),  f_{k-1}(j),  max_{j - max_len ≤ i < j} f_{k-1}(i) + P_j − P_i )
+        f_k(j) = max( f_k(j-1),  f_{k-1}(j),  max_{j - max_len ≤ i < j} f_{k-1}(i) + w(i, j) )
 
-    The inner maximum is that of `f_{k-1}(i) − P_i` in a window that slides, from windows of half its width: `log₂ max_len`
-    maxima of whole arrays, `O(n · spans · log max_len)` in all.
+    for all `j` at once, from one row of numbers a length: `O(n · spans · max_len)` in a few array operations a span.
     Exact in float64; among spans of equal worth the shortest, so no span begins or ends with a 0. A span that adds
     nothing is left out.
 
@@ -57,52 +56,42 @@ def best_spans(
     if n == 0 or spans < 1:
         return []
     # a thousand small numbers: numpy's calls cost a fraction of torch's
-    values = x.double().cpu().numpy()
-    signs = [s for s, name in ((1.0, "+"), (-1.0, "-")) if sign in ("both", name)]
-    P = np.zeros((len(signs), n + 1))
-    np.cumsum(np.multiply.outer(signs, values) - price, axis=1, out=P[:, 1:])
-    leave, arrive = -P, P[:, 1:].copy()  # -inf where no span may begin, or end
-    leave[:, n] = -np.inf
+    values, longest = x.double().cpu().numpy(), min(max_len, n)
+    sums = np.zeros(longest + n)
+    values.cumsum(out=sums[longest:])
+    worth = sums[longest:] - _before(sums, longest)
+    if sign == "both":
+        np.abs(worth, out=worth)
+    elif sign == "-":
+        np.negative(worth, out=worth)
+    if price:
+        worth -= price * np.arange(1, longest + 1)[:, None]
     if starts is not None:
-        leave[:, :n][:, ~starts.cpu().numpy()] = -np.inf
+        may = np.concatenate([np.ones(longest - 1, bool), starts.cpu().numpy(), [False]])
+        worth[~_before(may, longest)] = -np.inf
     if ends is not None:
-        arrive[:, ~ends.cpu().numpy()] = -np.inf
-    width = min(max_len, n)
-    window = np.full((len(signs), width - 1 + n), -np.inf)
-    reached = window[:, width - 1 :]  # behind as many places that no span can begin at
-    f = [np.zeros(n + 1)]
-    for _ in range(min(spans, n)):
-        np.add(f[-1][:n], leave[:, :n], out=reached)
-        best = f[-1].copy()
-        for row in _window_max(window, width) + arrive:
-            np.maximum(best[1:], row, out=best[1:])
-        f.append(np.maximum.accumulate(best))
-    return [Span(i, j, float(sum(values[i:j].tolist()))) for i, j in _trace(P, f, leave, max_len)]
-
-
-def _window_max(x: Float[np.ndarray, "rows m"], width: int) -> Float[np.ndarray, "rows windows"]:
-    """`max(x[k … k + width - 1])` for every place k that a whole window begins at, from windows half as wide."""
-    have = 1
-    while have < width:
-        more = min(have, width - have)
-        x = np.maximum(x[:, :-more], x[:, more:])
-        have += more
-    return x
-
-
-def _trace(
-    P: Float[np.ndarray, "signs m"], f: list[Float[np.ndarray, " m"]], leave: Float[np.ndarray, "signs m"], max_len: int
-) -> list[tuple[int, int]]:
-    """Start and end of the spans behind the best total, in order of position."""
-    found = []
-    j = P.shape[1] - 1
+        worth[:, ~ends.cpu().numpy()] = -np.inf
+    f = np.zeros((min(spans, n) + 1, longest + n))
+    f[:, : longest - 1] = -np.inf  # no span begins before the first position
+    before, total = _before(f, longest), np.empty_like(worth)
+    for k in range(1, len(f)):
+        np.add(before[k - 1], worth, out=total)
+        best = np.maximum(f[k - 1, longest:], total.max(0))
+        np.maximum.accumulate(best, out=f[k, longest:])
+    found, j = [], n
+    f = f[:, longest - 1 :]
     for k in range(len(f) - 1, 0, -1):
-        total, before = f[k], f[k - 1]
-        if total[j] <= before[j]:
+        if f[k, j] <= f[k - 1, j]:
             continue  # one span fewer is as good
-        end = int(total.searchsorted(total[j]))  # the first place that reaches it; totals never fall
-        first = max(end - max_len, 0)
-        reach = (before[first:end] + leave[:, first:end] + P[:, end : end + 1]).max(0)
-        j = end - 1 - int(reach[::-1].argmax())  # the shortest
-        found.append((j, end))
-    return found[::-1]
+        j = int(f[k].searchsorted(f[k, j]))  # the first place that reaches it; totals never fall
+        length = 1 + int((before[k - 1, :, j - 1] + worth[:, j - 1]).argmax())  # the shortest
+        found.append((j - length, j))
+        j -= length
+    return [Span(i, j, float(sum(values[i:j].tolist()))) for i, j in found[::-1]]
+
+
+def _before(x: Shaped[np.ndarray, "*rows m"], longest: int) -> Shaped[np.ndarray, "*rows longest n"]:
+    """What stands one, two, … `longest` places before each number from `x[longest]` on; the same numbers, not a copy."""
+    *rows, m = x.shape
+    *steps, step = x.strides
+    return np.ndarray((*rows, longest, m - longest), x.dtype, x, (longest - 1) * step, (*steps, -step, step))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlens.maths.spans import _window_max, best_spans
+from steerlens.maths.spans import _before, best_spans
 
 VALUE = {"both": abs, "+": lambda u: u, "-": lambda u: -u}
 quarters = st.integers(-8, 8).map(lambda k: k / 4)  # sums of quarters are exact, so totals can be compared
@@ -61,11 +61,11 @@ def test_no_choice_of_spans_is_better(problem):
         assert starts[span.start] and ends[span.end - 1]
 
 
-@given(st.lists(quarters, min_size=1, max_size=20), st.integers(1, 30))
-def test_a_sliding_maximum_is_the_maximum_of_its_window(x, width):
-    width = min(width, len(x))
-    found = _window_max(np.array([x, x[::-1]]), width).tolist()
-    assert found == [[max(row[k : k + width]) for k in range(len(x) - width + 1)] for row in (x, x[::-1])]
+@given(st.lists(quarters, min_size=2, max_size=20), st.data())
+def test_what_stands_before_each_place(x, data):
+    longest = data.draw(st.integers(1, len(x) - 1))
+    found = _before(np.array(x), longest).tolist()
+    assert found == [[x[longest + t - 1 - k] for t in range(len(x) - longest)] for k in range(longest)]
 
 
 def test_turning_the_signs_turns_the_values():
