@@ -88,7 +88,7 @@ def readings(
         found.append(torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs]))
         if others:
             p = torch.softmax(zs[0], 1)
-            gaps.append(torch.stack([(p * (zs[0] - z)).sum(1) for z in zs[-others:]]))
+            gaps.append(torch.stack([torch.linalg.vecdot(p, zs[0] - z) for z in zs[-others:]]))
     total = torch.stack(sizes).logsumexp(0)
     nll = total - torch.stack(found).sum(0)
     if not others:
