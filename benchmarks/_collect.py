@@ -15,7 +15,7 @@ def lines(quick: bool) -> Iterator[Line]:
         yield collecting("collect", toy.model, toy.train, toy.name, rounds=5)
         return
     found = random_models(*GPT2_SMALL)
-    yield collecting("collect", found.model, random_texts(80, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=3)
+    yield collecting("collect", found.model, random_texts(80, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=5)
     toy = toy_case(n=2000)
     yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=5)
 

@@ -2,6 +2,9 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from unittest.mock import patch
 
 from _measure import Line, Ratio, medians, number, ratio, take
 from _models import SHARED, TOY, Case, frozen, reviews_case, toy_case
@@ -51,7 +54,18 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
     ids, held = token_ids(model, train), sl.collect(model, test, progress=False)
     d, part = held.d_model, min(TIMED, steps)
     trained = recipe(through_model(model, train), train, d, seed=0)
-    seconds = {way: [] for way in ("pass", "collect", "fit", "another ridge", "another rank", "products", "recipe")}
+    ways = (
+        "pass",
+        "collect",
+        "fit",
+        "another ridge",
+        "another rank",
+        "products",
+        "recipe",
+        "fit, float32",
+        "ridge, float32",
+    )
+    seconds = {way: [] for way in ways}
     fits, checked = [], None
 
     def timed(way: str, run: object) -> object:
@@ -70,6 +84,9 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
         checked, _ = timed("recipe", lambda: take(trained, part))
     timed("another rank", lambda: another_rank(states, fits[-1]))
     timed("products", lambda: two_products(states))
+    with steps_in_float32():
+        plain = timed("fit, float32", lambda: sl.fit_steer(states, seed=0))
+        timed("ridge, float32", lambda: again(states, plain))
     seconds["recipe"] = [STEPS / part * taken for taken in seconds["recipe"]]
     replayed = recipe(through_states(states), train, d, seed=0)
     W, D = take(replayed, rounds * part)
@@ -79,7 +96,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
         W, D = take(replayed, steps - rounds * part)
     ours = [a + b for a, b in zip(seconds["collect"], seconds["fit"], strict=True)]
     theirs = measure(held, sl.Steer(W, held.readout), sl.Steer(D, held.readout)).all
-    found = [measure(held, f.value, f.background).all for f in fits]
+    *found, exact = [measure(held, f.value, f.background).all for f in (*fits, plain)]
     short = steps < STEPS  # then the recipe's held-out NLL says nothing
     difference = number(
         "held-out NLL less the recipe's", [f.steered - theirs.steered for f in found], most=None if short else 0.0
@@ -97,19 +114,23 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
             ratio("passes", ours, seconds["pass"], most=2.0),
             ratio("times faster than the recipe", seconds["recipe"], ours, least=None if short else 6.0),
             difference, *quality,
+            ratio("passes, steps in float32", [seconds["collect"][-1] + seconds["fit, float32"][0]], seconds["pass"][-1:]),
+            number("NLL, steps in float32", [exact.steered]),
         ),
         medians({"collect + fit": ours, **seconds}),
-        note="a pass of the fit is two products with the unembedding a position, a plain pass has one",
+        note="a pass of the fit is two products with the unembedding a position, a plain pass has one; its steps are in bfloat16 "
+        "where the processor multiplies that",
     )  # fmt: skip
     yield Line(
         key.replace("fit", "refit"), "a second fit on the same states: another ridge", *SECOND, "≥ 20 × faster", sizes,
         (
             ratio("times faster than the recipe", seconds["recipe"], seconds["another ridge"], least=None if short else 20.0),
             ratio("times the limit", seconds["another ridge"], rounds * seconds["products"]),
+            ratio("steps in float32: times faster", seconds["recipe"][-1:], seconds["ridge, float32"]),
             Ratio("another rank: times faster", *ratio("", seconds["recipe"], rounds * seconds["another rank"])[1:]),
         ),
-        medians({way: seconds[way] for way in ("another ridge", "another rank", "products", "recipe")}),
-        note=f"the two products alone would be {sum(seconds['recipe']) / rounds / seconds['products'][0]:.0f} × faster",
+        medians({way: seconds[way] for way in ("another ridge", "ridge, float32", "another rank", "products", "recipe")}),
+        note=f"two float32 products alone would be {sum(seconds['recipe']) / rounds / seconds['products'][0]:.0f} × faster",
     )  # fmt: skip
 
 
@@ -117,6 +138,14 @@ def again(states: sl.States, fit: sl.Fit) -> sl.Fit:
     """Another ridge; what else was chosen stays."""
     r = fit.report
     return sl.fit_steer(states, ridge=(2 * r.ridge[0], 2 * r.ridge[1]), damping=r.damping, step=r.step)
+
+
+@contextmanager
+def steps_in_float32() -> Iterator[None]:
+    """As on a processor that does not multiply bfloat16."""
+    # the package has a function of the module's name
+    with patch.object(import_module("steerlens.fits.steer.choose"), "multiplies_bfloat16", lambda device: False):
+        yield
 
 
 def another_rank(states: sl.States, fit: sl.Fit) -> sl.Steer:

@@ -12,6 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
+from steerlens.maths.head import multiplies_bfloat16
+
 RESULTS = Path(__file__).parent / "results.json"
 OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"
 
@@ -79,7 +83,8 @@ class Setting(NamedTuple):
 
 def setting(*, quick: bool, threads: int) -> Setting:
     names = ("torch", "transformer-lens", "numpy")
-    return Setting(quick, threads, cpu_model(), platform.python_version(), *map(version, names))
+    cpu = cpu_model() + (" with bfloat16" if multiplies_bfloat16(torch.device("cpu")) else "")
+    return Setting(quick, threads, cpu, platform.python_version(), *map(version, names))
 
 
 def cpu_model() -> str:

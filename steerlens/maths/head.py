@@ -60,6 +60,26 @@ def blocks(head: Head) -> list[tuple[int, Head]]:
     ]
 
 
+def rounded(head: Head) -> Head:
+    """The read-out in bfloat16, for gradients that are random anyway: `nll_gradient` then makes its products in bfloat16.
+
+    Without a soft cap the words' mean is taken out first. That changes no probability, and logits that are all far from 0
+    (GPT-2's are near −100) would be rounded to halves.
+    """
+    W_U = head.W_U if head.softcap is not None else head.W_U - head.W_U.mean(1, keepdim=True)
+    return head._replace(W_U=W_U.bfloat16(), b_U=head.b_U.bfloat16())
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bfloat16; where it has none they are slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in PyTorch 2.6
+        return False
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
 class Readings(NamedTuple):
     """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one a row."""
 
@@ -104,9 +124,10 @@ def nll_gradient(
 
         ∂/∂c = w · post'(z) (p − 1_target) W_Uᵀ
 
-    Autograd would keep three buffers of that size. What only the loss needs is not computed.
+    Autograd would keep three buffers of that size. What only the loss needs is not computed. Both products are in the
+    dtype of the read-out, what comes of them in that of the weights.
     """
-    parts = blocks(head)
+    c, parts = c.to(head.W_U.dtype), blocks(head)
     if len(parts) > 1:
         return _gradient_in_parts(head, parts, c, target, weight)
     z = post(head, torch.addmm(head.b_U, c, head.W_U))
@@ -127,7 +148,9 @@ def _gradient_in_parts(
         z = post(head, torch.addmm(part.b_U, c, part.W_U))
         bend, top = slope(head, z), z.amax(1)
         p = torch.softmax(z, 1, out=z)
-        sizes.append(top - p.amax(1).log())  # logΣexp z: the largest probability is at least 1/words
+        sizes.append(
+            top.to(weight) - p.amax(1).to(weight).log()
+        )  # logΣexp z: the largest probability is at least 1/words
         means.append((p * bend if isinstance(bend, Tensor) else p) @ part.W_U.mT)
     share = torch.stack(sizes).softmax(0)[..., None]
     e = head.W_U.index_select(1, target).mT

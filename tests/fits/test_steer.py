@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steerlens as sl
 from steerlens.fits.steer.choose import Setting, best_ridges, make_problem
 from steerlens.fits.steer.problem import CHUNK, Problem, sums_over, text_weights
+from steerlens.maths.head import rounded
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solve import lbfgs
 from steerlens.values.metric import Metric
@@ -399,14 +401,33 @@ def test_the_ridges_grow_where_the_texts_say_less() -> None:
     assert untold[1] == told[1]  # the background does not read them
 
 
-def test_a_step_on_another_device_stays_there() -> None:
+@pytest.mark.parametrize("solver", ["auto", "lbfgs"])
+def test_steps_in_bfloat16_end_where_those_in_float32_do(solver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(native: bool) -> sl.Fit:
+        # the package has a function of the module's name
+        monkeypatch.setattr(import_module("steerlens.fits.steer.choose"), "multiplies_bfloat16", lambda _: native)
+        return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN)
+
+    exact, rough = fit(False), fit(True)
+    assert not torch.equal(exact.value.W, rough.value.W)
+    assert cosine(exact.value.W, rough.value.W) > 0.999
+    gain = exact.report.heldout.base - exact.report.heldout.steered
+    assert abs(exact.report.heldout.steered - rough.report.heldout.steered) < 1e-3 * gain
+    if solver == "lbfgs":  # only the start is rough, the end is certified
+        assert exact.report.objective == pytest.approx(rough.report.objective, abs=1e-4)
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_a_step_on_another_device_stays_there(rough: bool) -> None:
     # tensors without numbers: a number that the host reads back is an error, and what is made on the host would show
     def there(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
     on = dataclasses.replace(ON, W_U=there(D, V), b_U=there(V))
     metric = Metric(there(D, D, dtype=torch.float64), there(D, D, dtype=torch.float64), damping=0.1)
-    problem = Problem(dataclasses.replace(planted(), readout=on), metric, there(9), there(9), there(2, 1, 1))
+    states = dataclasses.replace(planted(), readout=on)
+    head = rounded(on.head) if rough else None
+    problem = Problem(states, metric, there(9), there(9), there(2, 1, 1), head)
     chunk = Shard(there(32, D), there(32, dtype=torch.long), there(32, dtype=torch.long))
     gradient = problem.gradient(chunk, there(2, D, D))
     assert gradient.device.type == "meta" and gradient.shape == (2, D, D)

@@ -8,7 +8,18 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.maths import head as module
-from steerlens.maths.head import Head, blocks, logits, nll_and_gradient, nll_gradient, post, readings, token_nll
+from steerlens.maths.head import (
+    Head,
+    blocks,
+    logits,
+    multiplies_bfloat16,
+    nll_and_gradient,
+    nll_gradient,
+    post,
+    readings,
+    rounded,
+    token_nll,
+)
 from steerlens.maths.moments import moments
 
 N, D, V = 7, 5, 11
@@ -147,3 +158,53 @@ def test_readings_are_those_of_whole_distributions(kind: str, monkeypatch: pytes
     assert_close(told.nll, -log_p[:, torch.arange(N), target], rtol=1e-10, atol=1e-12)
     assert_close(told.kl, (log_p[0].exp() * (log_p[0] - log_p[1:])).sum(2), rtol=1e-10, atol=1e-12)
     assert (told.kl > 0.01).any() and readings(head, target, lambda part: [c @ part.W_U + part.b_U]).kl.shape == (0, N)
+
+
+def single(kind: str, *, n: int = 4096) -> tuple[Head, Tensor, Tensor, Tensor]:
+    """A head in float32 whose logits have a spread of some 3, and what its model would write."""
+    r = torch.Generator().manual_seed(5)
+    head = Head(3 * torch.randn(32, 300, generator=r) / 32**0.5, torch.randn(300, generator=r), *HEADS[kind])
+    c = torch.randn(n, 32, generator=r)
+    target = torch.multinomial(logits(head, c).softmax(1), 1, generator=r).squeeze(1)
+    return head, c, target, torch.full((n,), 1 / n)
+
+
+def step(c: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in a matrix that acts on the context vectors, which is what a fit steps along."""
+    return c.mT @ gradient
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("block", [4096, 128])
+def test_rounding_a_gradient_is_nothing_beside_the_noise_of_its_minibatch(
+    kind: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    head, c, target, weight = single(kind)
+    exact, found = nll_gradient(head, c, target, weight), nll_gradient(rounded(head), c, target, weight)
+    assert found.dtype == torch.float32 and not torch.equal(found, exact)
+    few = 512
+    minibatch = len(c) / few * step(c[:few], exact[:few])
+    noise, rounding = (float((other - step(c, exact)).norm()) for other in (minibatch, step(c, found)))
+    assert 0 < 50 * rounding < noise
+
+
+def test_logits_far_from_zero_are_moved_there_before_they_are_rounded() -> None:
+    head, c, _, weight = single("plain")
+    c[:, 0] = 10.0
+    far = head._replace(W_U=head.W_U - 10 * torch.eye(32)[:, :1])
+    target = torch.multinomial(logits(far, c).softmax(1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
+    assert float(logits(far, c).mean()) < -90
+    exact = nll_gradient(far, c, target, weight)
+    plainly = nll_gradient(far._replace(W_U=far.W_U.bfloat16(), b_U=far.b_U.bfloat16()), c, target, weight)
+    centred = nll_gradient(rounded(far), c, target, weight)
+    assert step(c, centred - exact).norm() < 0.5 * step(c, plainly - exact).norm()
+
+
+@pytest.mark.parametrize("has, expected", [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)])
+def test_bfloat16_is_for_processors_that_multiply_it(
+    has: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert multiplies_bfloat16(torch.device("cpu")) is expected
+    assert multiplies_bfloat16(torch.device("meta")) is False

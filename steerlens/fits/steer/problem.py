@@ -23,18 +23,22 @@ Weights = Literal["labels", "texts", "tokens"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective."""
+    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective.
+
+    `rough` is the read-out in bfloat16 where the steps of the SGD are to be taken with it; the objective never is.
+    """
 
     states: States
     metric: Metric
     labels: Float[Tensor, " n_texts"]
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
+    rough: Head | None = None
 
     def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> Float[Tensor, "2 d d"]:
         """The gradient of the summed weighted NLL of some positions; without the ridge."""
-        y, white, asked = self._asked(chunk, V)
-        return self._whitened(y, white, nll_gradient(*asked))
+        y, white, (head, *asked) = self._asked(chunk, V)
+        return self._whitened(y, white, nll_gradient(self.rough or head, *asked))
 
     def _asked(
         self, chunk: Shard, V: Float[Tensor, "2 d d"]
