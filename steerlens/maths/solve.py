@@ -1,7 +1,7 @@
 """Minimise a convex function of matrices in coordinates where it is nearly isotropic."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,10 +36,10 @@ def averaged_sgd(
     """
     V, mean, averaged = start.clone(), torch.zeros_like(start), 0
     for k, gradient in enumerate(gradients):
-        V -= step * 10 ** (-k / max(n_steps, 1)) * gradient(V)
+        V.sub_(gradient(V), alpha=step * 10 ** (-k / max(n_steps, 1)))
         if k >= n_steps // 2:
             averaged += 1
-            mean += (V - mean) / averaged
+            mean.lerp_(V, 1 / averaged)
     return mean if averaged else V
 
 
@@ -185,11 +185,25 @@ def crossed_gain(
     return gain
 
 
-def shrink(V: Float[Tensor, "d d"], *shares: float) -> list[Float[Tensor, "d d"]]:
-    """Every singular value lowered by shares of the largest, not below 0: the proximal map of the nuclear norm; one SVD for all.
+class Shrunk(NamedTuple):
+    """A matrix with its singular values lowered, and by how much."""
+
+    V: Float[Tensor, "d d"]
+    threshold: float
+
+
+def shrink(V: Float[Tensor, "d d"], *shares: float) -> Iterator[Shrunk]:
+    """Every singular value lowered by a share of the largest, not below 0: the proximal map of the nuclear norm; one SVD for all.
 
     A steer learned from n positions carries noise that is spread evenly over all directions of the whitened space,
     while a style lives in few; lowering the singular values takes out the one and keeps the other.
+
+    Example:
+        >>> [(found.V.diag().tolist(), found.threshold) for found in shrink(torch.diag(torch.tensor([4.0, 1.0])), 0.0, 0.5)]
+        [([4.0, 1.0], 0.0), ([2.0, 0.0], 2.0)]
     """
-    U, s, Vh = svd(V.double())
-    return [((U * (s - share * s[0]).clamp_min(0)) @ Vh).to(V.dtype) for share in shares]
+    if shares:
+        U, s, Vh = svd(V.double())
+        for share in shares:
+            threshold = share * s[0]
+            yield Shrunk(((U * (s - threshold).clamp_min(0)) @ Vh).to(V.dtype), float(threshold))

@@ -164,7 +164,8 @@ def test_shrink_is_the_proximal_map_of_the_nuclear_norm(seed: int, share: float)
     def cost(X: Tensor) -> float:
         return float((X - V).square().sum()) / 2 + threshold * float(torch.linalg.svdvals(X).sum())
 
-    (best,) = shrink(V, share)
+    ((best, found),) = shrink(V, share)
+    assert found == pytest.approx(threshold)
     for size in (1e-3, 1e-1, 1.0):
         other = best + size * torch.randn(D, D, generator=r).double()
         assert cost(best) < cost(other)
@@ -173,7 +174,8 @@ def test_shrink_is_the_proximal_map_of_the_nuclear_norm(seed: int, share: float)
 
 def test_shrink_lowers_each_singular_value_and_keeps_dtype() -> None:
     V = torch.diag(torch.tensor([3.0, 1.0, 0.2, 0.0]))
-    lower, same, none = shrink(V, 0.5 / 3, 0.0, 1.0)
+    (lower, by), (same, _), (none, _) = shrink(V, 0.5 / 3, 0.0, 1.0)
+    assert by == pytest.approx(0.5) and list(shrink(V)) == []
     assert_close(lower, torch.diag(torch.tensor([2.5, 0.5, 0.0, 0.0])))
     assert_close(same, V)
     assert none.abs().sum() == 0

@@ -1,6 +1,7 @@
 """Solve a fit: ridges chosen by the sample's halves, damping by held-out NLL, then one of three solvers."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -93,7 +94,8 @@ def choose(
             passes += cost
         else:
             V = closed_form(problem, sums)
-        nll = min(tuning_nll(problem.metric, point, tuning)[0] for point in (V, *shrunk(V, shares)))
+        points = (V, *(point for point, _ in shrunk(V, shares)))
+        nll = min(tuning_nll(problem.metric, point, tuning)[0] for point in points)
         trials.append(
             {name: value for name, value in setting._asdict().items() if name != "step"} | {"heldout_nll": nll}
         )
@@ -182,22 +184,21 @@ def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple
     A style lives in few directions of the whitened space, the noise of the sample in all of them; see `shrink`. Ridge and
     threshold leave the steer too short, the factor mends that: strength 1 is then what a label of 1 asks for.
     """
-    top = float(torch.linalg.svdvals(V[0])[0])
-    best, share, lowest = V, 0.0, math.inf
-    for trial, lowered in zip(shrunk(V, SHARES), SHARES, strict=True):
+    best, threshold, lowest = V, 0.0, math.inf
+    for trial, lowered in shrunk(V, SHARES):
         nll = tuning_nll(problem.metric, trial, tuning)[0]
         if nll >= lowest:
             break
-        best, share, lowest = trial, lowered, nll
+        best, threshold, lowest = trial, lowered, nll
     scores = tuning_nll(problem.metric, best, tuning, SCALES)
     # of factors that explain the texts as well, the one that costs least
     scale = next(scale for scale, score in zip(SCALES, scores, strict=True) if score <= min(scores) + WORTH)
-    return torch.stack([scale * best[0], best[1]]), share * top, scale
+    return torch.stack([scale * best[0], best[1]]), threshold, scale
 
 
-def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> list[Float[Tensor, "2 d d"]]:
-    """The point with the steer's singular values lowered by shares of the largest."""
-    return [torch.stack([steer, V[1]]) for steer in shrink(V[0], *shares)] if shares else []
+def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> Iterator[tuple[Float[Tensor, "2 d d"], float]]:
+    """The point with the steer's singular values lowered by shares of the largest, and by how much that is."""
+    return ((torch.stack([steer, V[1]]), threshold) for steer, threshold in shrink(V[0], *shares))
 
 
 def tuning_nll(

@@ -55,13 +55,14 @@ class Problem:
         self, y: Float[Tensor, "n 1"], white: Float[Tensor, "n d"], slope: Float[Tensor, "n d"]
     ) -> Float[Tensor, "2 d d"]:
         slope = slope @ self.metric.S_inverse_root.to(slope)
-        return torch.stack([(y * white).mT @ slope, white.mT @ slope])
+        return (torch.cat([y * white, white], 1).mT @ slope).unflatten(0, (2, -1))
 
     def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
         """Gradients of the mean objective on shuffled minibatches, ridge included."""
         for epoch in range(passes):
             for chunk in self.states.chunks(size, seed=seed + epoch, device=self.labels.device):
-                yield lambda V, chunk=chunk: self.gradient(chunk, V) / len(chunk.next) + self.ridge * V
+                # in place: a matrix of a wide model is larger than any cache
+                yield lambda V, chunk=chunk: self.gradient(chunk, V).div_(len(chunk.next)).addcmul_(self.ridge, V)
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
         """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
