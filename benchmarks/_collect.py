@@ -12,12 +12,12 @@ import steerlens as sl
 def lines(quick: bool) -> Iterator[Line]:
     if quick:
         toy = toy_case("toy-64", 600)
-        yield collecting("collect", toy.model, toy.train, toy.name, rounds=5)
+        yield collecting("collect", toy.model, toy.train, toy.name, rounds=9)
         return
     found = random_models(*GPT2_SMALL)
-    yield collecting("collect", found.model, random_texts(80, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=5)
+    yield collecting("collect", found.model, random_texts(160, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=4)
     toy = toy_case(n=2000)
-    yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=5)
+    yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=9)
 
 
 def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds: int) -> Line:

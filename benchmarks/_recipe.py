@@ -8,9 +8,8 @@ from torch.nn.functional import cross_entropy
 
 import steerlens as sl
 from steerlens.maths.head import nll_gradient
-from steerlens.models.collect import batch_tokens
 from steerlens.models.sites import convention
-from steerlens.models.tokens import batches, encode, pad
+from steerlens.models.tokens import batch_tokens, batches, encode, pad
 
 UNIT = 1e-3
 STEPS = 1000
@@ -76,6 +75,6 @@ def forward_pass(model: object, ids: list[list[int]], *, logits: bool = True) ->
     """One plain pass over texts, in the batches that `collect` makes; without logits it is the layers alone, no hook."""
     run = model if logits else model.original_model.transformer
     with torch.no_grad():
-        for batch in batches([len(i) for i in ids], batch_tokens(torch.device("cpu"))):
+        for batch in batches([len(i) for i in ids], batch_tokens(model.W_U)):
             tokens, mask = pad([ids[row] for row in batch])
             run(tokens, attention_mask=mask)

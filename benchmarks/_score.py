@@ -9,15 +9,14 @@ from _recipe import token_ids
 from _write import ELEVEN
 
 import steerlens as sl
-from steerlens.models.collect import batch_tokens
-from steerlens.models.tokens import batches, pad
+from steerlens.models.tokens import batch_tokens, batches, pad
 
 
 def one_pass(model: object, ids: list[list[int]]) -> float:
     """Log-probability of the tokens of texts under the plain model, as anyone would write it."""
     total = 0.0
     with torch.no_grad():
-        for batch in batches([len(i) for i in ids], batch_tokens(torch.device("cpu"))):
+        for batch in batches([len(i) for i in ids], batch_tokens(model.W_U)):
             tokens, mask = pad([ids[row] for row in batch])
             log_p = torch.log_softmax(model(tokens, attention_mask=mask)[:, :-1], -1)
             total += float((log_p.gather(2, tokens[:, 1:, None]).squeeze(2) * mask[:, 1:]).sum())

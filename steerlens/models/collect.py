@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from steerlens.models.attach import check_lives_on
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
-from steerlens.models.tokens import Encoded, batches, encode, pad, with_prefix
+from steerlens.models.tokens import Encoded, batch_tokens, batches, encode, pad, with_prefix
 from steerlens.values.files import write_json
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
@@ -23,9 +23,6 @@ from steerlens.values.positions import Places, places_of
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
 
-BATCH_TOKENS = 2_048
-"""Padded tokens a batch on a CPU: few, as what the layers hand on then stays in its caches and less of it is padding (with 8,192
-a pass took 1.6 times as long). Eight times as many on an accelerator."""
 SHARD_POSITIONS = 1 << 14
 """Positions a file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
 
@@ -146,11 +143,6 @@ def _given(
     return _Given(on, encoded, torch.tensor(data.labels), lengths, order)
 
 
-def batch_tokens(device: torch.device) -> int:
-    """Padded tokens a batch."""
-    return BATCH_TOKENS if device.type == "cpu" else 8 * BATCH_TOKENS
-
-
 class _Under(NamedTuple):
     """The intervention that states are collected under, and its strength for each text."""
 
@@ -180,9 +172,14 @@ def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
 
 def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm) -> Shard:
     """One shard: the model over some texts."""
-    hidden, following, text = [], [], []
     device = model.W_U.device
-    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(device)):
+    n = sum(max(len(encoded.ids[row]) - encoded.prompt[row], 0) for row in rows)
+    # room for all at once: states that come to lie between what the layers leave behind would scatter the memory
+    shard = Shard(
+        torch.empty(n, model.W_U.shape[0], dtype=dtype), *(torch.empty(n, dtype=torch.int32) for _ in range(2))
+    )
+    start = 0
+    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(model.W_U)):
         picked = [rows[i] for i in batch]
         tokens, mask = pad([encoded.ids[row] for row in picked])
         places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
@@ -192,11 +189,13 @@ def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: 
             c = run_to(model, UNEMBED_IN, tokens.to(device), mask.to(device))
         # a position counts where the token after it is real and to be predicted
         real = places.index[:, 1:] >= places.prompt[:, None]
-        hidden.append(c[:, :-1][real.to(device)].to(device="cpu", dtype=dtype))
-        following.append(tokens[:, 1:][real].int())
-        text.append(torch.tensor(picked, dtype=torch.int32)[:, None].expand_as(real)[real])
-        bar.update(int(real.sum()))
-    return Shard(torch.cat(hidden), torch.cat(following), torch.cat(text))
+        found = slice(start, start + int(real.sum()))
+        shard.hidden[found] = c[:, :-1][real.to(device)].to(device="cpu", dtype=dtype)
+        shard.next[found] = tokens[:, 1:][real].int()
+        shard.text[found] = torch.tensor(picked, dtype=torch.int32)[:, None].expand_as(real)[real]
+        bar.update(found.stop - start)
+        start = found.stop
+    return shard
 
 
 def _on_disk(

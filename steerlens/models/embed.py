@@ -7,19 +7,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.models.sites import Model, edited, evaluating, readout, run_to
-from steerlens.models.tokens import batches, pad
+from steerlens.models.tokens import batch_tokens, batches, pad
 from steerlens.values.positions import Places
 from steerlens.values.prompt import EMBED, prompt_edits
 from steerlens.values.readout import Readout
-
-BATCH_TOKENS = 8192
 
 
 def states_at(model: Model, ids: Sequence[Sequence[int]], site: str) -> list[Float[Tensor, "pos *width"]]:
     """The activation at a site of every token of some texts, float32, on the CPU; one pass up to the site."""
     found: dict[int, Tensor] = {}
     with evaluating(model):
-        for rows in batches([len(text) for text in ids], BATCH_TOKENS):
+        for rows in batches([len(text) for text in ids], batch_tokens(model.W_U)):
             tokens, mask = (t.to(model.W_U.device) for t in pad([list(ids[row]) for row in rows]))
             h = run_to(model, site, tokens, mask).float()
             found |= {row: h[k, : len(ids[row])].cpu() for k, row in enumerate(rows)}

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.models.embed import BATCH_TOKENS, states_at
+from steerlens.models.embed import states_at
 from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
-from steerlens.models.tokens import Encoded, batches, encode, pad
+from steerlens.models.tokens import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
@@ -48,10 +48,11 @@ class Kept:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batches(self, rows: Sequence[int], max_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-        """Texts of similar length together."""
-        picked = list(rows)
-        return [[picked[i] for i in batch] for batch in batches([len(self.ids[row]) for row in picked], max_tokens)]
+    def batches(self, rows: Sequence[int], max_tokens: int | None = None) -> list[list[int]]:
+        """Texts of similar length together, in no more than `max_tokens` padded ones."""
+        picked, size = list(rows), batch_tokens(self.readout.W_U)
+        lengths = [len(self.ids[row]) for row in picked]
+        return [[picked[i] for i in batch] for batch in batches(lengths, min(size, max_tokens or size))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,6 +53,9 @@ def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tenso
     functions = tuple(functions)
     for site, _ in functions:
         check_site(model, site)
+    if not functions:  # TransformerLens would list all of its hooks to set none
+        yield
+        return
 
     def as_hook(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         return lambda tensor, hook: function(tensor)

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.models import collect as module
 from steerlens.models.sites import convention
+from steerlens.models.tokens import batch_tokens
 from tests.models.zoo import N_CTX, TEXTS, contexts, near, zoo
 
 LABELLED = sl.Labelled(TEXTS, (1.0, 0.5, 0.0, -1.0))
@@ -63,7 +64,7 @@ def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
         return run_to(model, site, tokens, mask)
 
     monkeypatch.setattr(module, "run_to", spy)
-    monkeypatch.setattr(module, "BATCH_TOKENS", 30)
+    monkeypatch.setattr(module, "batch_tokens", lambda W_U: 30)
     sl.collect(tiny, TEXTS, progress=False)
     widths = [mask.shape[1] for _, mask in seen]
     assert len(seen) > 1 and widths == sorted(widths)
@@ -75,7 +76,7 @@ def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
 
 def test_batches_of_any_size_give_the_same_states(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     one = by_text(sl.collect(tiny, TEXTS, progress=False))
-    monkeypatch.setattr(module, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(module, "batch_tokens", lambda W_U: 1)
     two = by_text(sl.collect(tiny, TEXTS, progress=False, seed=5))
     for i in range(len(TEXTS)):
         assert_close(one[i], two[i], rtol=1e-4, atol=1e-4)
@@ -230,3 +231,8 @@ def test_the_bar_can_be_silenced(tiny, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr() == ("", "")
     sl.collect(tiny, TEXTS)
     assert "collect" in capsys.readouterr().err
+
+
+def test_batches_hold_fewer_tokens_of_wider_models() -> None:
+    sizes = [batch_tokens(torch.empty(d, 3, device=device)) for device in ("cpu", "meta") for d in (64, 192, 768, 8192)]
+    assert sizes == [2048, 2048, 512, 256, *[16_384] * 4]
