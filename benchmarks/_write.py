@@ -15,7 +15,7 @@ def lines(quick: bool) -> Iterator[Line]:
     d, layers, vocab = (64, 2, 2_000) if quick else GPT2_SMALL
     found = random_models(d, layers, vocab)
     prompt = list(random_texts(1, 8, 8, vocab).texts)
-    new, rounds = 8, 5 if quick else 9
+    new, rounds = 8, 5 if quick else 25
     common = {"max_new_tokens": new, "temperature": 1.0, "seed": 0}
     ways = {
         "unsteered": lambda: sl.generate(found.model, prompt, **common),
