@@ -45,9 +45,10 @@ def fit_steer(
         solver: `"auto"`: one pass (more on small data) of averaged SGD in whitened coordinates, then polished: the steer's
             singular values in the natural metric are lowered by a threshold and it is scaled, as far as held-out NLL
             asks. Fast, best on new texts, no certificate. Its steps are in bfloat16 where the device multiplies that natively
-            (rounding is a hundredth of a minibatch's noise; held-out NLL is the same to 1e-4), else in float32; all sums and
-            losses are in float32. `"lbfgs"`: the ridge problem's own minimum, to `tolerance`, with a
-            certificate. `"closed-form"`: the first Newton step from sums that one pass collects.
+            (rounding is a hundredth of a minibatch's noise; held-out NLL is the same to 1e-4), else in float32, so that a seed
+            gives slightly different matrices on such processors; sums and losses are in float32. `"lbfgs"`: the ridge
+            problem's own minimum, to `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the first
+            Newton step from sums that one pass collects.
         rank: the best steer of this rank in the natural metric; None for full rank.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of
             a sample says most about the other.
