@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from unittest.mock import patch
 
-from _measure import Line, Ratio, medians, number, ratio, take
+from _measure import Line, medians, number, ratio, take
 from _models import SHARED, TOY, Case, frozen, reviews_case, toy_case
 from _recipe import STEPS, forward_pass, recipe, through_model, through_states, token_ids
 
 import steerlens as sl
+from steerlens.fits.steer import problem
 from steerlens.values.losses import measure
 
 FIT = (
@@ -127,7 +127,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
             ratio("times faster than the recipe", seconds["recipe"], seconds["another ridge"], least=None if short else 20.0),
             ratio("times the limit", seconds["another ridge"], rounds * seconds["products"]),
             ratio("steps in float32: times faster", seconds["recipe"][-1:], seconds["ridge, float32"]),
-            Ratio("another rank: times faster", *ratio("", seconds["recipe"], rounds * seconds["another rank"])[1:]),
+            ratio("another rank: times faster", seconds["recipe"], rounds * seconds["another rank"]),
         ),
         medians({way: seconds[way] for way in ("another ridge", "ridge, float32", "another rank", "products", "recipe")}),
         note=f"two float32 products alone would be {sum(seconds['recipe']) / rounds / seconds['products'][0]:.0f} × faster",
@@ -143,8 +143,7 @@ def again(states: sl.States, fit: sl.Fit) -> sl.Fit:
 @contextmanager
 def steps_in_float32() -> Iterator[None]:
     """As on a processor that does not multiply bfloat16."""
-    # the package has a function of the module's name
-    with patch.object(import_module("steerlens.fits.steer.choose"), "multiplies_bfloat16", lambda device: False):
+    with patch.object(problem, "multiplies_bfloat16", lambda device: False):
         yield
 
 

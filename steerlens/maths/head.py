@@ -148,9 +148,8 @@ def _gradient_in_parts(
         z = post(head, torch.addmm(part.b_U, c, part.W_U))
         bend, top = slope(head, z), z.amax(1)
         p = torch.softmax(z, 1, out=z)
-        sizes.append(
-            top.to(weight) - p.amax(1).to(weight).log()
-        )  # logΣexp z: the largest probability is at least 1/words
+        # logΣexp z: the largest probability is at least 1/words
+        sizes.append(top.to(weight) - p.amax(1).to(weight).log())
         means.append((p * bend if isinstance(bend, Tensor) else p) @ part.W_U.mT)
     share = torch.stack(sizes).softmax(0)[..., None]
     e = head.W_U.index_select(1, target).mT

@@ -135,7 +135,7 @@ def _given(
     how = how._replace(n_ctx=how.n_ctx - prefix)
     encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
     encoded = with_prefix(encoded, prefix, model.tokenizer)
-    lengths = torch.tensor([max(len(ids) - n, 0) for ids, n in zip(encoded.ids, encoded.prompt, strict=True)])
+    lengths = torch.tensor([encoded.predicted(row) for row in range(len(encoded.ids))])
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     order = [row for row in order if lengths[row] > 0]
     if not order:
@@ -173,7 +173,7 @@ def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
 def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm) -> Shard:
     """One shard: the model over some texts."""
     device = model.W_U.device
-    n = sum(max(len(encoded.ids[row]) - encoded.prompt[row], 0) for row in rows)
+    n = sum(map(encoded.predicted, rows))
     # room for all at once: states that come to lie between what the layers leave behind would scatter the memory
     shard = Shard(
         torch.empty(n, model.W_U.shape[0], dtype=dtype), *(torch.empty(n, dtype=torch.int32) for _ in range(2))
@@ -223,7 +223,7 @@ def _on_disk(
     for number, part in enumerate(parts):
         path = folder / f"states-{number:05d}.safetensors"
         if path.exists():
-            bar.update(sum(len(encoded.ids[row]) - encoded.prompt[row] for row in part))
+            bar.update(sum(map(encoded.predicted, part)))
         else:
             shard = _run(model, part, encoded, _Under(None, torch.zeros(len(encoded.ids))), dtype, bar)
             # a file under its final name is whole: written aside, then renamed

@@ -114,8 +114,10 @@ def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Interven
             for a, b in zip(
                 plain.chunks(CHUNK, device=device), at(sign * strength).chunks(CHUNK, device=device), strict=True
             ):
-                ways = lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)]  # noqa: E731
-                total += float(readings(head, a.next, ways, others=1).kl.double().sum()) / 2
+                told = readings(
+                    head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1
+                )
+                total += float(told.kl.double().sum()) / 2
         return total / plain.n_positions
 
     return cost

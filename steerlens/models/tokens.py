@@ -36,6 +36,10 @@ class Encoded(NamedTuple):
     prompt: list[int]
     n_truncated: int
 
+    def predicted(self, row: int) -> int:
+        """How many tokens of a text are predicted."""
+        return max(len(self.ids[row]) - self.prompt[row], 0)
+
 
 def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
     """The text of each token, a leading space kept where the tokenizer marks one (`Ġ`, `▁`).

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
+from steerlens.fits.steer import problem as module
 from steerlens.fits.steer.choose import Setting, best_ridges, make_problem
 from steerlens.fits.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.maths.head import rounded
@@ -404,8 +404,7 @@ def test_the_ridges_grow_where_the_texts_say_less() -> None:
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
 def test_steps_in_bfloat16_end_where_those_in_float32_do(solver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(native: bool) -> sl.Fit:
-        # the package has a function of the module's name
-        monkeypatch.setattr(import_module("steerlens.fits.steer.choose"), "multiplies_bfloat16", lambda _: native)
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: native)
         return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN)
 
     exact, rough = fit(False), fit(True)
@@ -427,9 +426,9 @@ def test_a_step_on_another_device_stays_there(rough: bool) -> None:
     metric = Metric(there(D, D, dtype=torch.float64), there(D, D, dtype=torch.float64), damping=0.1)
     states = dataclasses.replace(planted(), readout=on)
     head = rounded(on.head) if rough else None
-    problem = Problem(states, metric, there(9), there(9), there(2, 1, 1), head)
+    problem = Problem(states, metric, there(9), there(9), there(2, 1, 1))
     chunk = Shard(there(32, D), there(32, dtype=torch.long), there(32, dtype=torch.long))
-    gradient = problem.gradient(chunk, there(2, D, D))
+    gradient = problem.gradient(chunk, there(2, D, D), head)
     assert gradient.device.type == "meta" and gradient.shape == (2, D, D)
     with pytest.raises((RuntimeError, NotImplementedError)):
         float(gradient.sum())

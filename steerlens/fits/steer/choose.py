@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.fits.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
-from steerlens.maths.head import Head, multiplies_bfloat16, readings, rounded
+from steerlens.maths.head import Head, readings
 from steerlens.maths.moments import Moments
 from steerlens.maths.solve import crossed_gain, lbfgs, shrink
 from steerlens.values.metric import Metric
@@ -30,12 +30,10 @@ class Setting(NamedTuple):
 
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
-    device, head = metric.C.device, train.readout.head
+    device = metric.C.device
     ridge = torch.tensor([setting.ridge, setting.ridge_background])[:, None, None] / train.n_positions
     labels, weight, ridge = (t.to(device) for t in (train.labels, text_weights(train, weights), ridge))
-    # what rounding does to a step is far below what the choice of its minibatch does
-    rough = rounded(head) if multiplies_bfloat16(device) else None
-    return Problem(train, metric.damped(setting.damping), labels, weight, ridge, rough)
+    return Problem(train, metric.damped(setting.damping), labels, weight, ridge)
 
 
 DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3

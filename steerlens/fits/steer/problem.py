@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import Head, nll_and_gradient, nll_gradient
+from steerlens.maths.head import Head, multiplies_bfloat16, nll_and_gradient, nll_gradient, rounded
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solve import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
@@ -23,22 +23,18 @@ Weights = Literal["labels", "texts", "tokens"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective.
-
-    `rough` is the read-out in bfloat16 where the steps of the SGD are to be taken with it; the objective never is.
-    """
+    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective."""
 
     states: States
     metric: Metric
     labels: Float[Tensor, " n_texts"]
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
-    rough: Head | None = None
 
-    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"]) -> Float[Tensor, "2 d d"]:
-        """The gradient of the summed weighted NLL of some positions; without the ridge."""
+    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: Head | None = None) -> Float[Tensor, "2 d d"]:
+        """The gradient of the summed weighted NLL of some positions; without the ridge. `rough`: a read-out to use instead."""
         y, white, (head, *asked) = self._asked(chunk, V)
-        return self._whitened(y, white, nll_gradient(self.rough or head, *asked))
+        return self._whitened(y, white, nll_gradient(rough or head, *asked))
 
     def _asked(
         self, chunk: Shard, V: Float[Tensor, "2 d d"]
@@ -58,11 +54,16 @@ class Problem:
         return (torch.cat([y * white, white], 1).mT @ slope).unflatten(0, (2, -1))
 
     def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gradients of the mean objective on shuffled minibatches, ridge included."""
+        """Gradients of the mean objective on shuffled minibatches, ridge included; in bfloat16 where that is native."""
+        device = self.labels.device
+        # what rounding does to a step is far below what the choice of its minibatch does
+        rough = rounded(self.states.readout.head) if multiplies_bfloat16(device) else None
         for epoch in range(passes):
-            for chunk in self.states.chunks(size, seed=seed + epoch, device=self.labels.device):
+            for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
                 # in place: a matrix of a wide model is larger than any cache
-                yield lambda V, chunk=chunk: self.gradient(chunk, V).div_(len(chunk.next)).addcmul_(self.ridge, V)
+                yield (
+                    lambda V, chunk=chunk: self.gradient(chunk, V, rough).div_(len(chunk.next)).addcmul_(self.ridge, V)
+                )
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
         """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
