@@ -1,4 +1,4 @@
-"""The natural metric of a language model on text: how many nats a matrix costs."""
+"""The natural metric of a language model on text: coordinates in which no basis is special."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,22 +13,26 @@ Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """Second moments that turn matrices on the unembedding into nats.
+    """Hold the second moments in whose coordinates the likelihood is near isotropic.
 
-    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(e)]`, the covariance of the output word
-    embeddings under the model's own prediction, a steer of strength 1 costs to second order
+    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(s e)]`, the covariance under the model's own
+    prediction of what the output word embeddings add to a logit (`s` is the slope of scale and soft cap), a steer of
+    strength 1 costs to second order, in nats per token,
 
-        KL(base ‖ steered) ≈ ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²        nats per token,
+        KL(base ‖ steered) ≈ E_t[½ Var_{p_t}(s · c_t W e)]  ~  ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²
 
-    exact at one position; over many it takes the context and the covariance there as independent.
+    The first is exact as the strength goes to 0. The second factorises the mean over positions, as K-FAC does (Martens
+    and Grosse 2015): equal at one position, over many it takes the context and the covariance there as independent. A
+    fitted steer acts where the model is unsure, so they are not, and it costs 1.4 to 3.9 times what the second says.
+    Coordinates come from the metric, nats from the states: `strength_cost` (exact), `spectrum` (second order).
 
-    In these coordinates the likelihood is close to isotropic, and singular values do not depend on the basis of
-    the softmax model (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
+    Singular values in these coordinates do not depend on the basis of the softmax model
+    (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
     `C + damping · λ_max(C) · I`, the same for `S`.
 
     Args:
         C: second moment of the contexts, `[d_model, d_model]`, symmetric, float64.
-        S: mean covariance of the output embeddings, `[d_model, d_model]`, symmetric, float64.
+        S: mean covariance of the output embeddings, slopes in, `[d_model, d_model]`, symmetric, float64.
         damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
 
     Example:
@@ -85,7 +89,7 @@ class Metric:
         return n_C, n_S
 
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
-        """`C^{1/2} W S^{1/2}`: coordinates in which a squared length is twice the KL in nats."""
+        """`C^{1/2} W S^{1/2}`: coordinates in which half a squared length is the Kronecker number, see `kl`."""
         return self.C_root.to(W) @ W @ self.S_root.to(W)
 
     def unwhiten(self, V: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
@@ -93,6 +97,10 @@ class Metric:
         return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
 
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
-        """`½ tr(Wᵀ C W S)`: about the nats per token that a matrix costs at strength 1, undamped."""
+        """Approximate the nats per token that a matrix costs at strength 1: `½ tr(Wᵀ C W S)`, undamped.
+
+        A Kronecker approximation, good for comparing matrices alike, not for stating a cost: on fitted steers the true KL
+        is 1.4 to 3.9 times as large. `strength_cost` and `spectrum(steer, metric=…, states=…)` state it.
+        """
         W = W.double()
         return 0.5 * (self.C.double() @ W @ self.S.double() * W).sum()

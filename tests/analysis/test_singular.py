@@ -92,6 +92,32 @@ def test_on_a_text_the_opposite_steer_swaps_what_is_written_and_avoided(on: Read
     assert table.used[0] > 0.6
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_on_a_text_scores_are_the_first_order_of_the_prediction(softcap: float | None):
+    """`Δq / √q` against the change of the mean prediction at a small strength, scale and soft cap in it."""
+    random = torch.Generator().manual_seed(3)
+    on = Readout(3 * torch.eye(8), torch.zeros(8), WORDS, scale=1.5, softcap=softcap)
+    states, steer = make_states(on, torch.randn(300, 8, generator=random)), planted(on)
+    scores = singular_scores(steer, rank=1, tokens=3, states=states)
+    seen = scores[(scores.side == "+") & (scores.role != "reads")]
+    found, c = directions(steer.W, 1), states.shards[0].hidden.double()
+    reading = c @ found.probes[0]
+
+    def mean(contexts: torch.Tensor) -> torch.Tensor:
+        z = 1.5 * contexts @ on.W_U.double()
+        z = z if softcap is None else softcap * torch.tanh(z / softcap)
+        return torch.softmax(z, 1).mean(0)
+
+    def change(sign: int) -> torch.Tensor:
+        side = sign * reading > 0
+        moved = c[side] + 1e-5 * (found.gains[0] * reading[side])[:, None] * found.writes[0]
+        return (mean(moved) - mean(c[side])) / 1e-5 / mean(c[side]).sqrt()
+
+    want = torch.stack([change(1), change(-1)])[:, [WORDS.index(word) for word in seen.word]]
+    near = (want - torch.tensor(seen.score.to_numpy())).abs().amax(1) / want.abs().amax(1)
+    assert near.min() < 1e-3 < 0.1 < near.max()  # one of the sides is "+"
+
+
 def test_the_natural_metric_does_not_see_the_basis():
     torch.manual_seed(1)
     W_U, W = torch.randn(4, 8).double(), torch.randn(4, 4).double()

@@ -1,21 +1,22 @@
 """Additive sums against direct ones, and what follows from them."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.head import Head, nll_and_gradient
+from steerlens.maths.head import Head, logits, nll_and_gradient
 from steerlens.maths.moments import moments, second_moments
 
 N, D, V = 23, 4, 9
 Problem = tuple[Head, Tensor, Tensor, Tensor, Tensor]
 
 
-def problem(seed: int) -> Problem:
+def problem(seed: int, softcap: float | None = None) -> Problem:
     r = torch.Generator().manual_seed(seed)
-    head = Head(torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), scale=1.5)
+    head = Head(torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), 1.5, softcap)
     c, label = torch.randn(N, D, generator=r).double(), 2 * torch.rand(N, generator=r).double() - 1
     return head, c, torch.randint(V, (N,), generator=r), label, torch.rand(N, generator=r).double()
 
@@ -68,3 +69,45 @@ def test_sums_of_single_precision_states_are_kept_in_double() -> None:
     single = Head(head.W_U.float(), head.b_U.float(), scale=head.scale)
     sums = moments(single, c.float(), target, label.float(), weight.float())
     assert {part.dtype for part in sums} == {torch.float64}
+
+
+def autograd(head: Head, c: Tensor, target: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Minus the gradient of the weighted NLL in a steer and a background, at zero."""
+    W, B = torch.zeros(2, D, D, dtype=torch.float64).requires_grad_().unbind()
+    z = logits(head, c + label[:, None] * (c @ W) + c @ B)
+    nll = torch.nn.functional.cross_entropy(z, target, reduction="none")
+    found = torch.autograd.grad(-(weight * nll).sum(), (W, B))
+    return found[0], found[1]
+
+
+def covariance(head: Head, c: Tensor, weight: Tensor) -> Tensor:
+    """The mean over positions of the covariance of logit gradients, by autograd, word by word."""
+    total = torch.zeros(D, D, dtype=torch.float64)
+    for row, w in zip(c, weight, strict=True):
+        e = torch.autograd.functional.jacobian(lambda x: logits(head, x), row)
+        p = torch.softmax(logits(head, row), 0)
+        centred = e - p @ e
+        total += w * (centred.mT * p) @ centred
+    return total / weight.sum()
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_sums_know_the_slope_of_the_soft_cap(softcap: float | None) -> None:
+    head, c, target, label, weight = problem(4, softcap)
+    sums = moments(head, c, target, label, weight)
+    steer, background = autograd(head, c, target, label, weight)
+    assert_close(sums.steer, steer)
+    assert_close(sums.background, background)
+    S, exact = second_moments(head, sums)[1], covariance(head, c, weight)
+    assert_close(S, exact)
+    if softcap is not None:  # what the cap does is not small
+        uncapped = covariance(head._replace(softcap=None), c, weight)
+        assert uncapped.trace() > 1.3 * exact.trace()
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**31), cut=st.integers(1, N - 1))
+def test_sums_over_parts_add_under_a_soft_cap(seed: int, cut: int) -> None:
+    head, *rows = problem(seed, 4.0)
+    parts = moments(head, *(r[:cut] for r in rows)).plus(moments(head, *(r[cut:] for r in rows)))
+    assert_close(tuple(parts), tuple(moments(head, *rows)))

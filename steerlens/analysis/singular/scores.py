@@ -10,7 +10,7 @@ from scipy.special import betainc
 from torch import Tensor
 
 from steerlens.analysis.singular.directions import Directions, check_metric, check_rank, directions
-from steerlens.maths.head import logits
+from steerlens.maths.head import logits, slope
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -135,15 +135,16 @@ def _logit_features(on: Readout, columns: list[int], picked: list[int]) -> Float
 def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int]) -> list[tuple[Side, Side]]:
     head, rank = steer.readout.head, len(found.gains)
     probes = found.probes.to(head.W_U)
-    shift = head.scale * (found.gains[:, None] * found.writes).to(head.W_U) @ head.W_U
+    shift = (found.gains[:, None] * found.writes).to(head.W_U) @ head.W_U
     count, total = torch.zeros(2, rank, 1), torch.zeros(rank, 1)
     with_reading = torch.zeros(rank, len(columns))
     q, change = torch.zeros(2, 2, rank, len(columns)).unbind()
     for c, _, _ in seen:
         c = c.to(head.W_U.device)
-        p = torch.softmax(logits(head, c), 1)
-        reading = c @ probes.mT
-        surplus = p @ shift.mT  # what each direction adds to a mean logit
+        z = logits(head, c)
+        p, reading = torch.softmax(z, 1), c @ probes.mT
+        bent = p * slope(head, z)  # what a small shift moves is behind scale and soft cap
+        surplus = bent @ shift.mT  # what each direction adds to a mean logit
         total += reading.sum(0)[:, None].cpu()
         with_reading += (reading.mT @ p[:, columns]).cpu()
         for side, sign in enumerate((1, -1)):
@@ -152,7 +153,7 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
             count[side] += on.sum(0)[:, None].cpu()
             q[side] += (on.mT @ p[:, columns]).cpu()
             change[side] += (
-                shift[:, columns] * (weight.mT @ p[:, columns]) - (weight * surplus).mT @ p[:, columns]
+                shift[:, columns] * (weight.mT @ bent[:, columns]) - (weight * surplus).mT @ p[:, columns]
             ).cpu()
     n = count.sum(0)
     p = (q.sum(0) / n).double()
@@ -170,19 +171,26 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
 
 
 class _Text(NamedTuple):
-    """What a text needs to show of some words: contexts, mean output embeddings and the words' probabilities there."""
+    """What a text needs to show of some words: contexts, mean output embeddings and the words' probabilities there.
+
+    With the slope of scale and soft cap in `mean`, and in `bent`: the probabilities times the slope.
+    """
 
     c: Float[Tensor, "n d"]
     mean: Float[Tensor, "n d"]
     p: Float[Tensor, "n picked"]
+    bent: Float[Tensor, "n picked"]
 
 
 def _look(steer: Steer, seen: list, picked: list[int]) -> _Text:
     head = steer.readout.head
     parts = []
     for c, _, _ in seen:
-        p = torch.softmax(logits(head, c.to(head.W_U.device)), 1)
-        parts.append((c.double(), (p @ head.W_U.mT).double().cpu(), p[:, picked].double().cpu()))
+        z = logits(head, c.to(head.W_U.device))
+        p = torch.softmax(z, 1)
+        bent = p * slope(head, z)
+        mean = (bent @ head.W_U.mT).double().cpu()
+        parts.append((c.double(), mean, p[:, picked].double().cpu(), bent[:, picked].double().cpu()))
     return _Text(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
@@ -198,7 +206,7 @@ def _text_features(
     on = side.sign * reading > 0
     weight, n = torch.where(on, reading, 0.0), max(int(on.sum()), 1)
     E = steer.readout.W_U[:, ids].double().cpu().mT
-    change = ((weight @ p)[:, None] * E - (weight[:, None] * p).mT @ text.mean) * steer.readout.scale / n
+    change = ((weight @ text.bent[:, rows])[:, None] * E - (weight[:, None] * p).mT @ text.mean) / n
     return change / (on.double() @ p / n).clamp_min(1e-12).sqrt()[:, None]
 
 
