@@ -1,4 +1,4 @@
-"""Fitting a steer beside the paper's recipe and beside one pass of the model."""
+"""Fitting a steer beside the authors' recipe and beside one pass of the model."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from steerlens.fits.steer import problem
 from steerlens.values.losses import measure
 
 FIT = (
-    "the paper's recipe: Adam, 1,000 steps × 32 texts, through the model (timed over some)",
+    "the authors' recipe: factors of rank 1,000, Adam, 1,000 steps × 32 texts, through the model (timed over some)",
     "one forward pass over the training texts",
 )
 TIMED = 50
@@ -45,7 +45,7 @@ def lines(quick: bool, model: str | None = None, train: str | None = None, test:
 
 
 def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
-    """A fit and a second one beside the recipe.
+    """Measure a fit and a second one beside the recipe, which is that of the authors' code.
 
     The recipe's seconds are those of a share of its steps in each round. What all its steps come to is found from kept
     states, which is the same training without the model below the unembedding; that it is the same is checked.
@@ -119,7 +119,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
         ),
         medians({"collect + fit": ours, **seconds}),
         note="a pass of the fit is two products with the unembedding a position, a plain pass has one; its steps are in bfloat16 "
-        "where the processor multiplies that",
+        "where the processor multiplies that; padding counts for nothing in the recipe, in the authors' code it is in the loss",
     )  # fmt: skip
     yield Line(
         key.replace("fit", "refit"), "a second fit on the same states: another ridge", *SECOND, "≥ 20 × faster", sizes,

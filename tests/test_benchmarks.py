@@ -1,8 +1,17 @@
 """How benchmarks measure: ways take turns, numbers are held against targets, tables and files say so."""
 
-import pytest
+import math
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 
+import pytest
+import torch
+
+import steerlens as sl
 from benchmarks import _measure as m
+from benchmarks import _recipe as r
+from steerlens.values.losses import measure
 
 WHERE = m.Setting(False, 2, "a processor", "3.11", "2.9", "4.0", "2.0")
 
@@ -74,3 +83,95 @@ def test_the_table_goes_between_its_marks_and_nowhere_else() -> None:
     for broken in ("no marks", m.CLOSE + m.OPEN, text + text):
         with pytest.raises(ValueError, match="expected one"):
             m.into(broken, "new")
+
+
+# ---- the authors' training ----
+
+
+def trained_plainly(model: object, data: sl.Labelled, how: r.How, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Train one text at a time by the model's own loss; return `W` before and after."""
+    random, d = torch.Generator().manual_seed(3), model.cfg.d_model
+    shapes, scale = ([(2, d, 1000)] * 2, 1e-2) if how.form == "factors" else ([(2, d, d)], math.sqrt(1e-3))
+    P = [torch.nn.Parameter(scale * torch.randn(shape, generator=random)) for shape in shapes]
+    adam = torch.optim.Adam(P, lr=how.lr, weight_decay=2 * how.l2)
+    ids, order = r.token_ids(model, data), []
+
+    def along(c: torch.Tensor, which: int) -> torch.Tensor:
+        return 1e-3 * (c @ P[0][which] @ P[1][which].T if len(P) == 2 else c @ P[0][which])
+
+    before = along(torch.eye(d), 0).detach()
+    for _ in range(steps):
+        order = order or list(torch.randperm(len(data), generator=random).split(32))
+        rows = order.pop(0).tolist()
+        total = sum(len(ids[row]) - 1 for row in rows)
+        for row in rows:
+            y = data.labels[row]
+            steered = ("unembed.hook_in", lambda c, hook, y=y: c + y * along(c, 0) + along(c, 1))
+            with model.hooks(fwd_hooks=[steered]):
+                loss = model(torch.tensor([ids[row]]), return_type="loss")
+            (loss * (len(ids[row]) - 1) / total).backward()
+        adam.step()
+        adam.zero_grad()
+    return before, along(torch.eye(d), 0).detach()
+
+
+@pytest.mark.parametrize("how", [r.OFFICIAL, r.OF_PAPER])
+def test_the_recipe_is_the_authors_training_through_the_model_and_through_states(how: r.How) -> None:
+    model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=0)  # batches of 32, 8, 32
+    before, expected = trained_plainly(model, data, how, 3)
+    moved = expected - before
+    assert moved.norm() > 0.5 * expected.norm()  # a training that did nothing would be far off
+    for loss in (r.through_model(model, data), r.through_states(sl.collect(model, data, progress=False))):
+        found, _ = m.take(r.recipe(loss, data, 64, how, seed=3), 3)
+        assert (found - expected).norm() < 1e-4 * moved.norm()
+
+
+def test_factors_start_near_nothing_and_grow() -> None:
+    W, full = (
+        r.matrices(r.start(form, 64, torch.Generator().manual_seed(0)))[0].detach() for form in ("factors", "matrix")
+    )
+    assert float(full.std()) == pytest.approx(1e-3 * math.sqrt(1e-3), rel=0.05)
+    assert float(W.std()) == pytest.approx(1e-3 * math.sqrt(1000) * 1e-4, rel=0.05)
+    model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=0)
+    later, _ = m.take(r.recipe(r.through_states(sl.collect(model, data, progress=False)), data, 64, seed=0), 30)
+    assert full.norm() > 5 * W.norm() and later.norm() > 0.1
+    assert W.norm() < 1e-3
+
+
+# ---- quality ----
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, whose imports are those of its own folder."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    return import_module("quality")
+
+
+def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) -> None:
+    model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=80, seed=0)
+    states, held = (sl.collect(model, part, progress=False) for part in data.split(0.5, seed=0))
+    W, D = m.take(r.recipe(r.through_states(states), data.split(0.5, seed=0)[0], 64, seed=0), 30)
+    value, background = sl.Steer(W, held.readout), sl.Steer(D, held.readout)
+    once, thrice = (quality.judge(held, quality.Rival(k * value, background)) for k in (1, 3))
+    assert abs(thrice.at_one - once.at_one) > 0.1 * abs(once.at_one)
+    assert thrice.margin()[0] == pytest.approx(once.margin()[0], rel=1e-3)
+    assert once.strength == pytest.approx(3 * thrice.strength, rel=1e-3)
+    alone = held.select(held.labels != 0)
+    losses = [measure(alone, s * once.strength * value, background).all for s in (1, -1)]
+    assert once.margin()[0] == pytest.approx(losses[1].steered - losses[0].steered, rel=1e-4)
+    assert thrice.margin(once)[0] == pytest.approx(0, abs=1e-4)
+
+
+def test_a_verdict_takes_the_first_step_that_is_as_good(quality: ModuleType) -> None:
+    def row(step: int, margin: float, nll: float) -> dict:
+        more = {f"ours more{end}": 0.3 - margin for end in ("", ", low", ", high")}
+        times = {"seconds": step / 10, "seconds on kept states": step / 100, "in our time": step == 50}
+        return {"step": step, "margin": margin, "NLL": nll, **times, **more}
+
+    ours = {"margin": 0.3, "NLL": 1.0, "seconds": 5.0}
+    found = quality.verdict([ours, row(50, 0.1, 1.3), row(100, 0.35, 1.2), row(200, 0.4, 1.1)])
+    assert (found["equal margin at step"], found["equal margin, times our seconds"]) == (100, 2.0)
+    assert found["equal NLL at step"] is None and found["in our time, ours more"] == pytest.approx(0.2)
+    said = "; ".join(quality.say([found]))
+    assert "margin: 1 of 1 draws, by step 100, 2.0 ×" in said and "NLL: not within 200 steps" in said
