@@ -13,11 +13,13 @@ class Moments(NamedTuple):
     """Weighted sums over positions, float64, with labels `y`, weights `w` and the base model's prediction `p`.
 
         weight = Σw    label = Σwy    label2 = Σwy²    cc = Σw cᵀc    p = Σw p s²    ee = Σw ēᵀē
-        steer = Σwy cᵀ(s_next e_next − ē)    background = Σw cᵀ(s_next e_next − ē)    with  ē = Σ_v p_v s_v e_v
+        steer = Σwy cᵀ(s_next e_next − ē)    background = Σw cᵀ(s_next e_next − ē)
+        with  ē = Σ_v p_v s_v e_v
 
-    `e_v` is the column of `W_U` and `s_v` the slope of scale and soft cap at the logit of the word there: what a small
-    step `δ` of the context adds to a logit is `s_v δ · e_v`. Without a soft cap `s` is the scale everywhere. The last two
-    sums are minus the gradient of the summed NLL at zero.
+    `e_v` is the column of `W_U` and `s_v` the slope of scale and soft cap at the logit of the word
+    there: what a small step `δ` of the context adds to a logit is `s_v δ · e_v`. Without a soft cap
+    `s` is the scale everywhere. `steer` and `background` are minus the gradient of the summed NLL
+    at zero.
     """
 
     weight: Float[Tensor, ""]
@@ -80,11 +82,88 @@ def second_moments(head: Head, sums: Moments) -> tuple[Float[Tensor, "d d"], Flo
 
     Example:
         >>> import torch
-        >>> head = Head(torch.eye(2), torch.zeros(2), scale=2.0)            # two words, each with probability ½
+        >>> head = Head(torch.eye(2), torch.zeros(2), scale=2.0)   # two words of probability ½
         >>> sums = moments(head, torch.zeros(1, 2), torch.tensor([0]), torch.ones(1), torch.ones(1))
-        >>> second_moments(head, sums)[1].tolist()                          # 2² · (½ − ¼)
+        >>> second_moments(head, sums)[1].tolist()                    # 2² · (½ − ¼)
         [[1.0, -1.0], [-1.0, 1.0]]
     """
     W_U = head.W_U.double()
     S = ((W_U * sums.p) @ W_U.mT - sums.ee) / sums.weight
     return sums.cc / sums.weight, (S + S.mT) / 2
+
+
+class Costs(NamedTuple):
+    """Weighted sums over positions, float64, of what directions cost at strength 1, second order.
+
+    With the readings `u_i = c · probe_i`, the shifts `v_i = s · (write_i W_U)` of the logits (`s` the
+    slope of scale and soft cap) and the base model's prediction `p`, at a position, in nats,
+
+        total = ½ Var_p(Σ_i u_i v_i)
+        alone_i = ½ u_i² Var_p(v_i)        part_i = ½ Σ_j u_i u_j Cov_p(v_i, v_j)
+
+    so `part` is `alone` and half of each cross term, and `part.sum() = total`.
+    """
+
+    weight: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+    alone: Float[Tensor, " rank"]
+    part: Float[Tensor, " rank"]
+
+    def plus(self, other: "Costs") -> "Costs":
+        """The sums over both parts."""
+        return Costs(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def costs(
+    head: Head,
+    c: Float[Tensor, "n d"],
+    probes: Float[Tensor, "rank d"],
+    writes: Float[Tensor, "rank d"],
+    weight: Float[Tensor, " n"],
+) -> Costs:
+    """Sum what `W = Σ_i probe_iᵀ write_i` costs at some positions, to second order, in nats.
+
+        KL(p ‖ p_ε) = ε² ½ Var_p(s · c W e) + O(ε³)        for strength ε
+
+    Gains belong to `writes`. Exact as the strength goes to 0: no mean is factorised. Cost: five
+    products with `W_U` a position where the rank is that of the model, four where it is small.
+
+    Example:
+        >>> import torch
+        >>> head = Head(torch.eye(2), torch.zeros(2))                 # two words of probability ½
+        >>> one = torch.tensor([[1.0, 0.0]])                          # reads and writes the first
+        >>> found = costs(head, torch.tensor([[2.0, 2.0]]), one, one, torch.ones(1))
+        >>> float(found.total), found.part.tolist()                   # ½ · 2² · ¼
+        (0.5, [0.5])
+    """
+    u = c @ probes.mT
+    step = u @ writes
+    sizes, firsts, squares, crosses, means, others = [], [], [], [], [], []
+    for _, part in blocks(head):
+        z = logits(part, c)
+        bend = slope(part, z)
+        shift = bend * (step @ part.W_U)
+        sizes.append(log_sum_exp(z))
+        p = torch.softmax(z, 1, out=z)
+        bent = p * bend
+        means.append(torch.linalg.vecdot(p, shift))
+        others.append(torch.linalg.vecdot(p * shift, shift))
+        firsts.append(bent @ part.W_U.mT)
+        crosses.append((bent * shift) @ part.W_U.mT)
+        squares.append((bent * bend) @ (writes @ part.W_U).square_().mT)
+    share = torch.stack(sizes).softmax(0)
+
+    def over(parts: list[Tensor]) -> Tensor:
+        of = share if parts[0].ndim == 1 else share[..., None]
+        return (of * torch.stack(parts)).sum(0).double()
+
+    mean, first = over(means), over(firsts)
+    v, half = writes.double().mT, weight.double() / 2
+    variance = over(squares) - (first @ v).square()
+    covariance = (over(crosses) - mean[:, None] * first) @ v  # of each shift with that of the whole
+    return Costs(
+        weight.double().sum(),
+        half @ (over(others) - mean.square()),
+        half @ (u.double().square() * variance),
+        half @ (u.double() * covariance),
+    )

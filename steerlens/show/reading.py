@@ -119,7 +119,7 @@ def plot_text_strengths(found: TextStrengths, *, names: list[str] | None = None,
 def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int = 24, ax: Axes | None = None) -> Axes:
     """The gains of the leading directions; given `stability`, filled as far as another half of the texts keeps them.
 
-    The number above the first bar is its share of the sum of squares: in the natural metric, of the steer's KL.
+    The number above the first bar is its share of the sum of squares.
     """
     if ax is None:
         ax = plt.subplots(figsize=(COLUMN, 2.3), layout="constrained")[1]
@@ -136,7 +136,7 @@ def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int 
         ax.text(
             row.direction, row.gain, f" {100 * row.share:.0f} %", ha="center", va="bottom", fontsize=7, color="#444444"
         )
-    ax.set(xlabel="direction", ylabel="gain (nats)" if found.kl is not None else "singular value")
+    ax.set(xlabel="direction", ylabel="gain (nats)" if found.kronecker is not None else "singular value")
     ax.margins(y=0.12)
     ax.legend(loc="upper right")
     return ax

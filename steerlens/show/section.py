@@ -95,6 +95,12 @@ def _cost(one: Study, picture: Picture) -> list[str]:
     ]
 
 
+def _cost(one: Study) -> str:
+    """What all directions cost, where it is known: the gains alone do not say it."""
+    kl = one.spectrum.kl
+    return "" if kl is None else f", and cost {kl:.3f} nats per token at strength 1 (second order)"
+
+
 def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
     again = "kept" in one.tables["words"]
     rows = [
@@ -117,9 +123,10 @@ def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
         "change the "
         "model's prediction there most at strength +1; at a negative strength the last two columns change places. "
         "Words in parentheses are ordinary: a random direction of the same norm would often give them as large a score. "
-        "<em>Gain</em>: typical shift of logits in nats at strength 1. <em>Share</em>: of the steer's KL. "
+        "<em>Gain</em>: typical shift of logits in nats at strength 1. <em>Share</em>: of the sum of squared "
+        "gains. "
         f"<em>Contexts</em>: how many are on that side. {kept}All directions together count for "
-        f"{one.spectrum.effective_rank:.1f} of equal share.</p>",
+        f"{one.spectrum.effective_rank:.1f} of equal share{_cost(one)}.</p>",
         f"<div class='wide'>{table(head, rows, numbers=range(1, 5 if again else 4))}</div>",
         "<div class='row'>",
         figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",

@@ -140,7 +140,7 @@ def _read(
     signs = [sum(sign * label > 0 for label in data.labels) for data in (known, test[1]) for sign in (1, -1)]
     if min(signs) >= 10:
         found["classify"] = classify_states(fit.value.over(fit.background), train, test, seed=seed)
-    return found, spectrum(fit.value, metric=metric)
+    return found, spectrum(fit.value, metric=metric, states=states.sample(4_096, seed=seed))
 
 
 def _highlights(model: Model, fit: Fit, test: Labelled) -> tuple[tuple[float, Highlight], ...]:

@@ -15,16 +15,17 @@ Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 class Metric:
     """Hold the second moments in whose coordinates the likelihood is near isotropic.
 
-    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(s e)]`, the covariance under the model's own
-    prediction of what the output word embeddings add to a logit (`s` is the slope of scale and soft cap), a steer of
-    strength 1 costs to second order, in nats per token,
+    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(s e)]`, the covariance under
+    the model's own prediction of what output word embeddings add to a logit (`s`: the slope of scale
+    and soft cap), a steer of strength 1 costs to second order, in nats per token,
 
         KL(base ‖ steered) ≈ E_t[½ Var_{p_t}(s · c_t W e)]  ~  ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²
 
-    The first is exact as the strength goes to 0. The second factorises the mean over positions, as K-FAC does (Martens
-    and Grosse 2015): equal at one position, over many it takes the context and the covariance there as independent. A
-    fitted steer acts where the model is unsure, so they are not, and it costs 1.4 to 3.9 times what the second says.
-    Coordinates come from the metric, nats from the states: `strength_cost` (exact), `spectrum` (second order).
+    The first is exact as the strength goes to 0. The second factorises the mean over positions, as
+    K-FAC does (Martens and Grosse 2015): equal at one position, over many it takes the context and
+    the covariance there as independent. Where a fitted steer acts they are not: its true KL is 1.4
+    to 3.9 times what the second says. So the metric gives coordinates, and nats come from states:
+    `strength_cost` (exact) and `spectrum` (second order, by directions).
 
     Singular values in these coordinates do not depend on the basis of the softmax model
     (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
@@ -32,7 +33,7 @@ class Metric:
 
     Args:
         C: second moment of the contexts, `[d_model, d_model]`, symmetric, float64.
-        S: mean covariance of the output embeddings, slopes in, `[d_model, d_model]`, symmetric, float64.
+        S: mean covariance of `s e`, `[d_model, d_model]`, symmetric, float64.
         damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
 
     Example:
@@ -89,7 +90,7 @@ class Metric:
         return n_C, n_S
 
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
-        """`C^{1/2} W S^{1/2}`: coordinates in which half a squared length is the Kronecker number, see `kl`."""
+        """`C^{1/2} W S^{1/2}`, whose half squared length is the Kronecker number `kl`, damped."""
         return self.C_root.to(W) @ W @ self.S_root.to(W)
 
     def unwhiten(self, V: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
@@ -97,10 +98,11 @@ class Metric:
         return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
 
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
-        """Approximate the nats per token that a matrix costs at strength 1: `½ tr(Wᵀ C W S)`, undamped.
+        """Approximate what a matrix costs at strength 1, undamped: `½ tr(Wᵀ C W S)`.
 
-        A Kronecker approximation, good for comparing matrices alike, not for stating a cost: on fitted steers the true KL
-        is 1.4 to 3.9 times as large. `strength_cost` and `spectrum(steer, metric=…, states=…)` state it.
+        A Kronecker approximation of nats per token. It compares matrices that act alike; it does not
+        state a cost, which on fitted steers is 1.4 to 3.9 times as large: for that see
+        `strength_cost`, or `spectrum` with states.
         """
         W = W.double()
         return 0.5 * (self.C.double() @ W @ self.S.double() * W).sum()

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 import steerlens as sl
+from steerlens.analysis.cost import strength_cost
 from steerlens.analysis.singular import directions, singular_scores, singular_words, spectrum, stability
 from steerlens.analysis.singular.scores import _false_share
 from steerlens.values.metric import Metric
@@ -206,12 +207,50 @@ def test_a_spectrum_adds_up_to_the_cost(on: Readout):
     A, B = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(1)).double()
     metric = Metric(A @ A.T, B @ B.T, damping=0.0)
     found, plain = spectrum(planted(on), metric=metric), spectrum(planted(on, gains=(1.0, 1.0)))
-    assert found.kl == pytest.approx(float(metric.kl(planted(on).W)), rel=1e-5)
+    assert found.kronecker == pytest.approx(float(metric.kl(planted(on).W)), rel=1e-5)
+    assert found.table.kronecker.sum() == pytest.approx(found.kronecker) and found.kl is None
     assert found.table.cumulative.iloc[-1] == pytest.approx(1) and found.table.gain.is_monotonic_decreasing
-    assert plain.effective_rank == pytest.approx(2) and plain.kl is None
+    assert plain.effective_rank == pytest.approx(2) and plain.kl is None and plain.kronecker is None
     for k in (1, 2):  # what truncation keeps
-        left = metric.kl(planted(on).truncate(k, metric).W) / found.kl
+        left = metric.kl(planted(on).truncate(k, metric).W) / found.kronecker
         assert float(left) == pytest.approx(found.table.cumulative[k - 1], rel=1e-4)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.1])
+def test_a_spectrum_with_states_costs_what_a_small_strength_does(damping: float):
+    """Of a fitted steer, whole and by directions; the Kronecker number is off by more than 1.4."""
+    model = sl.load_model("toy-64")
+    states = sl.collect(model, sl.toy.corpus("sentiment", n=150, seed=0), progress=False)
+    steer = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, step=0.1).value
+    metric = sl.natural_metric(states, damping=damping, weights="tokens")
+    found = spectrum(steer, metric=metric, states=states)
+
+    on, c = states.readout, torch.cat([chunk.hidden for chunk in states.chunks(1 << 16)]).double()
+
+    def kl(of: Steer) -> float:
+        """At a small strength, over its square; in float64, for it is small."""
+        W_U, b_U, step = on.W_U.double(), on.b_U.double(), 1e-3 * (c @ of.W.double())
+        log_p, log_q = (torch.log_softmax(x @ W_U + b_U, 1) for x in (c, c + step))
+        return float((log_p.exp() * (log_p - log_q)).sum(1).mean()) / 1e-6
+
+    assert found.kl is not None and found.kronecker is not None
+    assert found.kl == pytest.approx(kl(steer), rel=2e-3)
+    assert found.kl / float(metric.kl(steer.W)) > 1.4
+    assert float(strength_cost(states, steer, strengths=(0.2,)).kl[0]) == pytest.approx(0.04 * found.kl, rel=0.1)
+    assert found.table.part.sum() == pytest.approx(found.kl, rel=1e-4)
+    first = steer.truncate(1, metric)
+    assert found.table.cost[0] == pytest.approx(kl(first), rel=0.01)
+    plain = spectrum(steer, states=states)
+    assert plain.kl == pytest.approx(found.kl, rel=1e-4)
+    assert plain.kronecker is None and "kronecker" not in plain.table
+    assert "second order" in found._repr_html_()
+    assert "Kronecker" in spectrum(steer, metric=metric)._repr_html_()
+
+
+def test_a_spectrum_refuses_states_of_another_model(on: Readout):
+    other = Readout(2 * torch.eye(8), torch.zeros(8), WORDS)
+    with pytest.raises(ValueError, match="states"):
+        spectrum(planted(on), states=make_states(other, torch.randn(5, 8)))
 
 
 def test_what_comes_again_is_kept_and_noise_is_not():

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.head import Head, logits, nll_and_gradient
-from steerlens.maths.moments import moments, second_moments
+from steerlens.maths import head as head_module
+from steerlens.maths.head import Head, blocks, logits, nll_and_gradient
+from steerlens.maths.moments import costs, moments, second_moments
 
 N, D, V = 23, 4, 9
 Problem = tuple[Head, Tensor, Tensor, Tensor, Tensor]
@@ -16,7 +17,8 @@ Problem = tuple[Head, Tensor, Tensor, Tensor, Tensor]
 
 def problem(seed: int, softcap: float | None = None) -> Problem:
     r = torch.Generator().manual_seed(seed)
-    head = Head(torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), 1.5, softcap)
+    W_U, b_U = torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double()
+    head = Head(W_U, b_U, 1.5, softcap)
     c, label = torch.randn(N, D, generator=r).double(), 2 * torch.rand(N, generator=r).double() - 1
     return head, c, torch.randint(V, (N,), generator=r), label, torch.rand(N, generator=r).double()
 
@@ -111,3 +113,72 @@ def test_sums_over_parts_add_under_a_soft_cap(seed: int, cut: int) -> None:
     head, *rows = problem(seed, 4.0)
     parts = moments(head, *(r[:cut] for r in rows)).plus(moments(head, *(r[cut:] for r in rows)))
     assert_close(tuple(parts), tuple(moments(head, *rows)))
+
+
+def directions(seed: int, rank: int = 3) -> tuple[Tensor, Tensor]:
+    r = torch.Generator().manual_seed(100 + seed)
+    probes, writes = torch.randn(2, rank, D, generator=r).double()
+    return probes, writes
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("block", [4, 4096])
+def test_costs_are_those_computed_position_by_position(
+    softcap: float | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, c, _, _, weight = problem(5, softcap)
+    monkeypatch.setattr(head_module, "BLOCK", block)
+    head = head._replace(W_U=head.W_U.repeat(1, 4), b_U=torch.arange(4 * V).double() / 20)
+    assert len(blocks(head)) == (1 if block == 4096 else 3)
+    probes, writes = directions(5)
+    found = costs(head, c, probes, writes, weight)
+    cross = torch.zeros(3, 3, dtype=torch.float64)
+    for row, w in zip(c, weight, strict=True):
+        e = torch.autograd.functional.jacobian(lambda x: logits(head, x), row)
+        p = torch.softmax(logits(head, row), 0)
+        shifts = (probes @ row)[:, None] * (writes @ e.mT)
+        centred = shifts - (shifts @ p)[:, None]
+        cross += w / 2 * (centred * p) @ centred.mT
+    assert_close(found.weight, weight.sum())
+    assert_close(found.total, cross.sum())
+    assert_close(found.alone, cross.diagonal())
+    assert_close(found.part, cross.sum(1))
+    assert (found.part - found.alone).abs().max() > 0.02 * found.total  # the cross terms count
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31), cut=st.integers(1, N - 1), softcap=st.sampled_from([None, 4.0]))
+def test_costs_of_parts_add(seed: int, cut: int, softcap: float | None) -> None:
+    head, c, _, _, weight = problem(seed, softcap)
+    both = directions(seed % 1000)
+    parts = costs(head, c[:cut], *both, weight[:cut]).plus(costs(head, c[cut:], *both, weight[cut:]))
+    whole = costs(head, c, *both, weight)
+    assert_close(tuple(parts), tuple(whole))
+    assert_close(whole.part.sum(), whole.total)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_costs_are_the_kl_of_a_small_strength_the_kronecker_number_is_not(
+    softcap: float | None,
+) -> None:
+    """A steer that acts where the model is unsure: large contexts there, so context and covariance go together."""
+    head, _, target, label, _ = problem(6, softcap)
+    r = torch.Generator().manual_seed(6)
+    unsure = torch.arange(N) % 2 == 0
+    c = torch.randn(N, D, generator=r).double() * torch.where(unsure, 0.05, 3.0)[:, None]
+    c[:, 0] = torch.where(unsure, 3.0, 0.0)  # read by the steer, and it says nothing of the word
+    head = head._replace(W_U=torch.cat([torch.zeros(1, V), head.W_U[1:]]), b_U=torch.zeros(V).double())
+    probes, writes = torch.eye(D)[:1].double(), directions(6)[1][:1]
+    weight = torch.ones(N).double()
+    W = probes.mT @ writes
+
+    def kl(strength: float) -> Tensor:
+        log_p, log_q = (torch.log_softmax(logits(head, x), 1) for x in (c, c + strength * c @ W))
+        return (log_p.exp() * (log_p - log_q)).sum() / strength**2
+
+    exact = costs(head, c, probes, writes, weight).total
+    errors = [float((kl(s) / exact - 1).abs()) for s in (1e-1, 1e-2, 1e-3)]
+    assert errors[2] < 1e-3 and errors[0] > errors[1] > 5 * errors[2]
+    C, S = second_moments(head, moments(head, c, target, label, weight))
+    kronecker = N * 0.5 * torch.trace(W.mT @ C @ W @ S)
+    assert float(exact / kronecker) > 1.4

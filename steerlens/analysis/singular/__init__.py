@@ -36,8 +36,10 @@ def singular_words(
         read_k  = a_k C^{1/2}     (the context that goes with reading 1: E[reading · c])
         write_k = b_k S^{-1/2}    (as a shift of logits its variance under the model's own prediction is 1)
 
-    so `gain` is then the typical shift of logits in nats at strength 1, and `½ Σ gain²` the KL that the steer costs in the
-    metric's approximation. With a damped metric all this holds for the damped `C` and `S`.
+    so `gain` is then the typical shift of logits in nats at strength 1. `½ Σ gain²` is the metric's
+    Kronecker approximation of what the steer costs, which takes contexts and the covariance of words
+    as independent; the true KL of fitted steers is 1.4 to 3.9 times as large, see `spectrum`. With a
+    damped metric all this holds for the damped `C` and `S`.
 
     Words are ranked by their logits alone, or, with `states`, by what happens on that text; see `singular_scores`. The
     latter is what one usually wants: logits rank rare words high that the model would never say there.

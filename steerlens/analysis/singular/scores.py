@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import betainc
 from torch import Tensor
 
-from steerlens.analysis.singular.directions import Directions, check_metric, check_rank, directions
+from steerlens.analysis.singular.directions import Directions, check_metric, check_rank, check_states, directions
 from steerlens.maths.head import logits, slope
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
@@ -109,10 +109,7 @@ class Side(NamedTuple):
 def check_texts(steer: Steer, tokens: int, states: States | None) -> None:
     if tokens < 1:
         raise ValueError(f"tokens: got {tokens}, expected at least 1 word a list")
-    if states is not None and not states.readout.same_as(steer.readout):
-        raise ValueError(
-            f"states: they come from {states.readout.model_id!r}, the steer lives on {steer.readout.model_id!r}"
-        )
+    check_states(steer, states)
 
 
 def _logit_sides(found: Directions, on: Readout, columns: list[int]) -> list[tuple[Side, Side]]:
