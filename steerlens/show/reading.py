@@ -126,12 +126,11 @@ def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int 
     table = found.table.head(n)
     ax.bar(table.direction, table.gain, color="none", edgecolor="#9a9a9a", linewidth=0.8, label="gain")
     if again is not None:
-        kept = np.clip(again.kept, 0, 1) * again.gain
+        # NaN, where there is nothing to keep, is drawn as nothing kept
+        kept, spread = np.clip(again.kept, 0, 1).fillna(0) * again.gain, again.spread.fillna(0) * again.gain
         ax.bar(again.direction, kept, color=RED, alpha=0.85, label="kept by the other half")
-        error = np.minimum(again.spread * again.gain, kept)
-        ax.errorbar(
-            again.direction, kept, yerr=[error, again.spread * again.gain], fmt="none", color="black", linewidth=0.8
-        )
+        below = np.minimum(spread, kept)
+        ax.errorbar(again.direction, kept, yerr=[below, spread], fmt="none", color="black", linewidth=0.8)
     for row in table.head(1).itertuples():
         ax.text(
             row.direction, row.gain, f" {100 * row.share:.0f} %", ha="center", va="bottom", fontsize=7, color="#444444"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from html import escape
+from math import isnan
 
 from steerlens.show.html import Picture, anchor, chip, decimal, figure, label, number, percent, table
 from steerlens.show.study import Study
@@ -95,6 +96,11 @@ def _cost(one: Study, picture: Picture) -> list[str]:
     ]
 
 
+def _kept(kept: float, spread: float) -> str:
+    """A dash where there was no gain that could have been kept."""
+    return "–" if isnan(kept) else f"{kept:.2f} ± {spread:.2f}"
+
+
 def _cost(one: Study) -> str:
     """What all directions cost, where it is known: the gains alone do not say it."""
     kl = one.spectrum.kl
@@ -105,7 +111,7 @@ def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
     again = "kept" in one.tables["words"]
     rows = [
         [f"{w.direction}{w.side.replace('-', '−')}", f"{w.gain:.3f}", percent(w.share), percent(w.used),
-         *([f"{w.kept:.2f} ± {w.spread:.2f}"] if again else []), escape(w.reads), escape(w.writes), escape(w.avoids)]
+         *([_kept(w.kept, w.spread)] if again else []), escape(w.reads), escape(w.writes), escape(w.avoids)]
         for w in one.tables["words"].itertuples()
     ]  # fmt: skip
     head = ["direction", "gain", "share", "contexts", *(["kept"] if again else [])]

@@ -273,6 +273,35 @@ def test_what_comes_again_is_kept_and_noise_is_not():
         stability(mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))])
 
 
+def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
+    on = Readout(torch.eye(8), torch.zeros(8), WORDS)
+    random = torch.Generator().manual_seed(0)
+    noise = [Steer(torch.randn(8, 8, generator=random), on) for _ in range(4)]
+    pairs = [(noise[0], noise[1]), (noise[2], noise[3])]
+    weak, none = 1e-2 * noise[0], 1e-6 * noise[0]
+
+    bounded = stability(weak, pairs, rank=3)  # halves with a hundred times its gain
+    assert bounded.kept.abs().max() <= 1 and (bounded.comparisons == 4).all()
+    unbounded = directions(noise[1].W, 1).gains / directions(weak.W, 1).gains
+    assert float(unbounded) > 50
+
+    for steer, halves in (
+        (none, pairs),  # fitted to labels that say nothing, next to halves that are not
+        (zero_steer(on), pairs),
+        (noise[0], [(noise[1], none)]),  # the other half has no gain, or the one where it is found
+        (zero_steer(on), [(zero_steer(on), zero_steer(on))]),
+    ):
+        table = stability(steer, halves, rank=3)
+        assert table.kept.isna().all() and table.spread.isna().all()
+        assert (table.comparisons == 0).all() and table.reads.notna().all()
+
+    single = stability(noise[0].truncate(1), pairs, rank=2)
+    assert single.kept.notna().tolist() == [True, False]  # the second direction is rounding
+    mixed = stability(noise[0], [*pairs, (noise[1], none)], rank=2)
+    assert mixed.comparisons.tolist() == [4, 4] and mixed.kept.notna().all()
+    pd.testing.assert_series_equal(mixed.kept, stability(noise[0], pairs, rank=2).kept)
+
+
 def test_on_the_toy_the_first_direction_lists_the_planted_lexicon():
     """Of the words that the believed direction writes and avoids, most are of the right end of the lexicon."""
     model = sl.load_model("toy-64")

@@ -19,6 +19,8 @@ from steerlens.values.steer import Steer
 
 CHUNK = 512
 """Positions whose logits are held at once."""
+ROUNDING = 1e-4
+"""Of the largest gain: what is below is no gain. Fits are in float32, and whitening by a damped metric costs a digit or two."""
 
 
 class Directions(NamedTuple):
@@ -154,18 +156,27 @@ def _costs(found: Directions, states: States) -> Costs:
 def stability(
     steer: Steer, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
 ) -> pd.DataFrame:
-    """Which singular directions of a steer come again when it is fitted to other texts.
+    """Say which singular directions of a steer come again when it is fitted to other texts.
 
-    Each pair holds two fits to halves of the texts that share none, as independent as the texts are. The direction of
-    one half that corresponds to the steer's k-th, `a`, `b`, is looked for in the other half's matrix `M'`:
+    Each pair holds two fits to halves of the texts that share none, as independent as the texts are.
+    The direction of one half that corresponds to the steer's k-th, `a`, `b`, is looked for in the
+    other half's matrix `M'`:
 
-        kept = aᵀ M' b / gain_k            1: the other half does there what the steer does; noise: 0 on average
-        reads = |a projected on the other's leading `rank` directions|²       writes: of `b`       `chance`: rank / d_model
+        kept = aᵀ M' b / gain_k, no further than ±1
+        reads = |a projected on the other's leading `rank` directions|²       writes: of `b`
 
-    (all in the metric, both ways round). Comparing the steer itself with fits to parts of its own texts would find its
-    noise again: `kept` is then near the share of texts in common, whatever the direction. Directions correspond by the
-    best assignment of `|cos a| · |cos b|` among the half's leading 2 · `rank`. A half has half the text, so the steer's
+    (all in the metric, both ways round). 1: the other half does there what the steer does, or more
+    of it; noise: 0 on average; `chance` is `rank / d_model`. Comparing the steer itself with fits to
+    parts of its own texts would find its noise again: `kept` is then near the share of texts in
+    common, whatever the direction. Directions correspond by the best assignment of
+    `|cos a| · |cos b|` among the half's leading 2 · `rank`. A half has half the text, so the steer's
     own directions are, if anything, better than this says.
+
+    A ratio needs a gain to compare. A comparison is left out where the steer's gain there, that of
+    the half where the direction was found, or every gain of the other half is no more than rounding
+    (a ten-thousandth of the largest gain of the three): such a direction is arbitrary, and its share
+    would be noise over nothing. `kept` is NaN where no comparison is left, as for a steer fitted to
+    labels that say nothing, which may be all but zero where its halves are not.
 
     Args:
         pairs: from `steerlens.refit`.
@@ -173,9 +184,11 @@ def stability(
         metric: of the same model; None for the plain SVD.
 
     Returns:
-        One row a direction: `direction`, `gain`, `kept` (mean), `spread` (its standard deviation over the comparisons),
-        `reads`, `writes` (mean overlaps), `chance`, `comparisons`. Believe a row whose `kept` is well above 0 beside its
-        spread and whose overlaps are well above chance; others are noise, or a mixture that another fit would mix otherwise.
+        One row a direction: `direction`, `gain`, `kept` (mean, in [-1, 1] or NaN), `spread` (its
+        standard deviation over the comparisons, NaN with fewer than two), `reads`, `writes` (mean
+        overlaps), `chance`, `comparisons` (those that `kept` could be taken from). Believe a row
+        whose `kept` is well above 0 beside its spread and whose overlaps are well above chance;
+        others, NaN among them, are noise, or a mixture that another fit would mix otherwise.
 
     Raises:
         ValueError: no pairs, a steer that lives elsewhere, a rank out of range.
@@ -203,20 +216,23 @@ def stability(
         alike = (found.a @ mine.a.mT).abs() * (found.b @ mine.b.mT).abs()
         match = torch.as_tensor(linear_sum_assignment(alike.numpy(), maximize=True)[1])
         a, b = mine.a[match], mine.b[match]
-        kept.append(torch.einsum("ki,ij,kj->k", a, M, b) / found.gains.clamp_min(1e-9 * (found.gains[0] + 1e-9)))
+        least = torch.minimum(found.gains, mine.gains[match]).clamp_max(theirs.gains[0])
+        floor = ROUNDING * max(float(x.gains[0]) for x in (found, mine, theirs))
+        share = (torch.einsum("ki,ij,kj->k", a, M, b) / found.gains).clamp(-1, 1)
+        kept.append(torch.where(least > floor, share, torch.nan))
         reads.append((a @ theirs.a[:rank].mT).square().sum(1))
         writes.append((b @ theirs.b[:rank].mT).square().sum(1))
-    values = torch.stack(kept)
+    values = pd.DataFrame(torch.stack(kept).numpy())
     return pd.DataFrame(
         {
             "direction": range(1, len(found.gains) + 1),
             "gain": found.gains.numpy(),
-            "kept": values.mean(0).numpy(),
-            "spread": values.std(0).numpy(),
+            "kept": values.mean(),  # of the comparisons that are not NaN
+            "spread": values.std(),
             "reads": torch.stack(reads).mean(0).numpy(),
             "writes": torch.stack(writes).mean(0).numpy(),
             "chance": rank / steer.readout.d_model,
-            "comparisons": len(kept),
+            "comparisons": values.count(),
         }
     )
 
