@@ -37,18 +37,20 @@ joy = fit.value
 #
 # The singular value decomposition writes the matrix as a sum of directions, `W = Σ gain · probeᵀ write`: each reads one
 # number off the context and shifts the logits in proportion. The plain SVD depends on the basis of the model, which is
-# arbitrary: the same model in other coordinates would give other directions. The natural metric does not, and its gains are
-# nats.
+# arbitrary: the same model in other coordinates would give other directions. The natural metric does not. Given states, the
+# spectrum also says what each direction costs there, in nats per token at strength 1: `cost` alone, `part` as its part of the
+# whole. `kronecker` is what the gains alone would make of it: it takes contexts and the model's doubt there as independent, and
+# has the damping of the metric in it.
 
 # %%
 metric = sl.natural_metric(states.sample(16_384, seed=0), damping=fit.report.damping)
-spectrum = sl.spectrum(joy, metric=metric)
+spectrum = sl.spectrum(joy, metric=metric, states=states.sample(4_096, seed=0))
 spectrum
 
 # %% [markdown]
-# One direction carries more than half of the steer's KL. Are the others something, or noise? Fit the steer to two halves of
-# the texts that have no text in common, and ask how much of a direction found in one half the other half has. Noise has
-# none on average.
+# One direction carries more than half of the sum of squared gains. Are the others something, or noise? Fit the steer to two
+# halves of the texts that have no text in common, and ask how much of a direction found in one half the other half has.
+# Noise has none on average.
 
 # %%
 halves = sl.refit(states, fit, pairs=3)

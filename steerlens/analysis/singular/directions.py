@@ -96,9 +96,9 @@ def spectrum(steer: Steer, *, metric: Metric | None = None, states: States | Non
 
     This is the KL as the strength goes to 0 times the square of the strength, every position of the
     states counting once; `strength_cost` has the exact KL at any strength. The metric alone cannot
-    know it: it holds two means, and the cost is a mean of products. Its number is in `kronecker`,
-    and the true KL of fitted steers is 1.4 to 3.9 times as large. `part` can be negative, where a
-    direction undoes what others do.
+    know it: it holds two means, and the cost is a mean of products. Its number is in `kronecker`:
+    undamped it is 1.4 to 3.9 times too small on fitted steers, and damping adds to it, so it can as
+    well be too large. `part` can be negative, where a direction undoes what others do.
 
     Truncating after k directions (`steer.truncate(k, metric)`) keeps the share `cumulative` of the
     squared length in the metric, more than any other steer of that rank.
