@@ -306,8 +306,10 @@ def main() -> None:
     held = None
     for n, draw, case in cases(given.case, given.n, given.draws, given.test):
         held = held or sl.collect(case.model, case.test, progress=False)
-        found = rows_of(compare(case, held, hows, given.steps, draw))
-        rows += [{"n": n, "draw": draw, **row} for row in found]
+        for row in rows_of(compare(case, held, hows, given.steps, draw)):
+            rows.append({"n": n, "draw": draw, **row})
+            at = f"{row['method']} {row.get('step', '')}".strip()
+            print(f"{n:,} texts, draw {draw}, {at}: margin {row['margin']:.4f}", flush=True)
         if draw == given.draws - 1:
             derived += report(given.case, n, [row for row in rows if row["n"] == n], hows)
         numbers = {"setting": where._asdict(), "rows": list(map(plain, rows)), "derived": list(map(plain, derived))}
