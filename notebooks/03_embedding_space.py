@@ -95,7 +95,8 @@ components(emb, n=6, method="ica", tokens=6)
 # ## Is sentiment in there?
 #
 # An axis that looks like a theme is a hypothesis. A probe tests it: can the grade of a word be read off its embedding, for
-# words whose relatives were held out? The control gives the grades to other words at random.
+# words whose relatives were held out? The control gives the grades to other words at random: `control_low` to `control_high`
+# holds 95 % of such scores.
 
 # %%
 grades = {
@@ -119,7 +120,7 @@ probe(emb, topics)
 # ## Does the steer write along it?
 #
 # The direction of the lexicon is the mean of the embeddings weighted by their grades. In the natural metric the first
-# direction of a sentiment steer lies along it, far beyond what a random direction would; the later ones do not.
+# direction of a sentiment steer lies along it, nearer than with the grades shuffled among the words.
 
 # %%
 states = sl.collect(model, sl.toy.corpus("sentiment", n=1500, seed=0), progress=False)

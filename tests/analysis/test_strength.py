@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 import steerlens as sl
 from steerlens.analysis.strength import infer_strength, state_strengths
@@ -43,6 +44,58 @@ def test_strengths_that_made_the_texts_are_found_within_their_errors():
     assert np.corrcoef(table.strength, truth)[0, 1] > 0.95
     # the model is true here, so both errors agree
     assert np.median(table.robust_error / table.error) == pytest.approx(1, abs=0.1)
+
+
+def covered(table, errors: str) -> list[bool]:
+    inside = table[~table.at_limit]
+    return ((inside.strength - 1).abs() <= 2 * inside[errors]).tolist()
+
+
+def by_chance(hits: list[bool], share: float) -> bool:
+    """Say whether so many hits come about in 99 of 100 cases, if each has this chance."""
+    low, high = binom.interval(0.99, len(hits), share)
+    return bool(low <= sum(hits) <= high)
+
+
+@pytest.mark.parametrize("length", [10, 20, 40])
+def test_two_errors_of_texts_of_a_known_strength_cover_it(length: int):
+    """1,000 texts, the steered model true: few tokens need the correction, and may make it too wide."""
+    states, steer = sampled(1000, length, [1.0] * 1000)
+    table = state_strengths(states, steer).table
+    assert by_chance(covered(table, "error"), 0.95)
+    robust = covered(table, "robust_error")
+    assert by_chance(robust, 0.95) or (length < 40 and 0.95 < np.mean(robust) < 0.985)
+
+
+def test_only_robust_errors_cover_where_tokens_vary_more_than_the_model_says():
+    """Tokens farther out on either side than the steered softmax has them, with its mean."""
+    states, steer = sampled(1000, 40, [1.0] * 1000)
+    shard = states.shards[0]
+    assert isinstance(shard, Shard)
+    u = (shard.hidden @ steer.W @ states.readout.W_U).double()
+    p = torch.softmax(states.readout.logits(shard.hidden + shard.hidden @ steer.W).double(), 1)
+    off = u - (p * u).sum(1, keepdim=True)
+    # each side weighted by its distance, and then the sides so that they balance: slope 0 at 1
+    sides = [p * (sign * off).clamp_min(0) for sign in (1, -1)]
+    right, left = (side / side.sum(1, keepdim=True) for side in sides)
+    far, near = (right * off).sum(1, keepdim=True), -(left * off).sum(1, keepdim=True)
+    q = (near * right + far * left) / (near + far)
+    assert (q * off).sum(1).abs().max() < 1e-6
+    target = torch.multinomial(q, 1, generator=torch.Generator().manual_seed(1)).squeeze(1)
+    bent = States(
+        states.readout, (Shard(shard.hidden, target.int(), shard.text),), states.labels, states.lengths, states.keep
+    )
+    table = state_strengths(bent, steer).table
+    assert np.mean(covered(table, "error")) < 0.9 and by_chance(covered(table, "robust_error"), 0.95)
+
+
+def test_under_a_prior_both_errors_are_of_strengths_that_it_draws():
+    truth = torch.randn(600, generator=torch.Generator().manual_seed(5)).tolist()
+    states, steer = sampled(600, 15, truth)
+    table = state_strengths(states, steer, prior=1.0).table
+    for errors in ("error", "robust_error"):
+        hits = ((table.strength - truth).abs() <= 2 * table[errors]).tolist()
+        assert by_chance(hits, 0.95) or 0.95 < np.mean(hits) < 0.98
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])
@@ -111,6 +164,9 @@ def test_texts_left_out_are_left_out():
 def test_a_zero_steer_says_nothing(model):
     table = infer_strength(model, zero_steer(sl.readout(model)), "the film was good .", prior=1.0).table
     assert table.strength[0] == 0 and table.gain[0] == pytest.approx(0, abs=1e-5) and table.error[0] == 1
+    assert table.robust_error[0] == pytest.approx(1, rel=0.03)
+    free = infer_strength(model, zero_steer(sl.readout(model)), "the film was good .").table
+    assert np.isinf(free[["error", "robust_error"]]).all(None)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"limit": 0.0}, "limit"), ({"prior": -1.0}, "prior")])

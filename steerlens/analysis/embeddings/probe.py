@@ -7,10 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.stats import spearmanr
-from sklearn.linear_model import RidgeClassifierCV, RidgeCV
-from sklearn.metrics import r2_score, roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.metrics import roc_auc_score
 
 from steerlens.analysis.embeddings.table import Embedding, Found, enough
 
@@ -28,34 +25,49 @@ def probe(
     groups: Mapping[str, str] | None = None,
     folds: int = 5,
     repeats: int = 5,
-    controls: int = 10,
+    controls: int = 39,
     seed: int = 0,
 ) -> Found:
-    """Can a property of words be read linearly off their embeddings?
+    """Ask whether a property of words can be read linearly off their embeddings.
 
-    Ridge regression on standardised vectors, the penalty chosen on the training folds by leave-one-out in closed form:
-    of numbers (score: R²), or of classes in one-against-all coding (score: balanced accuracy; `auc` where there are two).
-    On 344 words of an opinion lexicon and a GPT-2 of d_model 192 it beat logistic regression with a cross-validated
-    penalty (balanced accuracy 0.84 to 0.83, AUC 0.90 to 0.89) in a seventh of the time. Cross-validated by groups of
+    Ridge regression on standardised vectors, the penalty chosen on the training folds by
+    leave-one-out in closed form: of numbers (score: R²), or of classes in one-against-all coding
+    (score: balanced accuracy; `auc` where there are two). On 344 words of an opinion lexicon and a
+    GPT-2 of d_model 192 it beat logistic regression with a cross-validated penalty (balanced
+    accuracy 0.84 to 0.83, AUC 0.90 to 0.89) in a seventh of the time. Cross-validated by groups of
     words, so that "love", "loved" and "loves" are never on both sides.
 
-    The control task (Hewitt and Liang, EMNLP 2019) gives each group the label of another at random, everything else the
-    same; selectivity = score − control. As no word is on both sides, the control cannot be memorised and lies at chance
-    unless groups leak: it checks the procedure and says how far chance scatters, no more. What a probe finds is there;
-    that the model uses it is not said. Frequency is the usual confounder: rare words differ from common ones in every
-    embedding, so take lists of like frequency. Words that are single tokens are the frequent ones, no fair sample of a list.
+    The control task (Hewitt and Liang, EMNLP 2019) gives each group the labels of another at
+    random, everything else the same, the folds too; selectivity = score − control. As no word is on
+    both sides, the control cannot be memorised. Its scores say how far chance scatters: a random
+    labelling is one more of them, so that it lies within `control_low` … `control_high` in 95 % of
+    cases and has p ≤ 0.05 in 5 %, exactly where the groups are of one size or each has one label.
+
+    The score itself has no interval here. Each word is tested once and trains the probe that tests
+    the others, so the words' hits are not independent; under random labels each pair of words counts
+    twice in the score, whose variance is then up to twice that of independent words. An interval
+    from resampling the words (predictions kept) covered chance in some 80 % of random labellings
+    instead of 95 %, and no unbiased estimate of that variance exists (Bengio and Grandvalet, 2004).
+
+    What a probe finds is there; that the model uses it is not said. Frequency is the usual
+    confounder: rare words differ from common ones in every embedding, so take lists of like
+    frequency. Words that are single tokens are the frequent ones, no fair sample of a list.
 
     Args:
         labels: word → class (all strings or all bools) or word → number (ints are numbers; spell classes as strings).
         groups: word → group; None, and for words that it lacks: words with a common stem, crudely by English suffixes.
         folds, repeats: of the cross-validation, each repeat with other folds.
-        controls: random relabellings.
+        controls: random relabellings, m. Of fewer than 39 the least and the largest score are
+            `control_low` and `control_high`, which hold a random labelling's in (m − 1)/(m + 1) of
+            cases; p is at least 1/(m + 1).
         seed: of folds and controls.
 
     Returns:
-        One row: `task` ("classes" or "number"), `score` (mean over repeats), `low`, `high` (95 % bootstrap interval over groups,
-        predictions kept: how the words scatter, not the fit), `control` (mean), `control_high` (the largest), `selectivity`,
-        `spearman` (of predictions and labels, for numbers and bools), `auc` (of two classes), `words`, `groups`, `classes`.
+        One row: `task` ("classes" or "number"), `score` (mean over repeats; R² or balanced accuracy,
+        1 at best), `control` (mean score of the relabellings), `control_low`, `control_high` (the
+        range that holds 95 % of random labellings' scores), `p` (chance of so high a score if the
+        labels say nothing, one-sided), `selectivity`, `spearman` (of predictions and labels, for
+        numbers and bools), `auc` (of two classes), `words`, `groups`, `classes`.
 
     Raises:
         ValueError: fewer than 20 words that are single tokens, one class only, a class in one group only, labels of
@@ -82,32 +94,29 @@ def probe(
     _check_classes(y, group)
     X = emb.vectors[rows].double().numpy()
     random = np.random.default_rng(seed)
-    runs = [_guesses(X, y, group, folds, numbers, random) for _ in range(repeats)]
-    guesses = [guess for guess, _ in runs]
-    draws = [
-        np.concatenate([np.flatnonzero(group == g) for g in random.integers(0, len(names), len(names))])
-        for _ in range(300)
-    ]
-    spread = [
-        np.mean([_score(y[d], guess[d], numbers) for guess in guesses]) for d in draws if len(set(y[d].tolist())) > 1
-    ]
-    low, high = np.quantile(spread, (0.025, 0.975))
-    control = []
-    for _ in range(controls):
-        first = np.array([np.flatnonzero(group == g)[0] for g in random.permutation(len(names))])
-        shuffled = y[first][group]
-        if len(set(shuffled.tolist())) > 1:
-            control.append(_score(shuffled, _guesses(X, shuffled, group, folds, numbers, random)[0], numbers))
-    score, chance = float(np.mean([_score(y, guess, numbers) for guess in guesses])), float(np.mean(control))
+    members = [np.flatnonzero(group == g) for g in range(len(names))]
+    others = [_relabelled(y, members, random) for _ in range(controls)]
+    runs = [_guesses(X, [y, *others], group, folds, random) for _ in range(repeats)]
+    guesses = [run[0][0] for run in runs]
+    score, *chances = (
+        float(np.mean([_score(of, found[k], numbers) for found, _ in runs])) for k, of in enumerate([y, *others])
+    )
+    chance = float(np.mean(chances))
+    # order statistics, so that a score that is one more of them falls outside in 2 · out / (m + 1)
+    out = max((controls + 1) // 40, 1)
+    low, high = np.sort(chances)[[out - 1, -out]]
+    # equal labellings must tie, however their scores were rounded
+    as_high = sum(other >= score - 1e-9 for other in chances)
     ranks = [np.nan]
     if numbers or y.dtype.kind == "b":
         ranks = [spearmanr(y.astype(float), guess.astype(float)).statistic for guess in guesses]
     classes = 0 if numbers else len(set(y.tolist()))
-    auc = np.mean([roc_auc_score(y == np.unique(y)[-1], margin) for _, margin in runs]) if classes == 2 else np.nan
+    auc = np.mean([roc_auc_score(y == np.unique(y)[-1], margins[0]) for _, margins in runs]) if classes == 2 else np.nan
     row = {
-        "task": "number" if numbers else "classes", "score": score, "low": low, "high": high, "control": chance,
-        "control_high": float(np.max(control)), "selectivity": score - chance, "spearman": float(np.mean(ranks)),
-        "auc": float(auc), "words": len(kept), "groups": len(names), "classes": classes,
+        "task": "number" if numbers else "classes", "score": score, "control": chance, "control_low": low,
+        "control_high": high, "p": (as_high + 1) / (controls + 1), "selectivity": score - chance,
+        "spearman": float(np.mean(ranks)), "auc": float(auc), "words": len(kept), "groups": len(names),
+        "classes": classes,
     }  # fmt: skip
     return Found(pd.DataFrame([row]), dropped)
 
@@ -165,34 +174,97 @@ def _check_classes(y: np.ndarray, group: np.ndarray) -> None:
             )
 
 
+def _relabelled(y: np.ndarray, members: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
+    """Give each group the labels of another, those again from the first where it has more words."""
+    while True:  # the labels themselves are one of the draws, so that it ends
+        new = np.empty_like(y)
+        for mine, g in zip(members, random.permutation(len(members)), strict=True):
+            new[mine] = np.resize(y[members[g]], len(mine))
+        if len(set(new.tolist())) > 1:
+            return new
+
+
 def _guesses(
     X: Float[np.ndarray, "n d"],
-    y: np.ndarray,
+    labellings: list[np.ndarray],
     group: np.ndarray,
     folds: int,
-    numbers: bool,
     random: np.random.Generator,
-) -> tuple[np.ndarray, Float[np.ndarray, " n"]]:
-    """What the probe says of each word when the words of its fold were held out; of two classes, how surely the second."""
+) -> tuple[list[np.ndarray], Float[np.ndarray, "labellings n"]]:
+    """Predict each word from the words outside its fold, by each labelling with the same folds.
+
+    Returns:
+        The predictions, and of two classes how surely the second (the ridge's output, −1 to 1 about).
+    """
     fold = np.empty(group.max() + 1, int)
     for k, part in enumerate(np.array_split(random.permutation(group.max() + 1), folds)):
         fold[part] = k
-    found, margin = np.empty_like(y), np.zeros(len(y))
+    found, margins = [np.empty_like(y) for y in labellings], np.zeros((len(labellings), len(X)))
     for k in range(folds):
         held = fold[group] == k
-        if len(set(y[~held].tolist())) < 2:
-            found[held] = y[~held][0]
+        train, test = _standardised(X[~held], X[held])
+        if labellings[0].dtype.kind == "f":
+            guess = _ridge(train, np.stack([y[~held] for y in labellings], 1), np.ones(len(train)), test, True)
+            for mine, column in zip(found, guess.T, strict=True):
+                mine[held] = column
             continue
-        last = RidgeCV(alphas=PENALTIES) if numbers else RidgeClassifierCV(alphas=PENALTIES, class_weight="balanced")
-        fitted = make_pipeline(StandardScaler(), last).fit(X[~held], y[~held])
-        found[held] = fitted.predict(X[held])
-        if not numbers and len(set(y.tolist())) == 2:
-            margin[held] = fitted.decision_function(X[held])
-    return found, margin
+        for i, y in enumerate(labellings):
+            names, code, count = np.unique(y[~held], return_inverse=True, return_counts=True)
+            if len(names) < 2:
+                found[i][held] = names[0]
+                continue
+            codes = 2.0 * (code[:, None] == np.arange(len(names))) - 1
+            # each class weighs the same, or the probe would name the commonest
+            outputs = _ridge(train, codes, (len(code) / (len(names) * count))[code], test, False)
+            found[i][held] = names[outputs.argmax(1)]
+            if len(names) == 2:
+                margins[i, held] = outputs[:, 1]
+    return found, margins
+
+
+def _standardised(
+    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
+    """Standardise by the training words; of more dimensions than these, keep those they span."""
+    mean, sd = train.mean(0), train.std(0)
+    sd[sd <= 1e-12 * (1 + np.abs(mean))] = 1
+    train, test = (train - mean) / sd, (test - mean) / sd
+    if train.shape[1] > len(train):  # ridge coefficients lie in that span, so predictions are the same
+        basis = np.linalg.qr(train.T)[0]
+        train, test = train @ basis, test @ basis
+    return train, test
+
+
+def _ridge(
+    X: Float[np.ndarray, "n d"],
+    Y: Float[np.ndarray, "n k"],
+    weights: Float[np.ndarray, " n"],
+    test: Float[np.ndarray, "m d"],
+    apart: bool,
+) -> Float[np.ndarray, "m k"]:
+    """Predict by weighted ridge regression, the penalty of least leave-one-out error.
+
+    One decomposition serves all penalties and targets, so that relabellings of numbers cost next to
+    nothing; scikit-learn's `RidgeCV` and `RidgeClassifierCV` give the same predictions.
+
+    Args:
+        apart: whether each target has a penalty of its own.
+    """
+    share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
+    middle, level = share @ X, share @ Y
+    Xw, Yw = root * (X - middle), root * (Y - level)
+    values, V = np.linalg.eigh(Xw.T @ Xw)
+    Z = Xw @ V
+    across = Z.T @ Yw
+    shrunk = 1 / (values.clip(0) + PENALTIES[:, None])
+    left = 1 - share[:, None] - Z**2 @ shrunk.T  # 1 − leverage, by penalty; the mean is fitted, too
+    errors = (((Yw - Z @ (shrunk[:, :, None] * across)) / left.T[:, :, None]) ** 2).mean(1)
+    best = errors.argmin(0) if apart else np.full(Y.shape[1], errors.mean(1).argmin())
+    return level + (test - middle) @ V @ (shrunk[best].T * across)
 
 
 def _score(y: np.ndarray, guess: np.ndarray, numbers: bool) -> float:
     if numbers:
-        return float(r2_score(y, guess))
+        return float(1 - ((y - guess) ** 2).sum() / ((y - y.mean()) ** 2).sum())
     present = [y == label for label in np.unique(y)]
     return float(np.mean([(guess[mine] == y[mine]).mean() for mine in present]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import t as student
 from torch import Tensor
 
 from steerlens.maths.line import Along, climb, log_prob_along
@@ -22,10 +23,12 @@ CHUNK = 512
 
 @dataclass(frozen=True)
 class TextStrengths:
-    """Texts with the strengths that explain them; made by `infer_strength`.
+    """Hold texts with the strengths that explain them; made by `infer_strength`.
 
-    `table`, one row a text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its standard error from the
-    curvature), `robust_error` (from the spread of the tokens' slopes, which needs no trust in the model), `gain`
+    `table`, one row a text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its
+    standard error from the curvature), `robust_error` (half the reach of the 95 % interval from the
+    spread of the tokens' slopes, which needs no trust in the steered model's spread), both in
+    strengths; `gain`
     (log-likelihood above that at strength 0, nats), `evidence` (that at +1 less that at -1, nats), `at_limit` (no maximum
     within the limit: `strength` is the limit and says the side only).
 
@@ -60,19 +63,27 @@ def infer_strength(
     strengths: Sequence[float] = (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3),
     end: bool = True,
 ) -> TextStrengths:
-    """The strength at which a steered model finds each text likeliest.
+    """Find the strength at which a steered model finds each text likeliest.
 
         ŝ = argmax_s Σ_t log softmax(z_t + s u_t)[x_t]      z = c W_U + b_U,   u = cW W_U
-        error = (Σ_t Var_{p_t}(u_t))^{-1/2}                  at ŝ
+        error = (Σ_t I_t)^{-1/2}                             I_t = Var_{p_t}(u_t) at ŝ
+        robust_error = t/2 · (Σ_t slope_t² / (1 − h_t))^{1/2} / Σ_t I_t      h_t = I_t / Σ I
 
     The log-likelihood is concave in `s` (not under a soft cap, where the maximum found is a local one), so Newton's
     method finds the maximum; its standard error is that of maximum likelihood. A label-1 text of the kind that the steer
     was fitted on has `ŝ` near 1. Twenty words say little: errors of ±1 and more are the rule, and a text of a few
     words may have no maximum at all. `prior` helps there.
 
-    Its limits: the error takes the steered model for the truth. Real texts vary more than that; then `robust_error`
-    is the larger, and the honest one. A strength compares texts under one steer; strengths of two steers have different
-    units (compare `evidence`, in nats).
+    `strength ± 2 error` covers the strength that made a text in 95 % of cases if the steered model is
+    true. Real texts vary more; `strength ± 2 robust_error` covers as often what the text's tokens
+    pull to on average, if each token's slope has mean 0 there, whatever its spread. Few tokens carry
+    most of a text's information, and the strength follows them: `1 − h_t` gives back what it took of
+    their slopes (as HC2 does in regression), and t is the 97.5 % quantile of Student's t with
+    (Σ I)² / Σ I² degrees of freedom, some half as many as tokens. Of short texts the interval is wide,
+    and covers up to 98 %. With a prior, both are errors of strengths that were drawn from it.
+
+    A strength compares texts under one steer; strengths of two steers have different units (compare
+    `evidence`, in nats).
 
     Args:
         model: the one the steer lives on.
@@ -125,14 +136,14 @@ def state_strengths(
     values = [0.0, 1.0, -1.0, *map(float, strengths)]
     log_probs = state_log_probs(states, steer, values).double()
     zero, up, down = (states.sum_by_text(x) for x in log_probs[:3])
-    slopes, information = states.sum_by_text(there.slope**2), states.sum_by_text(there.information) + pull
+    information = states.sum_by_text(there.information) + pull
     table = pd.DataFrame(
         {
             "text": range(len(states.labels)),
             "tokens": states.lengths.numpy(),
             "strength": found.numpy(),
             "error": information.rsqrt().numpy(),
-            "robust_error": (slopes.sqrt() / information).numpy(),
+            "robust_error": _robust_error(states, there, information, pull).numpy(),
             "gain": (states.sum_by_text(there.log_prob) - zero).numpy(),
             "evidence": (up - down).numpy(),
             "at_limit": beyond.numpy(),
@@ -149,6 +160,23 @@ def state_strengths(
     tokens = tokens.assign(slope=there.slope[rows].numpy(), information=there.information[rows].numpy())
     empty = tokens[["text", "position", "token"]].head(0).assign(strength=0.0, log_likelihood=0.0)
     return TextStrengths(steer.name, table, tokens, pd.concat(curve, ignore_index=True) if curve else empty)
+
+
+def _robust_error(
+    states: States, there: Along, information: Float[Tensor, " n_texts"], pull: float
+) -> Float[Tensor, " n_texts"]:
+    """Halve the reach of the 95 % interval that takes the spread of the slopes from the slopes.
+
+    A prior is one more observation, of known spread: it adds its information to the variance of the
+    slopes and to the degrees of freedom. Infinite where nothing is known.
+    """
+    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
+    # a token that has all the information has slope 0 at the top: 0 / 0 without the floor
+    left = (1 - there.information / information[text]).clamp_min(1e-9)
+    variance = states.sum_by_text(there.slope**2 / left) + pull
+    freedom = (information**2 / states.sum_by_text(there.information**2)).numpy()
+    reach = torch.from_numpy(student.ppf(0.975, freedom)) / 2
+    return torch.where(information > 0, reach * variance.sqrt() / information, torch.inf)
 
 
 def _along(states: States, steer: Steer | SteerOver, s: Float[Tensor, " n_texts"]) -> Along:
