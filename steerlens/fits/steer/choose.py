@@ -15,7 +15,7 @@ from steerlens.maths.solve import crossed_gain, lbfgs, shrink
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
-Solver = Literal["auto", "closed-form", "lbfgs"]
+Solver = Literal["auto", "low-rank", "closed-form", "lbfgs"]
 
 
 class Setting(NamedTuple):
@@ -73,7 +73,7 @@ def choose(
     all second order itself; its trials cost no fit, so its ridges are searched for in the same way.
     """
     sums = halves[0].plus(halves[1]) if solver == "closed-form" else None
-    shares = (0.3,) if solver == "auto" else ()  # what polishing will do, roughly
+    shares = (0.3,) if solver in ("auto", "low-rank") else ()  # what polishing will do, roughly
     trials: list[dict[str, float]] = []
     passes = 0.0
 
@@ -162,7 +162,7 @@ def solve(
         V = closed_form(problem, sums_over(problem.states, weights))
         return Solved(V, 1, gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate")
     start, passes = sgd(problem, setting.step, seed)
-    if solver == "auto":
+    if solver in ("auto", "low-rank"):
         V, threshold, scale = polish(problem, start, tuning)
         reason = "solver='auto' stops by held-out NLL; solver='lbfgs' gives a certificate"
         return Solved(V, passes, threshold, scale, gap_reason=reason)

@@ -1,0 +1,92 @@
+"""The steer of few directions: against planted truth, beside the other solver, and without anything to find."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import steerlens as sl
+from steerlens.values.losses import contrasts
+from steerlens.values.states import States
+from tests.values.make import make_readout, make_states, random
+
+D, V = 24, 60
+ON = make_readout(d=D, vocab=V)
+DIRECTION = torch.outer(random(D, seed=60), random(D, seed=61)) / D
+"""A planted steer of rank 1."""
+FLOOR = 0.2 * random(D, D, seed=62) / D**0.5
+GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "step": 0.1}
+
+
+@cache
+def planted(n_texts: int = 240) -> States:
+    return make_states(n_texts, on=ON, planted=DIRECTION, background=FLOOR)
+
+
+@cache
+def fitted(solver: Any = "low-rank", **options: Any) -> sl.Fit:
+    return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN, **options)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def test_a_direction_is_found_better_than_by_a_full_matrix() -> None:
+    few, full = fitted().value.W, fitted("auto").value.W
+    assert torch.linalg.matrix_rank(few, rtol=1e-3) < torch.linalg.matrix_rank(full, rtol=1e-3)
+    assert cosine(few, DIRECTION) > max(0.6, cosine(full, DIRECTION))
+    found = fitted().report.heldout
+    assert found.steered < found.background < found.flipped
+
+
+def test_of_new_texts_it_explains_more_at_equal_cost() -> None:
+    new = make_states(600, on=ON, planted=DIRECTION, background=FLOOR, seed=9)
+    worth = {}
+    for solver in ("low-rank", "auto"):
+        fit = fitted(solver)
+        s = sl.calibrate(fit.value.over(fit.background), new, kl=0.05)
+        worth[solver] = float(contrasts(new, [s * fit.value], fit.background).sum())
+    assert worth["low-rank"] > worth["auto"] > 0
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_rank_is_fitted_not_cut(rank: int) -> None:
+    cut = fitted(rank=rank)
+    assert torch.linalg.matrix_rank(cut.value.W, rtol=1e-4) <= rank
+    assert cosine(cut.value.W, DIRECTION) > 0.6
+
+
+def test_turned_labels_turn_the_steer_and_a_seed_repeats_it() -> None:
+    fit = fitted()
+    turned = sl.fit_steer(planted().relabel(-planted().labels), solver="low-rank", seed=0, **GIVEN)
+    assert fit.value.W.norm() > 0.1
+    assert_close(turned.value.W, -fit.value.W, rtol=1e-2, atol=1e-2)
+    again = sl.fit_steer(planted(), solver="low-rank", seed=0, **GIVEN)
+    assert torch.equal(again.value.W, fit.value.W) and torch.equal(again.background.W, fit.background.W)
+
+
+def test_labels_of_0_and_1_give_the_steer_of_minus_and_plus() -> None:
+    signed = planted().select(planted().labels != 0)
+    halves = signed.relabel((signed.labels + 1) / 2)
+    a = sl.fit_steer(signed, solver="low-rank", seed=0, **GIVEN)
+    b = sl.fit_steer(halves, solver="low-rank", seed=0, **GIVEN)
+    # a label of 1 against 0 is twice the step that 1 against 0 is among -1, 0 and 1
+    assert cosine(a.value.W, b.value.W) > 0.9
+    assert float(b.value.W.norm() / a.value.W.norm()) == pytest.approx(2, rel=0.35)
+
+
+def test_shuffled_labels_leave_next_to_nothing() -> None:
+    order = torch.randperm(len(planted().labels), generator=torch.Generator().manual_seed(3))
+    fit = sl.fit_steer(planted().relabel(planted().labels[order]), solver="low-rank", seed=0, **GIVEN)
+    true = [t["evidence"] for t in fitted().report.trials if "evidence" in t]
+    noise = [t["evidence"] for t in fit.report.trials if "evidence" in t]
+    assert max(noise) < 0.3 * max(true)
+
+
+def test_a_soft_cap_is_refused_by_name() -> None:
+    capped = make_states(30, on=make_readout(d=8, vocab=20, softcap=5.0))
+    with pytest.raises(ValueError, match=r"solver: 'low-rank' needs logits that are linear.*'auto'"):
+        sl.fit_steer(capped, solver="low-rank")
