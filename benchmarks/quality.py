@@ -13,7 +13,7 @@ benchmarks/quality.json under the command that made them.
 
 NLL is that of new texts at their own label over the background. A margin is how much likelier the
 right sign makes a token than the wrong one, in texts whose label is not 0: at strength 1, and at the
-strength where both signs together cost 0.05 nats of KL a token over the method's own background, so
+strength where both signs together cost 0.05 nats of KL per token over the method's own background, so
 that a training is not better for having a larger norm. Intervals are 95 %, over the texts; where
 there are several draws, means of the draws' ends.
 """
@@ -41,6 +41,7 @@ from _recipe import OF_PAPER, OFFICIAL, How, recipe, through_model, through_stat
 import steerlens as sl
 from steerlens.values.intervals import bootstrap_ratio
 from steerlens.values.losses import contrasts, measure
+from steerlens.values.steer import zero_steer
 
 NUMBERS = Path(__file__).parent / "quality.json"
 KL = 0.05
@@ -75,6 +76,7 @@ class Judged(NamedTuple):
     background: float
     at_one: float
     strength: float
+    alone: float
     gains: torch.Tensor
     tokens: torch.Tensor
 
@@ -92,7 +94,11 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
     signed = held.select(held.labels != 0)
     at_one, at_kl = contrasts(signed, [value, strength * value], background)[:, signed.keep]
     tokens = signed.lengths[signed.keep].double()
-    return Judged(losses.steered, losses.background, float(at_one.sum() / tokens.sum()), strength, at_kl, tokens)
+    # over the plain model: a background that harms it makes room for a margin, see LOG
+    same = sl.calibrate(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
+    alone = contrasts(signed, [same], zero_steer(held.readout)).sum()
+    one, bare = (float(gain / tokens.sum()) for gain in (at_one.sum(), alone))
+    return Judged(losses.steered, losses.background, one, strength, bare, at_kl, tokens)
 
 
 # ---- cases ----
@@ -128,9 +134,12 @@ def timed(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
 
 
 def compare(
-    case: Case, held: sl.States, hows: Sequence[How], steps: int, seed: int
+    case: Case, held: sl.States, hows: Sequence[How], steps: int, seed: int, solvers: Sequence[str] = ("auto",)
 ) -> Iterator[tuple[dict[str, Any], Judged]]:
-    """Yield the fit, then each training at its shown steps: what it is, its seconds, how good."""
+    """Yield the fit by each solver, the first as "ours", then each training at its shown steps.
+
+    Each with what it is, its seconds and how good it is.
+    """
     model, train = case.model, case.train
     sl.collect(model, train.first(8), progress=False)  # warms up
     whole = {how: recipe(through_model(model, train), train, held.d_model, how, seed=seed) for how in hows}
@@ -138,10 +147,12 @@ def compare(
         take(steps_of_it, 1)
     before = {how: timed(take, whole[how], TIMED)[1] for how in hows}
     states, collecting = timed(lambda: sl.collect(model, train, progress=False))
-    fit, fitting = timed(lambda: sl.fit_steer(states, seed=seed))
+    fits = {solver: timed(lambda solver=solver: sl.fit_steer(states, solver=solver, seed=seed)) for solver in solvers}
     after = {how: timed(take, whole[how], TIMED)[1] for how in hows}
-    ours = collecting + fitting
-    yield {"method": "ours", "seconds": ours}, judge(held, fit)
+    ours = collecting + fits[solvers[0]][1]
+    for solver, (fit, fitting) in fits.items():
+        method = "ours" if solver == solvers[0] else f"ours, {solver}"
+        yield {"method": method, "solver": solver, "seconds": collecting + fitting}, judge(held, fit)
     for how in hows:
         a_step = (before[how] + after[how]) / (2 * TIMED)
         same_time = max(int(ours / a_step), 1)
@@ -179,7 +190,7 @@ def rows_of(found: Iterator[tuple[dict[str, Any], Judged]]) -> Iterator[dict[str
         more = ours.margin(judged)
         yield {
             **about, "NLL": judged.nll, "background": judged.background, "margin at 1": judged.at_one,
-            "strength": judged.strength, "margin": margin, "low": low, "high": high,
+            "strength": judged.strength, "margin alone": judged.alone, "margin": margin, "low": low, "high": high,
             "ours more": more[0], "ours more, low": more[1], "ours more, high": more[2],
         }  # fmt: skip
 
@@ -251,7 +262,7 @@ def report(name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[How
     frame["step"] = (
         frame["step"].astype(int).astype(str).where(~frame["in our time"].fillna(False).astype(bool), "our time")
     )
-    kept = frame.drop(columns=["draw", "l2", "n", "in our time"])
+    kept = frame.drop(columns=["draw", "l2", "n", "in our time", "solver"])
     means = kept.groupby(["method", "lr", "step"], sort=False).mean()
     print(f"\n{name}, {n:,} texts, {frame['draw'].nunique()} draws")
     print(means.to_string(float_format=lambda x: f"{x:.4g}"), flush=True)
@@ -282,6 +293,7 @@ def arguments() -> argparse.Namespace:
     asked.add_argument("--draws", type=int, default=1)
     asked.add_argument("--steps", type=int, default=200, help="of the training")
     asked.add_argument("--form", nargs="+", choices=("factors", "matrix"), default=["factors"])
+    asked.add_argument("--solver", nargs="+", default=["auto", "low-rank"], help="ours; the first is compared in time")
     asked.add_argument("--lr", nargs="+", type=float, default=[OFFICIAL.lr])
     asked.add_argument("--l2", type=float, default=OFFICIAL.l2, help="of the factors")
     asked.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
@@ -306,7 +318,7 @@ def main() -> None:
     held = None
     for n, draw, case in cases(given.case, given.n, given.draws, given.test):
         held = held or sl.collect(case.model, case.test, progress=False)
-        for row in rows_of(compare(case, held, hows, given.steps, draw)):
+        for row in rows_of(compare(case, held, hows, given.steps, draw, given.solver)):
             rows.append({"n": n, "draw": draw, **row})
             at = f"{row['method']} {row.get('step', '')}".strip()
             print(f"{n:,} texts, draw {draw}, {at}: margin {row['margin']:.4f}", flush=True)

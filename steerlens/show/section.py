@@ -101,7 +101,7 @@ def _kept(kept: float, spread: float) -> str:
     return "–" if isnan(kept) else f"{kept:.2f} ± {spread:.2f}"
 
 
-def _cost(one: Study) -> str:
+def _total(one: Study) -> str:
     """What all directions cost, where it is known: the gains alone do not say it."""
     kl = one.spectrum.kl
     return "" if kl is None else f", and cost {kl:.3f} nats per token at strength 1 (second order)"
@@ -133,7 +133,7 @@ def _words(one: Study, picture: Picture, spectrum: Picture) -> list[str]:
         "<em>Gain</em>: typical shift of logits in nats at strength 1. <em>Share</em>: of the sum of squared "
         "gains. "
         f"<em>Contexts</em>: how many are on that side. {kept}All directions together count for "
-        f"{one.spectrum.effective_rank:.1f} of equal share{_cost(one)}.</p>",
+        f"{one.spectrum.effective_rank:.1f} of equal share{_total(one)}.</p>",
         f"<div class='wide'>{table(head, rows, numbers=range(1, 5 if again else 4))}</div>",
         "<div class='row'>",
         figure(picture, f"Words that the two strongest directions of {one.name} write and avoid",
