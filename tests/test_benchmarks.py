@@ -161,6 +161,10 @@ def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) ->
     losses = [measure(alone, s * once.strength * value, background).all for s in (1, -1)]
     assert once.margin()[0] == pytest.approx(losses[1].steered - losses[0].steered, rel=1e-4)
     assert thrice.margin(once)[0] == pytest.approx(0, abs=1e-4)
+    harmed = quality.judge(held, quality.Rival(value, 4 * background))
+    assert abs(harmed.margin()[0] - once.margin()[0]) > 0.05 * once.margin()[0]
+    assert harmed.alone == pytest.approx(once.alone, rel=1e-6)  # no background, so none makes room
+    assert once.alone == pytest.approx(quality.judge(held, quality.Rival(value, 0 * background)).margin()[0], rel=1e-3)
 
 
 def test_a_verdict_takes_the_first_step_that_is_as_good(quality: ModuleType) -> None:
