@@ -27,8 +27,8 @@ def even_kl(
     Example:
         >>> head = Head(torch.eye(2), torch.zeros(2))
         >>> kl, slope = even_kl(head, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))
-        >>> round(kl.item(), 4), slope.round(decimals=4).tolist()  # log cosh 1, tanh 1 / 2
-        (0.4338, [[0.3808, -0.3808]])
+        >>> round(kl.item(), 4), [round(x, 4) for x in slope[0].tolist()]  # log cosh 1, tanh 1 / 2
+        (0.4338, [0.3808, -0.3808])
     """
     W_U, b_U = head.scale * head.W_U, head.scale * head.b_U
     size = max(1, ROOM // W_U.shape[1])
