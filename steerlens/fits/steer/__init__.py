@@ -46,7 +46,7 @@ def fit_steer(
         states: from `steerlens.collect` on labelled texts.
         solver: `"auto"`: one pass (more on small data) of averaged SGD in whitened coordinates, then polished: the steer's
             singular values in the natural metric are lowered by a threshold and it is scaled, as far as held-out NLL
-            asks. Fast, best on new texts, no certificate. Its steps are in bfloat16 where the device multiplies that natively
+            asks. Fast, no certificate. Its steps are in bfloat16 where the device multiplies that natively
             (rounding is a hundredth of a minibatch's noise; held-out NLL is the same to 1e-4), else in float32, so that a seed
             gives slightly different matrices on such processors; sums and losses are in float32. `"lbfgs"`: the ridge
             problem's own minimum, to `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker

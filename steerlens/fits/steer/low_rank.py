@@ -83,10 +83,11 @@ def low_rank(problem: Problem, V: Float[Tensor, "2 d d"], weights: Weights, rank
     halves = states.split(0.5, seed=seed)
     slopes = [_evidence(half, labels, base, metric, weights) for half in halves]
     curvature = 1.2 * _curvature(cost, states.d_model)
-    share, scale, trials = _choose(cost, slopes, curvature, rank)
+    top = sum(float(torch.linalg.matrix_norm(slope, 2)) for slope in slopes) / 2  # a penalty that leaves nothing
+    share, scale, trials = _choose(cost, slopes, top, curvature, rank)
     n = [half.n_positions for half in halves]
     both = (n[0] * slopes[0] + n[1] * slopes[1]) / sum(n)
-    threshold = share * _top(slopes) / 2**0.5
+    threshold = share * top / 2**0.5
     point = torch.zeros_like(both)
     for lower in (2 * threshold, threshold):  # the path from few directions to more
         point = nuclear_descent(_objective(cost, both), point, lower, curvature, rank=rank).V
@@ -95,7 +96,7 @@ def low_rank(problem: Problem, V: Float[Tensor, "2 d d"], weights: Weights, rank
 
 
 def _choose(
-    cost: _Cost, slopes: list[Tensor], curvature: float, rank: int | None
+    cost: _Cost, slopes: list[Tensor], top: float, curvature: float, rank: int | None
 ) -> tuple[float, float, tuple[dict[str, float], ...]]:
     """Return the share and the scale under which each half explains most of the other, and what was tried."""
     points = [torch.zeros_like(slope) for slope in slopes]
@@ -103,8 +104,7 @@ def _choose(
     for share in SHARES:
         gains, scales = [], []
         for k, slope in enumerate(slopes):
-            threshold = share * _top(slopes)
-            points[k] = nuclear_descent(_objective(cost, slope), points[k], threshold, curvature, rank=rank).V
+            points[k] = nuclear_descent(_objective(cost, slope), points[k], share * top, curvature, rank=rank).V
             kl, there = cost(points[k])[0], float((points[k] * slopes[1 - k]).sum())
             gains.append(there / max(kl, 1e-12) ** 0.5)
             # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩
@@ -163,8 +163,3 @@ def _curvature(cost: _Cost, d: int) -> float:
         V = cost(V)[1] / 1e-2
         size = float(V.norm())
     return size
-
-
-def _top(slopes: list[Tensor]) -> float:
-    """Return the mean of both halves' largest singular values: the penalty that leaves nothing."""
-    return sum(float(torch.linalg.matrix_norm(slope, 2)) for slope in slopes) / 2
