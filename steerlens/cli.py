@@ -64,6 +64,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="The steer's file, NAME.safetensors.")],
     background_out: Annotated[Path | None, typer.Option(help="File for the background steer.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the steer; that of its file if not given.")] = None,
+    kl: Annotated[float, typer.Option(help="What strength 1 is to cost, in nats per token.")] = 0.05,
     seed: Seed = 0,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
@@ -85,7 +86,7 @@ def fit(
         say(f"reading {len(texts):,} texts")
         states = sl.collect(lm, texts, progress=False)
         say(f"fitting on {states.n_positions:,} positions")
-        found = sl.fit_steer(states, name=name or out.stem, seed=seed)
+        found = sl.fit_steer(states, name=name or out.stem, kl=kl, seed=seed)
         sl.save(found.value, out, report=found.report)
         if background_out is not None:
             sl.save(found.background, background_out, report=found.report)

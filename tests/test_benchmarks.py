@@ -153,7 +153,7 @@ def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) ->
     states, held = (sl.collect(model, part, progress=False) for part in data.split(0.5, seed=0))
     W, D = m.take(r.recipe(r.through_states(states), data.split(0.5, seed=0)[0], 64, seed=0), 30)
     value, background = sl.Steer(W, held.readout), sl.Steer(D, held.readout)
-    once, thrice = (quality.judge(held, quality.Rival(k * value, background)) for k in (1, 3))
+    once, thrice = (quality.judge(held, quality.Fitted(k * value, background)) for k in (1, 3))
     assert abs(thrice.at_one - once.at_one) > 0.1 * abs(once.at_one)
     assert thrice.margin()[0] == pytest.approx(once.margin()[0], rel=1e-3)
     assert once.strength == pytest.approx(3 * thrice.strength, rel=1e-3)
@@ -161,10 +161,10 @@ def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) ->
     losses = [measure(alone, s * once.strength * value, background).all for s in (1, -1)]
     assert once.margin()[0] == pytest.approx(losses[1].steered - losses[0].steered, rel=1e-4)
     assert thrice.margin(once)[0] == pytest.approx(0, abs=1e-4)
-    harmed = quality.judge(held, quality.Rival(value, 4 * background))
+    harmed = quality.judge(held, quality.Fitted(value, 4 * background))
     assert abs(harmed.margin()[0] - once.margin()[0]) > 0.05 * once.margin()[0]
     assert harmed.alone == pytest.approx(once.alone, rel=1e-6)  # no background, so none makes room
-    assert once.alone == pytest.approx(quality.judge(held, quality.Rival(value, 0 * background)).margin()[0], rel=1e-3)
+    assert once.alone == pytest.approx(quality.judge(held, quality.Fitted(value, 0 * background)).margin()[0], rel=1e-3)
 
 
 def test_a_verdict_takes_the_first_step_that_is_as_good(quality: ModuleType) -> None:

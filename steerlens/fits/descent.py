@@ -17,6 +17,7 @@ from steerlens.values.fit import Fit, Report
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured, Ways, tally
 from steerlens.values.steer import Steer, zero_steer
+from steerlens.values.verdict import judge_heldout
 
 CHUNK = 1024
 """Positions whose logits are in memory at once, in training."""
@@ -258,10 +259,14 @@ def described(
         measure_edit(model, data, texts, made) for texts in (data.heldout, data.fitting[: len(data.heldout)])
     )
     kept = data.kept
+    held = torch.zeros(len(kept), dtype=torch.long)
+    for row in data.heldout:
+        held[row] = len(kept.ids[row]) - int(kept.prompt[row])
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
     report = Report(
-        solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl, objective=None,
-        gap=None, gap_reason="the problem is not convex", passes=found.passes,
+        solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
+        verdict=judge_heldout(measured, kept.labels.cpu(), held, 0.0, schedule.seed),
+        objective=None, gap=None, gap_reason="the problem is not convex", passes=found.passes,
         seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
         n_truncated=kept.n_truncated, seed=schedule.seed, rank=settings.get("rank"), step=schedule.step, trials=found.trials,
         settings=settings | {"batch": schedule.batch, "step": schedule.step, "weight_decay": schedule.weight_decay},

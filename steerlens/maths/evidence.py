@@ -1,17 +1,16 @@
 """Maximise what a steer explains at the KL that it costs: a convex problem with few directions."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import Head, log_sum_exp
+from steerlens.maths.head import Head, log_sum_exp, post, slope
 from steerlens.maths.svd import svd
 
-ROOM = 1 << 21
-"""Logits that are held at once: larger arrays are handed out and cleared by the system each time."""
+ROOM, LEAST, MOST = 1 << 18, 64, 512
+"""Logits that are held at once, which a cache bears; rows at least, since products of fewer are slow, and at most."""
 
 
 def even_kl(
@@ -22,7 +21,8 @@ def even_kl(
         ½ KL(p_0 ‖ p_{+m}) + ½ KL(p_0 ‖ p_{−m}) = ½ (A(z + u) + A(z − u)) − A(z)
         ∂/∂m = ½ (p_{+m} − p_{−m}) W_Uᵀ         z = cW_U + b_U, u = mW_U, A = logΣexp
 
-    Nats, one per row; convex in `m`. No soft cap: under one the logits are not linear in the move.
+    Nats, one per row; convex in `m`. Under a soft cap, where logits are not linear in the move, both KL
+    are taken as they are, with the cap's slope in the gradient; convex it then is near 0 only.
 
     Example:
         >>> head = Head(torch.eye(2), torch.zeros(2))
@@ -30,15 +30,39 @@ def even_kl(
         >>> round(kl.item(), 4), [round(x, 4) for x in slope[0].tolist()]  # log cosh 1, tanh 1 / 2
         (0.4338, [0.3808, -0.3808])
     """
-    W_U, b_U = head.scale * head.W_U, head.scale * head.b_U
-    size = max(1, ROOM // W_U.shape[1])
+    size = max(LEAST, min(MOST, ROOM // head.W_U.shape[1]))
     costs, slopes = [], []
     for at, m in zip(c.split(size), move.split(size), strict=True):
-        z, u = at @ W_U + b_U, m @ W_U
-        (plus, p), (minus, q) = _normalised(z + u), _normalised(z - u)
-        costs.append((plus + minus) / 2 - log_sum_exp(z))
-        slopes.append(p.sub_(q) @ W_U.mT / 2)
+        z, u = torch.addmm(head.b_U, at, head.W_U), m @ head.W_U
+        cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
+        costs.append(cost)
+        slopes.append(pull @ head.W_U.mT)
     return torch.cat(costs), torch.cat(slopes)
+
+
+def _linear(
+    head: Head, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
+    """Return the even KL and its gradient in `u`; both inputs are overwritten."""
+    if head.scale != 1.0:
+        z, u = z.mul_(head.scale), u.mul_(head.scale)
+    plain = log_sum_exp(z)
+    (plus, p), (minus, q) = _normalised(z + u), _normalised(z.sub_(u))
+    return (plus + minus) / 2 - plain, p.sub_(q).mul_(head.scale / 2)
+
+
+def _capped(
+    head: Head, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
+    """Return the same under a soft cap: the logits are not odd in the move, so the plain ones stay in."""
+    plain = post(head, z)
+    p = torch.softmax(plain, 1)
+    cost, pull = -log_sum_exp(plain), torch.zeros_like(u)
+    for sign in (1, -1):
+        moved = post(head, z + sign * u)
+        cost += (log_sum_exp(moved) - torch.linalg.vecdot(p, moved - plain)) / 2
+        pull += sign / 2 * slope(head, moved) * (torch.softmax(moved, 1) - p)
+    return cost, pull
 
 
 def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
@@ -46,14 +70,6 @@ def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float
     top = z.amax(1)
     p = torch.softmax(z, 1, out=z)
     return top - p.amax(1).log(), p
-
-
-class Point(NamedTuple):
-    """A matrix, the smooth part of the objective there, and the rank that the threshold left."""
-
-    V: Float[Tensor, "d d"]
-    value: float
-    rank: int
 
 
 def nuclear_descent(
@@ -64,7 +80,7 @@ def nuclear_descent(
     *,
     rank: int | None = None,
     n_steps: int = 8,
-) -> Point:
+) -> Float[Tensor, "d d"]:
     """Minimise `f(V) + threshold · |V|_*` by accelerated proximal steps (Beck and Teboulle 2009).
 
     The nuclear norm `|V|_*`, the sum of the singular values, leaves few directions: every step
@@ -73,7 +89,7 @@ def nuclear_descent(
     value at `start` shows that the curvature was taken too small; it is doubled and all begins anew.
 
     Args:
-        smooth: value and gradient of the convex `f`.
+        smooth: value and gradient of the convex `f`; called once per step.
         curvature: of `f`, about its largest; one over the step.
         rank: at most so many directions are kept after each step; None: as many as there are.
 
@@ -81,13 +97,11 @@ def nuclear_descent(
         >>> target = torch.diag(torch.tensor([3.0, 1.0]))
         >>> def f(V):
         ...     return float((V - target).square().sum() / 2), V - target
-        >>> point = nuclear_descent(f, torch.zeros(2, 2), threshold=2.0, curvature=1.0)
-        >>> point.V.diag().round(decimals=4).tolist(), point.rank
-        ([1.0, 0.0], 1)
+        >>> nuclear_descent(f, torch.zeros(2, 2), threshold=2.0, curvature=1.0).diag().round(decimals=4).tolist()
+        [1.0, 0.0]
     """
-    first, _ = smooth(start)
     for _ in range(20):
-        point = _descend(smooth, start, first, threshold, curvature, rank, n_steps)
+        point = _descend(smooth, start, threshold, curvature, rank, n_steps)
         if point is not None:
             return point
         curvature *= 2
@@ -97,27 +111,26 @@ def nuclear_descent(
 def _descend(
     smooth: Callable[[Tensor], tuple[float, Tensor]],
     start: Tensor,
-    first: float,
     threshold: float,
     curvature: float,
     rank: int | None,
     n_steps: int,
-) -> Point | None:
-    V, Y, inertia, left, value = start, start, 1.0, 0, first
+) -> Tensor | None:
+    V, Y, inertia, first = start, start, 1.0, None
     size = float(torch.linalg.matrix_norm(start, "nuc"))
     for _ in range(n_steps):
-        value, slope = smooth(Y)
+        value, pull = smooth(Y)
+        first = value if first is None else first
         # what the penalty may give up for a smaller |V|_* is no sign of a step too long
         if not value <= first + threshold * size + 1e-9:
             return None
-        U, s, Vh = svd(Y - slope / curvature)
+        U, s, Vh = svd(Y - pull / curvature)
         s = (s - threshold / curvature).clamp_min(0)
         if rank is not None:
             s[rank:] = 0
-        left = int((s > 0).sum())
         new = (U * s) @ Vh
         if float(((Y - new) * (new - V)).sum()) > 0:
             inertia = 1.0
         following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2
         Y, V, inertia = new + (inertia - 1) / following * (new - V), new, following
-    return Point(V, smooth(V)[0], left)
+    return V

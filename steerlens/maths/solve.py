@@ -1,14 +1,12 @@
 """Minimise a convex function of matrices in coordinates where it is nearly isotropic."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from steerlens.maths.svd import svd
 
 
 class Solution(NamedTuple):
@@ -183,27 +181,3 @@ def crossed_gain(
         v = here / (curvature + ridge)
         gain += float((v * (there - curvature * v / 2)).sum()) / 2
     return gain
-
-
-class Shrunk(NamedTuple):
-    """A matrix with its singular values lowered, and by how much."""
-
-    V: Float[Tensor, "d d"]
-    threshold: float
-
-
-def shrink(V: Float[Tensor, "d d"], *shares: float) -> Iterator[Shrunk]:
-    """Every singular value lowered by a share of the largest, not below 0: the proximal map of the nuclear norm; one SVD for all.
-
-    A steer learned from n positions carries noise that is spread evenly over all directions of the whitened space,
-    while a style lives in few; lowering the singular values takes out the one and keeps the other.
-
-    Example:
-        >>> [(found.V.diag().tolist(), found.threshold) for found in shrink(torch.diag(torch.tensor([4.0, 1.0])), 0.0, 0.5)]
-        [([4.0, 1.0], 0.0), ([2.0, 0.0], 2.0)]
-    """
-    if shares:
-        U, s, Vh = svd(V.double())
-        for share in shares:
-            threshold = share * s[0]
-            yield Shrunk(((U * (s - threshold).clamp_min(0)) @ Vh).to(V.dtype), float(threshold))

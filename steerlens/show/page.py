@@ -54,8 +54,10 @@ def _in_short(one: Study) -> str:
     losses = one.tables["losses"].set_index("label").loc["all"]
     top = one.strengths[-1]
     kl = one.tables["kl"].set_index("strength").kl
+    verdict = one.fit.report.verdict
+    told = "" if verdict is None or verdict.found else " Not told from a steer fitted to shuffled labels."
     text = (
-        f"<b>{escape(one.name)}</b>: turning the steer's sign costs {losses.contrast:.3f} nats per token on new "
+        f"<b>{escape(one.name)}</b>:{told} turning the steer's sign costs {losses.contrast:.3f} nats per token on new "
         "texts; strength "
         f"±{top:g} is {max(kl[top], kl[-top]):.2f} nats per token away from the plain model."
     )

@@ -13,19 +13,21 @@ def section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
     r = one.fit.report
     parts = [
         f"<h2 id='{anchor(one.name)}'>{escape(one.name)}</h2>",
+        f"<p class='verdict'><b>Verdict.</b> {escape(str(r.verdict))}</p>" if r.verdict else "",
         "<h3>What was fitted</h3>",
         f"<p>A steer and a background steer, which absorbs what all these texts have in common, on {r.n_texts:,} "
         "labelled texts "
         f"({r.n_positions:,} tokens{f', {r.n_truncated:,} texts cut to the context' if r.n_truncated else ''}). The "
         "held-out "
-        "texts in this table are a tenth of them, on which the settings were chosen; everything below is on "
+        "texts in this table are a tenth of them, on which the background was cut to fit; everything below is on "
         f"{one.n_test:,} other "
         "texts.</p>",
         table(["", ""], ([escape(name), escape(value)] for name, value in r.rows())),
         "<h3>Which strength explains texts of each label?</h3>",
         "<p>Log-likelihood of new texts at each strength, less that at strength 0, with the background always on. A "
         "good steer puts "
-        "the top of each curve (dot) near its label, and the curves of opposite labels apart. Bands: ± 2 standard "
+        f"the top of each curve (dot) near its label times {r.strength:.2f}, the strength that a label of 1 asks "
+        "for, and the curves of opposite labels apart. Bands: ± 2 standard "
         "errors.</p>",
         figure(pictures["label_curve"], f"Log-likelihood of texts of each label against the strength of {one.name}"),
         "<h3>The same beginnings at five strengths</h3>",

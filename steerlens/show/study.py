@@ -22,6 +22,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.losses import measure
 from steerlens.values.states import States
+from steerlens.values.steer import SteerOver
 
 KL_BUDGET = 0.4
 """Nats per token that the largest strength shown may cost: beyond, text comes apart."""
@@ -93,8 +94,15 @@ def study(
         tables |= _written(model, fit, attribute, strengths, test, seed)
     if attribute is not None:
         with _timed(clock, "truth", say, f"{name}: comparing with the exact grammar"):
-            tables["gap"] = gap_closed(model, fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003)
+            tables["gap"] = gap_closed(
+                model, fit.report.strength * fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003
+            )
     return Study(name, attribute, fit, strengths, tables, shown, highlights, clock, len(test))
+
+
+def explaining(fit: Fit) -> SteerOver:
+    """Return the model that explains a fit's texts: a label of 1 is strength 1, over the background."""
+    return (fit.report.strength * fit.value).over(fit.background)
 
 
 def openings(data: Labelled, n: int) -> list[str]:
@@ -109,7 +117,8 @@ def openings(data: Labelled, n: int) -> list[str]:
 
 def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
     """What the steer does to given texts: nothing is written here."""
-    found = measure(new, fit.value, fit.background)
+    asked = fit.report
+    found = measure(new, fit.value, fit.background, strength=asked.strength, mean_label=asked.mean_label)
     rows = [{"label": label, **asdict(losses)} for label, losses in found.by_label.items()]
     losses = pd.DataFrame([*rows, {"label": "all", **asdict(found.all)}])
     grid = sorted(
@@ -139,7 +148,7 @@ def _read(
         found["stability"] = stability(fit.value, pairs, rank=min(12, states.d_model), metric=metric)
     signs = [sum(sign * label > 0 for label in data.labels) for data in (known, test[1]) for sign in (1, -1)]
     if min(signs) >= 10:
-        found["classify"] = classify_states(fit.value.over(fit.background), train, test, seed=seed)
+        found["classify"] = classify_states(explaining(fit), train, test, seed=seed)
     return found, spectrum(fit.value, metric=metric, states=states.sample(4_096, seed=seed))
 
 
@@ -150,7 +159,7 @@ def _highlights(model: Model, fit: Fit, test: Labelled) -> tuple[tuple[float, Hi
     for label in dict.fromkeys((by_label[-1], by_label[0], by_label[len(by_label) // 2])):
         texts = [text for text, y in test if y == label]
         long = [text for text in texts if 12 <= len(text.split()) <= 45] or texts
-        steer = fit.value.over(fit.background)
+        steer = explaining(fit)
         found += [(label, highlight(model, steer, text, spans=3, price=0.1)) for text in long[:2]]
     return tuple(found)
 

@@ -11,17 +11,22 @@ from steerlens.values.losses import Losses
 from steerlens.values.prompt import Prompt
 from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
+from steerlens.values.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Report:
     """How a value was fitted and how good it is. All losses in nats per token.
 
-    `heldout` texts were never trained on; damping and shrinkage were chosen on a sample of them, which makes
-    its numbers a little too good (few choices, many texts). `kl` is KL(base ‖ steer alone) at strengths +1 and -1.
+    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts were never trained on; the
+    background's damping was chosen on a sample of them, which makes its NLL a little too good (few choices, many texts). A
+    steer is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be; `strength` is the multiple
+    of it that a label of 1 asks for, at which the texts are likeliest and `heldout`, `train` and `by_label` are measured,
+    around `mean_label`.
     `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
-    lists the choices that were tried with their held-out NLL. What belongs to steers alone (`damping`, `ridge`, `threshold`,
-    `weights`, `scale`) is None for other values, whose own settings are in `settings`.
+    lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
+    nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `threshold`, `weights`) is None for other
+    values, whose own settings are in `settings`.
     """
 
     solver: str
@@ -42,9 +47,12 @@ class Report:
     step: float | None = None
     damping: float | None = None
     ridge: tuple[float, float] | None = None
+    whitening: float | None = None
     threshold: float | None = None
-    scale: float | None = None
+    strength: float = 1.0
+    mean_label: float = 0.0
     weights: str | None = None
+    verdict: Verdict | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     trials: tuple[dict[str, float], ...] = field(default=(), repr=False)
 
@@ -59,7 +67,9 @@ class Report:
         """The report as names and readable values."""
         h, t = self.heldout, self.train
         gap = f"≤ {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
+        verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
         return [
+            *verdict,
             (
                 "held-out NLL, base → background → steered",
                 f"{h.base:.4f} → {h.background:.4f} → {h.steered:.4f}",
@@ -70,6 +80,7 @@ class Report:
                 f"{t.base:.4f} → {t.background:.4f} → {t.steered:.4f}",
             ),
             ("KL from base at +1 / -1", f"{self.kl[0]:.4f} / {self.kl[1]:.4f}"),
+            ("strength that a label of 1 asks for", f"{self.strength:.2f}"),
             *self._set(),
             ("objective, gap to its minimum", f"{_number(self.objective)}, {gap}"),
             ("texts, positions, truncated", f"{self.n_texts:,}, {self.n_positions:,}, {self.n_truncated:,}"),
@@ -87,8 +98,7 @@ class Report:
             three = f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}"
             found.append(("ridge (steer, background), damping", three))
         if self.threshold is not None:
-            three = f"{self.threshold:.3g}, {self.scale:g}, {self.rank or 'full'}"
-            found.append(("singular values lowered by, scaled by, rank", three))
+            found.append(("penalty on singular values, rank", f"{self.threshold:.3g}, {self.rank or 'free'}"))
         return [*found, *((name.replace("_", " "), str(value)) for name, value in self.settings.items())]
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ class Losses:
     """Mean NLL in nats per token of texts read at their own label, four ways.
 
     `base` without any steer, `background` with the background alone, `steered` with background and steer, `flipped`
-    with background and the steer's sign turned.
+    with background and the label mirrored at the mean label, which for balanced labels is the steer's sign turned.
     """
 
     base: float
@@ -30,16 +30,18 @@ class Losses:
 
     @property
     def contrast(self) -> float:
-        """`flipped − steered`: what the sign is worth, free of what the background explains."""
+        """`flipped − steered`: what the sign is worth, free of what the background explains and of what all texts share."""
         return self.flipped - self.steered
 
 
 class Measured(NamedTuple):
-    """Losses over all positions and for each label, and KL(base ‖ steer alone) at strengths +1 and -1."""
+    """Losses over all positions and for each label, KL(base ‖ steer alone) at strengths +1 and -1, and summed NLL by text."""
 
     all: Losses
     by_label: dict[float, Losses]
     kl: tuple[float, float]
+    by_text: Float[Tensor, "n_texts 4"]
+    """Nats, four ways, of each text; 0 where it was not measured."""
 
 
 class Ways(NamedTuple):
@@ -64,27 +66,32 @@ def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n
         rows = (n > 0) & (labels == label)
         by_label[label] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
     up, down = (kl / n.sum()).tolist()
-    return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down))
+    return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down), sums)
 
 
-def measure(states: States, steer: Steer, background: Steer) -> Measured:
+def measure(
+    states: States, steer: Steer, background: Steer, *, strength: float = 1.0, mean_label: float = 0.0
+) -> Measured:
     """Mean NLL in nats per token, base, background, steered and flipped, every position weighing the same.
 
-    Three products with `W_U` a chunk serve all six distributions.
+    A label `y` asks for `y · strength`, flipped for `(2 · mean_label − y) · strength`. Three products
+    with `W_U` per chunk serve all six distributions.
     """
     head = states.readout.head
 
     def ways() -> Iterator[Ways]:
         for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
-            y, behind, ahead = states.labels[text.cpu()].to(c)[:, None], c @ background.W, c @ steer.W
+            right = strength * states.labels[text.cpu()].to(c)[:, None]
+            wrong, behind, ahead = 2 * strength * mean_label - right, c @ background.W, c @ steer.W
 
             def logits(
-                part: Head, c: Tensor = c, y: Tensor = y, behind: Tensor = behind, ahead: Tensor = ahead
-            ) -> list[Tensor]:
+                part: Head, given: tuple[Tensor, Tensor, Tensor] = (c, behind, ahead),
+                signs: tuple[Tensor, Tensor] = (right, wrong),
+            ) -> list[Tensor]:  # fmt: skip
+                c, behind, ahead = given
                 z = torch.addmm(part.b_U, c, part.W_U)
                 over, along = torch.addmm(z, behind, part.W_U), ahead @ part.W_U
-                signed = y * along
-                return [z, over, over + signed, over - signed, z + along, z - along]
+                return [z, over, *(over + sign * along for sign in signs), z + along, z - along]
 
             yield Ways(target, text, logits)
 

@@ -85,12 +85,13 @@ def test_losses_of_the_report_are_those_of_the_definition() -> None:
     c, target, text = next(heldout.chunks(10**9))
     y = heldout.labels[text][:, None]
     W, D_ = fit.value.W, fit.background.W
-    found = fit.report.heldout
+    found, s = fit.report.heldout, fit.report.strength
+    assert abs(s - 1) > 0.1
     for loss, moved in (
         (found.base, c),
         (found.background, c + c @ D_),
-        (found.steered, c + c @ D_ + y * (c @ W)),
-        (found.flipped, c + c @ D_ - y * (c @ W)),
+        (found.steered, c + c @ D_ + s * y * (c @ W)),
+        (found.flipped, c + c @ D_ - s * y * (c @ W)),
     ):
         assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(ON.logits(moved), target)), abs=1e-4)
     p = torch.log_softmax(ON.logits(c), 1)
@@ -253,25 +254,29 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
     assert report.ridge == pytest.approx((0.3, 0.7))
     assert (report.damping, report.weights, report.seed, report.solver) == (0.05, "texts", 4, solver)
     assert report.step == (None if solver == "closed-form" else 0.2)
-    assert report.trials == ()
+    assert all(set(trial) == {"penalty", "margin"} for trial in report.trials)
     small = sl.fit_steer(planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, step=0.02, seed=4)
     large = sl.fit_steer(planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, step=0.02, seed=4)
-    assert small.value.W.norm() < 0.3 * large.value.W.norm()
+    if solver == "auto":  # how far it goes is asked of the halves, where it goes of the ridge too
+        assert cosine(small.value.W, large.value.W) < 0.99
+    else:
+        assert small.report.strength < 0.3 * large.report.strength
 
 
 def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_reported() -> None:
     report = sl.fit_steer(planted(), seed=0).report
-    tried = [trial["heldout_nll"] for trial in report.trials]
+    tried = [trial["heldout_nll"] for trial in report.trials if "damping" in trial]
     assert len(tried) >= 3
-    chosen = next(t for t in report.trials if t["damping"] == report.damping)
+    chosen = next(t for t in report.trials if t.get("damping") == report.damping)
     assert set(chosen) == {"damping", "ridge", "ridge_background", "heldout_nll"}
     assert chosen["heldout_nll"] < min(tried) + 1e-3
     assert report.heldout.steered < report.heldout.background < report.heldout.base
     assert report.passes > 1 and report.seconds > 0
     given = sl.fit_steer(planted(), seed=0, damping=0.3).report
-    assert given.damping == 0.3 and given.trials == ()
+    assert given.damping == 0.3 and not any("damping" in t for t in given.trials)
     ridges = sl.fit_steer(planted(), seed=0, ridge=0.4).report
-    assert ridges.ridge == pytest.approx((0.4, 0.4)) and len({t["damping"] for t in ridges.trials}) >= 3
+    assert ridges.ridge == pytest.approx((0.4, 0.4))
+    assert len({t["damping"] for t in ridges.trials if "damping" in t}) >= 3
     closed = sl.fit_steer(planted(), seed=0, damping=0.3, solver="closed-form").report
     assert {t["damping"] for t in closed.trials} == {0.3} and len({t["ridge"] for t in closed.trials}) > 1
 
@@ -292,7 +297,7 @@ BAD: dict[str, tuple[Callable[[], States], dict[str, Any], str]] = {
     "one class": (lambda: planted(60).relabel(torch.ones(60)), {}, "every label is 1.*label 0"),
     "unlabelled": (lambda: planted(60).relabel(torch.zeros(60)), {}, "every label is 0"),
     "too few texts": (lambda: planted(60).select(torch.arange(60) < 3), {}, "got 3 texts"),
-    "solver": (planted, {"solver": "adam"}, "'auto', 'closed-form' or 'lbfgs'"),
+    "solver": (planted, {"solver": "adam"}, "'auto', 'closed-form', 'lbfgs'"),
     "rank 0": (planted, {"rank": 0}, "rank: got 0"),
     "rank beyond d": (planted, {"rank": D + 1}, rf"expected 1 … {D}"),
     "negative ridge": (planted, {"ridge": -1.0}, "ridge: got -1"),

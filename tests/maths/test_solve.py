@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.maths.head import Head, nll_and_gradient
-from steerlens.maths.solve import averaged_sgd, crossed_gain, lbfgs, newton_step, shrink
+from steerlens.maths.solve import averaged_sgd, crossed_gain, lbfgs, newton_step
 
 D, V, N = 4, 12, 60
 RIDGE = torch.tensor([0.05, 0.2])[:, None, None].double()
@@ -152,33 +152,6 @@ def test_averaged_sgd_of_no_or_one_step() -> None:
     start = torch.ones(2, D, D)
     assert torch.equal(averaged_sgd([], start, 0.1, 0), start)
     assert_close(averaged_sgd([lambda V: V], start, 0.1, 1), 0.9 * start)
-
-
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31), share=st.floats(0.05, 0.9))
-def test_shrink_is_the_proximal_map_of_the_nuclear_norm(seed: int, share: float) -> None:
-    r = torch.Generator().manual_seed(seed)
-    V = torch.randn(D, D, generator=r).double()
-    threshold = share * float(torch.linalg.svdvals(V)[0])
-
-    def cost(X: Tensor) -> float:
-        return float((X - V).square().sum()) / 2 + threshold * float(torch.linalg.svdvals(X).sum())
-
-    ((best, found),) = shrink(V, share)
-    assert found == pytest.approx(threshold)
-    for size in (1e-3, 1e-1, 1.0):
-        other = best + size * torch.randn(D, D, generator=r).double()
-        assert cost(best) < cost(other)
-    assert cost(best) < min(cost(V), cost(torch.zeros_like(V)))
-
-
-def test_shrink_lowers_each_singular_value_and_keeps_dtype() -> None:
-    V = torch.diag(torch.tensor([3.0, 1.0, 0.2, 0.0]))
-    (lower, by), (same, _), (none, _) = shrink(V, 0.5 / 3, 0.0, 1.0)
-    assert by == pytest.approx(0.5) and list(shrink(V)) == []
-    assert_close(lower, torch.diag(torch.tensor([2.5, 0.5, 0.0, 0.0])))
-    assert_close(same, V)
-    assert none.abs().sum() == 0
 
 
 @given(seed=st.integers(0, 99), size=st.floats(0.01, 10.0))

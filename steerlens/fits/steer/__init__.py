@@ -1,18 +1,35 @@
 """Fit a steer to labelled states: a convex problem."""
 
+import math
 import time
 from dataclasses import replace
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
-from steerlens.fits.steer.choose import Solver, choose, given_settings, make_problem, solve
-from steerlens.fits.steer.low_rank import low_rank
-from steerlens.fits.steer.problem import Weights, stable_step, sums_over
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.fits.steer.choose import (
+    DAMPING,
+    Setting,
+    Solved,
+    Solver,
+    choose,
+    fraction_of,
+    given_settings,
+    make_problem,
+    solve,
+)
+from steerlens.fits.steer.evidence import WHITENING, Asked, Explained, explain, mean_label
+from steerlens.fits.steer.problem import Problem, Weights, stable_step, sums_over
 from steerlens.maths.moments import Moments, second_moments
+from steerlens.values.calibrate import calibrate
 from steerlens.values.fit import Fit, Report
 from steerlens.values.losses import measure
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
+from steerlens.values.verdict import judge_heldout
 
 
 def fit_steer(
@@ -25,6 +42,7 @@ def fit_steer(
     step: float | None = None,
     weights: Weights = "labels",
     tolerance: float = 1e-4,
+    kl: float = 0.05,
     seed: int = 0,
     name: str = "steer",
 ) -> Fit:
@@ -39,31 +57,31 @@ def fit_steer(
     fitted steers is 1.4 to 3.9 times less than the true KL.
     Source: Han et al. (arXiv 2305.12798), section 3 and appendix D; the background is their dummy steer.
 
-    A tenth of the texts is held out: damping and shrinkage, where not given, are chosen on it, and all losses in the report
-    are also given there.
+    A tenth of the texts is held out: the background's damping, where not given, is chosen on it, and all losses in the report
+    are also given there. `report.verdict` says whether the steer is better than one fitted to shuffled labels.
 
     Args:
         states: from `steerlens.collect` on labelled texts.
-        solver: `"auto"`: one pass (more on small data) of averaged SGD in whitened coordinates, then polished: the steer's
-            singular values in the natural metric are lowered by a threshold and it is scaled, as far as held-out NLL
-            asks. Fast, no certificate. Its steps are in bfloat16 where the device multiplies that natively
-            (rounding is a hundredth of a minibatch's noise; held-out NLL is the same to 1e-4), else in float32, so that a seed
-            gives slightly different matrices on such processors; sums and losses are in float32. `"lbfgs"`: the ridge
-            problem's own minimum, to `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker
-            approximation of the first Newton step, `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine with
-            the exact step is 0.97 at large ridges and 0.3 to 0.6 at small ones. `"low-rank"`: the background as in
-            `"auto"`, then the steer that explains most for the KL it costs, held to few directions by a nuclear norm
-            that halves of the texts choose; see `low_rank`. For few texts with a strong style; not under a soft cap.
-        rank: the best steer of this rank in the natural metric, cut from the fit; `"low-rank"` fits at this rank. None: full
-            rank, or the rank that the penalty leaves.
+        solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the KL it costs (see
+            `explain`): few directions where halves of the texts say that the style lives in few, all of them else. No
+            certificate. SGD's steps are in bfloat16 where the device multiplies that natively, else in float32, so that a
+            seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge problem's own minimum, to
+            `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker approximation of the
+            first Newton step, `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine with the exact step is
+            0.97 at large ridges and 0.3 to 0.6 at small ones.
+        rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in the natural metric. None:
+            the rank that the penalty leaves.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of
-            a sample says most about the other.
-        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions.
+            a sample says most about the other; `"auto"` has no ridge on the steer then, but its penalty.
+        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions, and
+            0.03 for the coordinates in which `"auto"` lowers singular values.
         step: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
             within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
             token the same.
         tolerance: of `"lbfgs"`, in nats per token: stop when the certified gap is below.
+        kl: what strength 1 costs on the training texts over the plain model, mean of both signs, in nats per token: the
+            common unit of all steers. The multiple that labels of 1 ask for is `report.strength`.
         seed: of the split, the subsamples and the order of the minibatches.
         name: of the steer, for tables and figures.
 
@@ -78,45 +96,109 @@ def fit_steer(
         >>> fit.report.heldout.steered < fit.report.heldout.flipped
         True
     """
+    check_arguments(states, solver, rank, ridge, damping, step, kl)
+    given = Given(solver, rank, ridge, damping, step, weights, tolerance, kl, seed)
+    return _fit(states, given, name)
+
+
+class Given(NamedTuple):
+    """The arguments of a fit, as `fit_steer` has them."""
+
+    solver: Solver
+    rank: int | None
+    ridge: float | tuple[float, float] | None
+    damping: float | None
+    step: float | None
+    weights: Weights
+    tolerance: float
+    kl: float
+    seed: int
+
+
+class Found(NamedTuple):
+    """A steer of the length that the likelihood likes, its background, and what is known of both."""
+
+    W: Float[Tensor, "d d"]
+    D: Float[Tensor, "d d"]
+    steer: Explained
+    problem: Problem
+    solved: Solved
+
+
+def _fit(states: States, given: Given, name: str) -> Fit:
     started = time.perf_counter()
-    check_arguments(states, solver, rank, ridge, damping, step)
-    train, heldout = states.split(0.9, seed=seed)
+    train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
         raise ValueError("states: after a tenth of the texts was held out only one label is left; collect more texts")
-    given = given_settings(ridge, damping, step, train.n_positions)
-    sample = train.sample(max(20_000, 16 * states.d_model), seed=seed)
+    settings = given_settings(given.ridge, given.damping, given.step, train.n_positions)
+    if given.solver == "auto":  # of the background alone, which the search gives no better, and which is cut to fit
+        settings = {"damping": DAMPING} | settings
+    sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
     sample = sample if sample.n_texts > 1 else train
-    halves = cast(tuple[Moments, Moments], tuple(sums_over(half, weights) for half in sample.split(0.5, seed=seed)))
+    halves = cast(
+        tuple[Moments, Moments], tuple(sums_over(half, given.weights) for half in sample.split(0.5, seed=given.seed))
+    )
     metric = Metric(*second_moments(states.readout.head, halves[0].plus(halves[1])))
-    tuning = heldout.sample(8_192, seed=seed)
-    setting, trials, tried = choose(sample, halves, metric, tuning, weights, given, solver, seed)
+    tuning = heldout.sample(8_192, seed=given.seed)
+    setting, trials, tried = choose(sample, halves, metric, tuning, given.weights, settings, given.solver, given.seed)
+    # the penalty on singular values stands for a ridge, unless one is asked for
+    ridge = settings.get("ridge", 0.0) / train.n_positions
+    whitening = WHITENING if given.damping is None else given.damping
+    asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
+    found = _solve(train, metric, setting, whitening, asked, given, tuning)
 
-    problem = make_problem(train, metric, weights, setting)
-    solved = solve(problem, solver, setting, weights, tolerance, tuning, seed)
-    metric = problem.metric
-    W, D = metric.unwhiten(solved.V[0]), metric.unwhiten(solved.V[1])
-    if solver == "low-rank":
-        few = low_rank(problem, solved.V, weights, rank, seed)
-        W, D, trials = few.W, few.D, (*trials, *few.trials)
-        reason = "solver='low-rank' measures the cost on a sample; solver='lbfgs' gives a certificate"
-        solved = solved._replace(threshold=few.threshold, scale=few.scale, passes=solved.passes + 1, gap_reason=reason)
-    value, background = Steer(W, states.readout, name), Steer(D, states.readout, f"{name} background")
-    if rank is not None and solver != "low-rank":  # that one is fitted at its rank
-        value = replace(value.truncate(rank, metric), name=name)
-    measured = measure(heldout, value, background)
-    on_train = measure(train.sample(4_096, seed=seed), value, background)
-    used = None if solver == "closed-form" else stable_step(problem, setting.step)
+    value, strength = _of_length(found, train, given, name)
+    background = Steer(found.D, states.readout, f"{name} background")
+    mean = mean_label(train, given.weights)
+    measured, on_train = (
+        measure(part, value, background, strength=strength, mean_label=mean)
+        for part in (heldout, train.sample(4_096, seed=given.seed))
+    )
+    auto, problem, solved = given.solver == "auto", found.problem, found.solved
     lambdas = problem.ridge.flatten().tolist()
     report = Report(
-        solver=solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        damping=setting.damping, ridge=(lambdas[0], lambdas[1]), step=used,
-        threshold=solved.threshold, scale=solved.scale, rank=rank, weights=weights, objective=solved.objective, gap=solved.gap,
-        gap_reason=solved.gap_reason,
-        passes=solved.passes + (1 + tried) * sample.n_positions / train.n_positions,
+        solver=given.solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
+        damping=setting.damping, ridge=(ridge if auto else lambdas[0], lambdas[1]),
+        step=None if given.solver == "closed-form" else stable_step(problem, setting.step),
+        whitening=whitening if auto else None, threshold=found.steer.threshold if auto else None,
+        strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
+        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, heldout.lengths * heldout.keep, mean, given.seed),
+        objective=solved.objective, gap=solved.gap, gap_reason=solved.gap_reason,
+        # two more for the evidence, and for what each text says of it
+        passes=solved.passes + 2 * auto + (1 + tried) * sample.n_positions / train.n_positions,
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
-        n_truncated=states.n_truncated, seed=seed, trials=trials,
+        n_truncated=states.n_truncated, seed=given.seed, trials=(*trials, *found.steer.trials),
     )  # fmt: skip
     return Fit(value, background, report)
+
+
+def _solve(
+    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, given: Given, tuning: States | None = None
+) -> Found:  # fmt: skip
+    """Fit steer and background under settings that are chosen; `tuning` says how much of the background to keep."""
+    problem = make_problem(train, metric, asked.weights, setting)
+    if given.solver == "auto":
+        # what all texts share is fitted without their labels: what knew them would take from the evidence, or add to it
+        problem = replace(problem, labels=torch.zeros_like(problem.labels))
+    solved = solve(problem, given.solver, setting, asked.weights, given.tolerance, asked.seed)
+    W, D = (problem.metric.unwhiten(V) for V in solved.V)
+    if given.solver != "auto":
+        W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
+        return Found(W, D, Explained(W, 0.0), problem, solved)
+    if tuning is not None:
+        D = fraction_of(D, tuning) * D
+    steer = explain(train, metric.damped(whitening), D, asked)
+    W = steer.W if steer.strength is None else steer.strength * steer.W
+    return Found(W, D - mean_label(train, asked.weights) * W, steer, problem, solved)
+
+
+def _of_length(found: Found, train: States, given: Given, name: str) -> tuple[Steer, float]:
+    """Return the steer that costs what strength 1 is to cost, and the multiple of it that was found."""
+    # halves that contradict each other leave a strength of 0, but a direction all the same
+    direction = found.steer.W
+    unit = calibrate(Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl)
+    length = 1.0 if found.steer.strength is None else found.steer.strength
+    return Steer(unit * direction, train.readout, name), length / unit
 
 
 def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[tuple[Steer, Steer], ...]:
@@ -144,14 +226,20 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
         True
     """
     r = fit.report
-    assert r.ridge is not None
-    doubled = (2 * r.ridge[0], 2 * r.ridge[1])
+    assert r.ridge is not None and r.damping is not None
+    weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
+    given = Given(solver, r.rank, None, None, None, weights, 1e-4, sum(r.kl) / 2, seed)
+    # of half the texts, whose noise is larger by √2, and so is the penalty
+    threshold = None if r.threshold is None else 2**0.5 * r.threshold
+    asked = Asked(weights, r.rank, 2 * r.ridge[0], threshold, given.kl, seed)
+    # where the steer has its own objective, its part in that of the background is held as the background is
+    steer, background = (2 * ridge * states.n_positions / 2 for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
+    setting = Setting(r.damping, steer, background, *(() if r.step is None else (r.step,)))
 
     def again(part: States, name: str) -> Steer:
-        return fit_steer(
-            part, solver=cast(Solver, r.solver), rank=r.rank, ridge=doubled, damping=r.damping,
-            step=r.step, weights=cast(Weights, r.weights), seed=seed, name=f"{fit.value.name} ({name})",
-        ).value  # fmt: skip
+        metric = Metric(*second_moments(part.readout.head, sums_over(part.sample(20_000, seed=seed), weights)))
+        found = _solve(part, metric, setting, r.whitening or 0.0, asked, given)
+        return _of_length(found, part, given, f"{fit.value.name} ({name})")[0]
 
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
     return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
@@ -184,6 +272,7 @@ def check_arguments(
     ridge: float | tuple[float, float] | None,
     damping: float | None,
     step: float | None,
+    kl: float,
 ) -> None:
     """Raise on arguments that make no fit."""
     if states.n_texts < 4:
@@ -198,11 +287,6 @@ def check_arguments(
         )
     if solver not in get_args(Solver):
         raise ValueError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(Solver)))}")
-    if solver == "low-rank" and not states.readout.convex:
-        raise ValueError(
-            f"solver: 'low-rank' needs logits that are linear in the strength, but those of "
-            f"{states.readout.model_id!r} have a soft cap; use solver='auto'"
-        )
     if rank is not None and not 1 <= rank <= states.d_model:
         raise ValueError(f"rank: got {rank}, expected 1 … {states.d_model} (d_model)")
     ridges = ridge if isinstance(ridge, tuple) else (ridge,)
@@ -214,3 +298,7 @@ def check_arguments(
             raise ValueError(f"{label}: got {value}, expected a number ≥ 0")
     if step is not None and not step > 0:
         raise ValueError(f"step: got {step}, expected a number > 0, e.g. 0.1")
+    if not 0 < kl < math.inf:
+        raise ValueError(
+            f"kl: got {kl}, expected what strength 1 is to cost, a positive number of nats per token, e.g. 0.05"
+        )

@@ -1,7 +1,7 @@
-"""Solve a fit: ridges chosen by the sample's halves, damping by held-out NLL, then one of three solvers."""
+"""Solve the likelihood's problem: ridges chosen by the sample's halves, damping by held-out NLL, then a solver."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.fits.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
-from steerlens.maths.head import Head, readings
+from steerlens.maths.head import readings
 from steerlens.maths.moments import Moments
-from steerlens.maths.solve import crossed_gain, lbfgs, shrink
+from steerlens.maths.solve import crossed_gain, lbfgs
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
-Solver = Literal["auto", "low-rank", "closed-form", "lbfgs"]
+Solver = Literal["auto", "closed-form", "lbfgs"]
 
 
 class Setting(NamedTuple):
@@ -46,15 +46,6 @@ RIDGES = tuple(78.125 * 4**k for k in range(7))
 RIDGE_NAMES, START = ("ridge_background", "ridge"), 20_000.0
 """The order in which a closed form's ridges are searched for, and where from."""
 
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
-"""Thresholds tried at the end as long as held-out NLL falls, as shares of the steer's largest singular value."""
-
-SCALES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)
-"""Factors tried after that."""
-
-WORTH = 2e-4
-"""Nats per token that a larger factor has to bring: scalings of one fit differ far less by chance than two fits."""
-
 
 def choose(
     sample: States,
@@ -73,7 +64,6 @@ def choose(
     all second order itself; its trials cost no fit, so its ridges are searched for in the same way.
     """
     sums = halves[0].plus(halves[1]) if solver == "closed-form" else None
-    shares = (0.3,) if solver in ("auto", "low-rank") else ()  # what polishing will do, roughly
     trials: list[dict[str, float]] = []
     passes = 0.0
 
@@ -92,8 +82,7 @@ def choose(
             passes += cost
         else:
             V = closed_form(problem, sums)
-        points = (V, *(point for point, _ in shrunk(V, shares)))
-        nll = min(tuning_nll(problem.metric, point, tuning)[0] for point in points)
+        nll = tuning_nll(problem.metric, V, tuning)
         trials.append(
             {name: value for name, value in setting._asdict().items() if name != "step"} | {"heldout_nll": nll}
         )
@@ -147,25 +136,20 @@ class Solved(NamedTuple):
 
     V: Float[Tensor, "2 d d"]
     passes: float
-    threshold: float = 0.0
-    scale: float = 1.0
     objective: float | None = None
     gap: float | None = None
     gap_reason: str | None = None
 
 
-def solve(
-    problem: Problem, solver: Solver, setting: Setting, weights: Weights, tolerance: float, tuning: States, seed: int
-) -> Solved:
+def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, tolerance: float, seed: int) -> Solved:
     """Solve the problem in one of the three ways of `fit_steer`."""
     if solver == "closed-form":
         V = closed_form(problem, sums_over(problem.states, weights))
         return Solved(V, 1, gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate")
     start, passes = sgd(problem, setting.step, seed)
-    if solver in ("auto", "low-rank"):
-        V, threshold, scale = polish(problem, start, tuning)
-        reason = "solver='auto' stops by held-out NLL; solver='lbfgs' gives a certificate"
-        return Solved(V, passes, threshold, scale, gap_reason=reason)
+    if solver == "auto":  # of which the background is used
+        reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
+        return Solved(start, passes, gap_reason=reason)
     on = problem.states.readout
     found = lbfgs(problem.objective, start, problem.ridge, tolerance, convex=on.convex)
     reason = None
@@ -176,47 +160,32 @@ def solve(
     return Solved(found.V, passes + found.evaluations, objective=found.objective, gap=found.gap, gap_reason=reason)
 
 
-def polish(problem: Problem, V: Float[Tensor, "2 d d"], tuning: States) -> tuple[Float[Tensor, "2 d d"], float, float]:
-    """Lower the steer's singular values by the threshold, then scale it by the factor, that held-out NLL likes best.
-
-    A style lives in few directions of the whitened space, the noise of the sample in all of them; see `shrink`. Ridge and
-    threshold leave the steer too short, the factor mends that: strength 1 is then what a label of 1 asks for.
-    """
-    best, threshold, lowest = V, 0.0, math.inf
-    for trial, lowered in shrunk(V, SHARES):
-        nll = tuning_nll(problem.metric, trial, tuning)[0]
-        if nll >= lowest:
-            break
-        best, threshold, lowest = trial, lowered, nll
-    scores = tuning_nll(problem.metric, best, tuning, SCALES)
-    # of factors that explain the texts as well, the one that costs least
-    scale = next(scale for scale, score in zip(SCALES, scores, strict=True) if score <= min(scores) + WORTH)
-    return torch.stack([scale * best[0], best[1]]), threshold, scale
-
-
-def shrunk(V: Float[Tensor, "2 d d"], shares: tuple[float, ...]) -> Iterator[tuple[Float[Tensor, "2 d d"], float]]:
-    """The point with the steer's singular values lowered by shares of the largest, and by how much that is."""
-    return ((torch.stack([steer, V[1]]), threshold) for steer, threshold in shrink(V[0], *shares))
-
-
-def tuning_nll(
-    metric: Metric, V: Float[Tensor, "2 d d"], tuning: States, scales: tuple[float, ...] = (1.0,)
-) -> list[float]:
-    """Mean held-out NLL of a point, its steer scaled by each factor; classes balanced as by default."""
-    head = tuning.readout.head
+def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
+    """Mean held-out NLL of a point; classes balanced as by default."""
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    labels, weight = (t.to(V) for t in (tuning.labels, text_weights(tuning, "labels")))
-    total = torch.zeros(len(scales), dtype=torch.float64, device=V.device)
-    for c, target, text in tuning.chunks(CHUNK, device=V.device):
-        over, along, w = c + c @ D, labels[text][:, None] * (c @ W), weight[text]
+    return _nll_of(tuning, W, [D])[0]
 
-        def ways(part: Head, over: Tensor = over, along: Tensor = along) -> list[Tensor]:
-            if len(scales) == 1:  # one product instead of two
-                return [(over + scales[0] * along) @ part.W_U + part.b_U]
-            z, more = over @ part.W_U + part.b_U, along @ part.W_U
-            return [z + s * more for s in scales]
 
-        total += (readings(head, target, ways).nll @ w).double()
+FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of a background, tried on held-out texts: of few texts it learns what they alone share."""
+
+
+def fraction_of(base: Float[Tensor, "d d"], tuning: States) -> float:
+    """Return the fraction of a background under which held-out texts are likeliest."""
+    nll = _nll_of(tuning, None, [fraction * base for fraction in FRACTIONS])
+    return min(zip(nll, FRACTIONS, strict=True))[1]
+
+
+def _nll_of(tuning: States, W: Float[Tensor, "d d"] | None, backgrounds: Sequence[Float[Tensor, "d d"]]) -> list[float]:
+    """Return the mean NLL of texts at their own labels over each background; classes balanced as by default."""
+    head, device = tuning.readout.head, backgrounds[0].device
+    labels, weight = (t.to(device) for t in (tuning.labels, text_weights(tuning, "labels")))
+    total = torch.zeros(len(backgrounds), dtype=torch.float64, device=device)
+    for c, target, text in tuning.chunks(CHUNK, device=device):
+        own = c if W is None else c + labels[text][:, None] * (c @ W)
+        moved = [own + c @ D for D in backgrounds]
+        nll = readings(head, target, lambda part, moved=moved: [at @ part.W_U + part.b_U for at in moved]).nll
+        total += (nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
 
 

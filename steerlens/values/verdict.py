@@ -1,0 +1,79 @@
+"""Whether a fit is better than one to shuffled labels, in a sentence."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.values.intervals import bootstrap_ratio, permute_labels
+from steerlens.values.losses import Measured
+
+CHANCE = 0.05
+"""The p-value above which a fit is not told from one to shuffled labels."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What texts that chose nothing say of a fit.
+
+    `margin` is how much likelier the right sign makes a token than the wrong one, around the mean label, in nats per token,
+    with its 95 % interval over the texts; `p` is of the same sum against the texts' labels in random order. With
+    `how="halves"` each half of the training texts gave a steer that the other half judges, at a KL of `kl` nats per
+    token (of half the texts: the fit to all is better), and `agreement` is the cosine of both steers in whitened
+    coordinates. With `how="held-out"` a tenth that was held out judges the fit itself, at strength 1.
+    """
+
+    margin: float
+    low: float
+    high: float
+    p: float
+    kl: float
+    n_texts: int
+    how: Literal["halves", "held-out"]
+    agreement: float | None = None
+
+    @property
+    def found(self) -> bool:
+        """Whether the fit is better than one to shuffled labels, at p ≤ 0.05."""
+        return self.p <= CHANCE and self.margin > 0
+
+    def __str__(self) -> str:
+        number = f"{self.margin:+.4f} nats per token [{self.low:+.4f}, {self.high:+.4f}]"
+        judged = (
+            f"steers of either half of the {self.n_texts:,} texts, judged by the other at {self.kl:g} nats of KL"
+            if self.how == "halves"
+            else f"judged by {self.n_texts:,} held-out texts at strength 1"
+        )
+        agreed = "" if self.agreement is None else f"; the halves' steers have cosine {self.agreement:.2f}"
+        if self.found:
+            return f"Better than shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}."
+        return (
+            f"Not told from shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}. Do not read its "
+            "words or trust its text; collect more labelled texts, or check that the labels belong to them."
+        )
+
+
+def judge_heldout(
+    measured: Measured,
+    labels: Float[Tensor, " n_texts"],
+    tokens: Int[Tensor, " n_texts"],
+    mean_label: float,
+    seed: int,
+) -> Verdict | None:
+    """Return what held-out texts say of a value: its margin around the mean label, against labels in random order.
+
+    None where they hold no two labels, so that no order differs from another.
+
+    Args:
+        measured: the value's losses on the texts.
+        labels, tokens: of each text; those that have 0 tokens are not held out.
+    """
+    signed = (tokens > 0) & ((labels - mean_label).abs() > 1e-9)
+    y, units = (labels[signed] - mean_label).double().numpy(), tokens[signed].double().numpy()
+    if len(y) < 2 or (y == y[0]).all():
+        return None
+    gains = (measured.by_text[signed, 3] - measured.by_text[signed, 2]).numpy()
+    found = permute_labels((gains / y)[None], y, units, seed=seed)
+    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
+    return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")
