@@ -55,10 +55,11 @@ CALIBRATED_ON = 8_192
 
 
 class Fitted(NamedTuple):
-    """A steer, as long as labels ask for, and its background."""
+    """A steer, its background, and the strength that a label of 1 asks for."""
 
     value: sl.Steer
     background: sl.Steer
+    strength: float = 1.0
 
 
 class Judged(NamedTuple):
@@ -84,10 +85,10 @@ class Judged(NamedTuple):
 def judge(held: sl.States, fit: Fitted) -> Judged:
     """Judge any fit on new texts."""
     value, background = fit.value, fit.background
-    losses = measure(held, value, background).all
+    losses = measure(held, value, background, strength=fit.strength).all
     strength = sl.calibrate(value.over(background), held.sample(CALIBRATED_ON, seed=0), kl=KL)
     signed = held.select(held.labels != 0)
-    at_one, at_kl = contrasts(signed, [value, strength * value], background)[:, signed.keep]
+    at_one, at_kl = contrasts(signed, [fit.strength * value, strength * value], background)[:, signed.keep]
     tokens = signed.lengths[signed.keep].double()
     # over the plain model: a background that harms it makes room for a margin, see LOG
     same = sl.calibrate(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
@@ -149,7 +150,7 @@ def compare(
         method = "ours" if solver == solvers[0] else f"ours, {solver}"
         yield (
             {"method": method, "solver": solver, "seconds": collecting + fitting},
-            judge(held, Fitted(fit.report.strength * fit.value, fit.background)),
+            judge(held, Fitted(fit.value, fit.background, fit.report.strength)),
         )
     for how in hows:
         a_step = (before[how] + after[how]) / (2 * TIMED)

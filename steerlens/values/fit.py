@@ -25,8 +25,8 @@ class Report:
     around `mean_label`.
     `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
     lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
-    nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `threshold`, `weights`) is None for other
-    values, whose own settings are in `settings`.
+    nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `penalty`, `threshold`, `weights`) is
+    None for other values, whose own settings are in `settings`.
     """
 
     solver: str
@@ -48,6 +48,7 @@ class Report:
     damping: float | None = None
     ridge: tuple[float, float] | None = None
     whitening: float | None = None
+    penalty: float | None = None
     threshold: float | None = None
     strength: float = 1.0
     mean_label: float = 0.0
@@ -98,7 +99,12 @@ class Report:
             three = f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}"
             found.append(("ridge (steer, background), damping", three))
         if self.threshold is not None:
-            found.append(("penalty on singular values, rank", f"{self.threshold:.3g}, {self.rank or 'free'}"))
+            found.append(
+                (
+                    "penalty (share), singular values lowered by, rank",
+                    f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
+                )
+            )
         return [*found, *((name.replace("_", " "), str(value)) for name, value in self.settings.items())]
 
     def __str__(self) -> str:
@@ -118,7 +124,8 @@ Value = TypeVar("Value", bound=Steer | Reft | Prompt, default=Steer)
 @dataclass(frozen=True)
 class Fit(Generic[Value]):
     """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
-    for a steer `fit.value.over(fit.background)` is the model that explains the training texts."""
+    for a steer `(fit.report.strength * fit.value).over(fit.background)` is the model that explains the training texts, a
+    label of 1 at strength 1."""
 
     value: Value
     background: Steer

@@ -9,7 +9,8 @@ from scipy.stats import false_discovery_control
 import steerlens as sl
 from steerlens.analysis.cost import strength_cost
 from steerlens.analysis.singular import directions, singular_scores, singular_words, spectrum, stability
-from steerlens.analysis.singular.scores import _false_share
+from steerlens.analysis.singular.scores import _false_share, against
+from steerlens.fits.steer import fit_shuffled
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
@@ -325,3 +326,29 @@ def test_on_the_toy_the_first_direction_lists_the_planted_lexicon():
     chance = np.mean([grade.get(w.strip(), 0.0) > 0 for w in sl.readout(model).tokens])
     ends = (right(table.writes[0], 1.0) + right(table.avoids[0], -1.0)) / 2
     assert max(ends, 1 - ends) >= 0.75 and chance < 0.3
+
+
+def test_words_of_a_fit_are_held_against_fits_to_shuffled_labels():
+    model = sl.load_model("toy-64")
+    states = sl.collect(model, sl.toy.corpus("sentiment", n=300, seed=0), progress=False)
+    fit = sl.fit_steer(states, damping=0.1)
+    noise = fit_shuffled(states, fit, n=27, seed=0)
+    assert len({round(float(steer.W.norm()), 6) for steer in noise}) == 27
+    metric = sl.natural_metric(states, damping=0.1)
+    options = {"rank": 1, "tokens": 8, "metric": metric, "states": states}
+    tables = [singular_scores(one, **options) for one in noise]
+    true = against(singular_scores(fit.value, **options), tables[:19])
+    assert true.p_noise.between(1 / 20, 1).all()
+    assert (true.p_noise[true.role != "reads"] <= 0.05).sum() >= 4
+    # of fits to noise themselves hardly any has such a word, where most have some that a random direction would not list
+    words = [against(one, tables[:19]) for one in tables[19:]]
+    passed = sum(bool((one[one.role != "reads"].p_noise <= 0.05).any()) for one in words)
+    ordinary = sum(bool((one.p <= 0.05).any()) for one in words)
+    assert passed <= 3 and ordinary >= 6  # of 8
+    table = singular_words(fit.value, noise=noise[:19], **options)
+    kept = {
+        word for cell in (*table.writes, *table.avoids, *table.reads) for word in cell.split(", ") if word[0] != "("
+    }
+    assert kept == set(true.word[true.p_noise <= 0.05])
+    with pytest.raises(ValueError, match="noise: got 3 steers, expected at least 19"):
+        singular_scores(fit.value, noise=noise[:3], **options)

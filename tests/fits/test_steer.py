@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steerlens as sl
 from steerlens.fits.steer import problem as module
 from steerlens.fits.steer.choose import Setting, best_ridges, make_problem
+from steerlens.fits.steer.evidence import SHARES, USUAL
 from steerlens.fits.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.maths.head import rounded
 from steerlens.maths.moments import second_moments
@@ -128,6 +129,9 @@ def test_the_certificate_is_honest_and_half_way_is_not_optimal() -> None:
         assert found.gap is not None and found.objective is not None and optimum.objective is not None
         assert found.gap <= tolerance
         assert found.gap >= found.objective - optimum.objective - 1e-7  # the objective's own rounding in float32
+    fine = lbfgs(problem.objective, zero, problem.ridge, 1e-7)
+    assert fine.gap is not None and fine.objective is not None and fine.gap < 2e-7
+    assert 0 <= fine.objective - optimum.objective <= fine.gap  # taken in float64
     slope, half = (problem.objective(V)[1].norm() for V in (optimum.V, optimum.V / 2))
     assert slope < 1e-4 < 1e-2 < half
 
@@ -264,21 +268,33 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
 
 
 def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_reported() -> None:
-    report = sl.fit_steer(planted(), seed=0).report
-    tried = [trial["heldout_nll"] for trial in report.trials if "damping" in trial]
+    report = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-2, seed=0).report
+    tried = [trial["heldout_nll"] for trial in report.trials]
     assert len(tried) >= 3
-    chosen = next(t for t in report.trials if t.get("damping") == report.damping)
+    chosen = next(t for t in report.trials if t["damping"] == report.damping)
     assert set(chosen) == {"damping", "ridge", "ridge_background", "heldout_nll"}
     assert chosen["heldout_nll"] < min(tried) + 1e-3
     assert report.heldout.steered < report.heldout.background < report.heldout.base
     assert report.passes > 1 and report.seconds > 0
-    given = sl.fit_steer(planted(), seed=0, damping=0.3).report
-    assert given.damping == 0.3 and not any("damping" in t for t in given.trials)
-    ridges = sl.fit_steer(planted(), seed=0, ridge=0.4).report
-    assert ridges.ridge == pytest.approx((0.4, 0.4))
-    assert len({t["damping"] for t in ridges.trials if "damping" in t}) >= 3
+    given = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-2, seed=0, damping=0.3).report
+    assert given.damping == 0.3 and given.trials == ()
+    ridges = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-2, seed=0, ridge=0.4).report
+    assert ridges.ridge == pytest.approx((0.4, 0.4)) and len({t["damping"] for t in ridges.trials}) >= 3
     closed = sl.fit_steer(planted(), seed=0, damping=0.3, solver="closed-form").report
     assert {t["damping"] for t in closed.trials} == {0.3} and len({t["ridge"] for t in closed.trials}) > 1
+
+
+def test_auto_takes_the_penalty_with_the_largest_margin_or_the_usual_one_where_chance_could_make_it_so() -> None:
+    for states in (planted(), planted().relabel(planted().labels.roll(1))):
+        trials = {t["penalty"]: t["margin"] for t in sl.fit_steer(states, seed=0).report.trials}
+        assert set(trials) == set(SHARES) and max(trials.values()) > min(trials.values())
+    few = make_states(400, on=ON, planted=torch.outer(PLANTED[0], PLANTED[1]), background=BACKGROUND)
+    report = sl.fit_steer(few, seed=0).report
+    best = max(report.trials, key=lambda t: t["margin"])
+    assert best["penalty"] > 0  # one direction was planted
+    assert report.verdict is not None
+    margins = {t["penalty"]: t["margin"] for t in report.trials}
+    assert report.verdict.margin in (best["margin"], pytest.approx(margins[SHARES[USUAL]]))
 
 
 def test_under_a_soft_cap_there_is_no_certificate_and_the_reason_says_so() -> None:

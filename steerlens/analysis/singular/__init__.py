@@ -11,7 +11,7 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 ORDINARY = 0.05
-"""Words whose `p`, against random directions, is above this are shown in parentheses."""
+"""Words whose `p_noise`, or `p` where there is none, is above this are shown in parentheses."""
 
 
 def singular_words(
@@ -22,6 +22,7 @@ def singular_words(
     metric: Metric | None = None,
     states: States | None = None,
     refits: Sequence[tuple[Steer, Steer]] = (),
+    noise: Sequence[Steer] = (),
 ) -> pd.DataFrame:
     """The words that each singular direction of a steer reads and writes.
 
@@ -48,18 +49,16 @@ def singular_words(
     with `states` the one where the direction changes the prediction more, summed over contexts; without, the one where
     the strongest word has a positive score.
 
-    How far to believe it: for a word in parentheses the score is ordinary, a random direction of the
-    same norm gives it as large a one in more than 1 of 20 cases (frequent words often are). The
-    converse says little. A word without parentheses is not what a random direction would say; that is
-    not to say that the labels matter to it. A fit to noise is no random direction, it follows what
-    the text varies in: with shuffled labels 15 to 72 % of the listed words were without parentheses
-    (toy models, p ≤ 0.05), and a list of ten among thousands holds some extreme words in any case.
-    `singular_scores` has a test that allows for the number of words (`q`), against the same random
-    directions. For the labels' part in it fit a few steers to shuffled labels (`states.relabel`) and
-    look at their words, and give `refits`: `kept` says how much of a direction comes again from other
-    texts. Look at it first, a row that does not come again means nothing, however good its words
-    look. Lists show the ends of a direction, not all it does, and two directions of nearly the same
-    gain may be any rotation of each other.
+    How far to believe it: words in parentheses are ordinary. With `noise`, steers fitted to shuffled labels
+    (`steerlens.fits.steer.fit_shuffled`), they are those of which such a steer has as many as strong in more than 1 of
+    20 cases. Without, they are those to which a random direction of the same
+    norm gives as large a score in more than 1 of 20, which frequent words often are, and the converse
+    says little: a fit to noise is no random direction, it follows what the text varies in, and with
+    shuffled labels 15 to 72 % of the listed words were without parentheses (toy models).
+    Give `refits` besides: `kept` says how much of a direction comes again from other texts. Look at it
+    first, a row that does not come again means nothing, however good its words look. Lists show the
+    ends of a direction, not all it does, and two directions of nearly the same gain may be any
+    rotation of each other.
 
     Args:
         rank: how many directions, the largest gain first.
@@ -69,6 +68,8 @@ def singular_words(
         metric: of the same model, from `natural_metric`; None for the plain SVD.
         states: of the same model: rank the words by what happens on this text.
         refits: the same steer from halves of the texts, from `refit`: adds `kept` and its `spread`, see `stability`.
+        noise: the same steer from labels in random order, from `steerlens.fits.steer.fit_shuffled`; 19 at least, or no
+            word can be rare.
 
     Returns:
         Two rows a direction: `direction` (1 …), `side` ("+", "-"), `gain`, `share` (of the sum of squares), `used` (with
@@ -87,9 +88,10 @@ def singular_words(
         >>> singular_words(Steer(W, on), rank=1, tokens=1).iloc[0][["reads", "writes", "avoids"]].tolist()
         ['(so)', '(good)', '(bad)']
     """
-    scores = singular_scores(steer, rank=rank, tokens=tokens, metric=metric, states=states)
+    scores = singular_scores(steer, rank=rank, tokens=tokens, metric=metric, states=states, noise=noise)
     keys = [name for name in ("direction", "side", "gain", "share", "used") if name in scores]
-    shown = scores.assign(word=scores.word.where(scores.p <= ORDINARY, "(" + scores.word + ")"))
+    chance = scores.p_noise if noise else scores.p
+    shown = scores.assign(word=scores.word.where(chance <= ORDINARY, "(" + scores.word + ")"))
     lists = shown.groupby([*keys, "role"], sort=False).word.agg(", ".join).unstack("role").reset_index()
     lists.columns.name = None
     if refits:

@@ -1,5 +1,6 @@
 """The words of each singular direction: scores, and how extreme they are among random directions."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,14 @@ from jaxtyping import Float
 from scipy.special import betainc
 from torch import Tensor
 
-from steerlens.analysis.singular.directions import Directions, check_metric, check_rank, check_states, directions
+from steerlens.analysis.singular.directions import (
+    ROUNDING,
+    Directions,
+    check_metric,
+    check_rank,
+    check_states,
+    directions,
+)
 from steerlens.maths.head import logits, slope
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
@@ -20,6 +28,8 @@ from steerlens.values.words import word_columns
 SAMPLE = 4_096
 """Positions of the text on which words are ranked."""
 CHUNK = 512
+FEWEST = 19
+"""Fits to noise: of so many a word can be rarer than 1 in 20."""
 
 
 def singular_scores(
@@ -29,6 +39,7 @@ def singular_scores(
     tokens: int = 12,
     metric: Metric | None = None,
     states: States | None = None,
+    noise: Sequence[Steer] = (),
 ) -> pd.DataFrame:
     """`singular_words` with one row a word: also `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
 
@@ -58,11 +69,24 @@ def singular_scores(
     and up to 20 % of a list `q ≤ 0.05` (toy models). So a small `p` or `q` says that a random
     direction would not write the word. It says neither that the labels make the steer write it nor
     that the direction would come again from other texts: see `stability`.
+
+    With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of the two. Of the word
+    whose `p` is the j-th smallest in its role and direction,
+
+        p_noise = (1 + #{noise steers whose j-th smallest p in that role ≤ p}) / (1 + #noise)
+
+    no less than that of the words before it: so many words as strong has a fit to noise in no more than
+    that share of cases. Its largest direction stands for it.
+
+    Raises:
+        ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be rare.
     """
     check_rank(steer, rank)
     check_metric(steer, metric)
     check_texts(steer, tokens, states)
     found = directions(steer.W, rank, metric)
+    rank = max(1, int((found.gains >= ROUNDING * found.gains[0]).sum()))  # what rounding left is no direction
+    found = Directions(*(part[:rank] for part in found))
     columns = word_columns(steer.readout, states)
     if not columns:
         raise ValueError(
@@ -98,7 +122,30 @@ def singular_scores(
         ]
     table = pd.DataFrame(rows)
     tests = table.groupby(["direction", "side", table.role == "reads"], sort=False).p  # both ends of one test
-    return table.assign(q=tests.transform(_false_share, n=len(words)))
+    table = table.assign(q=tests.transform(_false_share, n=len(words)))
+    if not noise:
+        return table
+    if len(noise) < FEWEST:
+        raise ValueError(
+            f"noise: got {len(noise)} steers, expected at least {FEWEST}, or no word can be rarer than 1 in 20"
+        )
+    for one in noise:
+        _ = steer + one  # raises where they live on different read-outs
+    options = {"rank": 1, "tokens": tokens, "metric": metric, "states": states}
+    return against(table, [singular_scores(one, **options) for one in noise])
+
+
+def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled labels."""
+    smallest = {
+        role: np.stack([np.sort(one.p[one.role == role]) for one in noise]) for role in ("reads", "writes", "avoids")
+    }
+    table = table.assign(p_noise=1.0)
+    for (_, role), part in table.groupby(["direction", "role"]):
+        ordered = part.p.sort_values()
+        reached = (smallest[str(role)] <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
+        table.loc[ordered.index, "p_noise"] = np.maximum.accumulate((1 + reached) / (1 + len(noise)))
+    return table
 
 
 class Side(NamedTuple):

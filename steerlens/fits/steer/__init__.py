@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, cast, get_args
 
@@ -147,7 +148,7 @@ def _fit(states: States, given: Given, name: str) -> Fit:
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
     found = _solve(train, metric, setting, whitening, asked, given, tuning)
 
-    value, strength = _of_length(found, train, given, name)
+    value, strength = _of_length(found.steer, train, given, name)
     background = Steer(found.D, states.readout, f"{name} background")
     mean = mean_label(train, given.weights)
     measured, on_train = (
@@ -160,7 +161,8 @@ def _fit(states: States, given: Given, name: str) -> Fit:
         solver=given.solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         damping=setting.damping, ridge=(ridge if auto else lambdas[0], lambdas[1]),
         step=None if given.solver == "closed-form" else stable_step(problem, setting.step),
-        whitening=whitening if auto else None, threshold=found.steer.threshold if auto else None,
+        whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
+        threshold=found.steer.threshold if auto else None,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
         verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, heldout.lengths * heldout.keep, mean, given.seed),
         objective=solved.objective, gap=solved.gap, gap_reason=solved.gap_reason,
@@ -184,7 +186,7 @@ def _solve(
     W, D = (problem.metric.unwhiten(V) for V in solved.V)
     if given.solver != "auto":
         W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
-        return Found(W, D, Explained(W, 0.0), problem, solved)
+        return Found(W, D, Explained(W, 0.0, 0.0), problem, solved)
     if tuning is not None:
         D = fraction_of(D, tuning) * D
     steer = explain(train, metric.damped(whitening), D, asked)
@@ -192,12 +194,12 @@ def _solve(
     return Found(W, D - mean_label(train, asked.weights) * W, steer, problem, solved)
 
 
-def _of_length(found: Found, train: States, given: Given, name: str) -> tuple[Steer, float]:
+def _of_length(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:
     """Return the steer that costs what strength 1 is to cost, and the multiple of it that was found."""
     # halves that contradict each other leave a strength of 0, but a direction all the same
-    direction = found.steer.W
+    direction = found.W
     unit = calibrate(Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl)
-    length = 1.0 if found.steer.strength is None else found.steer.strength
+    length = 1.0 if found.strength is None else found.strength
     return Steer(unit * direction, train.readout, name), length / unit
 
 
@@ -225,24 +227,70 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
         >>> bool(again.reads[0] > again.chance[0])
         True
     """
+    again = _like(states, fit, seed, part=0.5)
+
+    def half(part: States, name: str) -> Steer:
+        return again(part, f"{fit.value.name} ({name})")
+
+    halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
+    return tuple((half(a, f"half {k}a"), half(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
+
+
+def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tuple[Steer, ...]:
+    """Fit the same steer to labels in random order, several times over: what texts give without their labels' help.
+
+    Settings are those of the fit. A fit to noise is no random direction, it follows what the text varies in, so this is
+    what words and directions of the steer are to be held against (`singular_words(noise=)`). With 19 of them
+    nothing can be rarer than 1 in 20.
+
+    Args:
+        states: those that the fit was made from.
+        fit: from `fit_steer`.
+        n: how many orders.
+        seed: of the orders.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
+        >>> fit = sl.fit_steer(states, name="tone")
+        >>> [steer.name for steer in fit_shuffled(states, fit, n=2)]
+        ['tone (shuffled 1)', 'tone (shuffled 2)']
+    """
+    random = torch.Generator().manual_seed(seed)
+    again = _like(states, fit, seed, part=1.0)
+    kept = states.keep.nonzero().squeeze(1)
+    found = []
+    for k in range(1, n + 1):
+        labels = states.labels.clone()
+        labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
+        found.append(again(states.relabel(labels), f"{fit.value.name} (shuffled {k})", fit))
+    return tuple(found)
+
+
+def _like(states: States, fit: Fit, seed: int, *, part: float) -> Callable[..., Steer]:
+    """Return what fits a steer to a part of the states, or to other labels, under the settings of a fit."""
     r = fit.report
     assert r.ridge is not None and r.damping is not None
     weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
     given = Given(solver, r.rank, None, None, None, weights, 1e-4, sum(r.kl) / 2, seed)
-    # of half the texts, whose noise is larger by √2, and so is the penalty
-    threshold = None if r.threshold is None else 2**0.5 * r.threshold
-    asked = Asked(weights, r.rank, 2 * r.ridge[0], threshold, given.kl, seed)
-    # where the steer has its own objective, its part in that of the background is held as the background is
-    steer, background = (2 * ridge * states.n_positions / 2 for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
+    # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
+    asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, given.kl, seed)
+    # where the steer has its own objective, its part in that of the background is nothing
+    steer, background = (ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
     setting = Setting(r.damping, steer, background, *(() if r.step is None else (r.step,)))
 
-    def again(part: States, name: str) -> Steer:
-        metric = Metric(*second_moments(part.readout.head, sums_over(part.sample(20_000, seed=seed), weights)))
-        found = _solve(part, metric, setting, r.whitening or 0.0, asked, given)
-        return _of_length(found, part, given, f"{fit.value.name} ({name})")[0]
+    def again(some: States, name: str, over: Fit | None = None) -> Steer:
+        """`over`: a fit whose background, which knows no labels, serves again."""
+        metric = Metric(*second_moments(some.readout.head, sums_over(some.sample(20_000, seed=seed), weights)))
+        if over is None or solver != "auto":
+            found = _solve(some, metric, setting, r.whitening or 0.0, asked, given).steer
+        else:
+            base = over.background.W + r.mean_label * r.strength * over.value.W
+            found = explain(some, metric.damped(r.whitening or 0.0), base, asked)
+        return _of_length(found, some, given, name)[0]
 
-    halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
+    return again
 
 
 def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "labels") -> Metric:
