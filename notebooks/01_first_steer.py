@@ -49,8 +49,10 @@ joy = fit.value
 fit.report
 
 # %% [markdown]
-# All losses are nats per token on texts that were held out. The number to look at is the *contrast*: how much worse the texts are
-# explained when the sign of the steer is turned.
+# Read the verdict first: each half of the texts gave a steer that the other half judged, against labels in random order. All losses
+# are nats per token on texts that were held out; the *contrast* is how much worse they are explained when the sign of the steer is
+# turned. Strength 1 is a cost, 0.05 nats of KL per token, so that steers of different texts have a common unit. What a label of 1
+# asks for is the *strength* in the report.
 #
 # ## Write
 #
@@ -91,10 +93,12 @@ sl.singular_words(joy, rank=2, tokens=7, metric=metric, states=fresh)
 # %% [markdown]
 # ## Which strength explains a text?
 #
-# Texts of each label should be likeliest near the strength that equals their label. These texts are new to the fit.
+# Texts of each label should be likeliest near the strength that equals their label, once the steer is as long as labels ask
+# for. These texts are new to the fit.
 
 # %%
-ax = plot_label_curve(sl.label_curve(fresh, joy, background=fit.background))
+asked = fit.report.strength * joy
+ax = plot_label_curve(sl.label_curve(fresh, asked, background=fit.background))
 # %% [markdown]
 # ## Is it the truth?
 #
@@ -102,7 +106,7 @@ ax = plot_label_curve(sl.label_curve(fresh, joy, background=fit.background))
 # plain model to that reader does the steer go?
 
 # %%
-gap = sl.gap_closed(model, joy, "sentiment", n=500)
+gap = sl.gap_closed(model, asked, "sentiment", n=500)
 ax = plot_gap_closed(gap)
 gap[["grade", "base", "steered", "truth", "grammar", "gap_closed", "low", "high"]].round(3)
 

@@ -48,7 +48,7 @@ spectrum = sl.spectrum(joy, metric=metric, states=states.sample(4_096, seed=0))
 spectrum
 
 # %% [markdown]
-# One direction carries more than half of the sum of squared gains. Are the others something, or noise? Fit the steer to two
+# One direction carries nine tenths of the sum of squared gains. Are the others something, or noise? Fit the steer to two
 # halves of the texts that have no text in common, and ask how much of a direction found in one half the other half has.
 # Noise has none on average.
 
@@ -133,7 +133,7 @@ found
 # two that were.
 
 # %%
-sl.classify(model, joy.over(fit.background), train, test).round(3)
+sl.classify(model, (fit.report.strength * joy).over(fit.background), train, test).round(3)
 
 # %% [markdown]
 # How good could any reader be? The grammar's exact posterior is the limit.

@@ -6,6 +6,7 @@ from math import isnan
 
 from steerlens.show.html import Picture, anchor, chip, decimal, figure, label, number, percent, table
 from steerlens.show.study import Study
+from steerlens.show.style import signed
 
 
 def section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
@@ -39,7 +40,7 @@ def section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
             f"{len(one.tables['written']) // one.tables['written'].strength.nunique()} at "
             "each strength. The grammar that made the training texts is known, so how a text must be judged is known "
             "too: the "
-            f"exact posterior mean of its {escape(one.name)}, which needs no classifier.</p>",
+            f"exact posterior mean of its {escape(one.name)}, which needs no classifier. " + _real(one) + "</p>",
             figure(pictures["written"], f"Distribution of {one.name} of generated texts at each strength"),
         ]
     parts += ["<h3>What it costs</h3>", *_cost(one, pictures["cost"])]
@@ -49,6 +50,15 @@ def section(one: Study, pictures: Mapping[str, Picture]) -> list[str]:
     parts += _gap(one, pictures["gap"]) if "gap" in pictures else []
     parts += _losses(one, pictures.get("losses"))
     return parts
+
+
+def _real(one: Study) -> str:
+    """What the same judge says of real texts, beside which written ones can be too much of a good thing."""
+    ends = one.tables["real"].sort_values("label").iloc[[0, -1]]
+    said = " and ".join(f"{decimal(row.attribute)} of label {signed(row.label)}" for row in ends.itertuples())
+    return (
+        f"Real texts get, on average, {said}: what is written beyond that is stronger than real texts are on average."
+    )
 
 
 def _texts(one: Study) -> list[str]:

@@ -18,6 +18,7 @@ from steerlens.fits.steer import fit_steer, natural_metric, refit
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.sites import Model
+from steerlens.toy import default_grammar
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.losses import measure
@@ -39,7 +40,8 @@ class Study:
     """One steer, fitted and measured.
 
     `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores; with enough texts stability
-    and, where labels have both signs, classify; on the toy world written and gap. `strengths` are the five that the texts
+    and, where labels have both signs, classify; on the toy world written, gap
+    and real (what the same judge says of real texts of each label). `strengths` are the five that the texts
     are shown at, `highlights` new texts with their labels, `seconds` what each step took.
     """
 
@@ -195,7 +197,13 @@ def _written(
     many = written_attribute(
         model, fit.value, attribute, strengths=nine, samples=min(80, max(5, len(test) // 6)), seed=seed + 1
     )
-    return {"texts": texts, "written": many, "writing": writing_cost(model, many)}
+    judged = default_grammar().attribute_mean(list(test.texts), attribute)
+    real = (
+        pd.DataFrame({"label": test.labels, "attribute": judged})
+        .groupby("label", as_index=False)
+        .agg(attribute=("attribute", "mean"), texts=("attribute", "size"))
+    )
+    return {"texts": texts, "written": many, "writing": writing_cost(model, many), "real": real}
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class Report:
         if self.threshold is not None:
             found.append(
                 (
-                    "penalty (share), singular values lowered by, rank",
+                    "penalty, singular values lowered by, rank",
                     f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
                 )
             )

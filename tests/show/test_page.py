@@ -76,6 +76,9 @@ def test_the_numbers_are_json_and_those_of_the_page(folder):
         gap = next(row for row in steer["gap"] if row["grade"] == "all")
         assert f"{gap['base']:.4f}" in html and f"{gap['truth']:.4f}" in html
         assert len(steer["strengths"]) == 5 and steer["strengths"][2] == 0
+        assert f"(p = {steer['fit']['verdict']['p']:.2g})" in html
+        ends = [row["attribute"] for row in steer["real"]]
+        assert ends[0] < 0 < ends[-1] and f"{ends[-1]:+.2f} of label" in html
         assert {row["strength"] for row in steer["texts"]} == set(steer["strengths"])
 
 

@@ -18,6 +18,7 @@ from steerlens.fits.steer.choose import (
     choose,
     fraction_of,
     given_settings,
+    longer,
     make_problem,
     solve,
 )
@@ -177,7 +178,10 @@ def _fit(states: States, given: Given, name: str) -> Fit:
 def _solve(
     train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, given: Given, tuning: States | None = None
 ) -> Found:  # fmt: skip
-    """Fit steer and background under settings that are chosen; `tuning` says how much of the background to keep."""
+    """Fit steer and background under settings that are chosen.
+
+    `tuning` are held-out texts that say how much of the background to keep, and how long the steer is to be.
+    """
     problem = make_problem(train, metric, asked.weights, setting)
     if given.solver == "auto":
         # what all texts share is fitted without their labels: what knew them would take from the evidence, or add to it
@@ -190,8 +194,11 @@ def _solve(
     if tuning is not None:
         D = fraction_of(D, tuning) * D
     steer = explain(train, metric.damped(whitening), D, asked)
+    mean = mean_label(train, asked.weights)
+    if tuning is not None and steer.strength:
+        steer = steer._replace(strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning))
     W = steer.W if steer.strength is None else steer.strength * steer.W
-    return Found(W, D - mean_label(train, asked.weights) * W, steer, problem, solved)
+    return Found(W, D - mean * W, steer, problem, solved)
 
 
 def _of_length(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:

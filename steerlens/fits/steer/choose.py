@@ -162,28 +162,42 @@ def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, 
 
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
     """Mean held-out NLL of a point; classes balanced as by default."""
-    W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    return _nll_of(tuning, W, [D])[0]
+    return _nll_of(tuning, [(metric.unwhiten(V[0]), metric.unwhiten(V[1]))])[0]
 
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of a background, tried on held-out texts: of few texts it learns what they alone share."""
 
+LONGER, WORTH = (1.0, 1.2, 1.45, 1.75, 2.1), 2e-4
+"""Multiples of the length that halves of the texts ask for, which the better steer of all may bear; and nats per token
+that each further one has to bring."""
 
-def fraction_of(base: Float[Tensor, "d d"], tuning: States) -> float:
+
+def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> float:
     """Return the fraction of a background under which held-out texts are likeliest."""
-    nll = _nll_of(tuning, None, [fraction * base for fraction in FRACTIONS])
+    nll = _nll_of(tuning, [(torch.zeros_like(D), fraction * D) for fraction in FRACTIONS])
     return min(zip(nll, FRACTIONS, strict=True))[1]
 
 
-def _nll_of(tuning: States, W: Float[Tensor, "d d"] | None, backgrounds: Sequence[Float[Tensor, "d d"]]) -> list[float]:
-    """Return the mean NLL of texts at their own labels over each background; classes balanced as by default."""
-    head, device = tuning.readout.head, backgrounds[0].device
+def longer(W: Float[Tensor, "d d"], D: Float[Tensor, "d d"], mean_label: float, tuning: States) -> float:
+    """Return the multiple of a steer, over its background at the mean label, that held-out texts ask for."""
+    nll = _nll_of(tuning, [(k * W, D - mean_label * k * W) for k in LONGER])
+    best = 0
+    for k in range(1, len(LONGER)):
+        if nll[k] > nll[best] - WORTH:
+            break
+        best = k
+    return LONGER[best]
+
+
+def _nll_of(tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]]) -> list[float]:
+    """Return the mean NLL of texts at their own labels under steers and backgrounds; classes balanced as by default."""
+    head, device = tuning.readout.head, points[0][0].device
     labels, weight = (t.to(device) for t in (tuning.labels, text_weights(tuning, "labels")))
-    total = torch.zeros(len(backgrounds), dtype=torch.float64, device=device)
+    total = torch.zeros(len(points), dtype=torch.float64, device=device)
     for c, target, text in tuning.chunks(CHUNK, device=device):
-        own = c if W is None else c + labels[text][:, None] * (c @ W)
-        moved = [own + c @ D for D in backgrounds]
+        y = labels[text][:, None]
+        moved = [c + c @ D + y * (c @ W) for W, D in points]
         nll = readings(head, target, lambda part, moved=moved: [at @ part.W_U + part.b_U for at in moved]).nll
         total += (nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
