@@ -18,11 +18,11 @@ from steerlens.values.verdict import Verdict
 class Report:
     """How a value was fitted and how good it is. All losses in nats per token.
 
-    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts were never trained on; the
-    background's damping was chosen on a sample of them, which makes its NLL a little too good (few choices, many texts). A
-    steer is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be; `strength` is the multiple
-    of it that a label of 1 asks for, at which the texts are likeliest and `heldout`, `train` and `by_label` are measured,
-    around `mean_label`.
+    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts were never trained on; how
+    much of the background to keep and how long the steer is to be were asked of a sample of them, which makes NLL a little too
+    good (few choices, many texts). A steer is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked
+    to be; `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and `by_label` are
+    measured, around `mean_label`.
     `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
     lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
     nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `penalty`, `threshold`, `weights`) is

@@ -48,19 +48,28 @@ def fit_steer(
     seed: int = 0,
     name: str = "steer",
 ) -> Fit:
-    """The steer `W` and the background `D` that best explain labelled texts.
+    """Fit the steer `W` and the background `D` that best explain labelled texts.
 
-        minimise  mean w · CE(softmax((c + y·cW + cD) W_U + b_U), next token)
-                  + λ_W/2 tr(Wᵀ C W S) + λ_D/2 tr(Dᵀ C D S)
+        softmax((c + y·cW + cD) W_U + b_U)
 
-    with the label `y ∈ [-1, 1]` of each position's text. The model is frozen, so its states `c` are constants and the
-    problem is convex (not under a logit soft cap). `C = E[cᵀc]` and `S = E[Cov_p(e)]` make the natural metric, a Kronecker
-    approximation of the cost: `λ` is the price, in nats of likelihood, of one nat of KL by that approximation, which on
-    fitted steers is 1.4 to 3.9 times less than the true KL.
+    predicts the next token, with the label `y ∈ [-1, 1]` of each position's text. The model is frozen, so its states `c` are
+    constants and the problems are convex (not under a logit soft cap). By default the background is fitted to all texts
+    without their labels, and the steer is the one whose evidence is largest for the KL it costs,
+
+        minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + μ |V|_*        G = E y cᵀ(e_next − E_p e)
+
+    (`fits.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the likelihood's own problem,
+
+        minimise  mean w · CE + λ_W/2 tr(Wᵀ C W S) + λ_D/2 tr(Dᵀ C D S)
+
+    `C = E[cᵀc]` and `S = E[Cov_p(e)]` make the natural metric, a Kronecker approximation of the cost: `λ` is the price, in
+    nats of likelihood, of one nat of KL by that approximation, which on fitted steers is 1.4 to 3.9 times less than the
+    true KL.
     Source: Han et al. (arXiv 2305.12798), section 3 and appendix D; the background is their dummy steer.
 
-    A tenth of the texts is held out: the background's damping, where not given, is chosen on it, and all losses in the report
-    are also given there. `report.verdict` says whether the steer is better than one fitted to shuffled labels.
+    A tenth of the texts is held out: how much of the background to keep and how long the steer is to be (or the damping) are
+    chosen on it, and all losses in the report are also given there. `report.verdict` says whether the steer is better than
+    one fitted to shuffled labels.
 
     Args:
         states: from `steerlens.collect` on labelled texts.
@@ -75,8 +84,8 @@ def fit_steer(
             the rank that the penalty leaves.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of
             a sample says most about the other; `"auto"` has no ridge on the steer then, but its penalty.
-        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions, and
-            0.03 for the coordinates in which `"auto"` lowers singular values.
+        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions; for
+            `"auto"` 0.1 for the background, and 0.03 for the coordinates in which singular values are lowered.
         step: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
             within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
