@@ -2,7 +2,7 @@
 
     python figures/scaling.py            # writes figures/out/scaling.{pdf,png,json}; some three minutes
 
-States are synthetic: the cost does not depend on what they hold. All settings are given, so a fit is one pass and its polish.
+States are synthetic: the cost does not depend on what they hold. All settings are given, so that no trial fits are made.
 """
 
 import time

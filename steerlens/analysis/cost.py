@@ -27,7 +27,7 @@ def strength_cost(
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> states = sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False)
-        >>> sl.strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()     # doctest: +SKIP
+        >>> strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()
         [0.0]
     """
     kl = kl_along(states, steer, strengths)

@@ -35,8 +35,8 @@ def moves(
 
         Δ = (c(+s) − c(−s)) / 2        one row a position of the texts
 
-    Written in the natural metric, `Δ S^{1/2}`, a squared length is twice the nats that the move costs, so shares of it are
-    shares of what the model says. Questions:
+    Written in the natural metric, `Δ S^{1/2}`, a squared length is about twice the nats that the move costs (were
+    contexts and the covariance of words independent), so shares of it are near shares of what the model says. Questions:
 
     - `writes`: the share in the span of the steer's `rank` strongest write directions.
     - `reads`: the share of `Δ C^{-1/2}` in the span of its strongest read directions: does the intervention change
