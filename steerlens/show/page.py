@@ -25,10 +25,9 @@ def page(studies: Sequence[Study], pictures: Mapping[str, Picture], facts: Mappi
         "<p>A <em>steer</em> is a matrix <i>W</i> on the output word embeddings of a frozen language model: with "
         "context vector "
         "<i>c</i> and strength <i>s</i> the logits become (<i>c</i> + <i>s</i>·<i>cW</i>) <i>W</i><sub>U</sub>. It "
-        "is fitted so that "
-        "a text with label <i>y</i> is likeliest at strength <i>y</i>; at strength 0 the model is unchanged. All "
-        "losses are in nats "
-        "per token, on texts that the fit has not seen.</p>",
+        "makes texts likelier, the more so the nearer <i>s</i> is to their label times a strength that each section names; at "
+        "strength 1 it costs a stated KL per token on the texts it was fitted to, at strength 0 the model is unchanged. "
+        "All losses are in nats per token, on texts that the fit has not seen.</p>",
         "<ul class='short'>" + "".join(f"<li>{_in_short(s)}</li>" for s in studies) + "</ul>",
         f"<nav>{links}{moved}{rivals}<a href='#space'>embedding space</a><a href='#cost'>time</a></nav>",
     ]
