@@ -127,9 +127,8 @@ class Given(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A steer of the length that the likelihood likes, its background, and what is known of both."""
+    """A steer, the background of the length that labels ask for, and what is known of both."""
 
-    W: Float[Tensor, "d d"]
     D: Float[Tensor, "d d"]
     steer: Explained
     problem: Problem
@@ -199,15 +198,15 @@ def _solve(
     W, D = (problem.metric.unwhiten(V) for V in solved.V)
     if given.solver != "auto":
         W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
-        return Found(W, D, Explained(W, 0.0, 0.0), problem, solved)
+        return Found(D, Explained(W, 0.0, 0.0), problem, solved)
     if tuning is not None:
         D = fraction_of(D, tuning) * D
     steer = explain(train, metric.damped(whitening), D, asked)
     mean = mean_label(train, asked.weights)
     if tuning is not None and steer.strength:
         steer = steer._replace(strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning))
-    W = steer.W if steer.strength is None else steer.strength * steer.W
-    return Found(W, D - mean * W, steer, problem, solved)
+    length = 1.0 if steer.strength is None else steer.strength
+    return Found(D - mean * length * steer.W, steer, problem, solved)
 
 
 def _of_length(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:
@@ -244,12 +243,8 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
         True
     """
     again = _like(states, fit, seed, part=0.5)
-
-    def half(part: States, name: str) -> Steer:
-        return again(part, f"{fit.value.name} ({name})")
-
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    return tuple((half(a, f"half {k}a"), half(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
+    return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
 
 
 def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tuple[Steer, ...]:
@@ -274,18 +269,23 @@ def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tup
         ['tone (shuffled 1)', 'tone (shuffled 2)']
     """
     random = torch.Generator().manual_seed(seed)
-    again = _like(states, fit, seed, part=1.0)
+    again = _like(states, fit, seed, over=fit)
     kept = states.keep.nonzero().squeeze(1)
     found = []
     for k in range(1, n + 1):
         labels = states.labels.clone()
         labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
-        found.append(again(states.relabel(labels), f"{fit.value.name} (shuffled {k})", fit))
+        found.append(again(states.relabel(labels), f"shuffled {k}"))
     return tuple(found)
 
 
-def _like(states: States, fit: Fit, seed: int, *, part: float) -> Callable[..., Steer]:
-    """Return what fits a steer to a part of the states, or to other labels, under the settings of a fit."""
+def _like(
+    states: States, fit: Fit, seed: int, *, part: float = 1.0, over: Fit | None = None
+) -> Callable[[States, str], Steer]:
+    """Return what fits a steer to a part of the states, or to other labels, under the settings of a fit.
+
+    `over`: a fit whose background, which knows no labels, serves again.
+    """
     r = fit.report
     assert r.ridge is not None and r.damping is not None
     weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
@@ -296,15 +296,14 @@ def _like(states: States, fit: Fit, seed: int, *, part: float) -> Callable[..., 
     steer, background = (ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
     setting = Setting(r.damping, steer, background, *(() if r.step is None else (r.step,)))
 
-    def again(some: States, name: str, over: Fit | None = None) -> Steer:
-        """`over`: a fit whose background, which knows no labels, serves again."""
-        metric = Metric(*second_moments(some.readout.head, sums_over(some.sample(20_000, seed=seed), weights)))
+    def again(some: States, name: str) -> Steer:
+        metric = natural_metric(some.sample(20_000, seed=seed), weights=weights)
         if over is None or solver != "auto":
             found = _solve(some, metric, setting, r.whitening or 0.0, asked, given).steer
         else:
             base = over.background.W + r.mean_label * r.strength * over.value.W
             found = explain(some, metric.damped(r.whitening or 0.0), base, asked)
-        return _of_length(found, some, given, name)[0]
+        return _of_length(found, some, given, f"{fit.value.name} ({name})")[0]
 
     return again
 

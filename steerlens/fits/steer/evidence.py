@@ -23,7 +23,7 @@ SHARES = (0.7, 0.4, 0.2, 0.08, 0.0)
 """Penalties tried, as shares of the one under which no direction is left: few directions first, all of them last."""
 
 USUAL = SHARES.index(0.2)
-"""The penalty unless another one's margin is larger by more than its standard error: never far from the best."""
+"""The penalty unless another one's margin is larger by more than its standard error."""
 
 POSITIONS = 12_288
 """Positions on which the cost is measured at the end, at most. It knows no next token, but a matrix of many
