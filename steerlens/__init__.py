@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from steerlens.models.load import load as load
     from steerlens.models.load import load_model as load_model
     from steerlens.models.pair import pair as pair
+    from steerlens.models.readout import readout as readout
     from steerlens.models.score import score as score
-    from steerlens.models.sites import readout as readout
     from steerlens.values.calibrate import calibrate as calibrate
     from steerlens.values.files import read_metadata as read_metadata
     from steerlens.values.files import save as save
@@ -92,7 +92,7 @@ _HOME = {
     "pair": "models.pair",
     "read_labelled": "values.labelled",
     "read_metadata": "values.files",
-    "readout": "models.sites",
+    "readout": "models.readout",
     "refit": "fits.steer",
     "save": "values.files",
     "score": "models.score",

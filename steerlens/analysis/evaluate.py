@@ -1,17 +1,19 @@
 """How well a steer explains labelled texts, and how far it is from the truth of the toy world."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 
+from steerlens.maths.numbers import as_floats
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
 from steerlens.toy import Condition, default_grammar
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
@@ -23,10 +25,10 @@ DRAWS = 1_000
 
 def label_curve(
     states: States,
-    steer: Steer,
+    steer: Steer | Fit,
     *,
     background: Steer | None = None,
-    strengths: Sequence[float] = (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3),
+    strengths: float | Iterable[float] = (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3),
 ) -> pd.DataFrame:
     """How likely the texts of each label are at each strength, relative to strength 0.
 
@@ -53,9 +55,10 @@ def label_curve(
         >>> float(table.log_likelihood[table.strength == 0].abs().max())
         0.0
     """
-    values = [float(s) for s in strengths]
+    steer = steer.value if isinstance(steer, Fit) else steer
+    values = as_floats(strengths, "strengths")
     line = steer if background is None else steer.over(background)
-    log_probs = state_log_probs(states, line, [0.0, *values]).double()
+    log_probs = state_log_probs(states, line, (0.0, *values)).double()
     by_text = states.sum_by_text(log_probs[1:] - log_probs[0])
     rows = []
     for label in states.labels[states.keep].unique().tolist():
@@ -69,10 +72,10 @@ def label_curve(
 
 def gap_closed(
     model: Model,
-    steer: Steer | SteerOver,
+    steer: Steer | SteerOver | Fit,
     attribute: str,
     *,
-    strengths: Sequence[float] = (0.5, 1, 1.5, 2, 3),
+    strengths: float | Iterable[float] = (0.5, 1, 1.5, 2, 3),
     n: int = 1000,
     seed: int = 1_000_003,
 ) -> pd.DataFrame:
@@ -108,7 +111,8 @@ def gap_closed(
         >>> sl.gap_closed(model, tone, "tone", n=30).columns[:7].tolist()
         ['grade', 'texts', 'tokens', 'base', 'steered', 'truth', 'grammar']
     """
-    multiples = [float(s) for s in strengths]
+    steer = steer.value if isinstance(steer, Fit) else steer
+    multiples = as_floats(strengths, "strengths")
     chosen = _measure(model, steer, attribute, multiples, n, seed + 1)
     multiple = multiples[int(np.argmin([chosen[f"at {m}"].sum() for m in multiples]))]
     table = _measure(model, steer, attribute, [1.0, multiple], n, seed)
@@ -129,10 +133,10 @@ def gap_closed(
 
 def written_attribute(
     model: Model,
-    steer: Intervention,
+    steer: Intervention | Fit,
     attribute: str,
     *,
-    strengths: Sequence[float] = (-4, -2, 0, 2, 4),
+    strengths: float | Iterable[float] = (-4, -2, 0, 2, 4),
     prompts: Sequence[str] = ("",),
     samples: int = 50,
     seed: int = 0,

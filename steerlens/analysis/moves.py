@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.models.collect import collect
 from steerlens.models.sites import Model
 from steerlens.values.intervals import bootstrap_ratio
@@ -92,7 +93,7 @@ def moves(
     if not float(moved.abs().max()):
         raise ValueError(f"intervention: {intervention!r} moves nothing at strength {strength:g}; was it fitted?")
     written, read = moved @ metric.S_root.double(), moved @ metric.C_inverse_root.double()
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     d = moved.shape[1]
     spans = [torch.linalg.qr(torch.randn(d, rank, generator=random, dtype=torch.float64)).Q for _ in range(draws)]
     rotations = [

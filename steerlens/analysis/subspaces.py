@@ -8,9 +8,11 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
+from steerlens.models.readout import readout
 from steerlens.models.resume import Kept, batch_of, final_states, keep, resumed
-from steerlens.models.sites import Model, evaluating, readout, run_to
+from steerlens.models.sites import Model, evaluating, run_to
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -90,7 +92,7 @@ def compare_subspaces(
         h, c = _states(model, kept)
         contrast, normal = _directions(kept, seed)
         reads = edit.R[0] if edit.A is None else edit.A[0]
-        random = torch.Generator().manual_seed(seed)
+        random = generator(seed)
         spans = [torch.randn(edit.R[0].shape, generator=random).to(h) for _ in range(draws)]
 
         def writes(directions: Tensor, through: str, kept=kept) -> Tensor:

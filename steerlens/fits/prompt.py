@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
 from steerlens.models.priors import start_rows, vocabulary_prior
+from steerlens.models.readout import readout
 from steerlens.models.resume import keep_tokens
-from steerlens.models.sites import Model, convention, readout
+from steerlens.models.sites import Model, convention
 from steerlens.models.tokens import encode, with_prefix
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit

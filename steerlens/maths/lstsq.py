@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
+
 FOLDS = 5
 CHUNK = 8192
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -62,7 +64,7 @@ def regress(
         seed: of the folds.
 
     Example:
-        >>> X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> X = torch.randn(50, 3, generator=generator(0), dtype=torch.float64)
         >>> found = regress(X, X @ torch.diag(torch.tensor([1.0, 2.0, 3.0]).double()))
         >>> found.M.diagonal().round(decimals=6).tolist(), found.rank, round(found.r2, 6)
         ([1.0, 2.0, 3.0], 3, 1.0)
@@ -71,7 +73,7 @@ def regress(
     if n == 0 or (ridge is None and n < 2 * FOLDS):
         raise ValueError(f"X: got {n} rows, expected at least {2 * FOLDS} to choose a ridge, and 1 with a given one")
     w = None if weight is None else weight.double().to(X.device)
-    fold = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).to(X.device) % FOLDS
+    fold = torch.randperm(n, generator=generator(seed)).to(X.device) % FOLDS
     parts = [_sums(X, Y, w, (fold == k).nonzero().squeeze(1)) for k in range(min(FOLDS, n))]
     total = parts[0]
     for part in parts[1:]:

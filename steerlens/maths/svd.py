@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
+
 SMALL = 512
 """Below this size a full SVD is a matter of milliseconds."""
 
@@ -28,7 +30,7 @@ def svd(
         [3.0, 1.0]
     """
     size = min(M.shape)
-    random = torch.Generator().manual_seed(0)
+    random = generator(0)
     r, whole = 32, float(M.norm())
     while size > SMALL and r <= size // 4:
         Q = torch.linalg.qr(M @ torch.randn(M.shape[1], r, generator=random).to(M)).Q

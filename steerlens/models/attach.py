@@ -6,14 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from steerlens.models.sites import Model, edited, readout
+from steerlens.models.exclusive import exclusive
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, check_model, edited
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention, Strength
 from steerlens.values.positions import Places
+from steerlens.values.readout import bit_sum
 
 
 @contextmanager
 def steered(
-    model: Model, intervention: Intervention, strength: Strength = 1.0, *, prompt: int | None = None
+    model: Model, intervention: Intervention | Fit, strength: Strength = 1.0, *, prompt: int | None = None
 ) -> Iterator[Model]:
     """The model, steered inside the block and as before after it, however the block is left.
 
@@ -28,12 +32,13 @@ def steered(
 
     Args:
         model: a TransformerLens model of either class.
-        intervention: e.g. a `Steer`, or `steer.over(background)`.
+        intervention: e.g. a `Steer`, or `steer.over(background)`; a `Fit` stands for its value.
         strength: a number, or a tensor with one value a row of the batch.
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
     Raises:
         ValueError: the intervention lives on another `W_U`, or puts rows before the input.
+        RuntimeError: another thread has the model inside such a block.
 
     Example:
         >>> import steerlens as sl
@@ -42,13 +47,14 @@ def steered(
         >>> with sl.steered(model, joy, strength=2.0):
         ...     text = model.generate("the film was", max_new_tokens=5, verbose=False)
     """
+    intervention = intervention.value if isinstance(intervention, Fit) else intervention
     check_lives_on(intervention, model)
     if intervention.prefix:
         raise ValueError(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
             "cannot be given; use steerlens.generate, score or collect"
         )
-    with edited(model, intervention.edits(strength), _following(prompt)):
+    with exclusive(model, by_user=True), edited(model, intervention.edits(strength), _following(prompt)):
         yield model
 
 
@@ -68,11 +74,24 @@ def _following(prompt: int | None) -> Callable[[int, Tensor], Places]:
     return places
 
 
+def check_intervention(value: object) -> None:
+    """Raise, with the next step, where something else than an intervention was given."""
+    if not isinstance(value, Intervention):
+        raise ValueError(
+            f"intervention: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
+            "`prefix` and `edits(strength)`; of a file: steerlens.load(path, model)"
+        )
+
+
 def check_lives_on(intervention: Intervention, model: Model) -> None:
     """Raise where an intervention's numbers do not refer to this model's unembedding."""
+    check_intervention(intervention)
+    check_model(model)
     home, W_U = intervention.readout, model.W_U
-    if W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape:
-        return  # the very same tensor
+    shared = W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape
+    # the very same tensor; whether something was written to it its address does not say
+    if shared and bit_sum(W_U.detach(), model.b_U.detach()) == home.checksum:
+        return
     here = readout(model)
     if not home.same_as(here):
         raise ValueError(

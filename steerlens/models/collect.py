@@ -13,10 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from steerlens.maths.numbers import as_floats, generator
 from steerlens.models.attach import check_lives_on
-from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, convention, edited, evaluating, run_to
 from steerlens.models.tokens import Encoded, batch_tokens, batches, encode, pad, with_prefix
-from steerlens.values.files import write_json
+from steerlens.values.files import write_json, written_whole
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
@@ -31,7 +34,7 @@ def collect(
     model: Model,
     data: Labelled | Sequence[str],
     *,
-    intervention: Intervention | None = None,
+    intervention: Intervention | Fit | None = None,
     strength: float | Sequence[float] = 1.0,
     folder: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
@@ -66,6 +69,7 @@ def collect(
         >>> sl.collect(sl.load_model("toy-64"), ["the film was good ."], progress=False).n_positions
         6
     """
+    intervention = intervention.value if isinstance(intervention, Fit) else intervention
     given = _given(model, data, intervention, end, seed)
     under = _Under(intervention, _strengths(strength, len(given.labels)))
     if intervention is not None and folder is not None:
@@ -136,7 +140,7 @@ def _given(
     encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
     encoded = with_prefix(encoded, prefix, model.tokenizer)
     lengths = torch.tensor([encoded.predicted(row) for row in range(len(encoded.ids))])
-    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(lengths), generator=generator(seed)).tolist()
     order = [row for row in order if lengths[row] > 0]
     if not order:
         raise ValueError("data: no text holds a token to predict")
@@ -151,11 +155,10 @@ class _Under(NamedTuple):
 
 
 def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_texts"]:
-    if isinstance(strength, int | float):
-        return torch.full((n,), float(strength))
-    if len(strength) != n:
-        raise ValueError(f"strength: got {len(strength)} for {n} texts, expected one number, or one a text")
-    return torch.tensor([float(s) for s in strength])
+    given = as_floats(strength, "strength")
+    if len(given) not in (1, n):
+        raise ValueError(f"strength: got {len(given)} for {n} texts, expected one number, or one per text")
+    return torch.tensor(given).expand(n)
 
 
 def _labelled(data: Labelled | Sequence[str]) -> Labelled:
@@ -195,6 +198,12 @@ def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: 
         shard.text[found] = torch.tensor(picked, dtype=torch.int32)[:, None].expand_as(real)[real]
         bar.update(found.stop - start)
         start = found.stop
+    if not bool(shard.hidden.isfinite().all()):
+        row = int(shard.text[~shard.hidden.isfinite().all(1)][0])
+        raise ValueError(
+            f"model: its states over text {row} hold NaN or infinity (dtype {model.W_U.dtype}, strength "
+            f"{float(under.strength[row]):g}); take a smaller strength, or load the model with dtype='float32'"
+        )
     return shard
 
 
@@ -216,7 +225,7 @@ def _on_disk(
             raise ValueError(
                 f"folder: {folder} holds the states of another model, text, dtype or seed; choose another folder or delete it"
             )
-    elif any(folder.iterdir()):
+    elif any(not path.name.startswith(".index.json.") for path in folder.iterdir()):
         raise ValueError(f"folder: {folder} is not empty and holds no states (no index.json); choose another folder")
     write_json(index, {"format": 1, "identity": identity, "shards": len(parts), "dtype": str(dtype)})
     paths = []
@@ -226,9 +235,9 @@ def _on_disk(
             bar.update(sum(map(encoded.predicted, part)))
         else:
             shard = _run(model, part, encoded, _Under(None, torch.zeros(len(encoded.ids))), dtype, bar)
-            # a file under its final name is whole: written aside, then renamed
-            save_file(shard._asdict(), path.with_suffix(".part"))
-            path.with_suffix(".part").rename(path)
+            # a file under its final name is whole
+            with written_whole(path) as aside:
+                save_file(shard._asdict(), aside)
         paths.append(path)
     return tuple(paths)
 

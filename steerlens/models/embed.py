@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.sites import Model, edited, evaluating, readout, run_to
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, edited, evaluating, run_to
 from steerlens.models.tokens import batch_tokens, batches, pad
 from steerlens.values.positions import Places
 from steerlens.values.prompt import EMBED, prompt_edits

@@ -1,16 +1,19 @@
 """Write with a model at many strengths at once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import as_floats, generator
 from steerlens.models.attach import check_lives_on
-from steerlens.models.sites import Model, convention, decoder, edited, evaluating, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, convention, decoder, edited, evaluating
 from steerlens.models.tokens import Tokenizer, encode, pad, with_prefix
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.positions import places_of
 from steerlens.values.readout import Readout
@@ -22,9 +25,9 @@ ROWS = 256
 def generate(
     model: Model,
     prompts: Sequence[str],
-    intervention: Intervention | None = None,
+    intervention: Intervention | Fit | None = None,
     *,
-    strengths: Sequence[float] = (1.0,),
+    strengths: float | Iterable[float] = (1.0,),
     samples: int = 1,
     seed: int = 0,
     max_new_tokens: int = 30,
@@ -41,8 +44,8 @@ def generate(
     Args:
         model: a TransformerLens model; unchanged afterwards.
         prompts: texts to continue; "" starts from nothing where the model has a begin-of-text token.
-        intervention: None for the plain model (then `strengths` must be left alone or all count the same).
-        strengths: any numbers; a fitted steer reproduces its labels' style at 1 and -1 and usually bears more.
+        intervention: a `Fit` stands for its value; None for the plain model (then all strengths count the same).
+        strengths: one number or several; a fitted steer reproduces its labels' style at 1 and -1 and usually bears more.
         samples: continuations a prompt and strength.
         seed: same seed, same texts.
         max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context is full.
@@ -63,8 +66,12 @@ def generate(
         >>> sl.generate(sl.load_model("toy-64"), ["the film was"], max_new_tokens=5).columns.tolist()
         ['prompt', 'strength', 'sample', 'text', 'log_prob']
     """
-    _check(prompts, strengths, samples, max_new_tokens, temperature, top_p, top_k)
+    strengths = as_floats(strengths, "strengths")
+    intervention = intervention.value if isinstance(intervention, Fit) else intervention
+    _check(prompts, samples, max_new_tokens, temperature, top_p, top_k)
     on = readout(model)
+    if intervention is not None:
+        check_lives_on(intervention, model)
     how = convention(model, on)
     prefix = 0 if intervention is None else intervention.prefix
     encoded = encode(model.tokenizer, list(prompts), how, end=False)
@@ -79,8 +86,6 @@ def generate(
             raise ValueError(
                 f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{before}, the context is {how.n_ctx}; shorten it"
             )
-    if intervention is not None:
-        check_lives_on(intervention, model)
     # one stream of numbers a prompt and sample, the same at every strength
     noise = {
         (p, k): _uniform(seed, prompt, list(prompts[:p]).count(prompt), k, max_new_tokens)
@@ -127,21 +132,21 @@ def _write(
     n_ctx: int,
 ) -> tuple[list[list[int]], list[float]]:
     """New token ids and their log-probability, for one batch of rows."""
-    device = on.W_U.device
-    tokens, mask = (t.to(device) for t in pad(prompts, left=True))
-    end = model.tokenizer.eos_token_id
-    alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
-    written: list[Tensor] = []
-    edits = () if intervention is None else intervention.edits(strength.to(device))
-    lengths = mask.sum(1)
-    with evaluating(model):
+    with evaluating(model):  # also away from a user's inference mode, whose tensors bear no sums in place
+        device = on.W_U.device
+        tokens, mask = (t.to(device) for t in pad(prompts, left=True))
+        end = model.tokenizer.eos_token_id
+        alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
+        log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
+        written: list[Tensor] = []
+        edits = () if intervention is None else intervention.edits(strength.to(device))
+        lengths = mask.sum(1)
         step = decoder(model)
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
             places = places_of(mask, lengths)
             # a pass over new tokens alone holds the last of them
             with edited(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
-                logits = step(tokens, mask).float()
+                logits = _finite(step(tokens, mask).float(), strength)
             # padding rows of the vocabulary are never sampled; their probability is the model's all the same
             tokens = pick(logits[:, : on.n_tokens], uniform[:, k].to(device), *sampling)[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
@@ -157,10 +162,26 @@ def _write(
     return [[t for t in row if t >= 0] for row in torch.stack(written, 1).tolist()], log_prob.tolist()
 
 
+def _finite(logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+    """The logits, if they are numbers: one beyond what its dtype holds makes the softmax of its row NaN.
+
+    Raises:
+        ValueError: they are not.
+    """
+    wrong = ~torch.isfinite(logits.logsumexp(1))
+    if bool(wrong.any()):
+        largest = strength[wrong.cpu()].abs().max()
+        raise ValueError(
+            f"strengths: at {largest:g} the model's states or logits are no finite numbers any more; take a smaller "
+            "strength, or load the model with dtype='float32'"
+        )
+    return logits
+
+
 def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Float[Tensor, " n"]:
     """Numbers in [0, 1) that depend on nothing but these, so that a row is the same in any company."""
     key = hashlib.blake2b(f"{seed} {occurrence} {sample} {prompt}".encode(), digest_size=7).digest()
-    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(int.from_bytes(key)))
+    return torch.rand(n, dtype=torch.float64, generator=generator(int.from_bytes(key)))
 
 
 def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
@@ -244,7 +265,6 @@ def _reach(
 
 def _check(
     prompts: Sequence[str],
-    strengths: Sequence[float],
     samples: int,
     max_new_tokens: int,
     temperature: float,
@@ -253,8 +273,6 @@ def _check(
 ) -> None:
     if isinstance(prompts, str) or not prompts:
         raise ValueError(f"prompts: got {prompts!r}, expected a list with at least one text")
-    if not len(strengths):
-        raise ValueError("strengths: got none, expected at least one, e.g. (-2, 0, 2)")
     for name, value, good, expected in (
         ("samples", samples, samples >= 1, "at least 1"),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),

@@ -3,7 +3,9 @@
 import torch
 
 from steerlens.maths.gist import Control
-from steerlens.models.sites import Model, architecture, edited, evaluating, hooked, readout
+from steerlens.maths.numbers import generator
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, architecture, edited, evaluating, hooked
 from steerlens.values.gist import GistMask
 from steerlens.values.positions import places_of
 
@@ -33,19 +35,24 @@ def mask_gist(
         True
     """
     value = GistMask(gist, int(model.cfg.n_layers), readout(model), control, begin, name)
-    deaf = [layer for layer, heard in enumerate(heeds(model, value.n_layers)) if not heard]
+    check_heeds(model, value)
+    return value
+
+
+def check_heeds(model: Model, mask: GistMask) -> None:
+    """Raise where some layer's attention does not heed a mask, which would then change nothing in silence."""
+    deaf = [layer for layer, heard in enumerate(heeds(model, mask.n_layers)) if not heard]
     if deaf:
         raise ValueError(
             f"model: attention of {architecture(model)} ({type(model).__name__}) does not read what is put at "
             f"hook_attn_scores of layers {', '.join(map(str, deaf))}, so nothing can be hidden there; load its Hugging Face "
             "weights with steerlens.load_model, which gives attention whose scores can be edited"
         )
-    return value
 
 
 def heeds(model: Model, n_layers: int) -> tuple[bool, ...]:
     """Whether each layer's attention gives no weight to what a mask hides."""
-    tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=torch.Generator().manual_seed(0)).to(model.W_U.device)
+    tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=generator(0)).to(model.W_U.device)
     mask = GistMask(1, n_layers, readout(model))
     prompt = torch.full((2,), 3, device=tokens.device)
     places = places_of(torch.ones_like(tokens), prompt)

@@ -1,38 +1,55 @@
 """Load a model by name."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from steerlens.models.sites import Model, readout
-from steerlens.values.files import read_value
-from steerlens.values.prompt import Prompt
-from steerlens.values.reft import Reft
-from steerlens.values.steer import Steer
+import torch
+
+from steerlens.models.gist import check_heeds
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
+from steerlens.values.files import Saved, read_value
+from steerlens.values.gist import GistMask
 
 TOYS = Path(__file__).parent.parent / "toy" / "weights"
 
 
-def load_model(name: str | Path, *, hooked: bool = False, device: str = "cpu") -> Model:
-    """A TransformerLens model with raw weights, in evaluation mode.
+@torch.inference_mode(False)  # weights made in that mode could never be learned through
+def load_model(
+    name: str | Path,
+    *,
+    hooked: bool = False,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+) -> Model:
+    """Load a TransformerLens model with raw weights, in evaluation mode.
 
     Args:
         name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`; `toy-tasks` for
             `steerlens.toy.tasks`), a local Hugging Face folder, or a Hugging Face hub id (the only case that uses the network).
         hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`; TransformerLens 3.x only.
-        device: where to put it.
+        device: where its weights go, e.g. "cpu", "cuda", "cuda:1", "mps".
+        dtype: of its weights: "float32", "bfloat16" or "float16". What steerlens fits and sums is float32 all the same.
 
     Raises:
-        ValueError: `hooked` on TransformerLens 4, which has no `HookedTransformer`.
+        ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which has no `HookedTransformer`;
+            something that is no name, such as a model.
         FileNotFoundError: a path that is not a model folder.
 
     Example:
         >>> load_model("toy-64").cfg.d_model
         64
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"name: got {type(name).__name__}, expected a toy model's name, a Hugging Face folder or a hub id; a model that is "
+            "loaded already goes through TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+        )
+    where, kind = _device(device), _dtype(dtype)
     toy = TOYS / str(name)
     local = toy if toy.is_dir() else Path(name).expanduser()
     if not local.is_dir() and (str(name).startswith((".", "/", "~", "toy-")) or local.exists()):
@@ -41,21 +58,43 @@ def load_model(name: str | Path, *, hooked: bool = False, device: str = "cpu") -
     if local.is_dir() and not (local / "config.json").is_file():
         raise FileNotFoundError(f"name: {local} holds no config.json, so it is no Hugging Face model folder")
     if hooked:
-        return _hooked_transformer(local if local.is_dir() else Path(name), device)
-    return _bridge(local if local.is_dir() else name, device)
+        return _hooked_transformer(local if local.is_dir() else Path(name), where, kind)
+    return _bridge(local if local.is_dir() else name, where, kind)
 
 
-def _bridge(source: str | Path, device: str) -> Model:
-    import torch
+def _device(device: str | torch.device) -> torch.device:
+    """A device that is there and holds numbers; TransformerLens records a name without moving anything."""
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise ValueError("it holds no numbers")
+        torch.empty(1, device=found)
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        why = str(error).split("\n")[0].split(". ")[0]
+        raise ValueError(f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}") from None
+    return found
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    name = str(dtype).removeprefix("torch.")
+    if name not in known:
+        raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(known)}")
+    return known[name]
+
+
+def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
     with _silent():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    # the name is only recorded: model and tokenizer are given
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+    # name and device are only recorded: model and tokenizer are given, and the model is where it should be
     return TransformerBridge.boot_transformers(
-        str(source), hf_model=model, tokenizer=tokenizer, device=device, dtype=torch.float32
+        str(source), hf_model=model.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
     )
 
 
@@ -73,7 +112,7 @@ def _silent() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hooked_transformer(folder: Path, device: str) -> Model:
+def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> Model:
     try:
         from importlib import import_module
 
@@ -84,41 +123,51 @@ def _hooked_transformer(folder: Path, device: str) -> Model:
             "hooked: this TransformerLens has no HookedTransformer (it was removed in 4.0); use hooked=False, or "
             "install transformer-lens<4"
         ) from None
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     hub_id = not folder.is_dir()
     if hub_id:
-        return HookedTransformer.from_pretrained_no_processing(str(folder), device=device)
+        model = HookedTransformer.from_pretrained_no_processing(str(folder), device=str(device), dtype=dtype)
+        return model.eval()
     # from_pretrained takes official names only; these are the steps it would take
     with _silent():
-        source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with TemporaryDirectory(prefix="steerlens-") as copy:
         # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and reads n_ctx from GPT-2
         # configurations, which no longer have it; so it reads a completed copy under a neutral name
         context = source.config.max_position_embeddings
         whole = {**source.config.to_dict(), "architectures": [type(source).__name__], "n_ctx": context}
         (Path(copy) / "config.json").write_text(json.dumps(whole), encoding="utf-8")
-        config = loading.get_pretrained_model_config(copy, device=device)
+        config = loading.get_pretrained_model_config(copy, device=str(device), dtype=dtype)
         config.model_name, config.tokenizer_name = folder.name, str(folder)
         model = HookedTransformer(config, AutoTokenizer.from_pretrained(folder), move_to_device=False)
         state = loading.get_pretrained_state_dict(copy, config, source)
     model.load_and_process_state_dict(
         state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
-    return model.to(device, print_details=False).eval()
+    return model.to(device, print_details=False).to(dtype, print_details=False).eval()
 
 
-def load(path: str | Path, model: Model) -> Steer | Reft | Prompt:
-    """The steer, `Reft` or `Prompt` of a file that `steerlens.save` wrote, bound to a model.
+def load(path: str | Path, model: Model, *, kinds: Sequence[type[Saved]] = ()) -> Any:
+    """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
+
+    A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value means the same on it.
+
+    Args:
+        path: the file.
+        model: the one it was fitted on.
+        kinds: classes of your own that the file may hold; see `steerlens.values.files.Saved`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is cut short or was changed, or the steer lives on another `W_U` than the model's (the message
+        ValueError: the file is cut short or was changed, or the value lives on another `W_U` than the model's (the message
             says which, and what to do).
 
     Example:
         >>> import steerlens as sl
         >>> sl.load("joy.safetensors", sl.load_model("toy-64"))                       # doctest: +SKIP
     """
-    return read_value(path, readout(model))
+    found = read_value(path, readout(model), kinds)
+    if isinstance(found, GistMask):
+        check_heeds(model, found)
+    return found

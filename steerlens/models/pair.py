@@ -7,7 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from steerlens.models.collect import collect
-from steerlens.models.sites import Model, convention, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, convention
 from steerlens.models.tokens import Convention, Tokenizer
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.models.embed import embeddings, states_at, states_of
-from steerlens.models.sites import Model, convention, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, convention
 from steerlens.models.tokens import encode
 from steerlens.values.priors import Filled, Gaussian, Given, Prior, Vocabulary, fit_gaussian
 from steerlens.values.prompt import EMBED

@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.models.embed import states_at
-from steerlens.models.sites import Model, convention, edited, evaluating, readout, run_to
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, convention, edited, evaluating, run_to
 from steerlens.models.tokens import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.labelled import Labelled
@@ -158,7 +160,7 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
 def resumes(model: Model, layer: int) -> bool:
     """Whether a resumed pass gives what a whole one gives, tried on a few random tokens."""
-    random = torch.Generator().manual_seed(0)
+    random = generator(0)
     device = model.W_U.device
     tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=random).to(device)
     mask = torch.ones_like(tokens)

@@ -8,22 +8,21 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.models.tokens import Convention, special_ids, token_strings
+from steerlens.models.exclusive import exclusive
+from steerlens.models.tokens import Convention
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import Places
 from steerlens.values.readout import Readout
 
 Model = Any
 """A `TransformerBridge`, or on TransformerLens 3.x a `HookedTransformer`; duck-typed on purpose."""
-
-PROBE_TOLERANCE = 1e-3
-"""Largest error of the probe's logits, relative to their size: float32 gives 1e-6, bfloat16 5e-3 on top (see below)."""
 
 
 def architecture(model: Model) -> str:
@@ -35,6 +34,30 @@ def architecture(model: Model) -> str:
 
 def model_id(model: Model) -> str:
     return str(getattr(model.cfg, "model_name", None) or architecture(model)).rstrip("/").rsplit("/", 1)[-1]
+
+
+def check_model(model: Model) -> None:
+    """Raise, with the next step, where something else than a TransformerLens model was given.
+
+    Raises:
+        ValueError: a name, a plain Hugging Face model, a fit; a model without numbers ("meta") or in several devices.
+    """
+    if not all(hasattr(model, name) for name in ("cfg", "hook_dict", "W_U")):
+        kind = type(model).__name__
+        if isinstance(model, str | Path):
+            step = f"load it first: steerlens.load_model({str(model)!r})"
+        elif hasattr(model, "get_output_embeddings"):
+            step = (
+                "steerlens.load_model(its folder or hub id) loads it anew; TransformerBridge.boot_transformers(name, "
+                "hf_model=model, tokenizer=tokenizer) of transformer_lens takes it as it is"
+            )
+        else:
+            step = "models come first: f(model, texts, ...); steerlens.load_model(name) loads one"
+        raise ValueError(f"model: got {kind}, expected a TransformerLens model; {step}")
+    if model.W_U.is_meta:
+        raise ValueError(
+            "model: its weights are on the device 'meta', which holds no numbers; load it on 'cpu' or 'cuda'"
+        )
 
 
 def check_site(model: Model, site: str) -> None:
@@ -54,13 +77,14 @@ def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tenso
     for site, _ in functions:
         check_site(model, site)
     if not functions:  # TransformerLens would list all of its hooks to set none
-        yield
+        with exclusive(model):
+            yield
         return
 
     def as_hook(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         return lambda tensor, hook: function(tensor)
 
-    with model.hooks(fwd_hooks=[(site, as_hook(function)) for site, function in functions]):
+    with exclusive(model), model.hooks(fwd_hooks=[(site, as_hook(function)) for site, function in functions]):
         yield
 
 
@@ -85,20 +109,20 @@ def evaluating(model: Model, *, gradients: bool = False) -> Iterator[None]:
 
     With `gradients` they flow through the model to what was put into it, never to the model's own numbers.
     """
-    training = [module for module in model.modules() if module.training]
-    learned = [p for p in model.parameters() if p.requires_grad] if gradients else []
-    try:
-        for module in training:  # what `model.eval()` does, at no cost where there is nothing to do
-            module.training = False
-        for p in learned:
-            p.requires_grad_(False)
-        with torch.set_grad_enabled(gradients):
+    with exclusive(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        training = [module for module in model.modules() if module.training]
+        learned = [p for p in model.parameters() if p.requires_grad] if gradients else []
+        try:
+            for module in training:  # what `model.eval()` does, at no cost where there is nothing to do
+                module.training = False
+            for p in learned:
+                p.requires_grad_(False)
             yield
-    finally:
-        for p in learned:
-            p.requires_grad_(True)
-        for module in training:
-            module.training = True
+        finally:
+            for p in learned:
+                p.requires_grad_(True)
+            for module in training:
+                module.training = True
 
 
 class _Reached(Exception):
@@ -176,76 +200,6 @@ def _hooked_transformer_decoder(model: Model) -> Callable[[Tensor, Tensor], Tens
         return model(new, attention_mask=mask[:, -new.shape[1] :], past_kv_cache=cache)[:, -1]
 
     return step
-
-
-def readout(model: Model) -> Readout:
-    """The frozen read-out of a model, checked against the model itself.
-
-    `W_U`, `b_U` are the model's own, so folded and compatibility-mode models work; their numbers are another basis.
-    On a seeded probe batch the logits that the model gives are compared with `softcap(scale · (c W_U + b_U))`.
-
-    Raises:
-        ValueError: the logits are something else (the message names the architecture and the error).
-        KeyError: the model has no `unembed.hook_in`.
-
-    Example:
-        >>> import steerlens as sl
-        >>> sl.readout(sl.load_model("toy-64")).d_model
-        64
-    """
-    W_U, b_U = model.W_U.detach(), model.b_U.detach()
-    tokenizer = getattr(model, "tokenizer", None)
-    # a model without a tokenizer has numbers for names, so that everything but text works
-    tokens = token_strings(tokenizer, W_U.shape[1]) if tokenizer else tuple(map(str, range(W_U.shape[1])))
-    c, logits = _probe(model, len(tokens))
-    plain = Readout(W_U, b_U, tokens, special_ids(tokenizer), model_id=model_id(model))
-    size = logits.float().abs().max().clamp_min(1e-6)
-    worst = {}
-    for scale, softcap in _post_candidates(model):
-        found = Readout(W_U, b_U, tokens, plain.special, scale, softcap, plain.model_id)
-        error = float((found.logits(c) - logits).float().abs().max() / size)
-        if error < (PROBE_TOLERANCE if logits.dtype == torch.float32 else 30 * PROBE_TOLERANCE):
-            return found
-        worst[(scale, softcap)] = error
-    tried = "; ".join(f"scale {s:.4g}, softcap {cap}: error {e:.2g}" for (s, cap), e in worst.items())
-    raise ValueError(
-        f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) of the "
-        f"input of its unembedding ({tried}); steers cannot be expressed on it. If TransformerLens was updated "
-        "lately, load the raw weights (steerlens.load_model) and report the architecture"
-    )
-
-
-def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """Context vectors and logits of one seeded batch of random tokens."""
-    device = model.W_U.device
-    tokens = torch.randint(n_tokens, (2, 6), generator=torch.Generator().manual_seed(0)).to(device)
-    seen: list[Tensor] = []
-
-    def look(c: Tensor) -> Tensor:
-        seen.append(c)
-        return c
-
-    with evaluating(model), hooked(model, ((UNEMBED_IN, look),)):
-        logits = model(tokens, attention_mask=torch.ones_like(tokens))
-    return seen[0], logits
-
-
-def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
-    """What may follow the unembedding, by the names that configurations use; the probe decides."""
-    configs = [model.cfg, getattr(getattr(model, "original_model", None), "config", None)]
-
-    def value(*names: str) -> float | None:
-        found = [getattr(config, name, None) for config in configs for name in names]
-        return next((float(x) for x in found if isinstance(x, int | float) and x > 0), None)
-
-    softcap = value("output_logits_soft_cap", "final_logit_softcapping")
-    scales = [1.0, value("logit_scale"), value("lm_head_multiplier"), value("logits_scaling")]
-    divisor = value("logits_scaling")
-    for scale in [*scales, 1 / divisor if divisor else None]:
-        if scale is not None:
-            yield scale, softcap
-            if softcap is not None:
-                yield scale, None
 
 
 def convention(model: Model, on: Readout) -> Convention:

@@ -6,12 +6,13 @@ from typing import cast
 
 from scipy.optimize import brentq
 
+from steerlens.values.fit import Fit
 from steerlens.values.losses import kl_along
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
 
-def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> float:
+def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.05) -> float:
     """The strength `s > 0` at which a steer costs `kl` nats per token on a text, so that steers have a common unit.
 
         ½ (KL(p_0 ‖ p_{+s}) + KL(p_0 ‖ p_{−s})) = kl        p_s = softmax(c W_U + b_U + s cW W_U)
@@ -40,6 +41,7 @@ def calibrate(steer: Steer | SteerOver, states: States, *, kl: float = 0.05) -> 
         >>> round(calibrate(0.5 * tone, states) / calibrate(tone, states), 3)
         2.0
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     if not steer.readout.same_as(states.readout):
         raise ValueError(
             f"states: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; collect "

@@ -4,36 +4,66 @@ import hashlib
 import json
 import os
 import tempfile
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from steerlens.values.fit import Report
-from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.fit import Fit, Report
+from steerlens.values.gist import GistMask
 from steerlens.values.prompt import Prompt
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft
-from steerlens.values.steer import Steer
+from steerlens.values.steer import Steer, SteerOver
 
 FORMAT = 1
-NEEDED = {
-    "steer": {"format", "name", "terms", "model_id", "d_model", "readout_digest", "digest"},
-    "prompt": {"format", "name", "prompt_kind", "layers", "model_id", "readout_digest", "digest"},
-    "reft": {"format", "name", "variant", "layers", "positions", "activation", "model_id", "readout_digest", "digest"},
-}
-"""What a file must say of its value, by kind."""
+NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
+"""What a file must say of any value; what its kind needs besides, its `unpack` asks for."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole: to a temporary name beside it, then renamed over it."""
+@runtime_checkable
+class Saved(Protocol):
+    """An `Intervention` that can be kept in a file: what it is besides its numbers, and itself from both.
+
+    `file_kind` names it in files. `pack` gives its tensors and plain JSON; `unpack` makes it again from these (with `name` among
+    the JSON) on a read-out, and raises KeyError where something is missing. A class of one's own that has the three is saved
+    like any other, and loaded by `steerlens.load(path, model, kinds=(Mine,))`.
+    """
+
+    file_kind: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def readout(self) -> Readout: ...
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Saved": ...
+
+
+KINDS: tuple[type["Saved"], ...] = (Steer, SteerOver, Reft, Prompt, GistMask)
+"""The kinds of value that steerlens itself makes."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a name beside a path to write to, and put what was written there in its place: at once, or not at all.
+
+    Each caller gets a name of its own, so that two jobs that write one file do not meet: the last to finish wins. It begins
+    with a dot and the path's name; one that was killed leaves its file behind.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files for the owner only
         os.replace(name, path)
     except BaseException:
@@ -41,22 +71,38 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole."""
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole; NaN and infinity are refused, they are not JSON."""
     write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def save(value: Steer | Reft | Prompt, path: str | Path, *, report: Report | None = None) -> Path:
-    """Write a steer, a `Reft` or a `Prompt` to one `.safetensors` file; an existing file is replaced, at once or not at all.
+def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
+    """Write an intervention to one `.safetensors` file; an existing file is replaced, at once or not at all.
 
     The file holds the numbers (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer,
-    the site, the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
+    the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
+
+    Args:
+        value: a `Steer`, `steer.over(background)`, a `Reft`, a `Prompt`, a gist mask, a class of your own with `file_kind`,
+            `pack` and `unpack` (see `steerlens.values.files.Saved`), or a `Fit`, which brings its report.
+        path: ends in .safetensors; its folder exists.
+        report: of the fit, for whoever reads the file.
+
+    Raises:
+        ValueError: another ending, a value that does not say how it is packed.
+        FileNotFoundError: no such folder.
 
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> fit = sl.fit_steer(sl.collect(model, sl.toy.corpus("tone", n=100, seed=0)))
-        >>> path = sl.save(fit.value, "/tmp/tone.safetensors", report=fit.report)
+        >>> path = sl.save(fit, "/tmp/tone.safetensors")
         >>> sl.load(path, model).name == fit.value.name
         True
     """
@@ -65,11 +111,19 @@ def save(value: Steer | Reft | Prompt, path: str | Path, *, report: Report | Non
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
-    found, about = _pack(value)
-    tensors = {name: t.detach().float().cpu().contiguous() for name, t in found.items()}
+    if isinstance(value, Fit):
+        value, report = value.value, report or value.report
+    if not isinstance(value, Saved):
+        raise ValueError(
+            f"value: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `file_kind`, `pack` and "
+            "`unpack` (steerlens.values.files.Saved)"
+        )
+    packed, about = value.pack()
+    tensors = {name: t.detach().float().cpu().contiguous() for name, t in packed.items()}
     r = value.readout
     content = {
         "format": FORMAT,
+        "kind": value.file_kind,
         "name": value.name,
         **about,
         "model_id": r.model_id,
@@ -79,40 +133,19 @@ def save(value: Steer | Reft | Prompt, path: str | Path, *, report: Report | Non
         "tokenizer_digest": r.tokenizer_digest,
         "dtype": str(r.W_U.dtype).removeprefix("torch."),
         "digest": _digest(tensors),
-        "versions": {name: version(name) for name in ("steerlens", "torch", "transformer-lens", "safetensors")},
+        "versions": {name: _version(name) for name in ("steerlens", "torch", "transformer-lens", "safetensors")},
         "report": None if report is None else report.as_dict(),
     }
     write_bytes(path, to_bytes(tensors, metadata={"steerlens": json.dumps(content)}))
     return path
 
 
-def _pack(value: Steer | Reft | Prompt) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The numbers of a value, and what else it is."""
-    if isinstance(value, Steer):
-        return {"W": value.W}, {"kind": "steer", "site": UNEMBED_IN, "terms": [list(term) for term in value.terms]}
-    if isinstance(value, Prompt):
-        about = {"kind": "prompt", "prompt_kind": value.kind, "layers": list(value.layers)}
-        return {"rows": value.rows, "directions": value.directions}, about
-    tensors = {"R": value.R, "b": value.b} | ({} if value.A is None else {"A": value.A})
-    return tensors, {
-        "kind": "reft",
-        "variant": value.variant,
-        "layers": list(value.layers),
-        "positions": value.positions,
-        "activation": value.activation,
-    }
-
-
-def _unpack(tensors: dict[str, Tensor], meta: dict[str, Any], readout: Readout) -> Steer | Reft | Prompt:
-    if meta["kind"] == "steer":
-        return Steer(tensors["W"], readout, meta["name"], tuple((n, k) for n, k in meta["terms"]))
-    if meta["kind"] == "prompt":
-        layers = tuple(meta["layers"])
-        return Prompt(tensors["rows"], tensors["directions"], meta["prompt_kind"], layers, readout, meta["name"])
-    return Reft(
-        tensors["R"], tensors.get("A"), tensors["b"], meta["variant"], tuple(meta["layers"]), meta["positions"], readout,
-        meta["activation"], meta["name"],
-    )  # fmt: skip
+def _version(package: str) -> str:
+    """Of an installed package; a checkout that is only on the path has none, and saving does not hang on it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -124,12 +157,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _open(Path(path))[0]
 
 
-def read_value(path: str | Path, readout: Readout) -> Steer | Reft | Prompt:
-    """The value of a file, bound to a read-out that must be the one it was saved with.
+def read_value(path: str | Path, readout: Readout, kinds: Sequence[type[Saved]] = ()) -> Any:
+    """The value of a file, bound to a read-out that must be the one it was saved with, or one that grew out of it.
+
+    Args:
+        kinds: classes of one's own that the file may hold, beside `KINDS`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: cut short, changed after it was written, of a later format, or for another `W_U`.
+        ValueError: cut short, changed after it was written, of a later format, of an unknown kind, or for another `W_U`.
     """
     path = Path(path)
     meta, tensors = _open(path)
@@ -137,14 +173,24 @@ def read_value(path: str | Path, readout: Readout) -> Steer | Reft | Prompt:
         raise ValueError(
             f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
         )
-    if meta["readout_digest"] != readout.digest:
+    known = {cls.file_kind: cls for cls in (*KINDS, *kinds)}
+    if meta["kind"] not in known:
+        raise ValueError(
+            f"{path}: holds a {meta['kind']!r}, known are {', '.join(known)}; of a class of your own pass kinds=(TheClass,)"
+        )
+    grown = isinstance(meta.get("d_vocab"), int) and readout.extends(meta["readout_digest"], meta["d_vocab"])
+    if meta["readout_digest"] != readout.digest and not grown:
         raise ValueError(
             f"{path}: {meta['kind']} {meta['name']!r} was fitted on the W_U of {meta['model_id']!r} (d_model "
-            f"{meta.get('d_model')}, digest {meta['readout_digest'][:8]}), this model is {readout.model_id!r} (d_model "
-            f"{readout.d_model}, digest {readout.digest[:8]}). If it is the same model, load its raw weights (no folding, no "
-            "centring); if it is another, move the steer with steerlens.transfer"
+            f"{meta['d_model']}, {meta.get('d_vocab')} words, digest {meta['readout_digest'][:8]}), this model is "
+            f"{readout.model_id!r} (d_model {readout.d_model}, {readout.d_vocab} words, digest {readout.digest[:8]}). If it is "
+            "the same model, load its raw weights (no folding, no centring; rows added to the vocabulary do no harm, rows "
+            "taken away or changed do); if it is another, move the steer with steerlens.transfer"
         )
-    return _unpack({name: t.to(readout.W_U.device) for name, t in tensors.items()}, meta, readout)
+    try:
+        return known[meta["kind"]].unpack({n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout)
+    except KeyError as error:
+        raise ValueError(f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote") from None
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -159,7 +205,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     found = meta if isinstance(meta, dict) else {}
     if isinstance(found.get("format"), int) and found["format"] > FORMAT:
         raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
-    if found.get("kind") not in NEEDED or not found.keys() >= NEEDED[found["kind"]]:
+    if not found.keys() >= NEEDED:
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, tensors
 

@@ -2,7 +2,7 @@
 
 import html
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -48,6 +48,7 @@ class GistMask:
     control: Control = "gist"
     begin: int = 0
     name: str = "gist mask"
+    file_kind: ClassVar[str] = "gist mask"
 
     def __post_init__(self) -> None:
         for label in ("gist", "n_layers"):
@@ -86,6 +87,15 @@ class GistMask:
             for control in ("positive", self.control)
         )
         return plain & ~seen
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it: it has no numbers that were fitted."""
+        return {}, {name: getattr(self, name) for name in ("gist", "n_layers", "control", "begin")}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "GistMask":
+        """Make it again from what `pack` gave."""
+        return cls(about["gist"], about["n_layers"], readout, about["control"], about["begin"], about["name"])
 
 
 @dataclass(frozen=True, eq=False)

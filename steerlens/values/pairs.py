@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.values.states import States
 
 
@@ -68,14 +69,14 @@ class Pairs:
         if len(found) < 2:
             raise ValueError(f"pairs: {len(found)} text cannot be split in two; give more texts")
         cut = min(max(round(share * len(found)), 1), len(found) - 1)
-        picked = found[torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[:cut]]
+        picked = found[torch.randperm(len(found), generator=generator(seed))[:cut]]
         first = torch.isin(text, picked)
         return self._places(first), self._places(~first)
 
     def sample(self, n: int, *, seed: int) -> "Pairs":
         """`n` random places; all of them where there are no more."""
         keep = torch.zeros(len(self), dtype=torch.bool)
-        keep[torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:n]] = True
+        keep[torch.randperm(len(self), generator=generator(seed))[:n]] = True
         return self._places(keep)
 
     def chunks(self, size: int) -> Iterator[tuple[Float[Tensor, "some d_src"], Float[Tensor, "some d_tgt"]]]:

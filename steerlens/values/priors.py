@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
+
 DRAWS = 1_000
 """Most rounds of proposals, as many as rows or 64, of the published exclusion rule."""
 
@@ -131,7 +133,7 @@ class Exclusion:
         if self.rule == "radius":
             u = _normal(n, d, seed).to(self.inner.mean)
             return self.inner.mean + self.factor * math.sqrt(d) * (u / u.norm(dim=1, keepdim=True)) @ self.inner.root.mT
-        random, width, found = torch.Generator().manual_seed(seed), self.c ** (1 / d), 0
+        random, width, found = generator(seed), self.c ** (1 / d), 0
         kept: list[Tensor] = []
         for _ in range(DRAWS):
             u = width * torch.randn(max(n, 64), d, generator=random, dtype=torch.float64)
@@ -156,7 +158,7 @@ class Interpolation:
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         x, y = self.first.sample(n, seed), self.second.sample(n, seed + 1)
-        alpha = torch.rand(n, 1, generator=torch.Generator().manual_seed(seed + 2)).to(x)
+        alpha = torch.rand(n, 1, generator=generator(seed + 2)).to(x)
         return alpha * x + (1 - alpha) * y
 
 
@@ -171,7 +173,7 @@ class Vocabulary:
         _check_some(self.vectors)
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
-        random = torch.Generator().manual_seed(seed)
+        random = generator(seed)
         rounds = -(-n // len(self.vectors))
         order = torch.cat([torch.randperm(len(self.vectors), generator=random) for _ in range(rounds)])
         return self.vectors[order[:n]]
@@ -230,4 +232,4 @@ def _check_some(vectors: Float[Tensor, "m d"]) -> None:
 
 
 def _normal(n: int, d: int, seed: int) -> Float[Tensor, "n d"]:
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, d, generator=generator(seed))

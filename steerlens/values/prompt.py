@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,7 @@ class Prompt:
     layers: tuple[int, ...]
     readout: Readout
     name: str = "prompt"
+    file_kind: ClassVar[str] = "prompt"
 
     def __post_init__(self) -> None:
         expected = len(prompt_sites(self.kind, self.layers))
@@ -86,6 +87,17 @@ class Prompt:
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         return prompt_edits(self.rows, self.directions, self.kind, self.layers, strength)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it."""
+        about = {"prompt_kind": self.kind, "layers": list(self.layers)}
+        return {"rows": self.rows, "directions": self.directions}, about
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Prompt":
+        """Make it again from what `pack` gave."""
+        what = about["prompt_kind"], tuple(about["layers"])
+        return cls(tensors["rows"], tensors["directions"], *what, readout, about["name"])
 
     def __repr__(self) -> str:
         r = self.readout

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -65,6 +66,7 @@ class Reft:
     activation: Activation | None = None
     name: str = "reft"
     prefix = 0
+    file_kind: ClassVar[str] = "reft"
 
     def __post_init__(self) -> None:
         check_form(self.variant, self.activation)
@@ -137,6 +139,19 @@ class Reft:
             raise ValueError(f"rows: got {pick}, expected different numbers from 0 to {self.rank - 1}")
         A = None if self.A is None else self.A[:, pick]
         return replace(self, R=self.R[:, pick], A=A, b=self.b[:, pick], name=name or f"{self.name} {pick}")
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it."""
+        tensors = {"R": self.R, "b": self.b} | ({} if self.A is None else {"A": self.A})
+        about = {name: getattr(self, name) for name in ("variant", "positions", "activation")}
+        return tensors, {**about, "layers": list(self.layers)}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Reft":
+        """Make it again from what `pack` gave."""
+        numbers = tensors["R"], tensors.get("A"), tensors["b"]
+        where = tuple(about["layers"]), about["positions"]
+        return cls(*numbers, about["variant"], *where, readout, about["activation"], about["name"])
 
     def __repr__(self) -> str:
         r = self.readout

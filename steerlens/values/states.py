@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.values.readout import Readout
 
 
@@ -87,7 +88,7 @@ class States:
         Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all. With a
         device each shard goes there whole, so that a loop over its chunks never waits for the host.
         """
-        random = None if seed is None else torch.Generator().manual_seed(seed)
+        random = None if seed is None else generator(seed)
         n = len(self.shards)
         for index in range(n) if random is None else torch.randperm(n, generator=random).tolist():
             stored = self.shards[index]
@@ -107,7 +108,7 @@ class States:
     def sample(self, n_positions: int, *, seed: int) -> "States":
         """Random texts that hold about `n_positions` positions; all of them where there are no more."""
         kept = self.keep.nonzero().squeeze(1)
-        order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+        order = kept[torch.randperm(len(kept), generator=generator(seed))]
         n = int((self.lengths[order].cumsum(0) < n_positions).sum()) + 1
         mask = torch.zeros_like(self.keep)
         mask[order[:n]] = True
@@ -119,7 +120,7 @@ class States:
         if len(kept) < 2:
             raise ValueError(f"states: {len(kept)} text cannot be split in two; collect more texts")
         cut = min(max(round(share * len(kept)), 1), len(kept) - 1)
-        order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed))]
+        order = kept[torch.randperm(len(kept), generator=generator(seed))]
         mask = torch.zeros_like(self.keep)
         mask[order[:cut]] = True
         return self.select(mask), self.select(~mask)

@@ -1,6 +1,9 @@
 """A steer: a matrix on the output word embeddings, with a strength."""
 
+import math
 from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -61,6 +64,7 @@ class Steer:
             raise ValueError(f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?")
 
     prefix = 0
+    file_kind: ClassVar[str] = "steer"
 
     def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
         """`c + s · cW`, computed in float32 at least and cast back to the dtype of `c`; exactly `c` at strength 0.
@@ -103,9 +107,14 @@ class Steer:
         # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
         return self._named(self.W + other.W, tuple((n, k) for n, k in coefficients.items() if abs(k) > 1e-12))
 
+    def __radd__(self, other: object) -> "Steer":
+        # sum() begins with 0
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __mul__(self, factor: float) -> "Steer":
-        if not isinstance(factor, int | float):
+        if not isinstance(factor, Real):
             return NotImplemented
+        factor = float(factor)
         return self._named(factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0))
 
     __rmul__ = __mul__
@@ -126,6 +135,15 @@ class Steer:
     def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
         return Steer(W, self.readout, _sum_name(terms), terms)
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it."""
+        return {"W": self.W}, {"site": UNEMBED_IN, "terms": [list(term) for term in self.terms]}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Steer":
+        """Make it again from what `pack` gave."""
+        return cls(tensors["W"], readout, about["name"], tuple((name, k) for name, k in about["terms"]))
+
     def __repr__(self) -> str:
         r = self.readout
         return f"Steer({self.name!r}, d_model={r.d_model}, |W|={self.W.norm():.3g}, on {r.model_id!r} [{r.digest[:8]}])"
@@ -143,6 +161,7 @@ class SteerOver:
     steer: Steer
     background: Steer
     prefix = 0
+    file_kind: ClassVar[str] = "steer over background"
 
     def __post_init__(self) -> None:
         _ = self.steer + self.background  # raises where they live on different read-outs
@@ -162,6 +181,18 @@ class SteerOver:
 
         return ((UNEMBED_IN, edit),)
 
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a file keeps of it."""
+        parts = {"steer": self.steer, "background": self.background}
+        about = {part: {"name": x.name, "terms": [list(term) for term in x.terms]} for part, x in parts.items()}
+        return {part: x.W for part, x in parts.items()}, {"site": UNEMBED_IN, **about}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SteerOver":
+        """Make it again from what `pack` gave."""
+        parts = ("steer", "background")
+        return cls(*(Steer.unpack({"W": tensors[part]}, about[part], readout) for part in parts))
+
 
 def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "..."] | float:
     """A strength shaped to multiply `c`: a number as it is, one value a row as `[rows, 1, …]`.
@@ -170,6 +201,8 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
         ValueError: a tensor of another length than the first axis of `c`.
     """
     if not isinstance(strength, Tensor) or strength.ndim == 0:
+        if not math.isfinite(strength):
+            raise ValueError(f"strength: got {float(strength)}, expected a finite number")
         return float(strength)
     if strength.shape != c.shape[:1]:
         raise ValueError(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
+
 ACTIVE = 0.01
 """A latent unit that tells less than this of a row, in nats, says nothing."""
 SAMPLES = 4096
@@ -90,7 +92,7 @@ class VAE:
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         """Means of the decoder, with the observation noise."""
-        random = torch.Generator().manual_seed(seed)
+        random = generator(seed)
         z = torch.randn(n, self.latent, generator=random)
         return self.mean + self.scale * (
             self.decoder(z) + self.noise * torch.randn(n, len(self.mean), generator=random)
@@ -98,14 +100,14 @@ class VAE:
 
     def means(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         """The same without the noise."""
-        z = torch.randn(n, self.latent, generator=torch.Generator().manual_seed(seed))
+        z = torch.randn(n, self.latent, generator=generator(seed))
         return self.mean + self.scale * self.decoder(z)
 
     def elbo(self, rows: Float[Tensor, "n d"], seed: int, *, draws: int = 64) -> Float[Tensor, " n"]:
         """A lower bound of each row's log-density in nats: E log p(x | z) − KL(q(z | x) ‖ N(0, I)), over so many draws of z."""
         if draws < 1:
             raise ValueError(f"draws: got {draws}, expected at least 1")
-        random = torch.Generator().manual_seed(seed)
+        random = generator(seed)
         x = (rows - self.mean) / self.scale
         eps = torch.randn(draws, len(rows), self.latent, generator=random)
         fit, kl = bound(self.encoder, self.decoder, self.noise.log(), x, eps)

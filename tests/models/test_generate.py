@@ -234,12 +234,12 @@ def test_a_steer_for_another_model_is_refused(tiny) -> None:
 
 
 def test_an_equal_model_is_checked_once_and_not_at_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steerlens.models import sites
+    from steerlens.models import readout
     from tests.models.zoo import BUILDERS
 
     steer, model, probes = random_steer(zoo("gpt2")), BUILDERS["gpt2"](), []
-    probe = sites._probe
-    monkeypatch.setattr(sites, "_probe", lambda *a: probes.append(1) or probe(*a))
+    probe = readout._probe
+    monkeypatch.setattr(readout, "_probe", lambda *a: probes.append(1) or probe(*a))
     sl.generate(model, PROMPTS, steer, max_new_tokens=6)
     assert len(probes) <= 2
 

@@ -6,7 +6,8 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.models import sites
-from steerlens.models.sites import check_site, convention, hooked, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import check_site, convention, hooked
 from tests.models.zoo import BUILDERS, PADDING, by_hand, contexts, near, tokens_of, zoo
 
 

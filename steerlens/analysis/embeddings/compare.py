@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, enough
+from steerlens.maths.numbers import generator
 
 LEADING = 10
 CHUNK = 2_048
@@ -53,7 +54,7 @@ def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0
         ValueError: fewer than `k + 2` or five words in common, `k` below 1, vectors that are all the same.
 
     Example:
-        >>> emb = Embedding(tuple("abcdefgh"), torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+        >>> emb = Embedding(tuple("abcdefgh"), torch.randn(8, 3, generator=generator(0)))
         >>> compare_embeddings(emb, emb, k=2).table.value.round(3).tolist()
         [1.0, 0.0, 1.0, 1.0]
     """
@@ -65,7 +66,7 @@ def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0
     for name, e, Z in (("a", a, X), ("b", b, Y)):
         if not bool((Z - Z[0]).any()):
             raise ValueError(f"{name}: the vectors of {e.name!r} are all the same, so there is nothing to compare")
-    shuffled = Y[torch.randperm(len(Y), generator=torch.Generator().manual_seed(seed))]
+    shuffled = Y[torch.randperm(len(Y), generator=generator(seed))]
     overlap, by_chance = (neighbourhood_overlap(X, other, k) for other in (Y, shuffled))
     rows = [
         (*measure, float(chance))

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from steerlens.analysis.embeddings.table import Found, embedding, enough
+from steerlens.maths.numbers import generator
 from steerlens.maths.svd import svd
 from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer
@@ -84,7 +85,7 @@ def lexicon_alignment(
     line = ((scores - scores.mean()) @ E) @ root / len(scores)
     cosine = (b @ line / line.norm()).abs().clamp(max=1).numpy()
     shifts = (E @ (b @ root).mT).numpy()
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     orders = torch.stack([torch.randperm(len(scores), generator=random) for _ in range(SHUFFLES)])
     others = torch.nn.functional.normalize((scores - scores.mean())[orders] @ (E @ root), dim=1)
     # a shuffle that gives the scores back must tie, however it was rounded

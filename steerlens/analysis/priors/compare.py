@@ -11,7 +11,8 @@ from steerlens.analysis.priors.rows import drift, posterior
 from steerlens.analysis.priors.words import of_words
 from steerlens.fits.prompt import fit_prompt
 from steerlens.models.measure import contrast, nll, signed
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.intervals import mean_interval
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Prior

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.models.embed import embeddings
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.priors import Gaussian, Prior, fit_gaussian
 from steerlens.values.readout import Readout
 
@@ -75,7 +77,7 @@ def posterior(
     """
     E, _ = ordinary_words(model, readout(model))
     rows = rows.to(E)
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     draws = [E[torch.randperm(len(E), generator=random)[: len(rows)]] for _ in range(DRAWS)]
     rank = effective_rank(rows)
     usual = float(np.mean([effective_rank(draw) for draw in draws]))
@@ -164,7 +166,7 @@ def distances(rows: Float[Tensor, "n d"], E: Float[Tensor, "words d"]) -> Float[
 
 def _usual_distance(E: Float[Tensor, "words d"]) -> float:
     """Median distance of a token to the token nearest to it."""
-    some = E[torch.randperm(len(E), generator=torch.Generator().manual_seed(0))[:1000]]
+    some = E[torch.randperm(len(E), generator=generator(0))[:1000]]
     return float(torch.cdist(some, E).kthvalue(2, dim=1).values.median())
 
 

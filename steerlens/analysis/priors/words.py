@@ -8,7 +8,8 @@ from torch import Tensor
 
 from steerlens.analysis.priors.rows import distances, ordinary_words
 from steerlens.models.measure import contrast, nll, signed
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Vocabulary
 from steerlens.values.prompt import Prompt

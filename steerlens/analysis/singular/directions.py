@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlens.maths.moments import Costs, costs
 from steerlens.maths.svd import svd
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
@@ -85,7 +86,7 @@ def directions(W: Float[Tensor, "d d"], rank: int, metric: Metric | None = None)
     return Directions(gains[:rank], a @ inverse, a @ root, b @ S_inverse, shares, a, b)
 
 
-def spectrum(steer: Steer, *, metric: Metric | None = None, states: States | None = None) -> Spectrum:
+def spectrum(steer: Steer | Fit, *, metric: Metric | None = None, states: States | None = None) -> Spectrum:
     """Give the singular values of `W`, or of `C^{1/2} W S^{1/2}`, and what each direction costs.
 
     With the reading `u_i` of a direction at a position and `v_i` what it adds to the logits there
@@ -119,6 +120,7 @@ def spectrum(steer: Steer, *, metric: Metric | None = None, states: States | Non
         >>> spectrum(Steer(torch.diag(torch.tensor([2.0, 1.0])), on)).table.cumulative.tolist()
         [0.8, 1.0]
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     check_metric(steer, metric)
     check_states(steer, states)
     found = directions(steer.W, steer.readout.d_model, metric)
@@ -154,7 +156,7 @@ def _costs(found: Directions, states: States) -> Costs:
 
 
 def stability(
-    steer: Steer, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
+    steer: Steer | Fit, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
 ) -> pd.DataFrame:
     """Say which singular directions of a steer come again when it is fitted to other texts.
 
@@ -201,6 +203,7 @@ def stability(
         >>> stability(one, [(one, other)], rank=2).kept.tolist()
         [1.0, -0.75]
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     check_metric(steer, metric)
     check_rank(steer, rank)
     if not pairs:
@@ -238,6 +241,8 @@ def stability(
 
 
 def check_rank(steer: Steer, rank: int) -> None:
+    """Raise on a rank that there is not, and on a steer whose `W_U` was written to since: its words would be others."""
+    steer.readout.check_unchanged()
     d = steer.readout.d_model
     if not 1 <= rank <= d:
         raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")

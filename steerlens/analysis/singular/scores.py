@@ -19,6 +19,7 @@ from steerlens.analysis.singular.directions import (
     directions,
 )
 from steerlens.maths.head import logits, slope
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -33,7 +34,7 @@ FEWEST = 19
 
 
 def singular_scores(
-    steer: Steer,
+    steer: Steer | Fit,
     *,
     rank: int = 5,
     tokens: int = 12,
@@ -81,6 +82,7 @@ def singular_scores(
     Raises:
         ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be rare.
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     check_rank(steer, rank)
     check_metric(steer, metric)
     check_texts(steer, tokens, states)

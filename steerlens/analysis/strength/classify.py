@@ -16,6 +16,7 @@ from steerlens.analysis.strength.infer import state_strengths
 from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
 from steerlens.models.sites import Model
+from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
@@ -27,7 +28,7 @@ BINS = 10
 
 def classify(
     model: Model,
-    steer: Steer | SteerOver,
+    steer: Steer | SteerOver | Fit,
     train: Labelled,
     test: Labelled,
     *,
@@ -73,6 +74,7 @@ def classify(
         >>> classify(model, joy, train, test).method.tolist()
         ['steer, likelihood ratio', 'steer, inferred strength', 'probe', 'bag of words']
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     check_lives_on(steer, model)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
     return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)

@@ -15,6 +15,7 @@ from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
 from steerlens.models.score import state_log_probs
 from steerlens.models.sites import Model
+from steerlens.values.fit import Fit
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
 
@@ -55,7 +56,7 @@ class TextStrengths:
 
 def infer_strength(
     model: Model,
-    steer: Steer | SteerOver,
+    steer: Steer | SteerOver | Fit,
     texts: str | Sequence[str],
     *,
     prior: float | None = None,
@@ -106,6 +107,7 @@ def infer_strength(
         >>> (found.table.strength > 0).tolist()
         [True, False]
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
     if not (limit > 0 and (prior is None or prior > 0)):
         raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
     check_lives_on(steer, model)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from steerlens.models.embed import states_at
 from steerlens.models.generate import generate
-from steerlens.models.sites import Model, check_site, convention, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model, check_site, convention
 from steerlens.models.tokens import encode
 from steerlens.values.labelled import Labelled
 from steerlens.values.reft import resid_post

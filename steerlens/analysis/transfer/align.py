@@ -9,7 +9,8 @@ from torch import Tensor
 
 from steerlens.maths.head import logits
 from steerlens.maths.lstsq import regress
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.alignment import Alignment, shared_tokens, spellings
 from steerlens.values.readout import Readout
 from steerlens.values.states import States

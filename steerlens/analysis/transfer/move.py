@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.text import context_map, distil, selftrain
 from steerlens.maths.lstsq import procrustes, pseudo_inverse
+from steerlens.models.load import load_model
 from steerlens.models.pair import pair
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.alignment import Alignment
+from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
@@ -26,8 +30,8 @@ READ_TEXT: tuple[Rule, ...] = ("paired", "distil", "selftrain")
 
 
 def transfer(
-    src: Steer,
-    tgt: Model | Readout,
+    src: Steer | Fit,
+    tgt: Model | Readout | str | Path,
     *,
     rule: Rule = "congruence",
     text: Labelled | Sequence[str] | Pairs | None = None,
@@ -57,8 +61,8 @@ def transfer(
     Source: Han et al. (arXiv 2305.12798), section 5.3, eq. 3, and appendix F.
 
     Args:
-        src: the steer, bound to its read-out.
-        tgt: the model to move it to; its read-out is enough for rules without text.
+        src: the steer, bound to its read-out; a `Fit` stands for its value.
+        tgt: the model to move it to, or its name, which is loaded; its read-out is enough for rules without text.
         rule: see above.
         text: texts like those that the steer is meant for, some thousand, for the rules that read; or the `Pairs` that `pair`
             made of them, which saves reading them again. Labels are not looked at.
@@ -82,10 +86,14 @@ def transfer(
     """
     if rule not in RULES:
         raise ValueError(f"rule: got {rule!r}, expected one of {', '.join(map(repr, RULES))}")
+    src = src.value if isinstance(src, Fit) else src
     if not isinstance(src, Steer):
         raise ValueError(
             f"src: got {type(src).__name__}, expected a Steer; only what lives at the unembedding can be moved"
         )
+    if isinstance(tgt, str | Path):
+        tgt = load_model(tgt)
+    src.readout.check_unchanged()
     on = tgt if isinstance(tgt, Readout) else readout(tgt)
     if rule not in READ_TEXT:
         if text is not None or source is not None:

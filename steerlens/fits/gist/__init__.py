@@ -13,7 +13,8 @@ from steerlens.maths.head import kl_and_gradient
 from steerlens.models.embed import embeddings
 from steerlens.models.generate import generate
 from steerlens.models.priors import start_rows, vocabulary_prior
-from steerlens.models.sites import Model, readout
+from steerlens.models.readout import readout
+from steerlens.models.sites import Model
 from steerlens.values.gist import Distilled
 from steerlens.values.intervention import Edit
 from steerlens.values.priors import Given, Prior

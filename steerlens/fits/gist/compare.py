@@ -12,8 +12,9 @@ from torch import Tensor
 from steerlens.fits.descent import BATCH_TOKENS
 from steerlens.maths.head import kl_and_gradient
 from steerlens.models.priors import vocabulary_prior
+from steerlens.models.readout import readout
 from steerlens.models.resume import Kept, batch_of, final_states, keep_tokens
-from steerlens.models.sites import Model, convention, evaluating, readout
+from steerlens.models.sites import Model, convention, evaluating
 from steerlens.models.tokens import Encoded, encode, with_prefix
 from steerlens.values.intervals import bootstrap_ratio
 from steerlens.values.intervention import Edit

@@ -11,8 +11,9 @@ from tqdm.auto import tqdm
 
 from steerlens.fits.descent import backward
 from steerlens.maths.head import post, token_nll
+from steerlens.models.readout import readout
 from steerlens.models.resume import batch_of, final_states, keep_tokens
-from steerlens.models.sites import Model, convention, evaluating, readout, run_to
+from steerlens.models.sites import Model, convention, evaluating, run_to
 from steerlens.models.tokens import Encoded, encode
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft, edits_at, resid_post

@@ -25,8 +25,11 @@ from steerlens.fits.steer.choose import (
 from steerlens.fits.steer.evidence import WHITENING, Asked, Explained, explain, mean_label
 from steerlens.fits.steer.problem import Problem, Weights, stable_step, sums_over
 from steerlens.maths.moments import Moments, second_moments
+from steerlens.models.collect import collect
+from steerlens.models.sites import Model
 from steerlens.values.calibrate import calibrate
 from steerlens.values.fit import Fit, Report
+from steerlens.values.labelled import Labelled
 from steerlens.values.losses import measure
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -34,8 +37,10 @@ from steerlens.values.steer import Steer
 from steerlens.values.verdict import judge_heldout
 
 
+@torch.inference_mode(False)  # what is made in that mode could never be learned from
 def fit_steer(
-    states: States,
+    states: States | Model,
+    data: Labelled | None = None,
     *,
     solver: Solver = "auto",
     rank: int | None = None,
@@ -72,7 +77,8 @@ def fit_steer(
     one fitted to shuffled labels.
 
     Args:
-        states: from `steerlens.collect` on labelled texts.
+        states: from `steerlens.collect` on labelled texts; or a model, with `data`.
+        data: labelled texts, where a model is given: they are read first, as `steerlens.collect(model, data)` does.
         solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the KL it costs (see
             `explain`): few directions where halves of the texts say that the style lives in few, all of them else. No
             certificate. SGD's steps are in bfloat16 where the device multiplies that natively, else in float32, so that a
@@ -107,9 +113,26 @@ def fit_steer(
         >>> fit.report.heldout.steered < fit.report.heldout.flipped
         True
     """
+    if not isinstance(states, States):
+        states = _read(states, data)
+    elif data is not None:
+        raise ValueError(
+            "data: states were given, which hold their labels; leave it out, or give a model instead of states"
+        )
+    states.readout.check_unchanged()
     check_arguments(states, solver, rank, ridge, damping, step, kl)
     given = Given(solver, rank, ridge, damping, step, weights, tolerance, kl, seed)
     return _fit(states, given, name)
+
+
+def _read(model: Model, data: Labelled | None) -> States:
+    """The states of labelled texts, where a user starts from the model."""
+    if not isinstance(data, Labelled):
+        raise ValueError(
+            f"data: got {type(data).__name__}, expected labelled texts: fit_steer(model, steerlens.Labelled(texts, labels)), "
+            "or states: fit_steer(steerlens.collect(model, data))"
+        )
+    return collect(model, data)
 
 
 class Given(NamedTuple):

@@ -1,0 +1,48 @@
+"""Numbers as users give them: one or several, of Python, NumPy, pandas or torch."""
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+def generator(seed: Any) -> torch.Generator:
+    """Return a random generator for a seed: any integer, NumPy's and torch's too.
+
+    Raises:
+        ValueError: something else, such as None or 1.5, which would make a result that cannot be had again.
+
+    Example:
+        >>> bool(torch.rand(1, generator=generator(3)) == torch.rand(1, generator=generator(3)))
+        True
+    """
+    try:
+        return torch.Generator().manual_seed(operator.index(seed))
+    except (TypeError, RuntimeError):
+        raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
+
+
+def as_floats(given: Any, name: str) -> tuple[float, ...]:
+    """Return one number or several as plain finite floats, in their order.
+
+    Raises:
+        ValueError: none at all, text, NaN or infinity; the message names the argument.
+
+    Example:
+        >>> as_floats(2, "strengths"), as_floats(torch.tensor([-1.0, 1.0]), "strengths")
+        ((2.0,), (-1.0, 1.0))
+    """
+    try:
+        numbers = [given] if getattr(given, "ndim", 1) == 0 or not isinstance(given, Iterable) else list(given)
+        if any(isinstance(x, str | bytes) for x in (given, *numbers)):
+            raise TypeError("text is no number, though float() would read it")
+        found = tuple(float(x) for x in numbers)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: got {given!r}, expected a number or several, e.g. (-2, 0, 2)") from None
+    if not found:
+        raise ValueError(f"{name}: got none, expected at least one, e.g. (-2, 0, 2)")
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{name}: got {list(found)}, expected finite numbers")
+    return found

@@ -1,0 +1,165 @@
+"""Ask a model for its read-out, and check the answer against the model itself."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.head import Head
+from steerlens.maths.head import logits as head_logits
+from steerlens.maths.numbers import generator
+from steerlens.models.sites import Model, architecture, check_model, evaluating, hooked, model_id
+from steerlens.models.tokens import special_ids, token_strings
+from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.readout import Readout, bit_sum
+
+PROBE_TOLERANCE = 1e-3
+"""Largest error of the probe's logits, relative to their size: float32 gives 1e-6, bfloat16 5e-3 on top (see below)."""
+
+
+def readout(model: Model) -> Readout:
+    """The frozen read-out of a model, checked against the model itself.
+
+    `W_U`, `b_U` are the model's own, so folded and compatibility-mode models work; their numbers are another basis.
+    On a seeded probe batch the logits that the model gives are compared with `softcap(scale · (c W_U + b_U))`.
+
+    Raises:
+        ValueError: the logits are something else (the message names the architecture and the error).
+        KeyError: the model has no `unembed.hook_in`.
+
+    Example:
+        >>> import steerlens as sl
+        >>> sl.readout(sl.load_model("toy-64")).d_model
+        64
+    """
+    check_model(model)
+    with evaluating(model):
+        W_U, b_U = model.W_U.detach(), model.b_U.detach()
+        known = _KNOWN.get(model)
+        tokenizer = getattr(model, "tokenizer", None)
+        tokens, special = _names(tokenizer, W_U.shape[1], known)
+        same = known is not None and known.holds(W_U, b_U)
+        head = known.readout.head if known is not None and same else Head(W_U.float(), b_U.float())
+        scale, softcap = _after_unembedding(model, *_probe(model, len(tokens)), head)
+        made = (tokens, special, scale, softcap)
+        if known is None or not same or made != known.form:
+            on = Readout(W_U, b_U, tokens, special, scale, softcap, model_id(model))
+            known = _Known(on, None if tokenizer is None else weakref.ref(tokenizer), _size(tokenizer))
+            _KNOWN[model] = known
+        return known.readout
+
+
+class _Known(NamedTuple):
+    """The read-out that a model had when it was last asked, and whose names of tokens it has."""
+
+    readout: Readout
+    tokenizer: Callable[[], Any] | None
+    size: int
+
+    @property
+    def form(self) -> tuple[Any, ...]:
+        r = self.readout
+        return r.tokens, r.special, r.scale, r.softcap
+
+    def holds(self, W_U: Tensor, b_U: Tensor) -> bool:
+        """Whether its numbers are still the model's: the same tensors, and nothing was written to them."""
+        r = self.readout
+        same = r.W_U.data_ptr() == W_U.data_ptr() and r.W_U.shape == W_U.shape and r.W_U.dtype == W_U.dtype
+        return same and bit_sum(W_U, b_U) == r.checksum
+
+
+_KNOWN: weakref.WeakKeyDictionary[Model, _Known] = weakref.WeakKeyDictionary()
+"""One read-out per model, so that ten steers share its numbers; true only as far as `holds` says, which is asked each time."""
+
+
+def _size(tokenizer: Any) -> int:
+    return 0 if tokenizer is None else len(tokenizer)
+
+
+def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[str, ...], frozenset[int]]:
+    """The strings of all tokens, read anew where the tokenizer is another or has grown; and the special ones' ids."""
+    if tokenizer is None:  # numbers for names, so that everything but text works
+        return tuple(map(str, range(d_vocab))), frozenset()
+    if (
+        known is not None
+        and known.tokenizer is not None
+        and known.tokenizer() is tokenizer
+        and known.size == _size(tokenizer)
+        and known.readout.d_vocab == d_vocab
+    ):
+        return known.readout.tokens, special_ids(tokenizer)
+    return token_strings(tokenizer, d_vocab), special_ids(tokenizer)
+
+
+def _after_unembedding(
+    model: Model, c: Float[Tensor, "batch pos d_model"], found: Float[Tensor, "batch pos vocab"], head: Head
+) -> tuple[float, float | None]:
+    """The scale and the soft cap with which the read-out gives the model's own logits.
+
+    Raises:
+        ValueError: none that configurations name does.
+    """
+    size = found.float().abs().max().clamp_min(1e-6)
+    tolerance = PROBE_TOLERANCE if found.dtype == torch.float32 else 30 * PROBE_TOLERANCE
+    tried = []
+    for scale, softcap in _post_candidates(model):
+        ours = head_logits(head._replace(scale=scale, softcap=softcap), c.float())
+        error = float((ours - found).float().abs().max() / size)
+        if error < tolerance:
+            return scale, softcap
+        tried.append(f"scale {scale:.4g}, softcap {softcap}: error {error:.2g}")
+    adapters = _adapters(model)
+    raise ValueError(
+        f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) "
+        f"of the input of its unembedding ({'; '.join(tried)}); steers cannot be expressed on it. "
+        + (
+            f"Its unembedding carries an adapter that is not merged ({adapters}): merge it first, e.g. peft's "
+            "merge_and_unload()"
+            if adapters
+            else "If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and report the "
+            "architecture"
+        )
+    )
+
+
+def _adapters(model: Model) -> str:
+    """Names of what a peft adapter puts beside the weight of the unembedding, for messages."""
+    unembed = getattr(getattr(model, "unembed", None), "original_component", getattr(model, "unembed", None))
+    names = () if unembed is None else (name for name, _ in unembed.named_modules())
+    return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[:60]
+
+
+def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """Context vectors and logits of one seeded batch of random tokens."""
+    device = model.W_U.device
+    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0)).to(device)
+    seen: list[Tensor] = []
+
+    def look(c: Tensor) -> Tensor:
+        seen.append(c)
+        return c
+
+    with evaluating(model), hooked(model, ((UNEMBED_IN, look),)):
+        logits = model(tokens, attention_mask=torch.ones_like(tokens))
+    return seen[0], logits
+
+
+def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
+    """What may follow the unembedding, by the names that configurations use; the probe decides."""
+    configs = [model.cfg, getattr(getattr(model, "original_model", None), "config", None)]
+
+    def value(*names: str) -> float | None:
+        found = [getattr(config, name, None) for config in configs for name in names]
+        return next((float(x) for x in found if isinstance(x, int | float) and x > 0), None)
+
+    softcap = value("output_logits_soft_cap", "final_logit_softcapping")
+    scales = [1.0, value("logit_scale"), value("lm_head_multiplier"), value("logits_scaling")]
+    divisor = value("logits_scaling")
+    for scale in [*scales, 1 / divisor if divisor else None]:
+        if scale is not None:
+            yield scale, softcap
+            if softcap is not None:
+                yield scale, None
