@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from steerlens.values.fit import Report as Report
     from steerlens.values.intervention import Intervention as Intervention
     from steerlens.values.labelled import Labelled as Labelled
-    from steerlens.values.readers import read_labelled as read_labelled
     from steerlens.values.metric import Metric as Metric
     from steerlens.values.prompt import Prompt as Prompt
+    from steerlens.values.readers import read_labelled as read_labelled
     from steerlens.values.readout import Readout as Readout
     from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ class Labelled:
         return zip(self.texts, self.labels, strict=True)
 
     @overload
-    def __getitem__(self, row: int) -> tuple[str, float]: ...
+    def __getitem__(self, row: SupportsIndex) -> tuple[str, float]: ...
     @overload
     def __getitem__(self, row: slice) -> "Labelled": ...
     def __getitem__(self, row: Any) -> "tuple[str, float] | Labelled":
@@ -213,7 +213,7 @@ class Labelled:
             f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"
         )
 
-    def split(self, share: float, *, seed: int) -> tuple["Labelled", "Labelled"]:
+    def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
         """Split at random in two, the first with `share` of the texts; same seed, same parts."""
         if not 0 <= share <= 1:
             raise ValueError(f"share: got {share}, expected a part of 1, e.g. 0.8")
@@ -224,13 +224,14 @@ class Labelled:
         order = torch.randperm(len(self), generator=generator).tolist()
         return self.pick(order[:cut]), self.pick(order[cut:])
 
-    def first(self, n: int) -> "Labelled":
+    def first(self, n: SupportsIndex) -> "Labelled":
         """Take the first n texts, or all where there are no more."""
-        if _whole("n", n) < 1:
+        count = _whole("n", n)
+        if count < 1:
             raise ValueError(f"n: got {n}, expected how many texts to take, 1 or more")
-        return self.pick(range(min(_whole("n", n), len(self))))
+        return self.pick(range(min(count, len(self))))
 
-    def pick(self, rows: Iterable[int]) -> "Labelled":
+    def pick(self, rows: Iterable[Any]) -> "Labelled":
         """Take some of the texts, in the order that is asked for.
 
         Example:
