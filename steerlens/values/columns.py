@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steerlens.values.meaning import ends_of, mapped, meaning_of, no_label, numbers_of, parse, scaled
-from steerlens.values.texts import as_number, is_missing, remedy, text_fault
+from steerlens.values.texts import as_number, is_missing, listed, remedy, text_fault
 
 SYNONYMS = {
     "text": ("texts", "sentence", "review", "content", "comment"),
@@ -41,23 +41,26 @@ class Columns:
     """Which columns hold the texts, the labels and the prompts, and what the labels mean.
 
     Args:
-        text, label, prompt: names of columns; without `label` only texts are read.
+        text, label, prompt: names of columns.
         labels: the label, in [-1, 1], of each word or number that the column holds.
         scale: the two values that mean -1 and +1; what lies between follows linearly.
         dropna: leave out rows without text or label.
 
     Raises:
-        ValueError: both `labels` and `scale`, or one that says nothing.
+        ValueError: no name, both `labels` and `scale`, or one that says nothing.
     """
 
     text: Hashable = "text"
-    label: Hashable | None = "label"
+    label: Hashable = "label"
     prompt: Hashable | None = None
     labels: Mapping[Any, Any] | None = None
     scale: Sequence[float] | None = None
     dropna: bool = False
 
     def __post_init__(self) -> None:
+        for role, name in (("text", self.text), ("label", self.label)):
+            if name is None:
+                raise ValueError(f"{role}: got None, expected the name of a column")
         if self.labels is not None and self.scale is not None:
             raise ValueError("labels, scale: got both, expected one; labels= names each value")
         if self.labels is not None:
@@ -89,7 +92,12 @@ def read_columns(table: Table, columns: Columns) -> Found:
     Warns:
         UserWarning: a column that was found by what such columns are often called; rows left out.
     """
-    named = _find_columns(table, columns)
+    asked = {"text": columns.text, "label": columns.label, "prompt": columns.prompt}
+    named = {
+        role: _find(table, name, role, columns.unexplained)
+        for role, name in asked.items()
+        if name is not None and table.names
+    }
     read = {role: table.column(name) for role, name in named.items()}
     n = len(read.get("text", ()))
     for role, values in read.items():
@@ -99,14 +107,13 @@ def read_columns(table: Table, columns: Columns) -> Found:
                 f"has {n}; expected as many"
             )
     meaning = None if columns.labels is None else meaning_of(columns.labels)
-    raw = read.get("label", [0.0] * n)
+    raw = read.get("label", [])
     bare = [row for row in range(n) if _no_text(read["text"][row]) or _absent(raw[row]) or no_label(raw[row], meaning)]
     rows = sorted(set(range(n)) - set(bare)) if columns.dropna else list(range(n))
     if not rows:
-        expected = " and ".join(repr(x) for x in (columns.text, columns.label) if x is not None)
         left = f" left, all {n} are without text or label" if n else ""
-        raise ValueError(f"{table.source}: no rows{left}; expected columns {expected}")
-    if len(rows) < n and columns.label is not None:
+        raise ValueError(f"{table.source}: no rows{left}; expected columns {columns.text!r} and {columns.label!r}")
+    if len(rows) < n:
         _warn(f"{table.source}: {n - len(rows):,} of {n:,} rows are left out, without text or label")
     for row in rows:
         for role, name in named.items():
@@ -124,6 +131,23 @@ def read_columns(table: Table, columns: Columns) -> Found:
     if columns.scale is not None:
         values = scaled(values, ends_of(columns.scale), where)
     return Found(texts, numbers_of(values, texts, where), prompts)
+
+
+def read_column(table: Table, text: Hashable) -> list[str]:
+    """Read the texts of a table, those rows left out that have none.
+
+    Raises:
+        ValueError: a column that is not there or there twice, no text at all, something that is no text.
+    """
+    values = table.column(_find(table, text, "text", False)) if table.names else []
+    rows = [row for row, value in enumerate(values) if not _no_text(value)]
+    if not rows:
+        raise ValueError(f"{table.source}: no text; expected some in a column {text!r}")
+    for row in rows:
+        fault = text_fault(values[row])
+        if fault:
+            raise ValueError(f"{table.where(row)}: text{fault}")
+    return [values[row] for row in rows]
 
 
 def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
@@ -151,31 +175,28 @@ def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
     raise ValueError(f"{_missing(table, asked)}{hint}")
 
 
-def _find_columns(table: Table, columns: Columns) -> dict[str, Hashable]:
-    asked = {"text": columns.text, "label": columns.label, "prompt": columns.prompt}
-    asked = {role: name for role, name in asked.items() if name is not None and table.names}
-    named = {role: find_column(table, name, role) for role, name in asked.items()}
-    for role, name in named.items():
-        if _spelt(name) == _spelt(asked[role]):
-            continue
-        if _spelt(name) in GRADES and columns.unexplained:
-            values = remedy([parse(value) for value in table.column(name)])
-            raise ValueError(
-                f"{_missing(table, asked[role])}; {name!r} may be it, but does not say what its values mean: "
-                f"pass label={name!r} and {values}"
-            )
-        _warn(
-            f"{table.source}: no column {asked[role]!r}, so {name!r} is read as the {role}s; "
-            f"pass {role}={name!r} to confirm it"
+def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashable:
+    """`find_column`, which says what it guessed and guesses no grade whose scale nobody gave."""
+    name = find_column(table, asked, role)
+    if _spelt(name) == _spelt(asked):
+        return name
+    if _spelt(name) in GRADES and unexplained:
+        values = remedy([parse(value) for value in table.column(name)])
+        raise ValueError(
+            f"{_missing(table, asked)}; {name!r} may be it, but does not say what its values mean: "
+            f"pass label={name!r} and {values}"
         )
-    return named
+    _warn(
+        f"{table.source}: no column {asked!r}, so {name!r} is read as the {role}s; pass {role}={name!r} to confirm it"
+    )
+    return name
 
 
 def _fault(role: str, name: Hashable, value: Any, no_label: bool) -> str | None:
     """What is wrong with one value, if its meaning is left aside."""
     drop = "drop the row, or pass dropna=True to leave out all rows without text or label"
     if isinstance(value, Absent):
-        return f"no column {name!r}; found {sorted(value.found)}"
+        return f"no column {name!r}; found {listed(value.found)}"
     if role == "label":
         return f"no {name!r} (label {value!r}); {drop}" if no_label else None
     if role == "text" and _no_text(value):
@@ -200,7 +221,7 @@ def _spelt(name: Hashable) -> str:
 
 
 def _missing(table: Table, asked: Hashable) -> str:
-    return f"{table.head}: no column {asked!r}; found {sorted(map(str, table.names))}"
+    return f"{table.head}: no column {asked!r}; found {listed(table.names)}"
 
 
 def _warn(message: str) -> None:

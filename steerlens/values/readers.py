@@ -10,14 +10,16 @@ import threading
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from steerlens.values.columns import Absent, Columns, Table, read_columns
+from steerlens.values.columns import Absent, Columns, Table, read_column, read_columns
 from steerlens.values.labelled import Labelled
 from steerlens.values.tables import frame_table
+from steerlens.values.texts import listed
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|"}
@@ -28,7 +30,7 @@ _FIELD_LIMIT = threading.Lock()
 
 
 def read_labelled(
-    path: str | Path,
+    path: str | PathLike[str],
     *,
     text: Hashable = "text",
     label: Hashable = "label",
@@ -60,10 +62,10 @@ def read_labelled(
         Labelled(2 texts, labels -0.5 ×1, 1 ×1, median 1.5 words)
     """
     columns = Columns(text, label, prompt, labels, scale, dropna)
-    return Labelled(*read_columns(_table(Path(path), columns, SUFFIXES), columns))
+    return Labelled(*read_columns(_table(_path(path), [text, label, prompt], SUFFIXES), columns))
 
 
-def read_texts(path: str | Path, *, text: Hashable = "text") -> list[str]:
+def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[str]:
     """Read texts without labels: a `.txt` file with one per line, or a column of a table.
 
     Lines and rows without text are left out. Tables are the files that `read_labelled` reads.
@@ -76,14 +78,22 @@ def read_texts(path: str | Path, *, text: Hashable = "text") -> list[str]:
         >>> read_texts("reviews.txt")
         ['so so .', 'superb .']
     """
-    path, columns = Path(path), Columns(text, None, dropna=True)
-    kinds = (*SUFFIXES, ".txt")
+    path, kinds = _path(path), (*SUFFIXES, ".txt")
     if _kind(path, kinds) != ".txt":
-        return read_columns(_table(path, columns, kinds), columns).texts
+        return read_column(_table(path, [text], kinds), text)
     found = [line.rstrip("\r") for line in _content(path).split("\n") if line.strip()]
     if not found:
         raise ValueError(f"{path}: no text; expected one per line, or a table with a column {text!r}")
     return found
+
+
+def _path(path: Any) -> Path:
+    if isinstance(path, str | PathLike):
+        return Path(path)
+    raise ValueError(
+        f"path: got {type(path).__name__}, expected the name of a file; a table goes to Labelled.from_pandas, "
+        "Labelled.from_dict or Labelled.from_dataset"
+    )
 
 
 def _kind(path: Path, kinds: Sequence[str]) -> str:
@@ -97,7 +107,7 @@ def _kind(path: Path, kinds: Sequence[str]) -> str:
     return kind
 
 
-def _table(path: Path, columns: Columns, kinds: Sequence[str]) -> Table:
+def _table(path: Path, wanted: Sequence[Hashable], kinds: Sequence[str]) -> Table:
     kind = _kind(path, kinds)
     if kind == ".parquet":
         return _parquet_table(path)
@@ -106,7 +116,7 @@ def _table(path: Path, columns: Columns, kinds: Sequence[str]) -> Table:
         return _object_table(path, *_jsonl_rows(content, path))
     if kind == ".json":
         return _json_table(content, path)
-    return _csv_table(content, path, columns, SEPARATORS[kind])
+    return _csv_table(content, path, wanted, SEPARATORS[kind])
 
 
 def _content(path: Path) -> str:
@@ -180,7 +190,7 @@ def _json_table(content: str, path: Path) -> Table:
         lists = {name: column for name, column in found.items() if isinstance(column, list)}
         if len({len(column) for column in lists.values()}) > 1 or not lists:
             raise ValueError(
-                f"{path}: got an object with {sorted(found)}, expected a list of objects, or an object "
+                f"{path}: got an object with {listed(found)}, expected a list of objects, or an object "
                 "whose values are columns of one length"
             )
         found = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
@@ -209,11 +219,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
     return found
 
 
-def _csv_table(content: str, path: Path, columns: Columns, separators: str) -> Table:
+def _csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators: str) -> Table:
     said = SEP_LINE.match(content)
     start = said.end() if said else 0
     with _long_fields(len(content)):
-        separator = said[1] if said else _separator(content, columns, separators)
+        separator = said[1] if said else _separator(content, wanted, separators)
         header, rows = _csv_rows(content[start:], path, separator, skipped=1 if said else 0)
     lines = [line for line, _ in rows]
 
@@ -250,14 +260,14 @@ def _csv_rows(content: str, path: Path, separator: str, skipped: int) -> tuple[l
     return header, rows[1:]
 
 
-def _separator(content: str, columns: Columns, separators: str) -> str:
+def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str:
     """What separates the header's names: most of those that are wanted, then most of all."""
-    wanted = [str(x).strip().casefold() for x in (columns.text, columns.label, columns.prompt) if x is not None]
+    asked = [str(name).strip().casefold() for name in wanted if name is not None]
 
     def worth(separator: str) -> tuple[int, int]:
         rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
         header = [name.strip().casefold() for name in next(filter(None, rows), [])]
-        return sum(name in header for name in wanted), len(header)
+        return sum(name in header for name in asked), len(header)
 
     return max(separators, key=worth)
 

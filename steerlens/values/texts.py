@@ -151,12 +151,23 @@ def remedy(values: Iterable[Any]) -> str:
         return "numbers, e.g. 50 for '50%', and scale=(0, 100)"
     if words:
         more = f" and {len(words) - 10:,} more," if len(words) > 10 else ""
-        shown = ", ".join(f"{word!r}: ..." for word in words[:10])
+        shown = ", ".join(f"{reprlib.repr(word)}: ..." for word in words[:10])
         return f"labels={{{shown}}}{more} with a number in [-1, 1] for each"
     numbers = [x for x in map(as_number, values) if abs(x) < float("inf")]
     if numbers and min(numbers) < max(numbers):
         return f"scale=({min(numbers):g}, {max(numbers):g}), or the true ends of their scale"
     return "scale=(lowest, highest), the ends of their scale"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Show names in order, twenty at most.
+
+    Example:
+        >>> listed(["text", "id"])
+        "['id', 'text']"
+    """
+    shown = sorted(map(str, names))
+    return f"{shown[:20]}" + (f" and {len(shown) - 20:,} more" if len(shown) > 20 else "")
 
 
 def _plain(item: Any) -> Any:

@@ -295,3 +295,18 @@ def test_texts_without_labels_are_texts(text: str, message: str, tmp_path: Path)
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": ' + text + "}", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"x\.jsonl, line 2: text.*{message}"):
         read_texts(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("value", [pd.DataFrame({"text": ["a"]}), ["a"], io.StringIO("text,label")])
+def test_what_is_no_file_is_shown_its_way(unchecked: None, value: object) -> None:
+    for read in (read_labelled, read_texts):
+        with pytest.raises(ValueError, match=r"path: got .*, expected the name of a file; .*Labelled\.from_pandas"):
+            read(value)  # pyright: ignore[reportArgumentType]
+
+
+def test_messages_stay_short_where_columns_are_many(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(pd.DataFrame({"text": ["a"] * 500, "label": [1] * 500}).to_json(orient="index"), encoding="utf-8")
+    with pytest.raises(ValueError, match="480 more") as raised:
+        read_labelled(path)
+    assert len(str(raised.value)) < 600

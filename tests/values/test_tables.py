@@ -110,6 +110,7 @@ BAD_TABLES: dict[str, tuple[Any, dict, str]] = {
     "two that may be it": ({"review": ["a"], "comment": ["b"], "label": [1]}, {}, "text='review' or text='comment'"),
     "two of a name": (pd.DataFrame([["a", "b", 1]], columns=["text", "text", "label"]), {}, "2 columns are called 'text'"),
     "two of a spelling": ({"Text": ["a"], "TEXT": ["b"], "label": [1]}, {}, "text='Text' or text='TEXT'"),
+    "no name": (STARS, {**NAMED, "label": None}, "label: got None, expected the name"),
     "no rows": (STARS[:0], NAMED, "df: no rows; expected columns 'review' and 'stars'"),
     "no columns": ({}, {}, "no rows"),
     "numbers beyond": (STARS, NAMED, r"df, row 1: .*'fine' with label 3.0, .*scale=\(1, 5\)"),
