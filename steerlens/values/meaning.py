@@ -23,8 +23,8 @@ def parse(value: Any) -> Any:
     """Return text that spells a number or a truth value as such, and anything else as it is.
 
     Example:
-        >>> [parse(x) for x in ("1", "-0,5", "True", "5 stars", "1,200")]
-        [1.0, -0.5, True, '5 stars', '1,200']
+        >>> [parse(x) for x in ("1", "-0,5", "True", "5 stars", "1,200", "1_5")]
+        [1.0, -0.5, True, '5 stars', '1,200', '1_5']
     """
     if not isinstance(value, str):
         return value
@@ -34,7 +34,7 @@ def parse(value: Any) -> Any:
     if DECIMAL_COMMA.fullmatch(text) and not THOUSANDS.fullmatch(text):
         text = text.replace(",", ".")
     try:
-        return float(text)
+        return value if "_" in text else float(text)  # Python alone reads 1_5 as 15
     except ValueError:
         return value
 

@@ -205,7 +205,7 @@ def _json_table(content: str, path: Path) -> Table:
 def _json(raw: str, path: Path, where: str) -> Any:
     try:
         return json.loads(raw, object_pairs_hook=_object)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         at = where or (f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "")
         said = error.msg if isinstance(error, json.JSONDecodeError) else error
         more = "; a file with an object per line is called .jsonl" if said == "Extra data" and not where else ""
