@@ -22,7 +22,7 @@ from steerlens.fits.reft.memorise import memorise
 from steerlens.show.figures import records, save_figure
 from steerlens.show.reft import plot_memory
 from steerlens.show.style import COLUMN, look
-from steerlens.values.labelled import read_texts
+from steerlens.values.readers import read_texts
 
 LENGTHS = (1, 2, 4, 8, 16)
 EACH = 8

@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from steerlens.values.fit import Report as Report
     from steerlens.values.intervention import Intervention as Intervention
     from steerlens.values.labelled import Labelled as Labelled
-    from steerlens.values.labelled import read_labelled as read_labelled
     from steerlens.values.metric import Metric as Metric
     from steerlens.values.prompt import Prompt as Prompt
+    from steerlens.values.readers import read_labelled as read_labelled
     from steerlens.values.readout import Readout as Readout
     from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States
@@ -90,7 +90,7 @@ _HOME = {
     "load_model": "models.load",
     "natural_metric": "fits.steer",
     "pair": "models.pair",
-    "read_labelled": "values.labelled",
+    "read_labelled": "values.readers",
     "read_metadata": "values.files",
     "readout": "models.readout",
     "refit": "fits.steer",

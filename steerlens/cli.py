@@ -47,7 +47,7 @@ def report(
     with _plain_errors(debug):
         _quiet_libraries()
         from steerlens.show.report import write_report
-        from steerlens.values.labelled import read_labelled
+        from steerlens.values.readers import read_labelled
 
         found = None if data is None else read_labelled(data, text=text_column, label=label_column)
         name = "steer" if data is None else data.stem
@@ -156,7 +156,7 @@ def move(
         _quiet_libraries()
         import steerlens as sl
         from steerlens.analysis.transfer import READ_TEXT, RULES
-        from steerlens.values.labelled import read_texts
+        from steerlens.values.readers import read_texts
 
         if rule not in RULES:
             raise ValueError(f"--rule: got {rule!r}, expected one of {', '.join(RULES)}")

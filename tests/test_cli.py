@@ -41,7 +41,7 @@ def write(path, content: bytes) -> str:
 BAD = {
     "missing.jsonl": (None, "missing.jsonl"),
     "latin.csv": (b"text,label\ncaf\xe9,1\n", "not UTF-8"),
-    "columns.csv": (b"sentence,label\ngood,1\n", "no column 'text'"),
+    "columns.csv": (b"phrase,label\ngood,1\n", "no column 'text'"),
     "labels.csv": (b"text,label\ngood,5\n", "expected a text"),
     "nan.tsv": (b"text\tlabel\ngood\tnan\n", "nan"),
     "words.csv": (b"text,label\ngood,positive\n", "not a number"),

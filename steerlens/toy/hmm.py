@@ -1,5 +1,6 @@
 """A grammar that is exactly a hidden Markov model: state = condition × template × position."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -116,7 +117,7 @@ class Grammar:
         return float(self.log_probs([text], condition, end)[0])
 
     def log_probs(
-        self, texts: list[str], condition: Condition | None = None, end: bool = True
+        self, texts: Iterable[str], condition: Condition | None = None, end: bool = True
     ) -> Float[np.ndarray, " texts"]:
         """`log_prob` of many texts at once."""
         return log_sum_exp(self._log_prior(condition) + self._log_likelihood(self._parse(texts), end))
@@ -151,7 +152,7 @@ class Grammar:
             )
         return rows.weight[here] @ self.mixtures[rows.row[here]]
 
-    def next_rows(self, texts: list[str], condition: Condition | None = None) -> NextRows:
+    def next_rows(self, texts: Iterable[str], condition: Condition | None = None) -> NextRows:
         """Exact next-token distributions at every position of the texts: sparse weights over `mixtures`."""
         sentences = self._parse(texts)
         return next_rows(self.tables, sentences, self._log_prior(condition), self._stops(sentences))
@@ -166,12 +167,12 @@ class Grammar:
         many = self.posteriors([text], condition)
         return Posterior(many.table[0], many.axes, many.grammatical[0, ...])
 
-    def posteriors(self, texts: list[str], condition: Condition | None = None) -> Posterior:
+    def posteriors(self, texts: Iterable[str], condition: Condition | None = None) -> Posterior:
         """`posterior` of many texts at once; texts may be cut anywhere and may be ungrammatical."""
         axes = (self.sentiments, self.tones, self.topics)
         return judge(self.tables, self._parse(texts), self._log_prior(condition), axes)
 
-    def attribute_mean(self, texts: list[str], factor: str) -> Float[np.ndarray, " texts"]:
+    def attribute_mean(self, texts: Iterable[str], factor: str) -> Float[np.ndarray, " texts"]:
         """E[label | text] of "sentiment" or "tone", between -1 and 1.
 
         Example:
@@ -220,10 +221,13 @@ class Grammar:
             values += [rate, (-log_p - rate * tokens).std() / tokens.mean() / np.sqrt(n)]
         return Rate(*(float(v) for v in values))
 
-    def _parse(self, texts: list[str]) -> Sentences:
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+    def _parse(self, texts: Iterable[str]) -> Sentences:
+        # imported here so that a plain import of the toy world brings no pandas
+        from steerlens.values.texts import plain_texts
+
+        if isinstance(texts, str):
             raise TypeError(f"texts is {type(texts).__name__}; expected a list of strings, as in [text]")
-        return split_sentences(list(texts), self.word_index, len(self.vocab))
+        return split_sentences(list(plain_texts("texts", texts)), self.word_index, len(self.vocab))
 
     def _stops(self, sentences: Sentences) -> Float[np.ndarray, " counts"]:
         """P(the text ends | j sentences are over) for j = 0 … as many as there are, and one more."""

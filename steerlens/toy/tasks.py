@@ -9,7 +9,7 @@ so these two are near each other; arithmetic shares no word with them. A text ho
 as another: what a model writes behind a question is its answer, then further exercises.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +75,7 @@ def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
     return Labelled(tuple(text for _, text in pairs), (0.0,) * n, tuple(prompt for prompt, _ in pairs))
 
 
-def exact_answers(prompts: list[str]) -> list[dict[str, float]]:
+def exact_answers(prompts: Iterable[str]) -> list[dict[str, float]]:
     """P(word | question) for questions of "masked words": by the grammar, over all words that fit.
 
     `P(w) ∝ P(a text begins with the sentence with w in it)`: all words of a sentence are masked as often, so the place says
@@ -86,9 +86,14 @@ def exact_answers(prompts: list[str]) -> list[dict[str, float]]:
         >>> max(best, key=best.get)
         'was'
     """
+    # imported here so that the grammar can be used without the rest of the package
+    from steerlens.values.texts import plain_texts
+
     grammar, found = default_grammar(), []
-    for prompt in prompts:
+    for prompt in plain_texts("prompts", prompts):
         words = prompt.split()[:-1]
+        if MASK not in words:
+            raise ValueError(f'prompts: {prompt!r} has no {MASK}; expected questions of "masked words"')
         place = words.index(MASK)
         before, behind = " ".join(words[:place]), words[place + 1 :]
         fitting = [grammar.vocab[i] for i in np.nonzero(grammar.next_token(before))[0] if i > 0]

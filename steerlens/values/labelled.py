@@ -1,56 +1,166 @@
 """Labelled texts: what every fit starts from."""
 
-import csv
-import io
-import json
 import math
-from collections.abc import Iterator, Sequence
+import operator
+import reprlib
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from statistics import median
+from typing import Any, SupportsIndex, overload
 
+import numpy as np
 import torch
 
+from steerlens.values.columns import Columns, Table, read_columns
+from steerlens.values.tables import dataset_table, dict_table, frame_table
+from steerlens.values.texts import as_list, as_number, is_missing, plain_labels, plain_texts, remedy
 
-@dataclass(frozen=True)
+FEW = 7
+"""Labels that are named one by one; of more, the range."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class Labelled:
-    """Texts with labels in [-1, 1]; the label is the strength at which a steer should explain its text.
+    """Hold texts with labels in [-1, 1]: the strength at which a steer should explain each text.
+
+    `len`, `for text, label in data`, `data[3]`, `data[:100]` and `data + more` do what they do for
+    lists.
 
     Args:
-        texts: non-empty strings.
-        labels: one number in [-1, 1] a text, e.g. -1 rude, 0 plain, +1 courteous.
-        prompts: what comes before each text, or nothing at all: it is read and never predicted. A space goes between where
-            neither has one.
+        texts: non-empty strings in any sequence: list, tuple, Series (by position), array, column.
+        labels: one number in [-1, 1] per text, e.g. -1 rude, 0 plain, +1 courteous. Labels that are
+            all truth values are understood as -1 (False) and +1 (True); the numbers 0 and 1 stay
+            what they are, and 0 is neutral.
+        prompts: what comes before each text, or nothing at all: it is read and never predicted. A
+            space goes between where neither has one.
 
     Raises:
-        ValueError: no texts, another number of labels or prompts than texts, an empty text, a label that is NaN or outside
-            [-1, 1]; the message names the row.
+        ValueError: no texts, another number of labels or prompts than texts, a text that is empty,
+            missing or cut inside a character, a label that is NaN or outside [-1, 1]; the message
+            names the row. Tables go to `from_pandas`, `from_dict` and `from_dataset`.
 
     Example:
-        >>> data = Labelled(("good .", "bad ."), (1.0, -1.0))
-        >>> len(data)
-        2
+        >>> data = Labelled(["good .", "very bad ."], [1, -1])
+        >>> data
+        Labelled(2 texts, labels -1 ×1, 1 ×1, median 2.5 words)
+        >>> data[0]
+        ('good .', 1.0)
     """
 
     texts: tuple[str, ...]
     labels: tuple[float, ...]
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if not self.texts:
+    def __init__(self, texts: Iterable[Any], labels: Iterable[Any], prompts: Iterable[Any] = ()) -> None:
+        values = as_list("labels", labels)
+        # a frozen value; whatever sequences came, these are plain tuples
+        object.__setattr__(self, "texts", plain_texts("texts", texts))
+        object.__setattr__(self, "prompts", plain_texts("prompts", prompts))
+        n = len(self.texts)
+        if not n:
             raise ValueError("texts: got none, expected at least one; is the file or the filter empty?")
-        if len(self.texts) != len(self.labels):
-            raise ValueError(f"labels: got {len(self.labels)} for {len(self.texts)} texts, expected one a text")
-        if self.prompts and len(self.prompts) != len(self.texts):
-            raise ValueError(
-                f"prompts: got {len(self.prompts)} for {len(self.texts)} texts, expected one a text or none"
-            )
-        for row, (text, label) in enumerate(zip(self.texts, self.labels, strict=True)):
+        if n != len(values):
+            raise ValueError(f"labels: got {len(values)} for {n} texts, expected one a text")
+        if self.prompts and len(self.prompts) != n:
+            raise ValueError(f"prompts: got {len(self.prompts)} for {n} texts, expected one a text or none")
+        for row, text in enumerate(self.texts):
             if not text.strip():
                 raise ValueError(f"texts[{row}] is empty; drop the row, an empty text says nothing about its label")
-            if not (math.isfinite(label) and -1 <= label <= 1):
-                raise ValueError(
-                    f"labels[{row}]: got {label}, expected a number in [-1, 1]; rescale them, e.g. stars 1…5 by (x - 3) / 2"
-                )
+        object.__setattr__(self, "labels", plain_labels(values, lambda row, y: _label_fault(row, y, values)))
+
+    @classmethod
+    def from_dict(
+        cls,
+        columns: Mapping[Any, Any],
+        *,
+        text: Hashable = "text",
+        label: Hashable = "label",
+        prompt: Hashable | None = None,
+        labels: Mapping[Any, Any] | None = None,
+        scale: Sequence[float] | None = None,
+        dropna: bool = False,
+    ) -> "Labelled":
+        """Take labelled texts out of a dictionary of columns.
+
+        Args:
+            columns: each column a sequence, all of one length.
+            text, label, prompt: the names of the columns. Case and spaces around a name do not matter;
+                without `text` and `label` the usual names (review, sentiment, …) are tried, with a
+                warning.
+            labels: the label, in [-1, 1], of each word or number in the column.
+            scale: the two values that mean -1 and +1, e.g. (1, 5) for stars; what lies between follows
+                linearly, `y = 2 (x - low) / (high - low) - 1`. (6, 1) for marks of which 1 is best.
+            dropna: leave out rows without text or label; a warning says how many.
+
+        Raises:
+            ValueError: a column that is not there, a row without text or label, a label without a
+                meaning; the message names the row and the option that helps.
+
+        Example:
+            >>> stars = {"review": ["dull .", "so so .", "superb ."], "stars": [1, 3, 5]}
+            >>> Labelled.from_dict(stars, text="review", label="stars", scale=(1, 5)).labels
+            (-1.0, 0.0, 1.0)
+            >>> words = {"text": ["dull .", "superb ."], "label": ["bad", "good"]}
+            >>> Labelled.from_dict(words, labels={"bad": -1, "good": 1}).labels
+            (-1.0, 1.0)
+        """
+        return cls._read(dict_table(columns), Columns(text, label, prompt, labels, scale, dropna))
+
+    @classmethod
+    def from_pandas(
+        cls,
+        df: Any,
+        *,
+        text: Hashable = "text",
+        label: Hashable = "label",
+        prompt: Hashable | None = None,
+        labels: Mapping[Any, Any] | None = None,
+        scale: Sequence[float] | None = None,
+        dropna: bool = False,
+    ) -> "Labelled":
+        """Take labelled texts out of a DataFrame; rows by position, options as in `from_dict`.
+
+        Example:
+            >>> import pandas as pd
+            >>> df = pd.DataFrame({"review": ["dull .", "superb .", None], "stars": [2, 5, 1]})
+            >>> data = Labelled.from_pandas(df.dropna(), text="review", label="stars", scale=(1, 5))
+            >>> data.labels
+            (-0.5, 1.0)
+        """
+        return cls._read(frame_table(df), Columns(text, label, prompt, labels, scale, dropna))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        text: Hashable = "text",
+        label: Hashable = "label",
+        prompt: Hashable | None = None,
+        labels: Mapping[Any, Any] | None = None,
+        scale: Sequence[float] | None = None,
+        dropna: bool = False,
+    ) -> "Labelled":
+        """Take labelled texts out of one split of a Hugging Face dataset; options as in `from_dict`.
+
+        The numbers of a `ClassLabel` are no strengths: `labels=` says what its classes mean, by name or
+        by number. A class of -1 is a missing label.
+
+        Example:
+            >>> from datasets import load_dataset                                     # doctest: +SKIP
+            >>> imdb = load_dataset("imdb", split="train")                            # doctest: +SKIP
+            >>> data = Labelled.from_dataset(imdb, labels={"neg": -1, "pos": 1})      # doctest: +SKIP
+        """
+        columns = Columns(text, label, prompt, labels, scale, dropna)
+        return cls._read(dataset_table(dataset, columns), columns)
+
+    @classmethod
+    def _read(cls, table: Table, columns: Columns) -> "Labelled":
+        return cls(*read_columns(table, columns))
+
+    def __repr__(self) -> str:
+        return f"Labelled({self.understood()})"
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,130 +168,111 @@ class Labelled:
     def __iter__(self) -> Iterator[tuple[str, float]]:
         return zip(self.texts, self.labels, strict=True)
 
-    def split(self, share: float, *, seed: int) -> tuple["Labelled", "Labelled"]:
-        """Two random parts, the first with `share` of the texts; same seed, same parts."""
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> tuple[str, float]: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Labelled": ...
+    def __getitem__(self, row: Any) -> "tuple[str, float] | Labelled":
+        if isinstance(row, slice):
+            return self.pick(range(len(self))[row])
+        i = self._index(row)
+        return self.texts[i], self.labels[i]
+
+    def __add__(self, other: "Labelled") -> "Labelled":
+        if not isinstance(other, Labelled):
+            return NotImplemented
+        # no prompt and an empty prompt are the same
+        prompts = [part.prompts or ("",) * len(part) for part in (self, other)]
+        together = prompts[0] + prompts[1] if self.prompts or other.prompts else ()
+        return Labelled(self.texts + other.texts, self.labels + other.labels, together)
+
+    def __radd__(self, other: Any) -> "Labelled":
+        # `sum` begins with the number 0
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def understood(self) -> str:
+        """Say in a line what the texts and labels were understood as.
+
+        Example:
+            >>> Labelled(["good .", "bad ."], [1, -1], ["It was", ""]).understood()
+            '2 texts, labels -1 ×1, 1 ×1, median 2 words, with prompts'
+        """
+        counts = Counter(self.labels)
+        low, high = min(counts), max(counts)
+        shown = ", ".join(f"{y + 0.0:g} ×{n:,}" for y, n in sorted(counts.items()))
+        if len(counts) > FEW:
+            shown = f"from {low:g} to {high:g}, mean {sum(self.labels) / len(self):.2g}"
+        words = median(len(text.split()) for text in self.texts)
+        note = ""
+        if set(counts) == {0, 1}:
+            note = "; 0 is read as neutral; for two classes use -1 and 1 (labels={0: -1, 1: 1})"
+        elif low == 0 < high:
+            note = f"; 0 is read as neutral; where it is the other end use scale=(0, {high:g})"
+        return (
+            f"{len(self):,} text{'s' * (len(self) > 1)}, labels {shown}, median {words:g} "
+            f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"
+        )
+
+    def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
+        """Split at random in two, the first with `share` of the texts; same seed, same parts."""
+        if not 0 <= share <= 1:
+            raise ValueError(f"share: got {share}, expected a part of 1, e.g. 0.8")
         cut = round(share * len(self))
         if not 0 < cut < len(self):
             raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        generator = torch.Generator().manual_seed(_whole("seed", seed))
+        order = torch.randperm(len(self), generator=generator).tolist()
         return self.pick(order[:cut]), self.pick(order[cut:])
 
-    def first(self, n: int) -> "Labelled":
-        """The first n texts, or all where there are no more."""
-        return self.pick(range(min(n, len(self))))
+    def first(self, n: SupportsIndex) -> "Labelled":
+        """Take the first n texts, or all where there are no more."""
+        count = _whole("n", n)
+        if count < 1:
+            raise ValueError(f"n: got {n}, expected how many texts to take, 1 or more")
+        return self.pick(range(min(count, len(self))))
 
-    def pick(self, rows: Sequence[int]) -> "Labelled":
-        """Some of the texts, in the order that is asked for."""
-        prompts = tuple(self.prompts[i] for i in rows) if self.prompts else ()
-        return Labelled(tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows), prompts)
+    def pick(self, rows: Iterable[Any]) -> "Labelled":
+        """Take some of the texts, in the order that is asked for.
+
+        Example:
+            >>> Labelled(["a", "b", "c"], [0, 0.5, 1]).pick([2, 0]).texts
+            ('c', 'a')
+        """
+        at = [self._index(row) for row in rows]
+        prompts = [self.prompts[i] for i in at] if self.prompts else ()
+        return Labelled([self.texts[i] for i in at], [self.labels[i] for i in at], prompts)
+
+    def _index(self, row: Any) -> int:
+        # a mask of truth values would be read as rows 0 and 1
+        several = "; several rows are taken by pick([0, 2]), those of a mask by pick(numpy.flatnonzero(mask))"
+        i = _whole("row", row, several)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"row: got {i}, expected one of the {len(self)} texts, 0 to {len(self) - 1}")
+        return i
 
 
-def read_labelled(path: str | Path, *, text: str = "text", label: str = "label", prompt: str | None = None) -> Labelled:
-    """Labelled texts from a `.jsonl`, `.csv` or `.tsv` file in UTF-8.
+def _whole(name: str, value: Any, more: str = "") -> int:
+    """A whole number of whatever library."""
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ValueError(f"{name}: got {value!r}, expected a whole number{more}")
 
-    Args:
-        path: the file; CSV and TSV have a header line, JSONL one object a line.
-        text, label: the names of the two columns.
-        prompt: the name of a third, with what comes before each text; see `Labelled`.
 
-    Raises:
-        ValueError: another kind of file, bytes that are not UTF-8, a missing column (the message lists what was
-            found), a label that is not a number; each names the file and the line.
-
-    Example:
-        >>> data = read_labelled("reviews.jsonl")                                     # doctest: +SKIP
-    """
-    path = Path(path)
-    texts, labels, prompts = [], [], []
-    columns = [text, label, *([] if prompt is None else [prompt])]
-    for line, row in _rows(path):
-        missing = [name for name in columns if row.get(name) is None]
-        if missing:
-            raise ValueError(f"{path}, line {line}: no column {missing[0]!r}; found {sorted(map(str, row))}")
+def _label_fault(row: int, label: Any, labels: list) -> str:
+    said = f"labels[{row}]: got {reprlib.repr(label)}, expected a number in [-1, 1]; "
+    if is_missing(label):
+        return f"{said}drop the row, e.g. Labelled.from_pandas(..., dropna=True)"
+    if isinstance(label, str):
         try:
-            value = float(row[label])
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"{path}, line {line}: label {row[label]!r} is not a number in [-1, 1]") from None
-        if not (isinstance(row[text], str) and row[text].strip() and math.isfinite(value) and -1 <= value <= 1):
-            raise ValueError(
-                f"{path}, line {line}: got text {str(row[text])[:40]!r} with label {value}, expected a text that is "
-                "not empty and a label in [-1, 1]; drop or rescale the row"
-            )
-        texts.append(row[text])
-        labels.append(value)
-        prompts += [] if prompt is None else [str(row[prompt])]
-    if not texts:
-        raise ValueError(f"{path}: no rows; expected columns {text!r} and {label!r}")
-    return Labelled(tuple(texts), tuple(labels), tuple(prompts))
-
-
-def read_texts(path: str | Path, *, text: str = "text") -> list[str]:
-    """Texts without labels: a `.txt` file with a text a line, or a column of the files that `read_labelled` reads.
-
-    Lines and rows without text are left out.
-
-    Raises:
-        ValueError: as from `read_labelled`; no text at all.
-
-    Example:
-        >>> texts = read_texts("reviews.txt")                                         # doctest: +SKIP
-    """
-    path = Path(path)
-    found = []
-    for line, row in _rows(path, lines=text):
-        if text not in row:
-            raise ValueError(f"{path}, line {line}: no column {text!r}; found {sorted(map(str, row))}")
-        if isinstance(row[text], str) and row[text].strip():
-            found.append(row[text])
-    if not found:
-        raise ValueError(f"{path}: no text; expected a text a line, or a column {text!r}")
-    return found
-
-
-def _rows(path: Path, lines: str | None = None) -> Iterator[tuple[int, dict]]:
-    """Line numbers and rows of a file; of a `.txt` file too, if `lines` names the column that its lines are."""
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _tsv_rows}
-    kinds = [*readers, *([".txt"] if lines else [])]
-    kind = path.suffix.lower()
-    if kind not in kinds:
-        raise ValueError(f"path: {path.name} ends in {path.suffix!r}, expected one of {', '.join(kinds)}")
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); convert the file, e.g. "
-            f"`iconv -f latin1 -t utf-8 {path.name}`"
-        ) from None
-    if kind == ".txt":
-        yield from ((number, {lines: line.rstrip("\r")}) for number, line in enumerate(content.split("\n"), 1))
-    else:
-        yield from readers[kind](content, path)
-
-
-def _jsonl_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
-    for line, raw in enumerate(content.split("\n"), 1):
-        if raw.strip():
-            try:
-                row = json.loads(raw)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {line}: got {type(row).__name__}, expected an object a line")
-            yield line, row
-
-
-def _csv_rows(content: str, path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict]]:
-    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the rows after it
-    reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num}: {error}; a field with quotes or line breaks is put in double quotes, each "
-            "quote in it doubled"
-        ) from None
-
-
-def _tsv_rows(content: str, path: Path) -> Iterator[tuple[int, dict]]:
-    return _csv_rows(content, path, delimiter="\t")
+            float(label)
+        except ValueError:
+            return f"{said}Labelled.from_dict takes {remedy(labels)}"
+        return f"{said}it is text, so [float(y) for y in labels]"
+    if isinstance(label, bool):
+        return f"{said}truth values and numbers do not mix"
+    if math.isfinite(as_number(label)):
+        return f"{said}Labelled.from_dict takes {remedy(labels)}"
+    return f"{said}convert or drop it"

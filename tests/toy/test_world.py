@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from steerlens import toy
@@ -188,6 +189,27 @@ def test_bad_inputs_say_what_came_and_what_was_expected(unchecked, grammar: Gram
 def test_one_string_is_not_a_list_of_texts(unchecked, grammar: Grammar):
     with pytest.raises(TypeError, match="expected a list of strings"):
         grammar.posteriors("the plot")
+
+
+@pytest.mark.parametrize("hold", [tuple, iter, np.array, pd.Series, lambda x: pd.Series(x, index=[7, 3])])
+def test_texts_come_in_any_sequence(hold, grammar: Grammar):
+    texts = ["the plot was slow .", "it was a triumph ."]
+    expected = grammar.attribute_mean(texts, "sentiment")
+    assert expected[0] < expected[1]
+    np.testing.assert_array_equal(grammar.attribute_mean(hold(texts), "sentiment"), expected)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["the plot", float("nan")], r"texts\[1\] is missing"),
+        ({"the plot": 1}, "texts: got a dict"),
+        (pd.DataFrame({"text": ["the plot"]}), "texts: got a DataFrame"),
+    ],
+)
+def test_what_is_no_text_is_refused(unchecked, grammar: Grammar, texts, message: str):
+    with pytest.raises(ValueError, match=message):
+        grammar.log_probs(texts)
 
 
 def test_terminators_end_sentences_and_nothing_else(grammar: Grammar):

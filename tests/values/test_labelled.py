@@ -1,93 +1,52 @@
-"""Labelled texts from memory and from files; every bad input is named."""
+"""Labelled texts from whatever holds them in memory; every bad input is named."""
 
-import csv
-import json
-from dataclasses import FrozenInstanceError
-from pathlib import Path
+import copy
+import enum
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+from decimal import Decimal
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steerlens.values.labelled import Labelled, read_labelled, read_texts
+from steerlens.values.labelled import Labelled
 
 HARD = ('He said "no", twice', "two\nlines", "a\ttab", "naïve — 🎬", "form\x0cfeed and \u2028 separator", " 'quoted' ,")
 DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
-
-
-def write(path: Path, data: Labelled, *, text: str = "text", label: str = "label") -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps({text: t, label: y, "id": 1}) + "\n" for t, y in data), encoding="utf-8")
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t")
-            writer.writerows([("id", text, label), *((1, t, y) for t, y in data)])
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".CSV"])
-def test_files_are_read_back_as_they_were_written(suffix: str, tmp_path: Path) -> None:
-    assert read_labelled(write(tmp_path / f"data{suffix.lower()}", DATA).rename(tmp_path / f"x{suffix}")) == DATA
-
-
-@settings(max_examples=30)
-@given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip))
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_any_text_survives_a_file(suffix: str, text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("texts") / f"data{suffix}"
-    assert read_labelled(write(path, Labelled((text, "next"), (1.0, 0.0)))).texts == (text, "next")
-
-
-def test_columns_have_the_names_that_were_asked_for_and_a_byte_order_mark_is_no_part_of_them(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.csv", DATA, text="review", label="stars")
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"id,review", b"review,id", 1))
-    with pytest.raises(ValueError, match="label"):
-        read_labelled(path, text="review")
-    jsonl = write(tmp_path / "data.jsonl", DATA, text="review", label="stars")
-    jsonl.write_bytes(b"\xef\xbb\xbf" + jsonl.read_bytes())
-    assert read_labelled(jsonl, text="review", label="stars") == DATA
-
-
-BAD_FILES = {
-    "empty": ("x.jsonl", b"", "no rows"),
-    "only a header": ("x.csv", b"text,label\n", "no rows"),
-    "not UTF-8": ("x.jsonl", '{"text": "caf\u00e9", "label": 1}'.encode("latin1"), "byte 13 is not UTF-8"),
-    "missing column": ("x.jsonl", b'{"text": "a", "label": 1}\n{"body": "a", "stars": 1}', r"line 2.*\['body', 'stars'\]"),
-    "missing label column": ("x.csv", b"text,stars\ngood,1\n", r"line 2.*'label'.*\['stars', 'text'\]"),
-    "short row": ("x.csv", b"text,label\ngood\n", "line 2.*'label'"),
-    "bad JSON": ("x.jsonl", b'{"text": "a", "label": 1}\n{"text": \n', "line 2: not JSON"),
-    "JSON list": ("x.jsonl", b"[1, 2]\n", "got list, expected an object"),
-    "other suffix": ("x.xlsx", b"text,label\na,1", r"'\.xlsx', expected one of \.jsonl, \.csv, \.tsv"),
-    "label in words": ("x.csv", b"text,label\na,good\n", "'good' is not a number"),
-    "label is null": ("x.jsonl", b'{"text": "a", "label": null}', "'label'"),
-    "label is a list": ("x.jsonl", b'{"text": "a", "label": [1]}', "not a number"),
-    "label is NaN": ("x.jsonl", b'{"text": "a", "label": NaN}', "label nan"),
-    "label is huge": ("x.jsonl", b'{"text": "a", "label": 1' + b"0" * 400 + b"}", "not a number"),
-    "label outside": ("x.tsv", b"text\tlabel\na\t5\n", r"label 5.0, expected.*\[-1, 1\]"),
-    "empty text": ("x.tsv", b"text\tlabel\na\t1\n  \t1\n", "line 3.*not empty"),
-    "text is a number": ("x.jsonl", b'{"text": 3, "label": 1}', "expected a text"),
-    "unclosed quote": ("x.csv", b'text,label\n"good,1\nbad,-1\n', "quote"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_raises_and_says_where(case: str, tmp_path: Path) -> None:
-    name, content, message = BAD_FILES[case]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=message) as raised:
-        read_labelled(tmp_path / name)
-    assert name in str(raised.value)
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_labelled(tmp_path / "nowhere.csv")
 
 
 @pytest.mark.parametrize(
     "texts, labels, message",
     [
         ((), (), "got none"),
+        (("a", float("nan")), (1, 0), r"texts\[1\] is missing \(nan\); drop the row"),
+        (("a", None), (1, 0), r"texts\[1\] is missing \(None\)"),
+        (("a", pd.NA), (1, 0), r"texts\[1\] is missing \(<NA>\)"),
+        (("a", 3), (1, 0), r"texts\[1\]: got int 3, expected a text"),
+        (("a", b"b"), (1, 0), r"texts\[1\]: got bytes b'b', .*decode"),
+        ((["a"], ["b"]), (1, 0), r"texts\[0\]: got list \['a'\]"),
+        (({"text": "a"},), (1,), r"texts\[0\]: got dict .*Labelled\.from_dataset"),
+        (("a", "cut \ud83d here"), (1, 0), r"texts\[1\] holds half a character, '\\ud83d' at 4: .*encode"),
+        ("good", (1,), "texts: got one str, 'good', expected a list"),
+        ({"good": 1}, (1,), r"texts: got a dict, of which only the keys .*Labelled\.from_dict"),
+        (pd.DataFrame({"text": ["a"]}), (1,), r"texts: got a DataFrame, .*Labelled\.from_pandas"),
+        ({"a"}, (1,), "texts: got a set, which has no order"),
+        (("a",), 1.0, "labels: got float 1.0, expected a list"),
+        (("a",), np.float64(1), "labels: got float64 1.0, expected a list"),
+        (("a",), [[1.0]], r"labels\[0\]: got \[1.0\], expected a number"),
+        (("a", "b"), (1, None), r"labels\[1\]: got None, .*dropna=True"),
+        (("a", "b"), pd.Series([True, None], dtype="boolean"), r"labels\[1\]: got <NA>"),
+        (("a", "b"), (True, 0.5), r"labels\[0\]: got True, .*do not mix"),
+        (("a", "b"), ("1", "0"), r"labels\[0\]: got '1', .*\[float\(y\) for y in labels\]"),
+        (("a", "b"), ("good", "bad"), r"labels\[0\]: got 'good', .*labels=\{'good': \.\.\., 'bad': \.\.\.\}"),
+        (("a", "b"), (5, 1), r"labels\[0\]: got 5, .*scale=\(1, 5\)"),
+        (("a",), (10**400,), r"labels\[0\]: got 1000"),
+        (("a",), (1j,), r"labels\[0\]: got 1j"),
         (("a", "b"), (1.0,), "got 1 for 2 texts"),
         (("a", " \n"), (1.0, 0.0), r"texts\[1\] is empty"),
         (("a", "b"), (1.0, float("nan")), r"labels\[1\]: got nan"),
@@ -95,7 +54,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (("a",), (-float("inf"),), r"labels\[0\]: got -inf"),
     ],
 )
-def test_bad_texts_and_labels_are_refused(texts: tuple, labels: tuple, message: str) -> None:
+def test_bad_texts_and_labels_are_refused(unchecked: None, texts: Any, labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Labelled(texts, labels)
 
@@ -124,51 +83,118 @@ def test_labelled_texts_are_frozen() -> None:
         DATA.texts = ()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_texts_without_labels_come_from_lines_and_columns(tmp_path):
-    lines = tmp_path / "a.txt"
-    lines.write_text("one\r\n\n  \ntwo words\n", encoding="utf-8")
-    assert read_texts(lines) == ["one", "two words"]
-    table = tmp_path / "a.csv"
-    table.write_text("text,stars\ngood,5\n,3\nbad,1\n", encoding="utf-8")
-    assert read_texts(table) == ["good", "bad"]
-    assert read_texts(table, text="stars") == ["5", "3", "1"]
-    with pytest.raises(ValueError, match="no column 'body'"):
-        read_texts(table, text="body")
-    empty = tmp_path / "b.txt"
-    empty.write_text("\n \n", encoding="utf-8")
-    with pytest.raises(ValueError, match="no text"):
-        read_texts(empty)
-    with pytest.raises(ValueError, match=r"\.pdf.*\.txt"):
-        read_texts(tmp_path / "a.pdf")
+# what holds texts and labels
+
+TEXTS, LABELS = ("good film", "bad film", "so so"), (1.0, -1.0, 0.5)
+DTYPES = ("object", "str", "string", "category")
+
+
+class Word(str, enum.Enum):  # noqa: UP042 (whose `str` is not its text)
+    GOOD = "good film"
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        list,
+        tuple,
+        np.array,
+        pd.Series,
+        pd.Index,
+        iter,
+        lambda x: np.array(x, object),
+        lambda x: dict.fromkeys(x).keys(),
+    ],
+)
+def test_any_sequence_gives_the_same_plain_values(hold: Callable) -> None:
+    data = Labelled(hold(TEXTS), hold(LABELS), hold(TEXTS))
+    assert data == Labelled(TEXTS, LABELS, TEXTS)
+    assert {type(x) for x in (*data.texts, *data.prompts)} == {str} and {type(y) for y in data.labels} == {float}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_series_is_read_by_position(dtype: str) -> None:
+    order = [2, 0, 1]
+    texts, labels = pd.Series(TEXTS, dtype=dtype)[order], pd.Series(LABELS)[order]
+    assert Labelled(texts, labels) == Labelled(TEXTS, LABELS).pick(order)
+    assert Labelled(texts[texts != "bad film"], [1, 0]).texts == ("so so", "good film")
+
+
+def test_scalars_of_any_library_are_numbers_and_texts() -> None:
+    one = [torch.tensor(1.0, requires_grad=True), np.float16(0.5), Decimal("-0.5"), np.int64(-1), np.array(0.25)]
+    assert Labelled([np.str_("a")] * 5, one).labels == (1.0, 0.5, -0.5, -1.0, 0.25)
+    assert Labelled(["a"] * 2, torch.tensor([1, -1])).labels == (1.0, -1.0)
+    assert [type(x) for x in Labelled([Word.GOOD, np.str_("b")], [1, 0]).texts] == [str, str]
+    assert Labelled([Word.GOOD], [1]).texts == ("good film",)
+
+
+@pytest.mark.parametrize("hold", [list, np.array, torch.tensor, lambda x: pd.Series(x, dtype="boolean")])
+def test_truth_values_are_two_sides_and_numbers_stay(hold: Callable) -> None:
+    assert Labelled(["a", "b"], hold([True, False])).labels == (1.0, -1.0)
+    assert Labelled(["a", "b"], hold([1, 0]) if hold in (list, np.array) else [1, 0]).labels == (1.0, 0.0)
+
+
+# the value
+
+DATA3 = Labelled(TEXTS, LABELS, ("p", "", "q"))
+
+
+def test_a_line_says_what_was_understood() -> None:
+    assert (
+        repr(Labelled(["a b"] * 1500, [-1, 1] * 750)) == "Labelled(1,500 texts, labels -1 ×750, 1 ×750, median 2 words)"
+    )
+    assert str(Labelled(["a"], [0.5])) == "Labelled(1 text, labels 0.5 ×1, median 1 word)"
+    assert Labelled(["a"] * 11, np.linspace(-1, 0.5, 11)).understood() == (
+        "11 texts, labels from -1 to 0.5, mean -0.25, median 1 word"
+    )
+    two = Labelled(["a", "b c"], [0, 1], ["x", "y"]).understood()
+    assert two == (
+        "2 texts, labels 0 ×1, 1 ×1, median 1.5 words, with prompts; 0 is read as neutral; for two classes use "
+        "-1 and 1 (labels={0: -1, 1: 1})"
+    )
+    assert "scale=(0, 0.5)" in repr(Labelled(["a", "b"], [0, 0.5]))
+    assert "neutral" not in repr(Labelled(["a", "b", "c"], [0, 1, -1])) + repr(Labelled(["a"], [0]))
+
+
+def test_rows_slices_and_sums_are_those_of_lists() -> None:
+    assert DATA3[0] == ("good film", 1.0) == DATA3[np.int64(-3)] == next(iter(DATA3))
+    assert DATA3[1:] == DATA3.pick(np.array([1, 2])) == DATA3.pick(range(1, 3))
+    assert DATA3[:1] + DATA3[1:] == DATA3 == sum([DATA3[:2], DATA3[2:]])
+    assert (DATA3[:1] + Labelled(["b"], [0])).prompts == ("p", "")
+    assert (Labelled(["a"], [1]) + Labelled(["b"], [0])).prompts == ()
+    assert copy.deepcopy(DATA3) == DATA3 == replace(replace(DATA3, labels=[0, 0, 0]), labels=LABELS)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: DATA3[3], "row: got 3, expected one of the 3 texts"),
+        (lambda: DATA3[[0, 1]], r"row: got \[0, 1\], .*pick\(\[0, 2\]\)"),
+        (lambda: DATA3.pick([True, False, True]), r"row: got True, .*flatnonzero\(mask\)"),
+        (lambda: DATA3.pick(np.array([True, False, True])), r"row: got .*True.*flatnonzero"),
+        (lambda: DATA3.pick(["0"]), "row: got '0', expected a whole number"),
+        (lambda: DATA3.first(0), "n: got 0, expected how many"),
+        (lambda: DATA3.first(1.5), "n: got 1.5, expected a whole number"),
+        (lambda: DATA3.split(0.5, seed=None), "seed: got None, expected a whole number"),
+        (lambda: DATA3.split(80, seed=0), "share: got 80, expected a part of 1"),
+        (lambda: DATA3.split(float("nan"), seed=0), "share: got nan, expected a part of 1"),
+    ],
+)
+def test_rows_that_are_none_are_refused(unchecked: None, call: Callable, message: str) -> None:
+    with pytest.raises((ValueError, IndexError), match=message):
+        call()
+
+
+def test_whole_numbers_of_numpy_and_torch_are_whole_numbers() -> None:
+    data = Labelled([f"text {i}" for i in range(20)], [0] * 20)
+    for seed in (np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert data.split(0.5, seed=seed) == data.split(0.5, seed=3)
+    assert data.first(np.int32(4)) == data[:4]
 
 
 # prompts
 
 PROMPTED = Labelled(HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD))))
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_prompts_are_read_from_the_column_that_is_named_and_from_no_other(suffix: str, tmp_path: Path) -> None:
-    path, rows = tmp_path / f"data{suffix}", zip(PROMPTED.prompts, HARD, DATA.labels, strict=True)
-    if suffix == ".jsonl":
-        path.write_text(
-            "".join(json.dumps({"ask": p, "text": t, "label": y}) + "\n" for p, t, y in rows), encoding="utf-8"
-        )
-    else:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter="," if suffix == ".csv" else "\t").writerows([("ask", "text", "label"), *rows])
-    assert read_labelled(path, prompt="ask") == PROMPTED
-    assert read_labelled(path) == DATA != PROMPTED
-    with pytest.raises(ValueError, match=r"no column 'prompt'; found \['ask', 'label', 'text'\]"):
-        read_labelled(path, prompt="prompt")
-
-
-def test_a_row_without_its_prompt_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "a", "label": 1, "ask": ""}\n{"text": "b", "label": 1}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"x\.jsonl, line 2: no column 'ask'"):
-        read_labelled(path, prompt="ask")
-    assert read_labelled(path).prompts == ()
 
 
 @pytest.mark.parametrize("prompts", [("one",), ("one",) * 3])
