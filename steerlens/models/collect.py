@@ -22,6 +22,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
+from steerlens.values.texts import as_texts
 
 SHARD_POSITIONS = 1 << 14
 """Positions a file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
@@ -159,9 +160,10 @@ def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_t
 
 
 def _labelled(data: Labelled | Sequence[str]) -> Labelled:
-    if isinstance(data, str):
-        raise ValueError("data: got one string, expected labelled texts or a list of texts; wrap it in a list")
-    return data if isinstance(data, Labelled) else Labelled(tuple(data), (0.0,) * len(data))
+    if isinstance(data, Labelled):
+        return data
+    texts = tuple(as_texts(data, "data"))
+    return Labelled(texts, (0.0,) * len(texts))
 
 
 def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
