@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +30,7 @@ SHARD_POSITIONS = 1 << 14
 
 def collect(
     model: Model,
-    data: Labelled | Sequence[str],
+    data: Labelled | Iterable[str],
     *,
     intervention: Intervention | None = None,
     strength: float | Sequence[float] = 1.0,
@@ -89,7 +89,7 @@ def collect(
 
 
 def reader(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None
+    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None
 ) -> Callable[[float | Sequence[float]], States]:
     """`collect` under one intervention at one strength after another: texts and read-out are prepared once.
 
@@ -125,7 +125,7 @@ class _Given:
 
 
 def _given(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None, end: bool, seed: int
+    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None, end: bool, seed: int
 ) -> _Given:
     data = _labelled(data)
     on = readout(model)
@@ -159,7 +159,7 @@ def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_t
     return torch.tensor([float(s) for s in strength])
 
 
-def _labelled(data: Labelled | Sequence[str]) -> Labelled:
+def _labelled(data: Labelled | Iterable[str]) -> Labelled:
     if isinstance(data, Labelled):
         return data
     texts = tuple(as_texts(data, "data"))

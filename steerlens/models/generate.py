@@ -1,7 +1,7 @@
 """Write with a model at many strengths at once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -25,7 +25,7 @@ ROWS = 256
 
 def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     intervention: Intervention | None = None,
     *,
     strengths: Sequence[float] = (1.0,),
@@ -256,7 +256,7 @@ def _reach(
     return ids.gather(1, order.gather(1, passed)).squeeze(1), cumulative.gather(1, passed).squeeze(1)
 
 
-def _prompts(prompts: Sequence[str]) -> list[str]:
+def _prompts(prompts: Iterable[str] | Labelled) -> list[str]:
     if isinstance(prompts, Labelled):
         raise ValueError("prompts: got labelled texts, expected texts to continue; pass their .prompts or their .texts")
     return as_texts(prompts, "prompts")

@@ -1,6 +1,6 @@
 """Two models read the same text; where do they stand at the same place?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Int
@@ -18,7 +18,7 @@ from steerlens.values.texts import as_texts
 
 
 def pair(
-    source: Model, target: Model, texts: Labelled | Sequence[str], *, memory: float = 2.0, progress: bool = True
+    source: Model, target: Model, texts: Labelled | Iterable[str], *, memory: float = 2.0, progress: bool = True
 ) -> Pairs:
     """The contexts of two models at the same places of the same texts; labels, if there are any, are not looked at.
 

@@ -1,6 +1,6 @@
 """Log-probability of every token of given texts, at many strengths for one pass of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import pandas as pd
@@ -26,7 +26,7 @@ BLOCK = 1 << 19
 
 def score(
     model: Model,
-    texts: Labelled | Sequence[str],
+    texts: Labelled | Iterable[str],
     steer: Intervention | None = None,
     *,
     strengths: Sequence[float] = (0.0,),

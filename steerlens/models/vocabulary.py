@@ -127,8 +127,9 @@ def _unknown(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence
 
 def _left_out(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[float, int, str] | None:
     """The share of characters that a tokenizer without an unknown token passes over, and a text with such a character."""
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer(RARE, add_special_tokens=False)["input_ids"])
-    if not texts or not getattr(tokenizer, "is_fast", False) or not SPACES.issuperset(tokens):
+    if not texts or not getattr(tokenizer, "is_fast", False):
+        return None
+    if not SPACES.issuperset(tokenizer.convert_ids_to_tokens(tokenizer(RARE, add_special_tokens=False)["input_ids"])):
         return None
     found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     said, lost = 0, []
