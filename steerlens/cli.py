@@ -1,15 +1,21 @@
 """The command line: `steerlens report | fit | write | move`. Heavy modules are imported inside the commands."""
 
+import io
 import logging
+import math
 import os
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from steerlens.values.labelled import Labelled
 
 app = typer.Typer(
     help="Steer a language model at its unembedding, and read and measure the steer.",
@@ -19,22 +25,53 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str, typer.Option("--model", help="A toy model, a Hugging Face folder or a hub id.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
+Dtype = Annotated[str, typer.Option(help="Of the model's weights: float32, bfloat16 or float16.")]
+DataHelp = "Labelled texts: .csv, .tsv, .jsonl, .json or .parquet."
 TextColumn = Annotated[str, typer.Option(help="Name of the column with the texts.")]
 LabelColumn = Annotated[str, typer.Option(help="Name of the column with the labels, numbers in [-1, 1].")]
+Labels = Annotated[str | None, typer.Option(help="What labels mean that are words: positive=1,negative=-1.")]
+Scale = Annotated[str | None, typer.Option(help="The ends of a scale of labels: 1,5 for stars.")]
+DropNa = Annotated[bool, typer.Option("--dropna", help="Leave out rows without text or label; they are counted.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No lines of progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
 
 
+def _show_version(asked: bool) -> bool:
+    if asked:
+        import steerlens
+
+        typer.echo(f"steerlens {steerlens.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and stop.")
+    ] = False,
+) -> None:
+    """Steer a language model at its unembedding, and read and measure the steer."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal or a file in another encoding gets what it can show of a text, instead of an error half way
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @app.command()
 def report(
     model: ModelOption = "toy-128",
-    data: Annotated[Path | None, typer.Option(help="Labelled texts: .jsonl, .csv or .tsv.")] = None,
+    data: Annotated[Path | None, typer.Option(help=DataHelp)] = None,
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("report"),
     seed: Seed = 0,
     texts: Annotated[int, typer.Option(min=40, help="Toy texts to fit each steer on.")] = 2000,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    labels: Labels = None,
+    scale: Scale = None,
+    dropna: DropNa = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -45,11 +82,12 @@ def report(
     steer, fitted on 85 % of the texts and measured on the others.
     """
     with _plain_errors(debug):
+        _check_input(model, data)
+        meaning = _meaning(labels), _scale(scale)
         _quiet_libraries()
         from steerlens.show.report import write_report
-        from steerlens.values.readers import read_labelled
 
-        found = None if data is None else read_labelled(data, text=text_column, label=label_column)
+        found = None if data is None else _read(data, text_column, label_column, meaning, dropna, _speaker(quiet))
         name = "steer" if data is None else data.stem
         page = write_report(
             model, out, data=found, name=name, texts=texts, seed=seed, overwrite=overwrite, say=_speaker(quiet)
@@ -60,14 +98,19 @@ def report(
 @app.command()
 def fit(
     model: ModelOption,
-    data: Annotated[Path, typer.Option(help="Labelled texts: .jsonl, .csv or .tsv.")],
+    data: Annotated[Path, typer.Option(help=DataHelp)],
     out: Annotated[Path, typer.Option(help="The steer's file, NAME.safetensors.")],
     background_out: Annotated[Path | None, typer.Option(help="File for the background steer.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the steer; that of its file if not given.")] = None,
     kl: Annotated[float, typer.Option(help="What strength 1 is to cost, in nats per token.")] = 0.05,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     seed: Seed = 0,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    labels: Labels = None,
+    scale: Scale = None,
+    dropna: DropNa = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -76,13 +119,17 @@ def fit(
     with _plain_errors(debug):
         for path in (out, background_out):
             _check_file(path, overwrite)
+        _check_input(model, data)
+        if not 0 < kl < float("inf"):
+            raise ValueError(f"--kl: got {kl:g}, expected a positive number of nats per token, e.g. 0.05")
+        meaning = _meaning(labels), _scale(scale)
         _quiet_libraries()
         import steerlens as sl
 
         say = _speaker(quiet)
-        texts = sl.read_labelled(data, text=text_column, label=label_column)
+        texts = _read(data, text_column, label_column, meaning, dropna, say)
         say(f"loading {model}")
-        lm = sl.load_model(model)
+        lm = sl.load_model(model, device=device, dtype=dtype)
         say(f"reading {len(texts):,} texts")
         states = sl.collect(lm, texts, progress=False)
         say(f"fitting on {states.n_positions:,} positions")
@@ -106,23 +153,29 @@ def write(
     seed: Seed = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     debug: Debug = False,
 ) -> None:
-    """Continue prompts at several strengths; the same random numbers at each."""
+    """Continue prompts at several strengths; the same random numbers at each.
+
+    Before each text: its strength, and what the steer costs along it, KL(plain ‖ steered) in nats per token.
+    """
     with _plain_errors(debug):
-        values = _numbers(strengths)
+        values = _numbers("--strengths", strengths)
+        _check_input(model, steer)
         _quiet_libraries()
         import steerlens as sl
+        from steerlens.models.measure import written_kl
+        from steerlens.show.text import continuations
 
-        lm = sl.load_model(model)
+        lm = sl.load_model(model, device=device, dtype=dtype)
+        value = sl.load(steer, lm)
         table = sl.generate(
-            lm, prompt, sl.load(steer, lm), strengths=values, samples=samples, seed=seed,
+            lm, prompt, value, strengths=values, samples=samples, seed=seed,
             max_new_tokens=max_new_tokens, temperature=temperature,
         )  # fmt: skip
-        for (start, _), part in table.groupby(["prompt", "sample"], sort=False):
-            typer.echo(start)
-            for strength, text in zip(part.strength, part.text, strict=True):
-                typer.echo(f"  {strength:+6.2f}  … {text.strip()}")
+        typer.echo(continuations(table.assign(kl=written_kl(lm, table, value))))
 
 
 @app.command()
@@ -135,11 +188,13 @@ def move(
         str, typer.Option(help="congruence, similarity, procrustes, authors; with --text: paired, distil, selftrain.")
     ] = "congruence",
     text: Annotated[
-        Path | None, typer.Option(help="Texts without labels: .txt, a text a line; .jsonl, .csv, .tsv.")
+        Path | None, typer.Option(help="Texts without labels: .txt, one per line; .csv, .tsv, .jsonl, .json, .parquet.")
     ] = None,
     kl: Annotated[
         float | None, typer.Option(help="Scale it to cost this many nats per token of --text at strength 1.")
     ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     seed: Seed = 0,
     text_column: TextColumn = "text",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
@@ -153,21 +208,26 @@ def move(
     """
     with _plain_errors(debug):
         _check_file(out, overwrite)
-        _quiet_libraries()
-        import steerlens as sl
-        from steerlens.analysis.transfer import READ_TEXT, RULES
-        from steerlens.values.readers import read_texts
+        from steerlens.values.rules import READ_TEXT, RULES
 
         if rule not in RULES:
             raise ValueError(f"--rule: got {rule!r}, expected one of {', '.join(RULES)}")
+        if rule in READ_TEXT and text is None:
+            raise ValueError(f"--rule: {rule!r} reads text; pass --text, some thousand texts without labels")
         if kl is not None and text is None:
             raise ValueError("--kl: the cost is measured on text; pass --text too")
         if text is not None and kl is None and rule not in READ_TEXT:
             raise ValueError(f"--text: rule {rule!r} reads none; leave it out, or pass --kl to scale the steer on it")
+        for name, file in ((model, steer), (to, text)):
+            _check_input(name, file)
+        _quiet_libraries()
+        import steerlens as sl
+        from steerlens.values.readers import read_texts
+
         say = _speaker(quiet)
         texts = None if text is None else read_texts(text, text=text_column)
         say(f"loading {model} and {to}")
-        source, target = sl.load_model(model), sl.load_model(to)
+        source, target = (sl.load_model(one, device=device, dtype=dtype) for one in (model, to))
         found = sl.load(steer, source)
         say(
             f"moving {found.name} by {rule}"
@@ -214,11 +274,59 @@ def _speaker(quiet: bool):
     return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _numbers(text: str) -> list[float]:
+def _read(data: Path, text: str, label: str, meaning: tuple, dropna: bool, say: Callable[[str], None]) -> "Labelled":
+    """Labelled texts of a file; what was understood is said."""
+    from steerlens.values.readers import read_labelled
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        found = read_labelled(data, text=text, label=label, labels=meaning[0], scale=meaning[1], dropna=dropna)
+    for one in told:
+        say(f"note: {one.message}")
+    say(found.understood())
+    return found
+
+
+def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"--strengths: got {text!r}, expected numbers with commas, e.g. --strengths=-2,0,2") from None
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(f"{option}: got {text!r}, expected numbers with commas, e.g. {option}=-2,0,2")
+    return found
+
+
+def _scale(text: str | None) -> tuple[float, float] | None:
+    """The two ends of a scale of labels."""
+    if text is None:
+        return None
+    ends = _numbers("--scale", text)
+    if len(ends) != 2:
+        raise ValueError(f"--scale: got {text!r}, expected two numbers, e.g. --scale=1,5")
+    return ends[0], ends[1]
+
+
+def _meaning(text: str | None) -> dict[str, float] | None:
+    """Words and the labels that they stand for."""
+    if text is None:
+        return None
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    try:
+        return {word.strip(): float(number) for word, sign, number in pairs if sign or number or word}
+    except ValueError:
+        raise ValueError(
+            f"--labels: got {text!r}, expected words and numbers, e.g. --labels=positive=1,negative=-1"
+        ) from None
+
+
+def _check_input(model: str, file: Path | None) -> None:
+    """Refuse what cannot be read before anything heavy is imported or loaded."""
+    from steerlens.models.folders import find_model
+
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    find_model(model)
 
 
 def _check_file(path: Path | None, overwrite: bool) -> None:

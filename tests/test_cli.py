@@ -1,6 +1,7 @@
 """The command line: it works, and what a user can mend is one clear line and exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -125,7 +126,8 @@ def test_fit_then_write(tmp_path, good):
     assert written.exit_code == 0, written.output
     lines = written.stdout.splitlines()
     assert lines.count("it was") == 2 and lines.count("i think") == 2
-    assert sum(line.strip().startswith("-2.00") for line in lines) == 4
+    assert sum(line.strip().startswith("-2  (") for line in lines) == 4
+    assert all(" nats)" in line for line in lines if line.startswith("  "))
     assert written.stdout == run("write", *options, "--strengths=-2,0,2", "--samples", "2").stdout
     wrong = run("write", *options, "--strengths=-2,much")
     assert wrong.exit_code == 2 and "--strengths" in wrong.stderr
@@ -160,3 +162,74 @@ def test_fit_then_move(tmp_path, good):
     ):
         bad = run("move", *again, *wrong)
         assert bad.exit_code == 2 and message in bad.stderr and "Traceback" not in bad.output
+
+
+def test_labels_in_words_and_on_a_scale_are_said_back(tmp_path) -> None:
+    rows = [("the film was superb .", "pos", 5), ("the film was awful .", "neg", 1)] * 20
+    data = tmp_path / "data.csv"
+    data.write_text("Text;Label;stars\n" + "".join(f"{t};{w};{s}\n" for t, w, s in rows), encoding="utf-8")
+    steer = str(tmp_path / "joy.safetensors")
+    options = ("fit", "--model", "toy-64", "--data", str(data), "--out", steer, "--overwrite")
+    by_word = run(*options, "--labels", "pos=1,neg=-1")
+    assert by_word.exit_code == 0, by_word.output
+    assert "40 texts, labels -1 ×20, 1 ×20" in by_word.stderr
+    first = sl.load(steer, sl.load_model("toy-64")).W
+    assert run(*options, "--label-column", "stars", "--scale", "1,5").exit_code == 0
+    assert (sl.load(steer, sl.load_model("toy-64")).W - first).abs().max() < 1e-5
+    for wrong in (("--labels", "pos"), ("--scale", "1"), ("--scale", "1,nan")):
+        refused = run(*options, *wrong)
+        assert refused.exit_code == 2 and wrong[0] in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fit", "--model", "toy-64", "--data", "no.csv", "--out", "x.safetensors"),
+        ("fit", "--model", "toy-65", "--data", __file__, "--out", "x.safetensors"),
+        ("fit", "--model", "toy-64", "--data", __file__, "--out", "x.safetensors", "--kl", "-1"),
+        ("write", "--model", "toy-64", "--steer", "no.safetensors", "--prompt", "my"),
+        ("write", "--model", "toy-64", "--steer", __file__, "--prompt", "my", "--strengths", "a"),
+        (
+            "move",
+            "--model",
+            "toy-64",
+            "--to",
+            "toy-128",
+            "--steer",
+            __file__,
+            "--out",
+            "x.safetensors",
+            "--rule",
+            "distil",
+        ),
+        ("move", "--model", "toy-64", "--to", "toy-129", "--steer", __file__, "--out", "x.safetensors"),
+        ("report", "--model", "toy-64", "--data", "no.csv"),
+    ],
+    ids=lambda arguments: " ".join(arguments[:5]),
+)
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(tmp_path, arguments: tuple[str, ...]) -> None:
+    code = "import sys; from steerlens.cli import app\ntry: app(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stdout.strip() == "False"
+
+
+def test_the_version_is_said() -> None:
+    assert run("--version").stdout == f"steerlens {sl.__version__}\n"
+
+
+def test_a_terminal_in_another_encoding_gets_what_it_can_show(tmp_path, good) -> None:
+    steer = tmp_path / "tone.safetensors"
+    fit = sl.fit_steer(sl.load_model("toy-64"), sl.read_labelled(good), solver="closed-form")
+    sl.save(fit, steer)
+    arguments = ("write", "--model", "toy-64", "--steer", str(steer), "--prompt", "my 😀", "--max-new-tokens", "3")
+    done = subprocess.run(
+        [sys.executable, "-m", "steerlens.cli", *arguments],
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"my \\U0001f600" in done.stdout
+    for shown in (str(fit.report), repr(fit.value), str(fit.report.verdict)):
+        shown.encode("cp1252")

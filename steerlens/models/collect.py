@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
+from steerlens.values.texts import as_texts
 
 SHARD_POSITIONS = 1 << 14
 """Positions a file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
@@ -32,7 +33,7 @@ SHARD_POSITIONS = 1 << 14
 
 def collect(
     model: Model,
-    data: Labelled | Sequence[str],
+    data: Labelled | Iterable[str],
     *,
     intervention: Intervention | Fit | None = None,
     strength: float | Sequence[float] = 1.0,
@@ -92,7 +93,7 @@ def collect(
 
 
 def reader(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None
+    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None
 ) -> Callable[[float | Sequence[float]], States]:
     """`collect` under one intervention at one strength after another: texts and read-out are prepared once.
 
@@ -128,7 +129,7 @@ class _Given:
 
 
 def _given(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | None, end: bool, seed: int
+    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None, end: bool, seed: int
 ) -> _Given:
     data = _labelled(data)
     on = readout(model)
@@ -161,10 +162,11 @@ def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_t
     return torch.tensor(given).expand(n)
 
 
-def _labelled(data: Labelled | Sequence[str]) -> Labelled:
-    if isinstance(data, str):
-        raise ValueError("data: got one string, expected labelled texts or a list of texts; wrap it in a list")
-    return data if isinstance(data, Labelled) else Labelled(tuple(data), (0.0,) * len(data))
+def _labelled(data: Labelled | Iterable[str]) -> Labelled:
+    if isinstance(data, Labelled):
+        return data
+    texts = tuple(as_texts(data, "data"))
+    return Labelled(texts, (0.0,) * len(texts))
 
 
 def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:

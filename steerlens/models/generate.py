@@ -1,7 +1,7 @@
 """Write with a model at many strengths at once."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import pandas as pd
 import torch
@@ -10,13 +10,17 @@ from torch import Tensor
 
 from steerlens.maths.numbers import as_floats, generator
 from steerlens.models.attach import check_lives_on
+from steerlens.models.pieces import text_of
 from steerlens.models.readout import readout
 from steerlens.models.sites import Model, convention, decoder, edited, evaluating
-from steerlens.models.tokens import Tokenizer, encode, pad, with_prefix
+from steerlens.models.tokens import Encoded, encode_prompts, pad, with_prefix
+from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
+from steerlens.values.labelled import Labelled
 from steerlens.values.positions import places_of
 from steerlens.values.readout import Readout
+from steerlens.values.texts import as_texts
 
 ROWS = 256
 """Rows of a batch: prompts × strengths × samples beyond it are written in several."""
@@ -24,7 +28,7 @@ ROWS = 256
 
 def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     intervention: Intervention | Fit | None = None,
     *,
     strengths: float | Iterable[float] = (1.0,),
@@ -66,16 +70,16 @@ def generate(
         >>> sl.generate(sl.load_model("toy-64"), ["the film was"], max_new_tokens=5).columns.tolist()
         ['prompt', 'strength', 'sample', 'text', 'log_prob']
     """
-    strengths = as_floats(strengths, "strengths")
+    prompts, strengths = _prompts(prompts), as_floats(strengths, "strengths")
     intervention = intervention.value if isinstance(intervention, Fit) else intervention
-    _check(prompts, samples, max_new_tokens, temperature, top_p, top_k)
+    _check(samples, max_new_tokens, temperature, top_p, top_k)
     on = readout(model)
     if intervention is not None:
         check_lives_on(intervention, model)
     how = convention(model, on)
     prefix = 0 if intervention is None else intervention.prefix
-    encoded = encode(model.tokenizer, list(prompts), how, end=False)
-    ids, read = encoded.ids, with_prefix(encoded, prefix, model.tokenizer).ids
+    ids = encode_prompts(model.tokenizer, prompts, how)
+    read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, model.tokenizer).ids
     for prompt, tokens in zip(prompts, ids, strict=True):
         if not tokens:
             raise ValueError(
@@ -136,6 +140,7 @@ def _write(
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
         end = model.tokenizer.eos_token_id
+        barred = _barred(on, model.tokenizer).to(device)
         alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
         log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
         written: list[Tensor] = []
@@ -147,8 +152,8 @@ def _write(
             # a pass over new tokens alone holds the last of them
             with edited(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
                 logits = _finite(step(tokens, mask).float(), strength)
-            # padding rows of the vocabulary are never sampled; their probability is the model's all the same
-            tokens = pick(logits[:, : on.n_tokens], uniform[:, k].to(device), *sampling)[:, None]
+            # what is no token is never sampled; its probability is the model's all the same
+            tokens = pick(logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling)[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)
             written.append(torch.where(alive, tokens.squeeze(1), -1))
@@ -178,6 +183,14 @@ def _finite(logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"
     return logits
 
 
+def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
+    """−∞ for what is never written: ids that no token has, padding and begin-of-text, but where they end a text."""
+    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, tokenizer.eos_token_id}
+    found = torch.zeros(on.n_tokens)
+    found[[i for i in never if i < on.n_tokens]] = -torch.inf
+    return found
+
+
 def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Float[Tensor, " n"]:
     """Numbers in [0, 1) that depend on nothing but these, so that a row is the same in any company."""
     key = hashlib.blake2b(f"{seed} {occurrence} {sample} {prompt}".encode(), digest_size=7).digest()
@@ -201,8 +214,8 @@ def _continuation(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> st
 
     Decoding the new tokens alone would lose the space that some tokenizers put between words.
     """
-    before, whole = (tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt, prompt + new))
-    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new, skip_special_tokens=True)
+    before, whole = text_of(tokenizer, prompt), text_of(tokenizer, prompt + new)
+    return whole[len(before) :] if whole.startswith(before) else text_of(tokenizer, new)
 
 
 def pick(
@@ -263,16 +276,19 @@ def _reach(
     return ids.gather(1, order.gather(1, passed)).squeeze(1), cumulative.gather(1, passed).squeeze(1)
 
 
+def _prompts(prompts: Iterable[str] | Labelled) -> list[str]:
+    if isinstance(prompts, Labelled):
+        raise ValueError("prompts: got labelled texts, expected texts to continue; pass their .prompts or their .texts")
+    return as_texts(prompts, "prompts")
+
+
 def _check(
-    prompts: Sequence[str],
     samples: int,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
     top_k: int | None,
 ) -> None:
-    if isinstance(prompts, str) or not prompts:
-        raise ValueError(f"prompts: got {prompts!r}, expected a list with at least one text")
     for name, value, good, expected in (
         ("samples", samples, samples >= 1, "at least 1"),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
+from steerlens.models.folders import find_model
 from steerlens.models.gist import check_heeds
 from steerlens.models.readout import readout
 from steerlens.models.sites import Model
 from steerlens.values.files import Saved, read_value
 from steerlens.values.gist import GistMask
-
-TOYS = Path(__file__).parent.parent / "toy" / "weights"
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be learned through
@@ -50,16 +49,10 @@ def load_model(
             "loaded already goes through TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
         )
     where, kind = _device(device), _dtype(dtype)
-    toy = TOYS / str(name)
-    local = toy if toy.is_dir() else Path(name).expanduser()
-    if not local.is_dir() and (str(name).startswith((".", "/", "~", "toy-")) or local.exists()):
-        toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
-        raise FileNotFoundError(f"name: no model folder at {str(name)!r}; toy models are {toys}")
-    if local.is_dir() and not (local / "config.json").is_file():
-        raise FileNotFoundError(f"name: {local} holds no config.json, so it is no Hugging Face model folder")
+    local = find_model(name)
     if hooked:
-        return _hooked_transformer(local if local.is_dir() else Path(name), where, kind)
-    return _bridge(local if local.is_dir() else name, where, kind)
+        return _hooked_transformer(local or Path(name), where, kind)
+    return _bridge(local or name, where, kind)
 
 
 def _device(device: str | torch.device) -> torch.device:

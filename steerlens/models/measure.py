@@ -1,10 +1,12 @@
 """What any intervention is worth and what it costs, by passes of the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from steerlens.maths.head import readings
 from steerlens.models.collect import reader
@@ -106,21 +108,54 @@ def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Interven
     """
     at = reader(model, data, intervention)
     plain = at(0.0)
-    head, device = plain.readout.head, plain.readout.W_U.device
 
     def cost(strength: float) -> float:
-        total = 0.0
-        for sign in (1, -1):
-            for a, b in zip(
-                plain.chunks(CHUNK, device=device), at(sign * strength).chunks(CHUNK, device=device), strict=True
-            ):
-                told = readings(
-                    head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1
-                )
-                total += float(told.kl.double().sum()) / 2
-        return total / plain.n_positions
+        total = sum(float(part.sum()) for sign in (1, -1) for part in _position_kl(plain, at(sign * strength)))
+        return total / 2 / plain.n_positions
 
     return cost
+
+
+def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention) -> Float[np.ndarray, " n"]:
+    """Return what an intervention costs along each text that it wrote: the mean over its tokens of
+
+        KL(plain model ‖ under the intervention at the row's strength)        nats per token
+
+    exact at every position, no estimate from the tokens that were drawn. Two passes of the model.
+
+    Args:
+        written: from `steerlens.generate`: `prompt`, `strength`, `text`.
+
+    Returns:
+        One number per row; NaN for a text that ended at once.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> costs = written_kl(model, sl.generate(model, ["my"], tone, strengths=(0, 1, 2)), tone)
+        >>> [bool(x) for x in (costs[0] == 0, 0 < costs[1] < costs[2])]
+        [True, True]
+    """
+    found = np.full(len(written), np.nan)
+    rows = [row for row, text in enumerate(written.text) if text.strip()]
+    if not rows:
+        return found
+    some = written.iloc[rows]
+    texts = Labelled(some.text, [0.0] * len(rows), some.prompt)
+    plain = reader(model, texts, None)(0.0)
+    steered = reader(model, texts, intervention)(some.strength.tolist())
+    costs = torch.cat(list(_position_kl(plain, steered)))
+    found[rows] = (plain.sum_by_text(costs) / plain.lengths).numpy()
+    return found
+
+
+def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
+    """KL(base ‖ other) at each position of the same texts, in stored order."""
+    head, device = base.readout.head, base.readout.W_U.device
+    for a, b in zip(base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True):
+        told = readings(head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1)
+        yield told.kl[0].double().cpu()
 
 
 def strength_for_kl(

@@ -1,6 +1,6 @@
 """Two models read the same text; where do they stand at the same place?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Int
@@ -9,14 +9,17 @@ from torch import Tensor
 from steerlens.models.collect import collect
 from steerlens.models.readout import readout
 from steerlens.models.sites import Model, convention
-from steerlens.models.tokens import Convention, Tokenizer
+from steerlens.models.special import read_tokens
+from steerlens.models.tokens import Convention, begin, lay_out
+from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs
 from steerlens.values.states import States
+from steerlens.values.texts import as_texts
 
 
 def pair(
-    source: Model, target: Model, texts: Labelled | Sequence[str], *, memory: float = 2.0, progress: bool = True
+    source: Model, target: Model, texts: Labelled | Iterable[str], *, memory: float = 2.0, progress: bool = True
 ) -> Pairs:
     """The contexts of two models at the same places of the same texts; labels, if there are any, are not looked at.
 
@@ -39,9 +42,9 @@ def pair(
         >>> found.c_src.shape, found.c_tgt.shape, found.share
         (torch.Size([5, 64]), torch.Size([5, 128]), 1.0)
     """
-    plain = list(texts.texts) if isinstance(texts, Labelled) else texts
+    plain = list(texts.texts) if isinstance(texts, Labelled) else as_texts(texts)
     states = [collect(model, plain, memory=memory, progress=progress) for model in (source, target)]
-    places = [_places(model, found, list(plain)) for model, found in zip((source, target), states, strict=True)]
+    places = [_places(model, found, plain) for model, found in zip((source, target), states, strict=True)]
     shared, place = torch.unique(torch.cat(places), return_inverse=True)
     at = torch.full((2, len(shared)), -1, dtype=torch.long)
     at[0, place[: len(places[0])]] = torch.arange(len(places[0]))
@@ -73,12 +76,11 @@ def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[
             f"tokenizer: {type(tokenizer).__name__} does not say where in a text its tokens end; load the model with a fast "
             "tokenizer (tokenizers library), or use a rule that reads no text"
         )
-    begin = how.bos and tokenizer.bos_token_id is not None
+    strings = lay_out(tokenizer, texts, how)
+    read = read_tokens(tokenizer, [s.whole for s in strings], [s.start for s in strings], spans=True)
     found = []
-    for text in texts:
-        spaced = how.space and not text[:1].isspace()
-        encoded = tokenizer(" " + text if spaced else text, add_special_tokens=False, return_offsets_mapping=True)
-        ends = [0] * begin + [max(end - spaced, 0) for _, end in encoded["offset_mapping"]]
+    for ids, spans, laid in zip(read.ids, read.spans, strings, strict=True):
+        ends = [0] * len(begin(tokenizer, how, ids)) + [max(end - laid.lead, 0) for _, end in spans]
         # of several tokens that end at one place the last has read all of the character, the others part of it
         found.append([end if end != after else -1 for end, after in zip(ends, [*ends[1:], None], strict=True)])
     return found

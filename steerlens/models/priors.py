@@ -13,6 +13,7 @@ from steerlens.models.sites import Model, convention
 from steerlens.models.tokens import encode
 from steerlens.values.priors import Filled, Gaussian, Given, Prior, Vocabulary, fit_gaussian
 from steerlens.values.prompt import EMBED
+from steerlens.values.texts import as_texts
 
 TYPICAL = 64
 """Words whose states say how large states of this model are."""
@@ -69,8 +70,7 @@ def label_prior(
         >>> label_prior(sl.load_model("toy-64"), ("good", "bad")).sample(5, seed=0).shape
         torch.Size([5, 64])
     """
-    if isinstance(words, str) or not words:
-        raise ValueError(f"words: got {words!r}, expected a list with at least one word")
+    words = as_texts(words, "words")
     found, known = _ids(model, words), embeddings(model)
     empty = [word for word, ids in zip(words, found, strict=True) if not ids]
     if empty:
@@ -116,7 +116,7 @@ def activation_prior(
         torch.Size([64])
     """
     how = convention(model, readout(model))
-    encoded = encode(model.tokenizer, list(texts), how, end=False).ids
+    encoded = encode(model.tokenizer, as_texts(texts), how, end=False).ids
     found = torch.cat([h[int(how.bos) :].flatten(1) for h in states_at(model, encoded, site)])
     return fit_gaussian(found, shrink=shrink, name=name)
 
@@ -145,4 +145,4 @@ def start_rows(
 def _ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """Token ids without begin and end, as the model's texts are read."""
     how = convention(model, readout(model))
-    return encode(model.tokenizer, list(texts), how._replace(bos=False), end=False).ids
+    return encode(model.tokenizer, as_texts(texts), how._replace(bos=False), end=False).ids

@@ -1,6 +1,7 @@
 """Log-probability of every token of given texts, at many strengths for one pass of the model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import pandas as pd
 import torch
@@ -8,13 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.head import post
+from steerlens.maths.numbers import as_floats
 from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
-from steerlens.models.sites import Model
+from steerlens.models.pieces import pieces
+from steerlens.models.sites import Model, convention
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.texts import as_texts
 
 CHUNK = 512
 BLOCK = 1 << 19
@@ -23,10 +28,10 @@ BLOCK = 1 << 19
 
 def score(
     model: Model,
-    texts: Labelled | Sequence[str],
-    steer: Intervention | None = None,
+    texts: Labelled | Iterable[str],
+    steer: Intervention | Fit | None = None,
     *,
-    strengths: Sequence[float] = (0.0,),
+    strengths: float | Iterable[float] = (0.0,),
     end: bool = True,
 ) -> pd.DataFrame:
     """Log-probability of each token of each text at each strength.
@@ -44,17 +49,24 @@ def score(
         end: whether the end of a text is scored too.
 
     Returns:
-        One row a token and strength: `text` (its index), `position`, `token`, `strength`, `log_prob` (nats). The sum of
-        a text's rows at one strength is the log-probability of the text.
+        One row per token and strength: `text` (its index), `position`, `token`, `strength`, `log_prob` (nats). The sum of
+        a text's rows at one strength is the log-probability of the text. `token` is the part of the text that the token
+        stands for, so that joined they are the text; where several tokens make one character (emoji, accents) the
+        first has it and the others are "".
+
+    Raises:
+        ValueError: no texts or one string in their place, a text that is empty, missing or no text (the message names
+            the row), texts that the tokenizer does not know, a steer of another model.
 
     Example:
         >>> import steerlens as sl
         >>> sl.score(sl.load_model("toy-64"), ["the film was good ."], end=False).token.tolist()
-        ['the', 'film', 'was', 'good', '.']
+        ['the', ' film', ' was', ' good', ' .']
     """
+    steer, strengths = steer.value if isinstance(steer, Fit) else steer, as_floats(strengths, "strengths")
     if steer is not None:
         check_lives_on(steer, model)
-    data = texts if isinstance(texts, Labelled) else list(texts)
+    data = texts if isinstance(texts, Labelled) else as_texts(texts)
     if steer is None or isinstance(steer, Steer | SteerOver):
         states = collect(model, data, end=end, progress=False)
         log_probs = state_log_probs(states, steer, strengths)
@@ -72,7 +84,7 @@ def score(
         {
             "text": text.numpy(),
             "position": (torch.arange(len(text)) - starts[text]).numpy(),
-            "token": [states.readout.tokens[i] for i in rows.next[order].tolist()],
+            "token": list(chain.from_iterable(_token_texts(model, data, states, steer, end))),
         }
     )
     parts = [
@@ -80,6 +92,17 @@ def score(
         for s, row in zip(strengths, log_probs, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def _token_texts(
+    model: Model, data: Labelled | list[str], states: States, steer: Intervention | None, end: bool
+) -> list[list[str]]:
+    """The part of its text that each predicted token stands for."""
+    texts, prompts = (data.texts, data.prompts) if isinstance(data, Labelled) else (data, ())
+    how = convention(model, states.readout)
+    how = how._replace(n_ctx=how.n_ctx - (0 if steer is None else steer.prefix))
+    cut = pieces(model.tokenizer, texts, how, end=end, prompts=prompts)
+    return [of[len(of) - n :] for of, n in zip(cut, states.lengths.tolist(), strict=True)]
 
 
 def state_log_probs(

@@ -222,10 +222,10 @@ def convention(model: Model, on: Readout) -> Convention:
     bos = bool(model.cfg.default_prepend_bos) and tokenizer.bos_token_id is not None
     plain, spaced = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("a", " a"))
     space = False
-    if bos and on.tokens[spaced[0]].startswith(" ") and not on.tokens[plain[0]].startswith(" "):
+    if bos and plain and spaced and on.tokens[spaced[0]].startswith(" ") and not on.tokens[plain[0]].startswith(" "):
         start = torch.tensor([[tokenizer.bos_token_id]], device=on.W_U.device)
         with evaluating(model):
             c = run_to(model, UNEMBED_IN, start, torch.ones_like(start))
         p = on.logits(c.float())[0, 0].softmax(0)
         space = float(p[[i for i, token in enumerate(on.tokens) if token.startswith(" ")]].sum()) > 0.5
-    return Convention(bos, space, int(model.cfg.n_ctx))
+    return Convention(bos, space, int(model.cfg.n_ctx), on.d_vocab)

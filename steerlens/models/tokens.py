@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Tokenizer = Any
-"""A Hugging Face tokenizer."""
+from steerlens.models.special import read_tokens
+from steerlens.models.vocabulary import Tokenizer, check_embedded, check_known, special_names
+from steerlens.values.texts import as_texts
 
 
 class Convention(NamedTuple):
@@ -19,11 +20,13 @@ class Convention(NamedTuple):
         bos: with the tokenizer's begin-of-text token, where it has one.
         space: with a space, where the text has none.
         n_ctx: longest sequence that the model reads; longer texts are cut and counted.
+        d_vocab: token ids that it has embeddings for; None where that is not known.
     """
 
     bos: bool
     space: bool
     n_ctx: int
+    d_vocab: int | None = None
 
 
 class Encoded(NamedTuple):
@@ -41,48 +44,69 @@ class Encoded(NamedTuple):
         return max(len(self.ids[row]) - self.prompt[row], 0)
 
 
-def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
-    """The text of each token, a leading space kept where the tokenizer marks one (`Ġ`, `▁`).
-
-    Stops at the vocabulary's end: columns of `W_U` beyond it are padding.
-    """
-    n = min(len(tokenizer), d_vocab)
-    raw = tokenizer.convert_ids_to_tokens(list(range(n)))
-    if any(token and token.startswith("Ġ") for token in raw):  # byte-level: decoding keeps the space
-        return tuple("" if token is None else tokenizer.convert_tokens_to_string([token]) for token in raw)
-    return tuple("" if token is None else token.replace("▁", " ") for token in raw)
-
-
-def special_ids(tokenizer: Tokenizer | None) -> frozenset[int]:
-    return frozenset(tokenizer.all_special_ids) if tokenizer else frozenset()
-
-
 def encode(
     tokenizer: Tokenizer, texts: list[str], convention: Convention, *, end: bool, prompts: Sequence[str] = ()
 ) -> Encoded:
-    """Token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too.
+    """Return token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too.
 
-    A prompt's tokens are those that it has in common with prompt and text together.
+    A prompt's tokens are those that it has in common with prompt and text together. Names of special tokens in a text are
+    text; in a prompt they are the tokens, as chat templates mean them.
+
+    Raises:
+        ValueError: what is no text, a token without an embedding, texts of unknown words alone, the name of a special
+            token that the tokenizer cannot read as text; the message names the text.
     """
-    begin = [tokenizer.bos_token_id] if convention.bos and tokenizer.bos_token_id is not None else []
+    for name, given in (("texts", texts), ("prompts", prompts)):
+        if given:
+            as_texts(given, name)
+    strings = lay_out(tokenizer, texts, convention, prompts)
+    plain = read_tokens(tokenizer, [s.whole for s in strings], [s.start for s in strings]).ids
     finish = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
-
-    def tokens(texts: list[str], finish: list[int]) -> list[list[int]]:
-        spaced = [" " + text if convention.space and not text[:1].isspace() else text for text in texts]
-        plain = tokenizer(spaced, add_special_tokens=False, return_attention_mask=False)["input_ids"] if texts else []
-        return [[*begin, *ids, *finish] for ids in plain]
-
-    if prompts:
-        texts = [_joined(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    whole = tokens(texts, finish)
+    whole = [[*begin(tokenizer, convention, ids), *ids, *finish] for ids in plain]
+    if convention.d_vocab is not None:
+        check_embedded(tokenizer, whole, [s.whole for s in strings], convention.d_vocab)
+    check_known(tokenizer, plain, [s.whole for s in strings])
     read = [min(len(ids), 1) for ids in whole]
     if prompts:
-        alone = tokens(list(prompts), [])
+        heads = lay_out(tokenizer, [""] * len(prompts), convention, prompts)
+        alone = read_tokens(tokenizer, [s.whole for s in heads], [s.start for s in heads]).ids
+        alone = [[*begin(tokenizer, convention, ids), *ids] for ids in alone]
         read = [max(n, _common(a, b)) for n, a, b in zip(read, alone, whole, strict=True)]
     long = [len(ids) > convention.n_ctx for ids in whole]
     return Encoded(
         [ids[: convention.n_ctx] if cut else ids for ids, cut in zip(whole, long, strict=True)], read, sum(long)
     )
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], convention: Convention) -> list[list[int]]:
+    """Return token ids of prompts: nothing of them is predicted, and names of special tokens are the tokens."""
+    return encode(tokenizer, [""] * len(prompts), convention, end=False, prompts=prompts).ids
+
+
+class Laid(NamedTuple):
+    """A text as a tokenizer is given it: `lead` spaces that the model wants, a prompt, and from `start` on the text."""
+
+    whole: str
+    lead: int
+    start: int
+
+
+def lay_out(
+    tokenizer: Tokenizer, texts: Sequence[str], convention: Convention, prompts: Sequence[str] = ()
+) -> list[Laid]:
+    """Put prompts and spaces before texts."""
+    found, names = [], special_names(tokenizer) if convention.space else ()
+    for prompt, text in zip(prompts or [""] * len(texts), texts, strict=True):
+        whole = _joined(prompt, text)
+        lead = int(convention.space and not whole[:1].isspace() and not prompt.startswith(names))
+        found.append(Laid(" " * lead + whole, lead, lead + len(whole) - len(text)))
+    return found
+
+
+def begin(tokenizer: Tokenizer, convention: Convention, ids: list[int]) -> list[int]:
+    """Return what comes before the tokens of a text: begin-of-text, but where a prompt says it itself."""
+    bos = tokenizer.bos_token_id
+    return [bos] if convention.bos and bos is not None and ids[:1] != [bos] else []
 
 
 def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
@@ -93,7 +117,7 @@ def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
 
 def _joined(prompt: str, text: str) -> str:
     """A space between where neither has one."""
-    apart = not prompt or prompt[-1].isspace() or text[:1].isspace()
+    apart = not prompt or not text or prompt[-1].isspace() or text[0].isspace()
     return prompt + ("" if apart else " ") + text
 
 

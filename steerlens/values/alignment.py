@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.values.readout import Readout
+from steerlens.values.readout import PART, Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,8 @@ class Alignment:
 
 def text_ids(readout: Readout) -> list[int]:
     """Ids of tokens that stand for text that can be told: no special tokens, no padding rows, no broken characters."""
-    return [i for i, token in enumerate(readout.tokens) if token and i not in readout.special and "\ufffd" not in token]
+    whole = (i for i, token in enumerate(readout.tokens) if token and "\ufffd" not in token and not PART.search(token))
+    return [i for i in whole if i not in readout.special]
 
 
 def spellings(readout: Readout) -> dict[str, int]:

@@ -67,18 +67,18 @@ class Report:
     def rows(self) -> list[tuple[str, str]]:
         """The report as names and readable values."""
         h, t = self.heldout, self.train
-        gap = f"≤ {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
+        gap = f"<= {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
         verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
         return [
             *verdict,
             (
-                "held-out NLL, base → background → steered",
-                f"{h.base:.4f} → {h.background:.4f} → {h.steered:.4f}",
+                "held-out NLL, base -> background -> steered",
+                f"{h.base:.4f} -> {h.background:.4f} -> {h.steered:.4f}",
             ),
             ("held-out NLL, sign flipped (contrast)", f"{h.flipped:.4f} ({h.contrast:+.4f})"),
             (
-                "train NLL, base → background → steered",
-                f"{t.base:.4f} → {t.background:.4f} → {t.steered:.4f}",
+                "train NLL, base -> background -> steered",
+                f"{t.base:.4f} -> {t.background:.4f} -> {t.steered:.4f}",
             ),
             ("KL from base at +1 / -1", f"{self.kl[0]:.4f} / {self.kl[1]:.4f}"),
             ("strength that a label of 1 asks for", f"{self.strength:.2f}"),

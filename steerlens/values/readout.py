@@ -1,6 +1,7 @@
 """The frozen read-out of a language model: final hidden states in, logits out."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.head import Head, logits
+
+PART = re.compile(r"<0x[0-9A-F]{2}>")
+"""A byte of a character in the spelling of a token that holds part of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +28,8 @@ class Readout:
     Args:
         W_U: unembedding, `[d_model, d_vocab]`; a column is an output word embedding.
         b_U: bias, `[d_vocab]`.
-        tokens: the string of each token, a leading space kept. There may be fewer than `d_vocab`: the rows beyond
-            are padding, never sampled and never in word lists.
+        tokens: the string of each token, a leading space kept, "" where no token has the id. There may be fewer than
+            `d_vocab`: the rows beyond are padding. Neither is ever sampled or in word lists.
         special: ids of tokens that stand for no text (end of text, padding, …).
         scale, softcap: what the model does to the logits afterwards.
         model_id: the model's name, for messages and files.
@@ -60,12 +64,17 @@ class Readout:
 
     @property
     def ordinary(self) -> list[int]:
-        """Ids of all tokens that are not special; padding rows are no tokens."""
-        return [i for i in range(self.n_tokens) if i not in self.special]
+        """Ids of all tokens that are not special; padding rows and unused ids are no tokens."""
+        return [i for i, token in enumerate(self.tokens) if token and i not in self.special]
+
+    @cached_property
+    def unused(self) -> tuple[int, ...]:
+        """Ids below `n_tokens` that no token has: holes in the vocabulary."""
+        return tuple(i for i, token in enumerate(self.tokens) if not token)
 
     @property
     def n_tokens(self) -> int:
-        """Columns of `W_U` that the tokenizer can produce."""
+        """Columns of `W_U` up to the last that the tokenizer can produce; see `unused`."""
         return len(self.tokens)
 
     @property
@@ -115,8 +124,9 @@ class Readout:
 
     @cached_property
     def word_ids(self) -> Int[Tensor, " n_words"]:
-        """Ids of the columns that stand for text: no padding rows, no special tokens."""
-        keep = [i for i, token in enumerate(self.tokens) if i not in self.special and token.strip()]
+        """Ids of the columns that stand for text: no padding rows, no special tokens, no parts of a character."""
+        text = (i for i, token in enumerate(self.tokens) if token.strip() and not PART.search(token))
+        keep = [i for i in text if i not in self.special]
         return torch.tensor(keep, dtype=torch.long)
 
     def same_as(self, other: "Readout") -> bool:

@@ -40,9 +40,10 @@ def as_list(name: str, values: Any) -> list[Any]:
     if isinstance(values, str | bytes):
         raise ValueError(f"{name}: got one {kind}, {reprlib.repr(values)}, expected a list; put it in brackets, [...]")
     if isinstance(values, Mapping | pd.DataFrame):
+        column = "text" if "text" in values else next(iter(values), "text")
         raise ValueError(
-            f"{name}: got a {kind}, of which only the keys would be read; pass one column of it, or "
-            "all of it to Labelled.from_dict, Labelled.from_pandas or Labelled.from_dataset"
+            f"{name}: got a {kind}, whose keys would be read as texts; pass one column of it, e.g. {name}[{column!r}], or "
+            "with its labels all of it to Labelled.from_dict, Labelled.from_pandas or Labelled.from_dataset"
         )
     if isinstance(values, set | frozenset):
         raise ValueError(f"{name}: got a {kind}, which has no order; pass a list")
@@ -70,6 +71,22 @@ def plain_texts(name: str, values: Any) -> tuple[str, ...]:
             raise ValueError(f"{name}[{row}]{fault}")
     # not str(text), which subclasses such as enumerations change
     return tuple(str.__str__(text) for text in texts)
+
+
+def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """Return texts as a list of plain strings, at least one; single texts may be empty, as a prompt may be.
+
+    Raises:
+        ValueError: as from `plain_texts`; none at all.
+
+    Example:
+        >>> as_texts(pd.Series(["good .", "bad ."], index=[7, 9]))
+        ['good .', 'bad .']
+    """
+    found = list(plain_texts(name, texts))
+    if not found:
+        raise ValueError(f"{name}: got none, expected at least one text; is the file or the filter empty?")
+    return found
 
 
 def plain_labels(values: list[Any], complain: Callable[[int, Any], str]) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import torch
 import steerlens as sl
 from steerlens.analysis.highlight import highlight, word_edges
 from steerlens.values.steer import Steer, zero_steer
-from tests.models.zoo import TEXTS, random_steer, zoo
+from tests.models.zoo import TEXTS, copy_of, random_steer, tiny_with, zoo
 
 TEXT = "the plot was wonderful . the waiter was awful ."
 
@@ -68,6 +68,80 @@ def test_words_are_not_cut():
     assert any(s.text not in text.split() for s in cut.spans.itertuples())
     whole = highlight(lm, steer, text, spans=4, max_len=50)
     assert set(" ".join(whole.spans.text).split()) <= set(text.split())
+
+
+@pytest.fixture(scope="module", params=["bytes", "fallback", "unigram", "lower"])
+def worded(request: pytest.FixtureRequest):
+    """A small model of each other kind of tokenizer."""
+    return tiny_with(copy_of(request.param))
+
+
+@pytest.mark.filterwarnings("ignore:the tokenizer does not know")
+def test_pieces_are_whole_characters_and_lose_no_evidence(worded):
+    steer = random_steer(worded, size=0.5)
+    for text in (
+        "the plot 😀 was naïve .",
+        "film e\u0301tude 👨\u200d👩\u200d👧",
+        "The ﬁlm\r\nis  good",
+        "a שלום\x00 b",
+        "<s>good</s> film",
+    ):
+        found = highlight(worded, steer, text, spans=3)
+        assert "".join(found.tokens.token) == text and found.tokens.token.map(len).min() > 0
+        high, low = (
+            part.log_prob.sum()
+            for _, part in sl.score(worded, [text], steer, strengths=(1, -1), end=False).groupby("strength", sort=False)
+        )
+        assert found.total == pytest.approx(high - low, abs=1e-4)
+        html = found._repr_html_()
+        assert "\ufffd" not in html and "0xF0" not in html and "\x00" not in html and "dir='auto'" in html
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["映画はとても良かったし俳優も素晴らしかった", "这部电影很好看但是结局让人失望", "ภาพยนตร์ดีมากแต่ตอนจบน่าผิดหวัง"],
+)
+def test_scripts_without_spaces_have_words_to_find(text: str):
+    for kind in ("bytes", "fallback"):
+        lm = tiny_with(copy_of(kind))
+        found = highlight(lm, random_steer(lm, size=0.5), text, spans=3, max_len=4)
+        assert len(found.spans) == 3 and found.spans.text.str.len().min() > 0 and not found.note
+        assert all(part in text for part in found.spans.text)
+
+
+def test_words_are_those_of_unicode():
+    starts, ends = word_edges(["e\u0301", "tude", "’s", " 3", ".5", " 电", "影", "  ", " カタ", "カナ", "\n"])
+    assert starts.tolist() == [True, False, False, True, False, True, True, False, True, False, False]
+    assert ends.tolist() == [False, False, True, False, True, True, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("whole_words", [True, False])
+def test_no_span_ends_in_a_space_or_in_a_word_without_evidence(whole_words: bool, monkeypatch: pytest.MonkeyPatch):
+    lm = zoo("gpt2")
+    monkeypatch.setattr(lm.cfg, "default_prepend_bos", False)  # nothing predicts the first token
+    for seed in range(4):
+        steer = random_steer(lm, seed=seed, size=0.5)
+        found = highlight(lm, steer, "the film  \n\n  was good \n", spans=3, max_len=20, whole_words=whole_words)
+        for s in found.spans.itertuples():
+            for end in (s.start, s.end - 1):
+                assert found.tokens.token[end].strip() and abs(found.tokens.evidence[end]) > 1e-5
+
+
+def test_the_note_says_why_there_is_no_span(model, joy: Steer):
+    assert highlight(model, joy, TEXT, spans=0).note == "no span was asked for"
+    assert (
+        "no span of whole words of at most 10 pieces has evidence"
+        in highlight(model, joy, TEXT, price=99.0)._repr_html_()
+    )
+    assert highlight(model, zero_steer(sl.readout(model)), TEXT, spans=3).note == "no token has any evidence"
+    assert highlight(model, joy, TEXT).note == ""
+
+
+def test_several_texts_are_refused_with_the_next_step(unchecked: None, model, joy: Steer):
+    with pytest.raises(ValueError, match="text: got list, expected one text; for several"):
+        highlight(model, joy, [TEXT, TEXT])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="half a character"):
+        highlight(model, joy, "the \ud83d")
 
 
 def test_a_price_sheds_tokens_that_hardly_count(model, joy: Steer):

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.analysis.transfer import READ_TEXT, align, token_weights, transfer, transfer_report
+from steerlens.analysis.transfer import align, token_weights, transfer, transfer_report
 from steerlens.analysis.transfer.text import distil, selftrain, shift_match, strengths_of_texts
 from steerlens.values.alignment import Alignment
 from steerlens.values.calibrate import kl_at
 from steerlens.values.losses import contrasts, measure
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
+from steerlens.values.rules import READ_TEXT
 from steerlens.values.states import Shard, States
 from steerlens.values.steer import Steer, zero_steer
 

@@ -1,12 +1,13 @@
 """Log-probabilities at many strengths are those of the model steered at each."""
 
+import pandas as pd
 import pytest
 import torch
 from torch.testing import assert_close
 
 import steerlens as sl
 from tests.models.test_collect import ids_of
-from tests.models.zoo import TEXTS, near, random_steer, zoo
+from tests.models.zoo import TEXTS, copy_of, near, random_steer, tiny_with, zoo
 
 STRENGTHS = (-1.5, 0.0, 2.0)
 
@@ -60,6 +61,25 @@ def test_tokens_are_named_in_order_and_the_end_is_optional(tiny) -> None:
         assert "".join(table[table.text == i].token) == text
     with_end = sl.score(tiny, TEXTS)
     assert with_end.groupby("text").token.last().tolist() == ["<|end|>"] * len(TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "fallback"])
+def test_tokens_joined_are_the_text_with_emoji_accents_and_scripts_without_spaces(kind: str) -> None:
+    model = tiny_with(copy_of(kind))
+    texts = ["naïve café 😀 .", "这部电影", "the e\u0301tude\r\n"]
+    table = sl.score(model, pd.Series(texts, index=[4, 2, 9]), random_steer(model), strengths=(0.0, 1.0))
+    for i, text in enumerate(texts):
+        part = table[(table.text == i) & (table.strength == 1.0)]
+        assert "".join(part.token) == f"{text}{model.tokenizer.eos_token}"
+        assert len(part) == len(ids_of(model, text)) - 1  # still a row per token
+    named = sl.score(model, [" </s> and <s>"], end=False)
+    assert "".join(named.token) == " </s> and <s>"
+
+
+def test_of_texts_behind_prompts_the_tokens_are_the_texts(tiny) -> None:
+    data = sl.Labelled(("was good", "\nno 😀"), (1.0, -1.0), ("the film", ""))
+    table = sl.score(tiny, data, end=False)
+    assert table.groupby("text").token.sum().tolist() == [" was good", "\nno 😀"]
 
 
 def test_a_steer_for_another_model_is_refused(tiny) -> None:

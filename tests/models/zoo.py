@@ -1,5 +1,7 @@
 """Tiny random models of every class that this TransformerLens has; nothing is downloaded."""
 
+import copy
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 import steerlens as sl
@@ -58,6 +60,69 @@ def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<|end|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
     )
+
+
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
+KINDS = ("bytes", "words", "fallback", "unigram", "lower")
+
+
+@cache
+def other_tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """`"fallback"` as Llama's: `▁` is a space and an unknown character its bytes; `"unigram"` composes characters (NFKC);
+    `"lower"` as BERT's: no case, no spaces, no accents. Texts begin with `<s>` and end with `</s>`."""
+    special: Any = list(SPECIAL)
+    if kind == "fallback":
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+        special += [f"<0x{i:02X}>" for i in range(256)]
+        raw.train_from_iterator(
+            [CORPUS], trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
+        )
+        learned = json.loads(raw.to_str())["model"]
+        merges = [tuple(pair) for pair in learned["merges"]]
+        raw = Tokenizer(models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        strip = decoders.Strip(" ", 1, 0)
+        raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+        raw.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
+    elif kind == "unigram":
+        raw = Tokenizer(models.Unigram())
+        raw.normalizer, raw.pre_tokenizer, raw.decoder = (
+            normalizers.NFKC(),
+            pre_tokenizers.Metaspace(),
+            decoders.Metaspace(),
+        )
+        trainer = trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+        raw.train_from_iterator([CORPUS] * 3, trainer)
+    else:
+        raw = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        raw.decoder = decoders.WordPiece()
+        raw.train_from_iterator(
+            [CORPUS], trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+        )
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIAL, strict=True))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **names)
+
+
+def copy_of(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of one of the KINDS that a test may change."""
+    return copy.deepcopy(tokenizer(kind) if kind in ("bytes", "words") else other_tokenizer(kind))
+
+
+def tiny_with(words: transformers.PreTrainedTokenizerFast, n: int | None = None) -> Any:
+    """A random GPT-2 for a tokenizer, with `n` embeddings (as many as it has ids, if not given)."""
+    config = transformers.GPT2Config(
+        vocab_size=n or max(words.get_vocab().values()) + 1, n_positions=N_CTX, n_embd=D, n_layer=2, n_head=4,
+        initializer_range=0.3, bos_token_id=words.bos_token_id, eos_token_id=words.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    path = Path(mkdtemp(prefix="steerlens-zoo-")) / "tiny"
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    words.save_pretrained(path)
+    return sl.load_model(path)
 
 
 def source(kind: str, *, padding: int = 0) -> transformers.PreTrainedModel:

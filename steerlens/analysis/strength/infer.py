@@ -22,7 +22,7 @@ from steerlens.values.steer import Steer, SteerOver
 CHUNK = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextStrengths:
     """Hold texts with the strengths that explain them; made by `infer_strength`.
 
@@ -49,6 +49,11 @@ class TextStrengths:
     def curve(self) -> pd.DataFrame:
         sums = self.token_curve.groupby(["text", "strength"], sort=False).log_likelihood.sum()
         return sums.reset_index()
+
+    def __repr__(self) -> str:
+        """The table, at most twenty texts of it; tokens and curves are in their own."""
+        more = f"\n... {len(self.table) - 20:,} more texts" if len(self.table) > 20 else ""
+        return f"strengths of {self.name!r}\n{self.table.head(20).round(3).to_string(index=False)}{more}"
 
     def _repr_html_(self) -> str:
         return self.table.round(3).to_html(index=False, escape=True)
@@ -111,8 +116,7 @@ def infer_strength(
     if not (limit > 0 and (prior is None or prior > 0)):
         raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
     check_lives_on(steer, model)
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    states = collect(model, texts, end=end, progress=False)
+    states = collect(model, [texts] if isinstance(texts, str) else texts, end=end, progress=False)
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
 
 

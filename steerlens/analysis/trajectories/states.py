@@ -14,6 +14,7 @@ from steerlens.models.sites import Model, check_site, convention
 from steerlens.models.tokens import encode
 from steerlens.values.labelled import Labelled
 from steerlens.values.reft import resid_post
+from steerlens.values.texts import as_texts
 
 
 @dataclass(frozen=True)
@@ -197,5 +198,5 @@ def _checked(tasks: Mapping[str, Labelled | Sequence[str]]) -> Mapping[str, Labe
 def _pairs(data: Labelled | Sequence[str]) -> list[tuple[str, str]]:
     """Prompts, empty where there are none, and texts."""
     if not isinstance(data, Labelled):
-        return [("", text) for text in data]
+        return [("", text) for text in as_texts(data, "tasks")]
     return list(zip(data.prompts or ("",) * len(data), data.texts, strict=True))

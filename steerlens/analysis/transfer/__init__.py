@@ -2,9 +2,6 @@
 
 from steerlens.analysis.transfer.align import align as align
 from steerlens.analysis.transfer.align import token_weights as token_weights
-from steerlens.analysis.transfer.move import READ_TEXT as READ_TEXT
-from steerlens.analysis.transfer.move import RULES as RULES
-from steerlens.analysis.transfer.move import Rule as Rule
 from steerlens.analysis.transfer.move import transfer as transfer
 from steerlens.analysis.transfer.report import TransferReport as TransferReport
 from steerlens.analysis.transfer.report import transfer_report as transfer_report

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,12 +20,8 @@ from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
+from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.steer import Steer
-
-Rule = Literal["congruence", "similarity", "procrustes", "authors", "paired", "distil", "selftrain"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-READ_TEXT: tuple[Rule, ...] = ("paired", "distil", "selftrain")
-"""Rules that need text, without labels, and the source model to read it."""
 
 
 def transfer(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.transfer.align import align
-from steerlens.analysis.transfer.move import READ_TEXT, RULES, Rule, transfer
+from steerlens.analysis.transfer.move import transfer
 from steerlens.analysis.transfer.text import context_map, shift_match
 from steerlens.fits.steer import natural_metric
 from steerlens.values.alignment import Alignment
@@ -21,6 +21,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.losses import contrasts
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
+from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 

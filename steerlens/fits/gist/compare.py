@@ -15,10 +15,11 @@ from steerlens.models.priors import vocabulary_prior
 from steerlens.models.readout import readout
 from steerlens.models.resume import Kept, batch_of, final_states, keep_tokens
 from steerlens.models.sites import Model, convention, evaluating
-from steerlens.models.tokens import Encoded, encode, with_prefix
+from steerlens.models.tokens import Encoded, encode, encode_prompts, with_prefix
 from steerlens.values.intervals import bootstrap_ratio
 from steerlens.values.intervention import Edit
 from steerlens.values.prompt import Prompt, prompt_edits
+from steerlens.values.texts import as_texts
 
 
 def compression(
@@ -103,12 +104,11 @@ class Task:
 
 
 def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Task:
-    if isinstance(texts, str) or not len(texts):
-        raise ValueError(f"texts: got {texts!r}, expected a list with at least one continuation")
+    texts = as_texts(texts)
     how = convention(model, readout(model))
     # rows, begin-of-text and a continuation have room wherever the prompt and it have
     how = how._replace(n_ctx=how.n_ctx - length - 1)
-    encoded = encode(model.tokenizer, list(texts), how, end=True, prompts=[prompt] * len(texts))
+    encoded = encode(model.tokenizer, texts, how, end=True, prompts=[prompt] * len(texts))
     begin = [model.tokenizer.bos_token_id] if how.bos else []
     first = [read + (not begin) for read in encoded.prompt]
     kept = keep_tokens(model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1)
@@ -153,7 +153,7 @@ def against_controls(
 def tokens_of(model: Model, prompt: str) -> list[int]:
     """The tokens of a prompt without begin-of-text."""
     how = convention(model, readout(model))
-    found = encode(model.tokenizer, [prompt], how._replace(bos=False), end=False).ids[0]
+    found = encode_prompts(model.tokenizer, [prompt], how._replace(bos=False))[0]
     if not found:
         raise ValueError(f"prompt: {prompt!r} holds no token, expected a text to stand for")
     return found

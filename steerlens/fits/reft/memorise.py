@@ -14,7 +14,7 @@ from steerlens.maths.head import post, token_nll
 from steerlens.models.readout import readout
 from steerlens.models.resume import batch_of, final_states, keep_tokens
 from steerlens.models.sites import Model, convention, evaluating, run_to
-from steerlens.models.tokens import Encoded, encode
+from steerlens.models.tokens import Encoded, encode_prompts
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft, edits_at, resid_post
 from steerlens.values.steer import zero_steer
@@ -76,7 +76,7 @@ def memorise(
         [1, 1]
     """
     on, how = readout(model), convention(model, readout(model))
-    begin = encode(model.tokenizer, [prompt], how, end=False).ids[0]
+    begin = encode_prompts(model.tokenizer, [prompt], how)[0]
     if steps < 1 or not step > 0:
         raise ValueError(f"steps, step: got {steps} and {step}, expected at least 1, and a number > 0")
     _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
