@@ -86,7 +86,7 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
     view = {
         "name": one.name,
         "id": f"steer-{anchor(one.name)}",
-        "believed": one.believed,
+        "doubt": one.doubt,
         "report": one.fit.report,
         "n_test": one.n_test,
         "strengths": one.strengths,

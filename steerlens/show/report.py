@@ -84,7 +84,7 @@ def write_report(
     space = components(embedding(lm), n=6, tokens=8, seed=seed).table
     beyond: dict[str, Any] = {}
     # what is no better than noise is not compared with anything
-    for one in [one for one in studies if one.believed][:1]:
+    for one in [one for one in studies if one.doubt is None][:1]:
         say(f"{one.name}: on another model, and beside edits of hidden states")
         beyond["transfer"] = moved(lm, one, texts, seed) if data is None else None
         beyond["rivals"] = rivals(lm, one, data, texts, seed)
@@ -150,15 +150,15 @@ def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, D
         yield "transfer", (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved)
     if found := facts.get("rivals"):
         with look(dark=False):
-            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"])))
+            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
         yield "rivals", (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found)
 
 
 def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
-    """How to draw each figure of a steer; of one that is not believed, only the evidence."""
+    """How to draw each figure of a steer; of one in doubt, only the evidence."""
     t, name = one.tables, one.name
     losses = {"losses": lambda: (_figure(plot_losses(t["losses"])), f"NLL of new texts with {name}", t["losses"])}
-    if not one.believed:
+    if one.doubt is not None:
         return losses
     kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
     costs = t["writing"].merge(t["kl"], on="strength", how="outer")

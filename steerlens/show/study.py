@@ -56,10 +56,16 @@ class Study:
     n_test: int
 
     @property
-    def believed(self) -> bool:
-        """Whether the fit is better than one to shuffled labels, or could not be tested."""
-        verdict = self.fit.report.verdict
-        return verdict is None or verdict.found
+    def doubt(self) -> str | None:
+        """Why nothing of the steer is to be read, or None: words and texts of noise look like those of a steer."""
+        report = self.fit.report
+        if report.verdict is not None and not report.verdict.found:
+            return "it is no better than labels in random order"
+        if not any(report.kl):
+            return "its length is 0, so it changes nothing"
+        if round(report.strength, 2) <= 0:
+            return "the strength that a label of 1 asks for is 0, so the labels ask for none of it"
+        return None
 
 
 def study(

@@ -16,7 +16,7 @@ import steerlens as sl
 from steerlens.show.numbers import fixed
 from steerlens.show.page import page, replication
 from steerlens.show.report import write_report
-from steerlens.show.study import openings, study
+from steerlens.show.study import Study, openings, study
 
 FACTS = {
     "model": "<script>alert(1)</script>",
@@ -111,16 +111,34 @@ def test_the_numbers_are_json_and_those_of_the_page(folder):
         gap = next(row for row in steer["gap"] if row["grade"] == "all")
         assert f"{gap['base']:.4f}" in html and f"{gap['truth']:.4f}" in html
         assert len(steer["strengths"]) == 5 and steer["strengths"][2] == 0
-        assert f"(p = {steer['fit']['verdict']['p']:.2g})" in html
+        assert f"(p = {steer['fit']['verdict']['p']:.2g};" in html
         ends = [row["attribute"] for row in steer["real"]]
         assert ends[0] < 0 < ends[-1] and f"{ends[-1]:+.2f} of label" in html
         assert {row["strength"] for row in steer["texts"]} == set(steer["strengths"])
 
 
-def test_what_models_and_data_say_is_escaped():
-    model = sl.load_model("toy-64")
-    data = sl.toy.corpus("tone", n=60, seed=0)
-    one = study(model, data, sl.toy.corpus("tone", n=40, seed=1), name=EVIL, seed=0)
+@pytest.fixture(scope="module")
+def one() -> Study:
+    train, test = (sl.toy.corpus("tone", n=n, seed=seed) for n, seed in ((60, 0), (40, 1)))
+    return study(sl.load_model("toy-64"), train, test, name=EVIL, seed=0)
+
+
+def with_report(one: Study, report: sl.Report) -> Study:
+    return dataclasses.replace(one, fit=dataclasses.replace(one.fit, report=report))
+
+
+@pytest.mark.parametrize("kl, strength, said", [((0.0, 0.0), 1.0, "length is 0"), ((0.05, 0.05), 0.0, "asks for is 0")])
+def test_a_steer_of_length_or_strength_zero_is_in_doubt(
+    one: Study, kl: tuple[float, float], strength: float, said: str
+):
+    untested = dataclasses.replace(one.fit.report, verdict=None)
+    assert with_report(one, untested).doubt is None
+    nothing = with_report(one, dataclasses.replace(untested, kl=kl, strength=strength))
+    html = page([nothing], {f"{EVIL}-losses": Markup("<svg></svg>")}, FACTS)
+    assert said in html[: html.index("<h2")] and "Which words of a text" not in html
+
+
+def test_what_models_and_data_say_is_escaped(one: Study):
     texts = one.tables["texts"].assign(text=EVIL, prompt=lambda t: EVIL + t.prompt)
     words = one.tables["words"].assign(reads=EVIL, writes=EVIL, avoids=EVIL)
     marked = dataclasses.replace(one.highlights[0][1], tokens=pd.DataFrame({"token": [EVIL], "evidence": [1.0]}))
@@ -128,9 +146,8 @@ def test_what_models_and_data_say_is_escaped():
     # what is not believed would be left out
     report = dataclasses.replace(one.fit.report, verdict=None)
     evil = dataclasses.replace(
-        one, tables=one.tables | {"texts": texts, "words": words}, highlights=((1.0, marked),),
-        fit=dataclasses.replace(one.fit, report=report),
-    )  # fmt: skip
+        with_report(one, report), tables=one.tables | {"texts": texts, "words": words}, highlights=((1.0, marked),)
+    )
     pictures = {f"{EVIL}-{name}": Markup("<svg></svg>") for name in ("label_curve", "cost", "losses")}
     html = page([evil], pictures, FACTS)
     assert "<script" not in html and '"quotes"' not in html
@@ -146,11 +163,11 @@ def test_a_steer_that_is_no_better_than_noise_is_said_so_first_and_shows_no_word
     html = index.read_text(encoding="utf-8")
     verdict = numbers(index.parent)["steers"]["mine"]["fit"]["verdict"]
     assert verdict["p"] > 0.05
-    assert html.index("No, it is no better than labels in random order") < html.index("<h2")
+    assert html.index("No: it is no better than labels in random order") < html.index("<h2")
     for part in ("same beginnings", "What it reads and writes", "Which words of a text", "Beside other methods"):
         assert part not in html
     assert {path.stem for path in (index.parent / "figures").iterdir()} == {"mine-losses"}
-    assert "Likelihood of new texts" in html and f"(p = {verdict['p']:.2g})" in html
+    assert "Likelihood of new texts" in html and f"(p = {verdict['p']:.2g};" in html
 
 
 @pytest.mark.parametrize(
