@@ -42,6 +42,7 @@ def inline_svg(fig: Figure, name: str, alt: str) -> Markup:
     # names of groups are the same in every figure; ids of what is used again are not, thanks to the salt
     body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body).replace("xlink:href", "href")
     body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    body = re.sub(r"\s*\n\s*", " ", body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, variable)
     # DejaVu Sans is not everywhere; Verdana is as wide
