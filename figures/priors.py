@@ -25,7 +25,7 @@ from steerlens.models.priors import activation_prior, label_prior, text_prior, v
 from steerlens.models.sites import Model
 from steerlens.show.figures import records, save_figure
 from steerlens.show.priors import plot_moves, plot_priors, plot_readability
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, INK, label_panels, legend_above, look
 from steerlens.values.priors import Exclusion, Interpolation, Prior, Xavier, fit_gaussian, isotropic
 
 SEEDS = range(5)
@@ -103,12 +103,13 @@ def main() -> None:
     with look():
         fig, axes = plt.subplots(2, 2, figsize=(2.15 * COLUMN, 5.2), layout="constrained", height_ratios=(3, 2))
         plot_priors(table, number="nll", ax=axes[0, 0]).set_xlabel("NLL on new texts (nats per token)")
-        axes[0, 0].axvline(table.plain_nll[0], color="#222222", lw=0.8, ls=(0, (4, 3)))
+        axes[0, 0].axvline(table.plain_nll[0], color=INK, lw=0.8, ls=(0, (4, 3)))
         ax = plot_priors(table, number="drift", start="start_drift", ax=axes[0, 1])
         ax.set(xlabel="distance from its own prior (1 is typical)", xscale="log", yticklabels=[])
-        ax.legend(fontsize=7, loc="lower right")
+        legend_above(ax)
         plot_readability(read, ax=axes[1, 0])
         plot_moves(moved, question="steer's move", ax=axes[1, 1])
+        label_panels(axes.flat)
     summary = over_seeds(table)
     numbers = {
         "model": arguments.model, "seeds": list(SEEDS), "length": LENGTH, "texts": [len(few), len(train), len(test)],

@@ -21,7 +21,7 @@ import steerlens as sl
 from steerlens.fits.reft.memorise import memorise
 from steerlens.show.figures import records, save_figure
 from steerlens.show.reft import plot_memory
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.values.readers import read_texts
 
 LENGTHS = (1, 2, 4, 8, 16)
@@ -75,9 +75,9 @@ def main() -> None:
                 ax = plot_memory(table[table.layer == layer], value=value, ax=axes[row, layer])
                 if (row, layer) != (0, 0):
                     ax.get_legend().remove()
-            axes[0, layer].set_title(f"edit behind layer {layer}", loc="left")
         top = float(table.groupby(["layer", "kind", "length"]).recovered.mean().max())
         axes[0, 0].set_ylim(0, top + 1)
+        label_panels(axes[0], [f"edit behind layer {layer}" for layer in range(n)])
     save_figure(
         fig, OUT, given.name, {"model": given.model, "steps": given.steps, "seed": given.seed, "rows": records(table)}
     )

@@ -14,7 +14,7 @@ from steerlens.analysis.rivals import composition, reft_quality
 from steerlens.fits.reft import fit_reft_tasks
 from steerlens.show.figures import records, save_figure
 from steerlens.show.reft import plot_composition, plot_quality
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 
 SEED = 0
 TASKS = ("sentiment", "tone")
@@ -33,6 +33,7 @@ def main() -> None:
         fig, (left, right) = plt.subplots(1, 2, figsize=(2.15 * COLUMN, 2.6), layout="constrained")
         plot_quality(quality, ax=left)
         plot_composition(composed, ax=right)
+        label_panels((left, right))
     numbers = {
         "model": "toy-128",
         "seed": SEED,

@@ -17,7 +17,7 @@ import torch
 import steerlens as sl
 from steerlens.show.figures import records, save_figure
 from steerlens.show.scaling import plot_scaling
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.values.states import Shard
 
 LENGTH, ROUNDS, ENOUGH = 25, 3, 6.0  # a size is left after that many seconds
@@ -74,9 +74,10 @@ def main() -> None:
     with look():
         fig, axes = plt.subplots(1, 3, figsize=(2.3 * COLUMN, 2.5), layout="constrained")
         for ax, (of, table) in zip(axes, tables.items(), strict=True):
-            plot_scaling(table, what=SIZES[of][0], title=FIXED[of], ax=ax)
+            plot_scaling(table, what=SIZES[of][0], ax=ax)
         for ax in axes[1:]:
             ax.set_ylabel("")
+        label_panels(axes, [FIXED[of] for of in tables])
     numbers = {"threads": torch.get_num_threads(), **{of: records(table) for of, table in tables.items()}}
     save_figure(fig, OUT, "scaling", numbers)
     for table in tables.values():

@@ -12,7 +12,7 @@ import steerlens as sl
 from steerlens.analysis.singular import singular_scores
 from steerlens.show.figures import plot_singular_words, records, save_figure
 from steerlens.show.reading import plot_spectrum
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 
 SEED = 0
 
@@ -31,6 +31,7 @@ def main() -> None:
             side = "+" if direction == 1 else "-"
             plot_singular_words(scores, direction=direction, side=side, ax=ax)
         plot_spectrum(sl.spectrum(fit.value, metric=metric), again, n=16, ax=axes[2])
+        label_panels(axes, ("direction 1+", "direction 2−"))
     numbers = {
         "model": "toy-128", "seed": SEED, "scores": records(scores), "natural": records(again), "plain": records(plain),
     }  # fmt: skip

@@ -13,7 +13,7 @@ import pandas as pd
 import steerlens as sl
 from steerlens.analysis.trajectories import cluster_report, project, step_statistics, trajectories, write
 from steerlens.show.figures import records, save_figure
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.show.trajectories import plot_clusters, plot_map, plot_steps
 from steerlens.toy.tasks import TASKS, task
 
@@ -44,8 +44,7 @@ def main() -> None:
         plot_clusters(clustered, ax=axes[0, 1])
         plot_steps(stepped, statistic="spread", ax=axes[1, 0])
         plot_steps(stepped, statistic="exponent", ax=axes[1, 1])
-        for ax, title in zip(axes.flat, TITLES, strict=True):
-            ax.set_title(title, loc="left")
+        label_panels(axes.flat, TITLES)
     numbers = {
         "model": MODEL, "seeds": list(SEEDS), "texts": TEXTS, "explained": shown[1].explained, "clusters": records(clustered),
         "steps": records(stepped),

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import steerlens as sl
 from steerlens.analysis.transfer import TransferReport
 from steerlens.show.figures import records, save_figure
-from steerlens.show.style import COLUMN, look
+from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.show.transfer import legend, plot_transfer
 
 TOYS = (("toy-128", "toy-64"), ("toy-64", "toy-128"), ("toy-128", "toy-96-llama"), ("toy-96-llama", "toy-128"))
@@ -61,8 +61,9 @@ def main() -> None:
     with look():
         rows = (len(found) + 1) // 2
         fig, axes = plt.subplots(rows, 2, figsize=(2 * COLUMN, 2.35 * rows + 0.4), layout="constrained", squeeze=False)
-        for ax, (title, report) in zip(axes.flat, found.items(), strict=True):
-            plot_transfer(report.table, title=title, ax=ax)
+        for ax, report in zip(axes.flat, found.values(), strict=True):
+            plot_transfer(report.table, ax=ax)
+        label_panels(axes.flat, list(found))
         legend(fig, next(iter(found.values())).table.rule)
     save_figure(fig, OUT, given.name, {"seed": given.seed, "kl": 0.05, "directions": numbers})
 

@@ -15,11 +15,15 @@ print(sl.singular_words(joy, rank=3, tokens=8))
 sl.save(joy, "joy.safetensors", report=fit.report)
 """
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steerlens import analysis as analysis
+    from steerlens import show as show
     from steerlens import toy as toy
+    from steerlens.analysis import evaluate as evaluate
     from steerlens.analysis.evaluate import gap_closed as gap_closed
     from steerlens.analysis.evaluate import label_curve as label_curve
     from steerlens.analysis.evaluate import written_attribute as written_attribute
@@ -100,19 +104,22 @@ _HOME = {
     "spectrum": "analysis.singular",
     "stability": "analysis.singular",
     "steered": "models.attach",
-    "toy": "toy",
     "transfer": "analysis.transfer",
     "transfer_report": "analysis.transfer",
     "written_attribute": "analysis.evaluate",
 }
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+# rooms with verbs of their own: `sl.show.plot_spectrum(...)`
+_ROOMS = {"analysis": "analysis", "evaluate": "analysis.evaluate", "show": "show", "toy": "toy"}
+__all__ = sorted(_HOME | _ROOMS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"steerlens.{_ROOMS[name]}")
     if name not in _HOME:
-        raise AttributeError(f"module 'steerlens' has no attribute {name!r}; it has {', '.join(__all__)}")
-    loaded = import_module(f"steerlens.{_HOME[name]}")
-    return loaded if name == "toy" else getattr(loaded, name)
+        near = ", ".join(get_close_matches(name, __all__, n=3)) or ", ".join(__all__)
+        raise AttributeError(f"module 'steerlens' has no attribute {name!r}; nearest: {near}")
+    return getattr(import_module(f"steerlens.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

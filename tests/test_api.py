@@ -15,9 +15,10 @@ PUBLIC = [
     "Fit", "Intervention", "Labelled", "Metric", "Prompt", "Readout", "Reft", "Report", "States", "Steer", "align",
     "calibrate", "classify", "collect", "fit_prompt", "fit_reft", "fit_steer", "gap_closed", "generate", "highlight",
     "infer_strength", "label_curve", "load", "load_model", "natural_metric", "pair", "read_labelled", "read_metadata",
-    "readout", "refit", "save", "score", "singular_words", "spectrum", "stability", "steered", "toy", "transfer",
+    "readout", "refit", "save", "score", "singular_words", "spectrum", "stability", "steered", "transfer",
     "transfer_report", "written_attribute",
 ]  # fmt: skip
+ROOMS = ["analysis", "evaluate", "show", "toy"]
 ROOT = Path(sl.__file__).parent
 MODULES = sorted(
     ".".join(("steerlens", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
@@ -27,20 +28,20 @@ MODULES = sorted(
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(sl.__all__) == sorted(PUBLIC)
-    assert set(PUBLIC) <= set(dir(sl))
+    assert sorted(sl.__all__) == sorted(PUBLIC + ROOMS)
+    assert set(PUBLIC + ROOMS) <= set(dir(sl))
     assert len(PUBLIC) <= 40
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", PUBLIC + ROOMS)
 def test_every_public_name_is_there_and_says_what_it_is(name: str) -> None:
     documented = inspect.getdoc(getattr(sl, name))
     assert documented and len(documented.split()) > 5
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(AttributeError, match=r"'stear'.*fit_steer"):
-        _ = sl.stear
+    with pytest.raises(AttributeError, match=r"'fit_stear'.*fit_steer"):
+        _ = sl.fit_stear
 
 
 def test_importing_the_package_loads_neither_torch_nor_transformer_lens() -> None:

@@ -11,13 +11,28 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from steerlens.show.style import BLUE, COLUMN, GREEN, GREY, RED, look, shade, signed
+from steerlens.show.numbers import fixed, signed
+from steerlens.show.style import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    PAPER,
+    RED,
+    SOFT,
+    axes,
+    ink,
+    legend_above,
+    look,
+    neutral,
+    shade,
+)
 from steerlens.values.files import write_json
 
 
 @look()
 def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """How likely texts of each label are at each strength; `table` from `label_curve`.
+    """Draw how likely texts of each label are at each strength; `table` from `label_curve`.
 
     Bands are ± 2 standard errors; a dot marks each curve's highest point. What lies far below 0 is cut off.
 
@@ -27,7 +42,7 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         >>> plot_label_curve(table).get_xlabel()
         'strength'
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     top = max(table.label.abs().max(), 1e-9)
     for label, part in table.sort_values("strength").groupby("label"):
         colour = shade(float(label), top)
@@ -44,18 +59,15 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.set(xlabel="strength", ylabel="log-likelihood − that at 0\n(nats per token)")
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(
-        handles[::-1], labels[::-1], title="label", loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2
-    )
+    legend_above(ax, title="label of the texts")
     return ax
 
 
 @look()
 def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: Axes | None = None) -> Axes:
-    """The distribution of the attribute of generated texts at each strength; `table` from `written_attribute`.
+    """Draw the distribution of the attribute of generated texts at each strength; `table` from `written_attribute`.
 
-    One ridge a strength, its area the same for all: a density estimate reflected at -1 and 1, so nothing leaks out. The
+    One ridge per strength, its area the same for all: a density estimate reflected at -1 and 1, so nothing leaks out. The
     dot and the number are the mean.
 
     Example:
@@ -65,7 +77,7 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
         2
     """
     strengths = sorted(table.strength.unique())
-    ax = _axes(ax, height=0.9 + 0.24 * len(strengths))
+    ax = axes(ax, height=0.9 + 0.24 * len(strengths))
     grid = np.linspace(-1, 1, 401)
     densities = [_density(table.attribute[table.strength == s].to_numpy(), grid) for s in strengths]
     scale = 1.35 / max(d.max() for d in densities)
@@ -74,107 +86,112 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
         colour, mean = shade(s, top), float(table.attribute[table.strength == s].mean())
         front = 3 * (len(strengths) - k)
         ax.fill_between(grid, k, k + scale * density, color=colour, alpha=0.75, linewidth=0, zorder=front)
-        ax.plot(grid, k + scale * density, color="white", linewidth=0.8, zorder=front + 1)
-        ax.plot(mean, k, "o", color="white", markeredgecolor="black", markersize=4, zorder=200, clip_on=False)
-        ax.text(1.06, k, signed(round(mean, 2)), va="center", fontsize=7, color="#444444")
-    ax.text(1.06, len(strengths) - 0.1, "mean", fontsize=7, color="#444444", style="italic")
+        ax.plot(grid, k + scale * density, color=neutral(PAPER), linewidth=0.8, zorder=front + 1)
+        ax.plot(mean, k, "o", color=neutral(PAPER), markeredgecolor=ink(), markersize=4, zorder=200, clip_on=False)
+        ax.text(1.06, k, fixed(mean, 2, sign=True), va="center", fontsize=7, color=neutral(SOFT))
+    ax.text(1.06, len(strengths) - 0.1, "mean", fontsize=7, color=neutral(SOFT), style="italic")
     ax.set(
         xlim=(-1, 1), ylim=(-0.35, len(strengths) + 0.75), yticks=range(len(strengths)), xticks=(-1, -0.5, 0, 0.5, 1)
     )
     ax.set_yticklabels([signed(s) for s in strengths])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set(xlabel=f"{name} of the text (exact posterior mean)", ylabel="strength")
+    ax.set_xlabel(f"{name} of the text (exact posterior mean)", parse_math=False)
+    ax.set_ylabel("strength")
     return ax
 
 
 @look()
 def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """How much of the distance to the truth a steer covers on texts of each grade; `table` from `gap_closed`.
+    """Draw how much of the distance to the truth a steer covers on texts of each grade; `table` from `gap_closed`.
 
-    Full bars at strength = grade; the hollow ones at the best multiple of it, chosen on other texts. Lines are 95 %
-    intervals.
+    Full bars at strength = grade; hollow ones at the best multiple of it, chosen on other texts, where that is not 1.
+    Lines are 95 % intervals.
     """
-    ax = _axes(ax)
-    grades = [g for g in table.grade if g != "all"]
-    top = max(map(abs, grades))
+    ax = axes(ax)
+    top = max(abs(g) for g in table.grade if g != "all")
+    multiple = float(table.multiple.iloc[0])
     shown = table[table.grade != 0].reset_index(drop=True)
-    for x, row in shown.iterrows():
-        colour = "#444444" if row.grade == "all" else shade(row.grade, top)
-        for at, prefix, fill in ((x - 0.19, "", colour), (x + 0.19, "best_", "white")):
-            y = row[f"{prefix}gap_closed"]
-            ax.bar(at, 100 * y, width=0.34, color=fill, edgecolor=colour, linewidth=1)
-            error = [[100 * (y - row[f"{prefix}low"])], [100 * (row[f"{prefix}high"] - y)]]
-            ax.errorbar(at, 100 * y, yerr=error, color="black", linewidth=0.8, capsize=2)
+    bars = [("", "strength = grade", True)]
+    if multiple != 1:
+        bars.append(("best_", f"strength = {multiple:g} × grade", False))
+    width = 0.68 / len(bars)
+    for j, (prefix, label, full) in enumerate(bars):
+        for x, row in shown.iterrows():
+            colour = neutral(SOFT) if row.grade == "all" else shade(row.grade, top)
+            y, low, high = (100 * row[f"{prefix}{column}"] for column in ("gap_closed", "low", "high"))
+            at = x + (j - (len(bars) - 1) / 2) * (width + 0.04)
+            ax.bar(at, y, width=width, color=colour if full else "none", edgecolor=colour, linewidth=1)
+            ax.errorbar(at, y, yerr=[[y - low], [high - y]], color=ink(), linewidth=0.8, capsize=2)
+        ax.bar(0, 0, color=neutral(SOFT) if full else "none", edgecolor=neutral(SOFT), label=label)
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.axhline(100, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
-    ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color="#555555")
-    ax.set_xticks(range(len(shown)), ["all grades" if g == "all" else signed(g) for g in shown.grade])
+    ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color=neutral(SOFT))
+    ax.set_xticks(range(len(shown)), ["all" if g == "all" else signed(g) for g in shown.grade])
+    lows = shown[["low", "best_low"]] if len(bars) == 2 else shown[["low"]]
     ax.set(
-        ylim=(min(0.0, float(100 * shown.best_low.min())) - 2, 105), xlabel="grade of the text", ylabel="gap closed (%)"
+        ylim=(min(0.0, 100 * float(lows.min().min())) - 2, 105), xlabel="grade of the texts", ylabel="gap closed (%)"
     )
-    multiple = float(table.multiple.iloc[0])
-    for fill, label in (("#444444", "strength = grade"), ("white", f"best multiple ({multiple:g} × grade)")):
-        ax.bar(0, 0, color=fill, edgecolor="#444444", label=label)
-    ax.legend(loc="upper left", bbox_to_anchor=(0.0, 0.94), handlelength=1.2)
+    legend_above(ax)
     return ax
 
 
 @look()
 def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """NLL on new texts of each label, relative to the model with its background: steered, and with the sign turned.
+    """Draw the NLL of new texts of each label, relative to the model with its background: steered, and with the sign turned.
 
     `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token. Below 0 is better.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     labels = ["all" if label == "all" else signed(float(label)) for label in table.label]
     at = np.arange(len(table))
-    ax.bar(at - 0.19, table.steered - table.background, width=0.34, color=GREEN, label="steer at strength = label")
-    ax.bar(at + 0.19, table.flipped - table.background, width=0.34, color="#d9a441", label="steer with its sign turned")
+    ax.bar(at - 0.19, table.steered - table.background, width=0.34, color=GREEN, label="strength = label")
+    ax.bar(at + 0.19, table.flipped - table.background, width=0.34, color=AMBER, label="sign turned")
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.set_xticks(at, labels)
-    ax.set(xlabel="label of the text", ylabel="held-out NLL − that at strength 0\n(nats per token, lower is better)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.set(xlabel="label of the text", ylabel="NLL − that at strength 0\n(nats per token, lower is better)")
+    legend_above(ax)
     return ax
 
 
 @look()
 def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None) -> Axes:
-    """The words that one side of a direction writes and avoids; `scores` from `singular_scores`."""
-    ax = _axes(ax, height=2.6)
+    """Draw the words that one side of a direction writes and avoids; `scores` from `singular_scores`."""
+    ax = axes(ax, height=2.6)
     mine = scores[(scores.direction == direction) & (scores.side == side) & (scores.role != "reads")]
     mine = mine.sort_values("score").drop_duplicates("word")
     ax.barh(range(len(mine)), mine.score, color=[RED if s > 0 else BLUE for s in mine.score], height=0.7)
-    ax.set_yticks(range(len(mine)), mine.word)
+    ax.set_yticks(range(len(mine)), mine.word, parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=GREY, linewidth=0.7)
     ax.locator_params(axis="x", nbins=3)
-    ax.set(xlabel="score at strength +1", title=f"direction {direction}{side.replace('-', '−')}")
+    ax.set(xlabel="score at strength +1")
+    ax.set_title(f"direction {direction}{side.replace('-', '−')}", loc="left", color=ink(), size=8.5)
     return ax
 
 
 @look()
 def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """What each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
+    """Draw what each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
 
     The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain model finds what was
     written at a strength than what was written at 0 (± 2 standard errors).
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     kl = kl.sort_values("strength")
     at_zero = writing.nll[writing.strength == 0]
     zero = float(at_zero.iloc[0]) if len(at_zero) else float(writing.nll.min())
-    sns.lineplot(x=kl.strength, y=kl.kl, ax=ax, color="#444444", label="KL(plain ‖ steered)", errorbar=None)
+    sns.lineplot(x=kl.strength, y=kl.kl, ax=ax, color=neutral(SOFT), label="KL(plain ‖ steered)", errorbar=None)
     top = writing.strength.abs().max()
     for _, row in writing.iterrows():
         ax.errorbar(
             row.strength, row.nll - zero, yerr=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
             linewidth=0.9, capsize=2,
         )  # fmt: skip
-    ax.errorbar([], [], yerr=[], fmt="o", color=GREY, markersize=4, label="NLL of its own text\nunder the plain model")
+    ax.errorbar([], [], yerr=[], fmt="o", color=GREY, markersize=4, label="NLL of its texts under the plain model")
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.set(xlabel="strength", ylabel="cost (nats per token)")
-    ax.legend(loc="upper center")
+    legend_above(ax)
     return ax
 
 
@@ -194,14 +211,8 @@ def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> lis
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table as JSON's own types, one object a row; what is missing or not finite becomes null."""
+    """A table as JSON's own types, one object per row; what is missing or not finite becomes null."""
     return json.loads(table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10))
-
-
-def _axes(ax: Axes | None, height: float = 2.3) -> Axes:
-    if ax is not None:
-        return ax
-    return plt.subplots(figsize=(COLUMN, height), layout="constrained")[1]
 
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

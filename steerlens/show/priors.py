@@ -1,11 +1,22 @@
 """Figures of tuned prompts: what priors are worth, how far prompts go, what their words say, and how they move the context."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from steerlens.show.style import BLUE, COLUMN, GREY, RED, look
+from steerlens.show.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINE,
+    PURPLE,
+    RED,
+    axes,
+    ink,
+    legend_above,
+    look,
+    neutral,
+)
 from steerlens.values.intervals import mean_interval
 
 WAYS = ("prompt", "nearest words", "random words")
@@ -13,15 +24,14 @@ WAYS = ("prompt", "nearest words", "random words")
 
 @look()
 def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None = None, ax: Axes | None = None) -> Axes:
-    """A number for each prior: a small dot a seed, the mean with its 95 % interval over seeds.
+    """Draw a number for each prior: a small dot per seed, the mean with its 95 % interval over seeds.
 
     Args:
         table: of `compare_priors`.
         number: a column of it, e.g. "nll", "contrast", "drift", "nearest".
         start: the column that says what it was before the fit, drawn as a grey ring, e.g. "start_drift".
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    ax = axes(ax, height=2.6)
     names = list(dict.fromkeys(table.prior))
     for k, name in enumerate(names):
         rows = table[table.prior == name]
@@ -32,71 +42,76 @@ def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None =
             ax.plot(rows[start].mean(), k, "o", ms=4.5, mfc="none", mec=GREY, label="before the fit" if not k else None)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.grid(axis="y", lw=0.4, color="#dddddd")
+    ax.grid(axis="y", lw=0.4, color=neutral(LINE))
     return ax
 
 
 @look()
 def plot_readability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """What a prompt is worth, what its nearest words are worth in its place, and what random words are.
+    """Draw what a prompt is worth, what its nearest words are worth in its place, and what random words are.
 
     Args:
         table: of `readability`, one for each seed, with a column `seed`.
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    ax = axes(ax, height=2.2)
     shown = [way for way in WAYS if way in set(table.what)]
     for k, (way, colour) in enumerate(zip(shown, (RED, BLUE, GREY), strict=False)):
         values = table[table.what == way].contrast.to_numpy()
         mean, low, high = mean_interval(values)
-        ax.bar(k, mean, 0.6, color=colour, yerr=[[mean - low], [high - mean]], error_kw={"lw": 0.9, "capsize": 2})
-        ax.plot(np.full(len(values), k) + 0.2, values, "o", ms=2.5, color="#222222", alpha=0.6, mew=0)
-    ax.axhline(0, color="#222222", lw=0.7)
+        ax.bar(
+            k,
+            mean,
+            0.6,
+            color=colour,
+            yerr=[[mean - low], [high - mean]],
+            error_kw={"lw": 0.9, "capsize": 2, "ecolor": ink()},
+        )
+        ax.plot(np.full(len(values), k) + 0.2, values, "o", ms=2.5, color=ink(), alpha=0.6, mew=0)
+    ax.axhline(0, color=ink(), lw=0.7)
     ax.set_xticks(range(len(shown)), [way.replace(" ", "\n") for way in shown])
-    ax.set_ylabel("contrast (nats per token)")
+    ax.set_ylabel("sign margin (nats per token)")
     return ax
 
 
 @look()
 def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None = None) -> Axes:
-    """The share of an intervention's move of `c` along each steer's directions; grey: what 95 % of random subspaces stay below.
+    """Draw the share of an intervention's move of `c` along each steer's directions.
+
+    Grey is what 95 % of random subspaces stay below.
 
     Args:
         table: of `moves`, one for each seed, with columns `seed` and `intervention`.
         question: "writes", "reads" or "steer's move".
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    ax = axes(ax, height=2.2)
     rows = table[table.question == question]
     kinds, steers = list(dict.fromkeys(rows.intervention)), list(dict.fromkeys(rows.steer))
     width = 0.8 / len(kinds)
-    for j, (kind, colour) in enumerate(zip(kinds, (RED, BLUE, "#4c8c4a", "#8a5fb0"), strict=False)):
+    for j, (kind, colour) in enumerate(zip(kinds, (RED, BLUE, GREEN, PURPLE), strict=False)):
         for k, steer in enumerate(steers):
             some = rows[(rows.intervention == kind) & (rows.steer == steer)]
             mean, low, high = mean_interval(some.share.to_numpy())
             x = k + (j - (len(kinds) - 1) / 2) * width
-            ax.bar(x, mean, 0.9 * width, color=colour, yerr=[[mean - low], [high - mean]], label=None if k else kind,
-                   error_kw={"lw": 0.9, "capsize": 2})  # fmt: skip
+            ax.bar(x, mean, 0.62 * width, color=colour, yerr=[[mean - low], [high - mean]], label=None if k else kind,
+                   error_kw={"lw": 0.9, "capsize": 2, "ecolor": ink()})  # fmt: skip
             last = "chance (95 %)" if (j, k) == (len(kinds) - 1, 0) else None
-            ax.bar(x, some.chance_high.mean(), 0.9 * width, color="#bbbbbb", alpha=0.85, label=last)
+            ax.bar(x, some.chance_high.mean(), 0.9 * width, color=neutral(LINE), zorder=0.5, label=last)
     ax.set_xticks(range(len(steers)), steers)
     ax.set_ylabel(
         {"writes": "share along writes", "reads": "share along reads"}.get(question, "cos² with the steer's move")
     )
-    ax.set_ylim(top=1.35 * ax.get_ylim()[1])
-    ax.legend(fontsize=7, ncols=2, loc="upper right")
+    legend_above(ax)
     return ax
 
 
 @look()
 def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """How much of what a prompt changes so many rows change too, with the 95 % interval over seeds.
+    """Draw how much of what a prompt changes so many rows change too, with the 95 % interval over seeds.
 
     Args:
         table: of `compression`, one for each length and seed, with columns `length` and `seed`; several prompts are averaged.
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")[1]
+    ax = axes(ax, height=2.4)
     lengths = sorted(table.length.unique())
     for way, colour in (("distilled", RED), ("last tokens", BLUE), ("random words", GREY)):
         some = table[table.way == way].groupby(["length", "seed"]).gap_closed.mean()
@@ -105,10 +120,10 @@ def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.errorbar(
             lengths, mean, yerr=[mean - low, high - mean], color=colour, marker="o", ms=4, lw=1.2, capsize=2, label=way
         )
-    ax.axhline(1, color="#222222", lw=0.8, ls=(0, (4, 3)))
-    ax.axhline(0, color="#222222", lw=0.7)
+    ax.axhline(1, color=ink(), lw=0.8, ls=(0, (4, 3)))
+    ax.axhline(0, color=ink(), lw=0.7)
     ax.set_xscale("log", base=2)
     ax.set_xticks(lengths, [str(n) for n in lengths])
     ax.set(xlabel="rows in the place of the prompt", ylabel="share of its effect")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7)
+    legend_above(ax)
     return ax

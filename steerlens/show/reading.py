@@ -11,15 +11,16 @@ from matplotlib.patches import FancyBboxPatch
 from steerlens.analysis.highlight import Highlight
 from steerlens.analysis.singular import Spectrum
 from steerlens.analysis.strength import TextStrengths
-from steerlens.show.style import BLUE, COLUMN, GREY, RED, look, shade
+from steerlens.show.numbers import fixed, percent
+from steerlens.show.style import BLUE, COLUMN, GREY, LINE, RED, SOFT, axes, ink, legend_above, look, neutral, shade
 
-LINE, SIZE = 17.0, 9.0
+PITCH, SIZE = 17.0, 9.0
 """Distance of lines and size of type in a highlighted text, points."""
 
 
 @look()
 def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | None = None) -> Axes:
-    """A text whose tokens are shaded by their evidence, the best spans boxed with their sums.
+    """Draw a text whose tokens are shaded by their evidence, the best spans boxed with their sums.
 
     Red speaks for the strength, blue against it, the deepest shade is the largest evidence of the text. Lines break between
     words where the next would pass the width. The figure is as high as the text needs; given `ax`, it is drawn from its
@@ -30,18 +31,17 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
         width: inches.
     """
     own = ax is None
-    if ax is None:
-        ax = plt.subplots(figsize=(width, 1.0))[1]
+    ax = plt.subplots(figsize=(width, 1.0))[1] if ax is None else axes(ax)
     renderer = ax.figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
     points = 72 / ax.figure.dpi
     limit = 72 * width if own else 72 * ax.get_window_extent(renderer).width / ax.figure.dpi
     ax.set(xlim=(0, limit), xticks=[], yticks=[])
     ax.axis("off")
     scale = max(float(found.tokens.evidence.abs().max()), 1e-9)
-    ax.set_ylim(-LINE, LINE)
+    ax.set_ylim(-PITCH, PITCH)
 
     def extent(text: str) -> float:
-        shown = ax.text(0, 0, text.replace(" ", "\u00a0"), fontsize=SIZE)
+        shown = ax.text(0, 0, text.replace(" ", "\u00a0"), fontsize=SIZE, parse_math=False)
         wide = shown.get_window_extent(renderer).width * points
         shown.remove()
         return wide
@@ -54,47 +54,46 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
     for i, (token, value) in enumerate(zip(found.tokens.token, found.tokens.evidence, strict=True)):
         word = token.strip() or "␣"
         gap = extent(" ") * (len(token) > len(token.lstrip()) and x > 2)
-        note = f" {sums[i]:+.1f}".replace("-", "−") if i in sums else ""
+        note = f" {fixed(sums[i], 1, sign=True)}" if i in sums else ""
         wide, after = extent(word), 0.75 * extent(note) if note else 0.0
         if x + gap + wide + after > limit - 4 and x > 2:
             x, gap, line = 2.0, 0.0, line + 1
         x += gap + 2.5 * (i in begins and x > 2)
         colour = RED if value > 0 else BLUE
         patch = FancyBboxPatch(
-            (x, -LINE * line - 3.2), wide, 10.5, "round,pad=0.6", fc=colour, alpha=0.7 * abs(value) / scale, lw=0
+            (x, -PITCH * line - 3.2), wide, 10.5, "round,pad=0.6", fc=colour, alpha=0.7 * abs(value) / scale, lw=0
         )
         ax.add_patch(patch)
-        ax.text(x, -LINE * line, word, fontsize=SIZE, va="baseline")
+        ax.text(x, -PITCH * line, word, fontsize=SIZE, va="baseline", color=ink(), parse_math=False)
         left = x
         x += wide
         if note:
-            ax.text(x, -LINE * line - 1.5, note, fontsize=0.72 * SIZE, va="baseline", color="#444444")
+            ax.text(x, -PITCH * line - 1.5, note, fontsize=0.72 * SIZE, va="baseline", color=neutral(SOFT))
             x += after + 2.5
         if i in within:
             box = boxes.setdefault((within[i], line), [left, x])
             box[1] = x - (2.5 if note else 0)
     for (_, row), (left, right) in boxes.items():
         outline = FancyBboxPatch(
-            (left - 1, -LINE * row - 4.6), right - left + 2, 13.2, "round,pad=0.4", fc="none", ec="#222222", lw=0.8
+            (left - 1, -PITCH * row - 4.6), right - left + 2, 13.2, "round,pad=0.4", fc="none", ec=ink(), lw=0.8
         )
         ax.add_patch(outline)
-    ax.set_ylim(-LINE * line - 8, LINE - 4)
+    ax.set_ylim(-PITCH * line - 8, PITCH - 4)
     if own:
-        ax.figure.set_size_inches(width, (LINE * line + 8 + LINE - 4) / 72)
+        ax.figure.set_size_inches(width, (PITCH * line + 8 + PITCH - 4) / 72)
         ax.set_position((0, 0, 1, 1))
     return ax
 
 
 @look()
 def plot_text_strengths(found: TextStrengths, *, names: list[str] | None = None, ax: Axes | None = None) -> Axes:
-    """The likelihood curve of each text over strengths; a dot and a bar mark its maximum and ± one standard error.
+    """Draw the likelihood curve of each text over strengths; a dot and a bar mark its maximum and ± one standard error.
 
     Args:
         found: from `infer_strength`, with curves.
         names: of the texts, for the legend.
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.3), layout="constrained")[1]
+    ax = axes(ax)
     top = max(float(found.table.strength.abs().clip(upper=2).max()), 1e-9)
     for (text, curve), row in zip(found.curve.groupby("text"), found.table.itertuples(), strict=True):
         colour = shade(row.strength, top)
@@ -111,39 +110,38 @@ def plot_text_strengths(found: TextStrengths, *, names: list[str] | None = None,
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.set(xlabel="strength", ylabel="log-likelihood − that at 0\n(nats per text)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handlelength=1.2)
+    legend_above(ax)
     return ax
 
 
 @look()
 def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int = 24, ax: Axes | None = None) -> Axes:
-    """The gains of the leading directions; given `stability`, filled as far as another half of the texts keeps them.
+    """Draw the gains of the leading directions; given `stability`, filled as far as another half of the texts keeps them.
 
     The number above the first bar is its share of the sum of squares.
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.3), layout="constrained")[1]
+    ax = axes(ax)
     table = found.table.head(n)
-    ax.bar(table.direction, table.gain, color="none", edgecolor="#9a9a9a", linewidth=0.8, label="gain")
+    ax.bar(table.direction, table.gain, color="none", edgecolor=GREY, linewidth=0.8, label="gain")
     if again is not None:
         # NaN, where there is nothing to keep, is drawn as nothing kept
         kept, spread = np.clip(again.kept, 0, 1).fillna(0) * again.gain, again.spread.fillna(0) * again.gain
-        ax.bar(again.direction, kept, color=RED, alpha=0.85, label="kept by the other half")
+        ax.bar(again.direction, kept, color=RED, alpha=0.85, label="kept by a fit to the other half")
         below = np.minimum(spread, kept)
-        ax.errorbar(again.direction, kept, yerr=[below, spread], fmt="none", color="black", linewidth=0.8)
+        ax.errorbar(again.direction, kept, yerr=[below, spread], fmt="none", color=ink(), linewidth=0.8)
     for row in table.head(1).itertuples():
         ax.text(
-            row.direction, row.gain, f" {100 * row.share:.0f} %", ha="center", va="bottom", fontsize=7, color="#444444"
+            row.direction, row.gain, f" {percent(row.share)}", ha="center", va="bottom", fontsize=7, color=neutral(SOFT)
         )
     ax.set(xlabel="direction", ylabel="gain (nats)" if found.kronecker is not None else "singular value")
     ax.margins(y=0.12)
-    ax.legend(loc="upper right")
+    legend_above(ax)
     return ax
 
 
 @look()
 def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figure:
-    """The words at both ends of the leading components, one panel each; `table` from `components`.
+    """Draw the words at both ends of the leading components, one panel each; `table` from `components`.
 
     The title says the share of variance or the kurtosis, and the stability; a component whose stability is nearer to chance than
     to 1 is grey.
@@ -151,17 +149,21 @@ def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figur
     shown = table.head(n)
     columns = 3 if len(shown) > 4 else 2
     rows = -(-len(shown) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(2.15 * COLUMN, 1.55 * rows), layout="constrained", squeeze=False)
-    for ax in axes.flat:
+    fig, panels = plt.subplots(rows, columns, figsize=(2.15 * COLUMN, 1.55 * rows), layout="constrained", squeeze=False)
+    for ax in panels.flat:
         ax.axis("off")
-    for ax, row in zip(axes.flat, shown.to_dict("records"), strict=False):
+    for ax, row in zip(panels.flat, shown.to_dict("records"), strict=False):
         believed = row["stability"] >= (1 + row["chance"]) / 2
-        said = f"{100 * row['share']:.0f} % of variance" if "share" in row else f"kurtosis {row['kurtosis']:+.1f}"
-        ax.set_title(f"{row['component']}: {said}, stability {row['stability']:.2f}".replace("-", "−"), fontsize=7.5)
+        said = (
+            f"{percent(row['share'])} of variance"
+            if "share" in row
+            else f"kurtosis {fixed(row['kurtosis'], 1, sign=True)}"
+        )
+        ax.set_title(f"{row['component']}: {said}, stability {fixed(row['stability'], 2)}", fontsize=7.5)
         for x, end, colour in ((0.47, "bottom", BLUE), (0.53, "top", RED)):
             for k, word in enumerate(row[end].split(", ")[:words]):
                 ax.text(x, 0.95 - k / words, word, ha="right" if end == "bottom" else "left", va="top", fontsize=8,
-                        color=colour if believed else GREY)  # fmt: skip
-        ax.plot((0.5, 0.5), (0, 0.95), color="#cccccc", linewidth=0.8)
+                        color=colour if believed else GREY, parse_math=False)  # fmt: skip
+        ax.plot((0.5, 0.5), (0, 0.95), color=neutral(LINE), linewidth=0.8)
         ax.set(xlim=(0, 1), ylim=(0, 1))
     return fig

@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steerlens.analysis.embeddings import components, embedding
@@ -27,19 +31,19 @@ from steerlens.show.figures import (
     records,
     save_figure,
 )
-from steerlens.show.html import Picture
 from steerlens.show.page import page
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.reft import plot_subspaces
-from steerlens.show.study import Say, Study, study
-from steerlens.show.style import COLUMN, look
-from steerlens.show.transfer import legend, plot_transfer
+from steerlens.show.study import Say, Study, replicates, study
+from steerlens.show.style import COLUMN, axes, ink, look
+from steerlens.show.svg import inline_svg
+from steerlens.show.transfer import plot_transfer
 from steerlens.toy import NAMES, corpus
 from steerlens.values.files import save, write_bytes, write_json
 from steerlens.values.labelled import Labelled
 
-PX = 130
-"""Pixels on the page an inch of a figure."""
+Drawing = tuple[Figure, str, Any]
+"""A figure, what it shows in words, and its numbers."""
 
 
 def write_report(
@@ -76,12 +80,11 @@ def write_report(
     say(f"loading {model}")
     lm = load_model(model)
     studies = list(_studies(lm, data, name, texts, seed, say))
-    source = (
-        f"{texts:,} texts of the toy world for each steer" if data is None else f"{len(data):,} labelled texts ({name})"
-    )
+    source = f"{texts:,} texts of the toy world per steer" if data is None else f"{len(data):,} labelled texts ({name})"
     space = components(embedding(lm), n=6, tokens=8, seed=seed).table
     beyond: dict[str, Any] = {}
-    for one in studies[:1]:
+    # what is no better than noise is not compared with anything
+    for one in [one for one in studies if one.doubt is None][:1]:
         say(f"{one.name}: on another model, and beside edits of hidden states")
         beyond["transfer"] = moved(lm, one, texts, seed) if data is None else None
         beyond["rivals"] = rivals(lm, one, data, texts, seed)
@@ -107,12 +110,13 @@ def write_report(
 
 
 def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> None:
-    """All files of a report into an empty folder."""
-    pictures = _draw(studies, folder / "figures")
-    if facts.get("transfer"):
-        pictures["transfer"] = _draw_transfer(facts["transfer"], folder / "figures")
-    if facts.get("rivals"):
-        pictures["rivals"] = _draw_rivals(facts["rivals"], folder / "figures")
+    """Write all files of a report into an empty folder."""
+    figures = folder / "figures"
+    figures.mkdir()
+    pictures: dict[str, Markup] = {}
+    for name, (fig, alt, numbers) in _drawn(studies, facts):
+        pictures[name] = inline_svg(fig, name, alt)
+        save_figure(fig, figures, _file_name(name), numbers)
     (folder / "steers").mkdir()
     for one in studies:
         stem = folder / "steers" / _file_name(one.name)
@@ -133,69 +137,84 @@ def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int,
     return found
 
 
-def _draw_transfer(moved: dict[str, Any], folder: Path) -> Picture:
-    with look():
-        ax = plot_transfer(pd.DataFrame(moved["rules"]), ax=_wide(3.6, 2.6))
-        legend(ax.get_figure(root=True), [row["rule"] for row in moved["rules"]])
-    width = ax.get_figure(root=True).get_size_inches()[0] * PX
-    return save_figure(ax.get_figure(root=True), folder, "transfer", moved)[1].read_bytes(), width
-
-
-def _draw_rivals(found: dict[str, Any], folder: Path) -> Picture:
-    with look():
-        fig = plot_subspaces(pd.DataFrame(found["subspaces"]), ax=_wide(4.4, 2.5)).get_figure(root=True)
-    width = fig.get_size_inches()[0] * PX
-    return save_figure(fig, folder, "rivals", found)[1].read_bytes(), width
-
-
-def _figures(one: Study) -> dict[str, tuple[Figure, pd.DataFrame]]:
-    """Every figure of a steer with its numbers."""
-    t, drawn = one.tables, {}
-
-    def add(name: str, ax: plt.Axes, numbers: pd.DataFrame) -> None:
-        drawn[name] = (ax.figure, numbers)
-
-    with look():
-        add("label_curve", plot_label_curve(t["label_curve"], ax=_wide(5.2, 2.9)), t["label_curve"])
-        kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
-        add("cost", plot_cost(kl, t["writing"]), t["writing"].merge(t["kl"], on="strength", how="outer"))
-        add("words", _words(t["scores"]), t["scores"])
-        add("spectrum", plot_spectrum(one.spectrum, t.get("stability")), one.spectrum.table)
-        if "gap" in t:
-            written = t["written"].drop(columns=["prompt", "sample"])
-            add("written", plot_written_attribute(t["written"], name=one.name, ax=_wide(5.2, 3.6)), written)
-            add("gap", plot_gap_closed(t["gap"]), t["gap"])
-        else:
-            add("losses", plot_losses(t["losses"]), t["losses"])
-    return drawn
-
-
-def _wide(width: float, height: float) -> plt.Axes:
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
-
-
-def _words(scores: pd.DataFrame) -> plt.Axes:
-    """Both sides of the two strongest directions, side by side."""
-    fig, axes = plt.subplots(1, 4, sharex=True, figsize=(2.2 * COLUMN, 3.3), layout="constrained")
-    for ax, (direction, side) in zip(axes, ((1, "+"), (1, "-"), (2, "+"), (2, "-")), strict=True):
-        plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
-    fig.supxlabel("score at strength +1", fontsize=8)
-    return axes[0]
-
-
-def _draw(studies: list[Study], folder: Path) -> dict[str, Picture]:
-    folder.mkdir()
-    pictures = {}
+def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
+    """Every figure of the page, one at a time: the caller closes it."""
     for one in studies:
-        for name, (fig, numbers) in _figures(one).items():
-            width = fig.get_size_inches()[0] * PX
-            png = save_figure(fig, folder, f"{_file_name(one.name)}-{name}", numbers)[1]
-            pictures[f"{one.name}-{name}"] = (png.read_bytes(), width)
-    return pictures
+        for name, draw in _figures(one).items():
+            with look(dark=False):
+                drawing = draw()
+            yield f"{one.name}-{name}", drawing
+    if moved := facts.get("transfer"):
+        with look(dark=False):
+            fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
+        yield "transfer", (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved)
+    if found := facts.get("rivals"):
+        with look(dark=False):
+            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
+        yield "rivals", (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found)
+
+
+def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
+    """How to draw each figure of a steer; of one in doubt, only the evidence."""
+    t, name = one.tables, one.name
+    losses = {"losses": lambda: (_figure(plot_losses(t["losses"])), f"NLL of new texts with {name}", t["losses"])}
+    if one.doubt is not None:
+        return losses
+    kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
+    costs = t["writing"].merge(t["kl"], on="strength", how="outer")
+    drawn: dict[str, Callable[[], Drawing]] = {
+        "label_curve": lambda: (
+            _figure(plot_label_curve(t["label_curve"])),
+            f"Log-likelihood of texts of each label against the strength of {name}",
+            t["label_curve"],
+        ),
+        "cost": lambda: (
+            _figure(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
+        ),
+    }  # fmt: skip
+    for k in _meaning(t["words"])[:2]:
+        drawn[f"words-{k}"] = partial(_words, t["scores"], k, name)
+    gains = one.spectrum.table.gain
+    if (gains > 1e-6 * gains.max()).sum() > 1:
+        drawn["spectrum"] = lambda: (
+            _figure(plot_spectrum(one.spectrum, t.get("stability"))),
+            f"Gains of the directions of {name}, and what another half of the texts keeps of them",
+            one.spectrum.table,
+        )
+    if "gap" not in t:
+        return drawn | losses
+    return drawn | {
+        "written": lambda: (
+            _figure(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
+            f"Distribution of {name} of the written texts at each strength",
+            t["written"].drop(columns=["prompt", "sample"]),
+        ),
+        "gap": lambda: (_figure(plot_gap_closed(t["gap"])), f"Gap closed by {name} on texts of each grade", t["gap"]),
+    }
+
+
+def _meaning(words: pd.DataFrame) -> list[int]:
+    """The directions whose words are worth a figure: they have a gain, and another half of the texts has it too."""
+    rows = words[words.gain > 0].drop_duplicates("direction")
+    return [int(w.direction) for w in rows.itertuples() if "kept" not in words or replicates(w.kept, w.spread)]
+
+
+def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
+    """Both sides of a direction, side by side."""
+    fig, panels = plt.subplots(1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained")
+    for ax, side in zip(panels, "+-", strict=True):
+        plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
+    fig.supxlabel("score at strength +1", fontsize=8, color=ink())
+    numbers = scores[scores.direction == direction]
+    return fig, f"Words that direction {direction} of {name} writes and avoids", numbers
+
+
+def _figure(ax: Axes) -> Figure:
+    return ax.get_figure(root=True)
 
 
 def _numbers(one: Study) -> dict[str, Any]:
-    """Every number that the page shows of a steer."""
+    """Return every number that the page shows of a steer, and those that it leaves out."""
     tables = {name: records(table) for name, table in one.tables.items() if name not in ("scores", "written")}
     if "written" in one.tables:
         groups = one.tables["written"].groupby("strength")

@@ -1,11 +1,10 @@
 """How the cost of something grows."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from steerlens.show.style import BLUE, COLUMN, GREEN, GREY, RED, look
+from steerlens.show.style import BLUE, GREEN, GREY, RED, axes, legend_above, log_scale, look, title_above
 
 COLOURS = (RED, BLUE, GREEN, GREY)
 
@@ -26,15 +25,14 @@ def exponent(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
 def plot_scaling(
     table: pd.DataFrame, *, what: str, tail: int = 4, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Seconds against one size, on logarithmic axes; each way with the power law of its largest sizes.
+    """Draw seconds against one size, on logarithmic axes; each way with the power law of its largest sizes.
 
     Args:
-        table: one row a run: `size`, `way`, `seconds`. Dots are runs, lines the fitted laws.
+        table: one row per run: `size`, `way`, `seconds`. Dots are runs, lines the fitted laws.
         what: the size is.
         tail: so many of the largest sizes are fitted; small ones cost what calling costs.
     """
-    if ax is None:
-        ax = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")[1]
+    ax = axes(ax, height=2.6)
     for (way, runs), colour in zip(table.groupby("way", sort=False), COLOURS, strict=False):
         sizes = sorted(runs["size"].unique())
         fitted = runs[runs["size"].isin(sizes[-tail:])]
@@ -44,21 +42,11 @@ def plot_scaling(
         ax.plot(median.index, median, "o", ms=4, color=colour, label=f"{way}: {k:.2f} ± {error:.2f}")
         x = np.array([sizes[-tail], sizes[-1]], float)
         ax.plot(x, a * x**k, color=colour, lw=1.2)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    log_scale(ax, "x")
+    log_scale(ax, "y")
     ax.set(xlabel=what, ylabel="seconds")
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
     ax.grid(True, which="major")
-    ax.legend(
-        title="exponent",
-        title_fontsize=7,
-        loc="upper left",
-        fontsize=7,
-        handletextpad=0.3,
-        borderaxespad=0.2,
-        alignment="left",
-    )
+    legend_above(ax, title="exponent")
     if title is not None:
-        ax.set_title(title, loc="left")
+        title_above(ax, title)
     return ax

@@ -55,6 +55,18 @@ class Study:
     seconds: dict[str, float]
     n_test: int
 
+    @property
+    def doubt(self) -> str | None:
+        """Why nothing of the steer is to be read, or None: words and texts of noise look like those of a steer."""
+        report = self.fit.report
+        if report.verdict is not None and not report.verdict.found:
+            return "it is no better than labels in random order"
+        if not any(report.kl):
+            return "its length is 0, so it changes nothing"
+        if round(report.strength, 2) <= 0:
+            return "the strength that a label of 1 asks for is 0, so the labels ask for none of it"
+        return None
+
 
 def study(
     model: Model,
@@ -88,6 +100,9 @@ def study(
     with _timed(clock, "measure", say, f"{name}: measuring on {new.n_texts:,} new texts"):
         tables = _measured(fit, new, seed)
         strengths = _five(tables["kl"])
+        if attribute is not None and (between := set(_nine(strengths)) - set(tables["kl"].strength)):
+            more = strength_cost(new.sample(2_048, seed=seed), fit.value, strengths=sorted(between))
+            tables["kl"] = pd.concat([tables["kl"], more]).sort_values("strength", ignore_index=True)
     with _timed(clock, "read", say, f"{name}: reading the steer"):
         found, shown = _read(fit, (states, train), (new, test), seed)
         tables |= found
@@ -100,6 +115,16 @@ def study(
                 model, fit.report.strength * fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003
             )
     return Study(name, attribute, fit, strengths, tables, shown, highlights, clock, len(test))
+
+
+def replicates(kept: float, spread: float) -> bool:
+    """Return whether a direction's share that another half of the texts keeps is clearly above 0; NaN is not.
+
+    Example:
+        >>> replicates(0.8, 0.1), replicates(0.1, 0.1), replicates(float("nan"), float("nan"))
+        (True, False, False)
+    """
+    return bool(kept > 2 * spread)
 
 
 def explaining(fit: Fit) -> SteerOver:
@@ -173,6 +198,11 @@ def _five(kl: pd.DataFrame) -> tuple[float, ...]:
     return (-top, -top / 2, 0.0, top / 2, top)
 
 
+def _nine(strengths: tuple[float, ...]) -> list[float]:
+    """The strengths that many texts are written at."""
+    return np.linspace(strengths[0], strengths[-1], 9).tolist()
+
+
 def _written(
     model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], test: Labelled, seed: int
 ) -> dict[str, pd.DataFrame]:
@@ -193,9 +223,8 @@ def _written(
     texts = written_attribute(
         model, fit.value, attribute, strengths=strengths, prompts=prompts, samples=1, seed=seed, max_new_tokens=30
     )
-    nine = np.linspace(strengths[0], strengths[-1], 9).tolist()
     many = written_attribute(
-        model, fit.value, attribute, strengths=nine, samples=min(80, max(5, len(test) // 6)), seed=seed + 1
+        model, fit.value, attribute, strengths=_nine(strengths), samples=min(80, max(5, len(test) // 6)), seed=seed + 1
     )
     judged = default_grammar().attribute_mean(list(test.texts), attribute)
     real = (

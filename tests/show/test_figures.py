@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from steerlens.show import figures
-from steerlens.show.style import look, shade, signed
+from steerlens.show.numbers import signed
+from steerlens.show.style import look, shade
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def test_label_curve_marks_the_top_of_each_curve():
     assert figures.plot_label_curve(curve(), ax=ax) is ax
     tops = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"]
     assert tops == [(-1.0, 0.5), (0.0, 0.0), (1.0, 0.5)]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["+1", "0", "−1"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["−1", "0", "+1"]
 
 
 def test_ridges_have_equal_area_and_stay_inside():
@@ -47,14 +48,20 @@ def test_ridges_have_equal_area_and_stay_inside():
     table = pd.DataFrame({"strength": [-1.0, 0.0, 1.0], "attribute": [-0.5, 0.0, 0.5]})
     ax = figures.plot_written_attribute(table, name="tone")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["−1", "0", "+1"]
-    assert {"+0.5", "−0.5", "0"} <= {text.get_text() for text in ax.texts}
+    assert {"+0.50", "−0.50", "0.00"} <= {text.get_text() for text in ax.texts}
 
 
 def test_gap_closed_shows_its_numbers():
     ax = figures.plot_gap_closed(gap())
     heights = [round(bar.get_height()) for bar in ax.patches if bar.get_height()]
-    assert heights == [40, 40, 50, 50, 30, 30]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["−1", "+1", "all grades"]
+    assert heights == [40, 50, 30, 40, 50, 30]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["−1", "+1", "all"]
+
+
+def test_a_best_multiple_that_is_one_is_drawn_once():
+    ax = figures.plot_gap_closed(gap().assign(multiple=1.0))
+    assert [round(bar.get_height()) for bar in ax.patches if bar.get_height()] == [40, 50, 30]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["strength = grade"]
 
 
 def test_words_losses_and_cost_draw_their_tables():

@@ -2,15 +2,21 @@
 
 import dataclasses
 import json
+import math
+import random
 import re
 from html import escape
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from markupsafe import Markup
 
 import steerlens as sl
-from steerlens.show.page import page
+from steerlens.show.numbers import fixed
+from steerlens.show.page import page, replication
 from steerlens.show.report import write_report
-from steerlens.show.study import openings, study
+from steerlens.show.study import Study, openings, study
 
 FACTS = {
     "model": "<script>alert(1)</script>",
@@ -24,11 +30,18 @@ FACTS = {
 EVIL = "<script>x</script> & \"quotes\" 'single'"
 
 
+def numbers(folder: Path) -> dict:
+    def refuse(constant: str):
+        raise AssertionError(constant)
+
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "out"
     lines: list[str] = []
-    write_report("toy-64", out, texts=80, seed=0, say=lines.append)
+    write_report("toy-64", out, texts=120, seed=0, say=lines.append)
     assert lines[0] == "loading toy-64" and lines[-1] == "drawing"
     return out
 
@@ -37,11 +50,10 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
     assert {path.name for path in folder.iterdir()} == {"index.html", "report.json", "figures", "steers"}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     names = {path.stem for path in (folder / "figures").iterdir()}
-    assert names == {
-        f"{a}-{f}"
-        for a in ("sentiment", "tone")
-        for f in ("label_curve", "cost", "words", "spectrum", "written", "gap")
-    } | {"transfer", "rivals"}
+    for steer in numbers(folder)["steers"]:
+        mine = {name.removeprefix(f"{steer}-") for name in names if name.startswith(f"{steer}-")}
+        assert mine >= {"label_curve", "cost", "written", "gap"} or mine == {"losses"}
+    assert {"sentiment-gap", "transfer", "rivals"} <= names
     for name in names:
         for ending in ("pdf", "png", "json"):
             assert (folder / "figures" / f"{name}.{ending}").stat().st_size > 100
@@ -52,48 +64,125 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
 
 def test_the_page_needs_nothing_else(folder):
     html = (folder / "index.html").read_text(encoding="utf-8")
-    pictures = re.findall(r"data:image/png;base64,[A-Za-z0-9+/=]+", html)
-    assert len(pictures) == 14
-    bare = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
-    for banned in ("http", "<script", "<link", "@import", "url(", "onload", "<iframe"):
-        assert banned not in bare
-    assert "prefers-color-scheme: dark" in bare and "@media print" in bare
-    assert all(alt for alt in re.findall(r"<img alt='([^']*)'", bare))
+    assert html.count("<svg") == len(list((folder / "figures").glob("*.png")))
+    for banned in ("http", "<script", "<link", "@import", "<img", "onload", "<iframe"):
+        assert banned not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "prefers-color-scheme: dark" in html and "@media print" in html
+    assert all(alt for alt in re.findall(r"<svg role='img' aria-label='([^']*)'", html))
+    assert len(html) < 1_000_000
+
+
+def test_links_lead_somewhere_and_terms_are_explained(folder):
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    links = re.findall(r'<a [^>]*href="#([^"]+)"', html)
+    assert set(links) <= set(ids) and {"term-sign-margin", "term-natural-metric", "term-background"} <= set(links)
+
+
+def test_no_number_of_the_page_is_a_negative_zero_or_has_a_hyphen_for_a_minus(folder):
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    words = re.sub(r"<style>.*?</style>|<svg.*?</svg>|<[^>]+>", " ", html, flags=re.DOTALL)
+    assert not re.findall(r"[−-]0(?:\.0+)?(?![\d.e])", words)
+    assert not re.findall(r"(?<![\w.])-\d[\d.]*", words)
+
+
+def test_the_page_opens_with_verdicts_and_ends_with_settings_and_terms(folder):
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    order = ["better than shuffled labels?", "directions replicate?", "<h3>The same beginnings", "<h3>What it reads and writes",
+             ">On another model</h2>", ">Settings and time</h2>", "The fit of sentiment", "Glossary</h2>"]  # fmt: skip
+    places = [html.index(part) for part in order]
+    assert places == sorted(places)
 
 
 def test_the_numbers_are_json_and_those_of_the_page(folder):
-    def refuse(constant: str):
-        raise AssertionError(constant)
-
-    numbers = json.loads((folder / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
-    assert set(numbers["steers"]) == {"sentiment", "tone"}
-    assert numbers["seed"] == 0 and numbers["threads"] >= 1 and numbers["versions"]["torch"]
+    found = numbers(folder)
+    assert set(found["steers"]) == {"sentiment", "tone"}
+    assert found["seed"] == 0 and found["threads"] >= 1 and found["versions"]["torch"]
     html = (folder / "index.html").read_text(encoding="utf-8")
-    assert numbers["transfer"]["target"] == "toy-128" and numbers["transfer"]["rules"][0]["share"] == 1
-    for rule in numbers["transfer"]["rules"]:
-        assert f"{rule['contrast']:.3f}".replace("-", "−") in html
-    for steer in numbers["steers"].values():
+    assert found["transfer"]["target"] == "toy-128" and found["transfer"]["rules"][0]["share"] == 1
+    for rule in found["transfer"]["rules"]:
+        assert f'<td class="n">{fixed(rule["contrast"])}</td>' in html
+    for name, steer in found["steers"].items():
+        if not steer["fit"]["verdict"]["p"] <= 0.05:
+            assert name == "tone"  # of 120 texts
+            continue
         gap = next(row for row in steer["gap"] if row["grade"] == "all")
         assert f"{gap['base']:.4f}" in html and f"{gap['truth']:.4f}" in html
         assert len(steer["strengths"]) == 5 and steer["strengths"][2] == 0
-        assert f"(p = {steer['fit']['verdict']['p']:.2g})" in html
+        assert f"(p = {steer['fit']['verdict']['p']:.2g};" in html
         ends = [row["attribute"] for row in steer["real"]]
         assert ends[0] < 0 < ends[-1] and f"{ends[-1]:+.2f} of label" in html
         assert {row["strength"] for row in steer["texts"]} == set(steer["strengths"])
 
 
-def test_what_models_and_data_say_is_escaped():
-    model = sl.load_model("toy-64")
-    data = sl.toy.corpus("tone", n=60, seed=0)
-    one = study(model, data, sl.toy.corpus("tone", n=40, seed=1), name=EVIL, seed=0)
+@pytest.fixture(scope="module")
+def one() -> Study:
+    train, test = (sl.toy.corpus("tone", n=n, seed=seed) for n, seed in ((60, 0), (40, 1)))
+    return study(sl.load_model("toy-64"), train, test, name=EVIL, seed=0)
+
+
+def with_report(one: Study, report: sl.Report) -> Study:
+    return dataclasses.replace(one, fit=dataclasses.replace(one.fit, report=report))
+
+
+@pytest.mark.parametrize("kl, strength, said", [((0.0, 0.0), 1.0, "length is 0"), ((0.05, 0.05), 0.0, "asks for is 0")])
+def test_a_steer_of_length_or_strength_zero_is_in_doubt(
+    one: Study, kl: tuple[float, float], strength: float, said: str
+):
+    untested = dataclasses.replace(one.fit.report, verdict=None)
+    assert with_report(one, untested).doubt is None
+    nothing = with_report(one, dataclasses.replace(untested, kl=kl, strength=strength))
+    html = page([nothing], {f"{EVIL}-losses": Markup("<svg></svg>")}, FACTS)
+    assert said in html[: html.index("<h2")] and "Which words of a text" not in html
+
+
+def test_what_models_and_data_say_is_escaped(one: Study):
     texts = one.tables["texts"].assign(text=EVIL, prompt=lambda t: EVIL + t.prompt)
     words = one.tables["words"].assign(reads=EVIL, writes=EVIL, avoids=EVIL)
-    evil = dataclasses.replace(one, tables=one.tables | {"texts": texts, "words": words})
-    pictures = {f"{EVIL}-{name}": (b"png", 100.0) for name in ("label_curve", "cost", "words", "spectrum", "losses")}
+    marked = dataclasses.replace(one.highlights[0][1], tokens=pd.DataFrame({"token": [EVIL], "evidence": [1.0]}))
+    marked = dataclasses.replace(marked, spans=marked.spans.head(0))
+    # what is not believed would be left out
+    report = dataclasses.replace(one.fit.report, verdict=None)
+    evil = dataclasses.replace(
+        with_report(one, report), tables=one.tables | {"texts": texts, "words": words}, highlights=((1.0, marked),)
+    )
+    pictures = {f"{EVIL}-{name}": Markup("<svg></svg>") for name in ("label_curve", "cost", "losses")}
     html = page([evil], pictures, FACTS)
     assert "<script" not in html and '"quotes"' not in html
     assert html.count("&lt;script&gt;x&lt;/script&gt;") > 10
     assert "&lt;script&gt;alert(1)" in html and "a &amp; b" in html
+
+
+def test_a_steer_that_is_no_better_than_noise_is_said_so_first_and_shows_no_words(tmp_path):
+    texts = sl.toy.corpus("tone", n=60, seed=0)
+    order = random.Random(1).sample(range(60), 60)
+    shuffled = sl.Labelled(texts.texts, tuple(texts.labels[k] for k in order))
+    index = write_report("toy-64", tmp_path / "out", data=shuffled, name="mine")
+    html = index.read_text(encoding="utf-8")
+    verdict = numbers(index.parent)["steers"]["mine"]["fit"]["verdict"]
+    assert verdict["p"] > 0.05
+    assert html.index("No: it is no better than labels in random order") < html.index("<h2")
+    for part in ("same beginnings", "What it reads and writes", "Which words of a text", "Beside other methods"):
+        assert part not in html
+    assert {path.stem for path in (index.parent / "figures").iterdir()} == {"mine-losses"}
+    assert "Likelihood of new texts" in html and f"(p = {verdict['p']:.2g};" in html
+
+
+@pytest.mark.parametrize(
+    "kept, said",
+    [
+        ((0.8, 0.2), "Direction 1 does (kept 0.80 ± 0.05); direction 2 does in part (kept 0.20"),
+        ((math.nan, -0.001), "Direction 1 does not (nothing to keep); direction 2 does not (kept 0.00"),
+    ],
+)
+def test_replication_is_told_direction_by_direction(kept: tuple[float, float], said: str):
+    words = pd.DataFrame(
+        {"direction": [1, 1, 2, 2], "gain": 1.0, "kept": [k for k in kept for _ in "+-"], "spread": 0.05}
+    )
+    assert replication(words).startswith(said)
+    assert "too few texts" in replication(words.drop(columns="kept"))
 
 
 def test_any_labelled_texts_make_a_report(tmp_path):
@@ -101,11 +190,11 @@ def test_any_labelled_texts_make_a_report(tmp_path):
     index = write_report("toy-64", tmp_path / "out", data=data, name="mine")
     assert index.is_file()
     assert (tmp_path / "out" / "figures" / "mine-losses.png").is_file()
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["steers"]["mine"]["n_test"] == 9
+    assert numbers(tmp_path / "out")["steers"]["mine"]["n_test"] == 9
 
 
 def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(folder, tmp_path):
-    found = json.loads((folder / "report.json").read_text())["rivals"]
+    found = numbers(folder)["rivals"]
     assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(found["table"]) == 6
     html = (folder / "index.html").read_text()
     for row in found["table"]:
@@ -119,7 +208,7 @@ def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(
     plain = sl.toy.corpus("tone", n=60, seed=0)
     graded = sl.Labelled(plain.texts, tuple(abs(y) for y in plain.labels))
     index = write_report("toy-64", tmp_path / "out", data=graded, name="strength")
-    assert "id='rivals'" in html and "id='rivals'" not in index.read_text()
+    assert 'id="rivals"' in html and 'id="rivals"' not in index.read_text()
 
 
 def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):

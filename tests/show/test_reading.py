@@ -60,7 +60,7 @@ def test_a_spectrum_shows_gains_and_what_is_kept():
     again = pd.DataFrame({"direction": [1, 2], "gain": [2.0, 1.0], "kept": [0.5, -0.3], "spread": 0.1})
     ax = reading.plot_spectrum(Spectrum(table, 1.6, 2.5), again)
     assert [bar.get_height() for bar in ax.patches] == [2.0, 1.0, 1.0, 0.0]
-    assert ax.get_ylabel() == "gain (nats)" and "80 %" in ax.texts[0].get_text()
+    assert ax.get_ylabel() == "gain (nats)" and "80\u202f%" in ax.texts[0].get_text()
     plain = reading.plot_spectrum(Spectrum(table, 1.6, None))
     assert plain.get_ylabel() == "singular value" and len(plain.patches) == 2
 
@@ -72,6 +72,6 @@ def test_components_show_both_ends_and_doubt():
     })  # fmt: skip
     first, second = reading.plot_components(table).axes[:2]
     assert [t.get_text() for t in first.texts] == ["bad", "good", "fine"]
-    assert "50 % of variance, stability 0.95" in first.get_title()
+    assert "50\u202f% of variance, stability 0.95" in first.get_title()
     assert {t.get_color() for t in first.texts} == {reading.BLUE, reading.RED}
     assert {t.get_color() for t in second.texts} == {reading.GREY}
