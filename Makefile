@@ -102,7 +102,7 @@ write-notebooks: $(ENV)  ## run every notebook and keep its outputs
 	@for stem in $(sort $(basename $(paired))); do \
 		test -e $$stem.ipynb || $(BIN)/jupytext --quiet --to ipynb $$stem.py; \
 		$(BIN)/jupytext --quiet --sync $$stem.py; \
-		env -u MPLBACKEND $(offline) $(one_thread) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+		env -u MPLBACKEND TQDM_DISABLE=1 $(offline) $(one_thread) $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
 			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $$stem.ipynb; \
 		$(BIN)/jupytext --quiet --sync $$stem.ipynb; \
 	done

@@ -133,7 +133,7 @@ def fit(
         say(f"reading {len(texts):,} texts")
         states = sl.collect(lm, texts, progress=False)
         say(f"fitting on {states.n_positions:,} positions")
-        found = sl.fit_steer(states, name=name or out.stem, kl=kl, seed=seed)
+        found = sl.fit_steer(states, name=name or out.stem, kl=kl, seed=seed, progress=not quiet)
         sl.save(found.value, out, report=found.report)
         if background_out is not None:
             sl.save(found.background, background_out, report=found.report)

@@ -77,7 +77,7 @@ def reft_quality(
     """
     started = time.perf_counter()
     states = collect(model, train, progress=False)
-    fit = fit_steer(states, seed=seed)
+    fit = fit_steer(states, seed=seed, progress=False)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     spent, d = time.perf_counter() - started, states.d_model
     values: list[Intervention] = []

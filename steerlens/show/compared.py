@@ -36,7 +36,7 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
         for k, n in enumerate((min(texts, 1500), max(texts // 4, 20), max(min(texts, 400), 20)))
     )
     target = load_model(to)
-    trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed)
+    trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed, progress=False)
     pairs = pair(lm, target, plain, progress=False)
     found = transfer_report(one.fit, trained, collect(target, new, progress=False), pairs=pairs, seed=seed)
     return {
@@ -65,7 +65,7 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     if min(sum(sign * y > 0 for y in part.labels) for part in (train, test) for sign in (1, -1)) < 10:
         return None
     states = collect(lm, train, progress=False)
-    fit = fit_steer(states, name=one.name, seed=seed)
+    fit = fit_steer(states, name=one.name, seed=seed, progress=False)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     layers = sorted({(int(lm.cfg.n_layers) - 1) // 2, int(lm.cfg.n_layers) - 1})
     edits = {k: fit_reft(lm, train, layers=k, rank=RANK, epochs=4, seed=seed, progress=False) for k in layers}

@@ -96,7 +96,7 @@ def study(
         states = collect(model, train, progress=False)
         new = collect(model, test, progress=False)
     with _timed(clock, "fit", say, f"{name}: fitting on {states.n_positions:,} positions"):
-        fit = fit_steer(states, name=name, seed=seed)
+        fit = fit_steer(states, name=name, seed=seed, progress=False)
     with _timed(clock, "measure", say, f"{name}: measuring on {new.n_texts:,} new texts"):
         tables = _measured(fit, new, seed)
         strengths = _five(tables["kl"])
@@ -166,7 +166,7 @@ def _read(
     """What the matrix says: directions with their words, which of them come again, and the steer as a classifier."""
     states, known = train
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
-    pairs = refit(states, fit, pairs=2, seed=seed) if len(known) >= ENOUGH else ()
+    pairs = refit(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()
     found = {
         "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=states, refits=pairs),
         "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=states),

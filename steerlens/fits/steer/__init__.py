@@ -9,6 +9,7 @@ from typing import NamedTuple, cast, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from steerlens.fits.steer.choose import (
     DAMPING,
@@ -25,6 +26,7 @@ from steerlens.fits.steer.choose import (
 from steerlens.fits.steer.evidence import WHITENING, Asked, Explained, explain, mean_label
 from steerlens.fits.steer.problem import Problem, Weights, stable_step, sums_over
 from steerlens.maths.moments import Moments, second_moments
+from steerlens.maths.numbers import generator
 from steerlens.models.collect import collect
 from steerlens.models.sites import Model
 from steerlens.values.calibrate import calibrate
@@ -52,6 +54,7 @@ def fit_steer(
     kl: float = 0.05,
     seed: int = 0,
     name: str = "steer",
+    progress: bool = True,
 ) -> Fit:
     """Fit the steer `W` and the background `D` that best explain labelled texts.
 
@@ -101,6 +104,7 @@ def fit_steer(
             common unit of all steers. The multiple that labels of 1 ask for is `report.strength`.
         seed: of the split, the subsamples and the order of the minibatches.
         name: of the steer, for tables and figures.
+        progress: show a bar of the three stages: settings, fit, measures (and of reading, where a model is given).
 
     Raises:
         ValueError: all labels equal (steer and background cannot be told apart), fewer than four texts, an argument out
@@ -114,7 +118,7 @@ def fit_steer(
         True
     """
     if not isinstance(states, States):
-        states = _read(states, data)
+        states = _read(states, data, progress)
     elif data is not None:
         raise ValueError(
             "data: states were given, which hold their labels; leave it out, or give a model instead of states"
@@ -122,17 +126,18 @@ def fit_steer(
     states.readout.check_unchanged()
     check_arguments(states, solver, rank, ridge, damping, step, kl)
     given = Given(solver, rank, ridge, damping, step, weights, tolerance, kl, seed)
-    return _fit(states, given, name)
+    with tqdm(total=3, desc="fit", unit="stage", disable=not progress) as bar:
+        return _fit(states, given, name, bar)
 
 
-def _read(model: Model, data: Labelled | None) -> States:
+def _read(model: Model, data: Labelled | None, progress: bool) -> States:
     """The states of labelled texts, where a user starts from the model."""
     if not isinstance(data, Labelled):
         raise ValueError(
             f"data: got {type(data).__name__}, expected labelled texts: fit_steer(model, steerlens.Labelled(texts, labels)), "
             "or states: fit_steer(steerlens.collect(model, data))"
         )
-    return collect(model, data)
+    return collect(model, data, progress=progress)
 
 
 class Given(NamedTuple):
@@ -158,7 +163,7 @@ class Found(NamedTuple):
     solved: Solved
 
 
-def _fit(states: States, given: Given, name: str) -> Fit:
+def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     started = time.perf_counter()
     train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
@@ -178,7 +183,9 @@ def _fit(states: States, given: Given, name: str) -> Fit:
     ridge = settings.get("ridge", 0.0) / train.n_positions
     whitening = WHITENING if given.damping is None else given.damping
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
+    bar.update()
     found = _solve(train, metric, setting, whitening, asked, given, tuning)
+    bar.update()
 
     value, strength = _of_length(found.steer, train, given, name)
     background = Steer(found.D, states.readout, f"{name} background")
@@ -203,6 +210,7 @@ def _fit(states: States, given: Given, name: str) -> Fit:
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
         n_truncated=states.n_truncated, seed=given.seed, trials=(*trials, *found.steer.trials),
     )  # fmt: skip
+    bar.update()
     return Fit(value, background, report)
 
 
@@ -241,7 +249,9 @@ def _of_length(found: Explained, train: States, given: Given, name: str) -> tupl
     return Steer(unit * direction, train.readout, name), length / unit
 
 
-def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[tuple[Steer, Steer], ...]:
+def refit(
+    states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
+) -> tuple[tuple[Steer, Steer], ...]:
     """The same steer fitted to both halves of the texts, several times over: how much of it comes again?
 
     The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the ridge stays the same in
@@ -252,6 +262,7 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
         fit: from `fit_steer`.
         pairs: how many random halvings.
         seed: of the halvings.
+        progress: show a bar.
 
     Returns:
         Pairs of steers, to be given to `stability` or `singular_words`.
@@ -267,10 +278,11 @@ def refit(states: States, fit: Fit, *, pairs: int = 3, seed: int = 0) -> tuple[t
     """
     again = _like(states, fit, seed, part=0.5)
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in enumerate(halves, 1))
+    numbered = tqdm(enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=not progress)
+    return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in numbered)
 
 
-def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tuple[Steer, ...]:
+def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0, progress: bool = True) -> tuple[Steer, ...]:
     """Fit the same steer to labels in random order, several times over: what texts give without their labels' help.
 
     Settings are those of the fit. A fit to noise is no random direction, it follows what the text varies in, so this is
@@ -282,6 +294,7 @@ def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tup
         fit: from `fit_steer`.
         n: how many orders.
         seed: of the orders.
+        progress: show a bar.
 
     Example:
         >>> import steerlens as sl
@@ -291,11 +304,11 @@ def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0) -> tup
         >>> [steer.name for steer in fit_shuffled(states, fit, n=2)]
         ['tone (shuffled 1)', 'tone (shuffled 2)']
     """
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     again = _like(states, fit, seed, over=fit)
     kept = states.keep.nonzero().squeeze(1)
     found = []
-    for k in range(1, n + 1):
+    for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=not progress):
         labels = states.labels.clone()
         labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
         found.append(again(states.relabel(labels), f"shuffled {k}"))
