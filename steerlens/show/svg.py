@@ -28,7 +28,7 @@ def inline_svg(fig: Figure, name: str, alt: str) -> Markup:
         >>> with look(dark=False):
         ...     fig = axes().figure
         >>> svg = inline_svg(fig, "empty", "nothing & no one")
-        >>> svg[:4], "var(--ink)" in svg, "nothing &amp; no one" in svg
+        >>> str(svg[:4]), "var(--ink)" in svg, "nothing &amp; no one" in svg
         ('<svg', True, True)
     """
     file = io.StringIO()
