@@ -13,7 +13,7 @@ from steerlens.models.folders import find_model
 from steerlens.models.gist import check_heeds
 from steerlens.models.readout import readout
 from steerlens.models.sites import Model
-from steerlens.values.files import Saved, read_value
+from steerlens.values.files import read_value
 from steerlens.values.gist import GistMask
 
 
@@ -141,7 +141,7 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
     return model.to(device, print_details=False).to(dtype, print_details=False).eval()
 
 
-def load(path: str | Path, model: Model, *, kinds: Sequence[type[Saved]] = ()) -> Any:
+def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
     """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
 
     A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value means the same on it.

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from steerlens.show.scaling import plot_scaling as plot_scaling
     from steerlens.show.style import label_panels as label_panels
     from steerlens.show.style import look as look
+    from steerlens.show.text import continuations as continuations
     from steerlens.show.trajectories import plot_clusters as plot_clusters
     from steerlens.show.trajectories import plot_map as plot_map
     from steerlens.show.trajectories import plot_steps as plot_steps
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 # where each public name lives; loaded on first use, for matplotlib takes a second to import
 _HOME = {
+    "continuations": "text",
     "plot_clusters": "trajectories",
     "plot_components": "reading",
     "plot_composition": "reft",

@@ -42,6 +42,7 @@ def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.0
         2.0
     """
     steer = steer.value if isinstance(steer, Fit) else steer
+    states.readout.check_unchanged()
     if not steer.readout.same_as(states.readout):
         raise ValueError(
             f"states: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; collect "

@@ -157,7 +157,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return _open(Path(path))[0]
 
 
-def read_value(path: str | Path, readout: Readout, kinds: Sequence[type[Saved]] = ()) -> Any:
+def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -> Any:
     """The value of a file, bound to a read-out that must be the one it was saved with, or one that grew out of it.
 
     Args:

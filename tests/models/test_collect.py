@@ -236,3 +236,18 @@ def test_the_bar_can_be_silenced(tiny, capsys: pytest.CaptureFixture[str]) -> No
 def test_batches_hold_fewer_tokens_of_wider_models() -> None:
     sizes = [batch_tokens(torch.empty(d, 3, device=device)) for device in ("cpu", "meta") for d in (64, 192, 768, 8192)]
     assert sizes == [2048, 2048, 512, 256, *[16_384] * 4]
+
+
+def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr("steerlens.models.collect.SHARD_POSITIONS", 64)
+    data = sl.toy.corpus("sentiment", n=40, seed=0)
+    models = [sl.load_model("toy-64") for _ in range(3)]  # each its own, as each job has
+    with ThreadPoolExecutor(3) as jobs:
+        found = list(jobs.map(lambda m: sl.collect(m, data, folder=tmp_path / "states", progress=False), models))
+    alone = sl.collect(models[0], data, folder=tmp_path / "alone", progress=False)
+    for states in found:
+        for a, b in zip(states.chunks(10**6), alone.chunks(10**6), strict=True):
+            assert torch.equal(a.hidden, b.hidden) and torch.equal(a.next, b.next)
+    assert not [path.name for path in (tmp_path / "states").iterdir() if path.name.startswith(".")]

@@ -3,7 +3,9 @@
 import json
 import os
 import pickletools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steerlens.values import files
-from steerlens.values.files import read_metadata, read_value, save, write_json
+from steerlens.values.files import KINDS, read_metadata, read_value, save, write_json, written_whole
+from steerlens.values.gist import GistMask
 from steerlens.values.readout import Readout
 from tests.values.make import make_readout, make_steer, random
 
@@ -151,3 +154,69 @@ def test_numbers_that_are_not_json_are_refused_and_nothing_is_written(tmp_path: 
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"nll": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+# ---- every intervention ----
+
+
+@dataclass(frozen=True)
+class Loud:
+    """A user's own intervention: all states times a number."""
+
+    factor: float
+    readout: Readout
+    name: str = "loud"
+    prefix = 0
+    file_kind: ClassVar[str] = "tests.loud"
+
+    def edits(self, strength):
+        return (("unembed.hook_in", lambda c, places: c * (1 + strength * self.factor)),)
+
+    def pack(self):
+        return {"factor": torch.tensor([self.factor])}, {"unit": "none"}
+
+    @classmethod
+    def unpack(cls, tensors, about, readout):
+        assert about["unit"] == "none"
+        return cls(float(tensors["factor"]), readout, about["name"])
+
+
+def test_a_steer_over_its_background_is_read_back_exactly(tmp_path: Path) -> None:
+    both = (2 * make_steer(0)).over(make_steer(1, name="plain") - make_steer(2, name="odd"))
+    back = read_value(save(both, tmp_path / "both.safetensors"), make_readout())
+    assert torch.equal(back.steer.W, both.steer.W) and torch.equal(back.background.W, both.background.W)
+    assert (back.name, back.steer.terms, back.background.terms) == (both.name, both.steer.terms, both.background.terms)
+
+
+@pytest.mark.parametrize("control", ["gist", "positive", "negative"])
+def test_a_gist_mask_is_read_back(tmp_path: Path, control: str) -> None:
+    mask = GistMask(2, 3, make_readout(), control, begin=1, name="short")
+    back = read_value(save(mask, tmp_path / "mask.safetensors"), make_readout())
+    assert [getattr(back, x) for x in ("gist", "n_layers", "control", "begin", "name")] == [2, 3, control, 1, "short"]
+
+
+def test_a_class_of_ones_own_is_saved_and_loaded_where_it_is_named(tmp_path: Path) -> None:
+    path = save(Loud(0.5, make_readout()), tmp_path / "loud.safetensors")
+    assert read_value(path, make_readout(), kinds=(Loud,)).factor == 0.5
+    with pytest.raises(ValueError, match=r"holds a 'tests.loud'.*kinds=\(TheClass,\)"):
+        read_value(path, make_readout())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_our_own_has_a_name_of_its_own_and_can_be_packed(kind: type) -> None:
+    assert len({cls.file_kind for cls in KINDS}) == len(KINDS)
+    assert callable(kind.pack) and callable(kind.unpack)
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    with written_whole(path) as first, written_whole(path) as second:
+        assert first != second and first.name.startswith(".x.bin.")
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"  # the last to finish
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(KeyError), written_whole(path) as aside:
+        aside.write_bytes(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]

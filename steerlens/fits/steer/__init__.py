@@ -322,6 +322,7 @@ def _like(
 
     `over`: a fit whose background, which knows no labels, serves again.
     """
+    states.readout.check_unchanged()
     r = fit.report
     assert r.ridge is not None and r.damping is not None
     weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
@@ -357,6 +358,7 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
         >>> sl.natural_metric(states).C.shape
         torch.Size([64, 64])
     """
+    states.readout.check_unchanged()
     return Metric(*second_moments(states.readout.head, sums_over(states, weights)), damping=damping)
 
 
