@@ -40,7 +40,7 @@ def fit_prompt(
     name: str = "prompt",
     progress: bool = True,
 ) -> Fit[Prompt]:
-    """The rows before the input that best explain labelled texts, on the steer's signed objective.
+    """Fit the rows before the input that best explain labelled texts, on the steer's signed objective.
 
         minimise  mean CE(p(next token | P(y), text)) − λ/N · (log prior(P(1)) + log prior(P(−1)))
                   P(y) = rows + y · directions

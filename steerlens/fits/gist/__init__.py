@@ -39,7 +39,7 @@ def distil_prompt(
     name: str = "gist",
     progress: bool = True,
 ) -> Distilled:
-    """The few rows before the input behind which a model predicts as it does behind a whole prompt.
+    """Fit the few rows before the input behind which a model predicts as it does behind a whole prompt.
 
         minimise  mean over positions of  KL( p(· | prompt, text so far) ‖ p(· | rows, text so far) )      nats per token
 
