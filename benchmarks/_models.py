@@ -95,15 +95,13 @@ def toy_case(name: str = TOY, n: int = 4000) -> Case:
     return Case(f"{name}, sentiment, {n:,} texts", frozen(sl.load_model(name)), train, test)
 
 
-def reviews_case() -> Case | str:
-    folder, train, test = SHARED / "lms/reviews-192", *(SHARED / f"data/sst5_{part}.jsonl" for part in ("train", "dev"))
+def reviews_case(name: str = "reviews-192") -> Case | str:
+    folder, train, test = SHARED / f"lms/{name}", *(SHARED / f"data/sst5_{part}.jsonl" for part in ("train", "dev"))
     missing = [path.name for path in (folder, train, test) if not path.exists()]
     if missing:
         return f"{', '.join(missing)} not found in ../shared"
     texts = sl.read_labelled(train)
-    return Case(
-        f"reviews-192, SST-5, {len(texts):,} texts", frozen(sl.load_model(folder)), texts, sl.read_labelled(test)
-    )
+    return Case(f"{name}, SST-5, {len(texts):,} texts", frozen(sl.load_model(folder)), texts, sl.read_labelled(test))
 
 
 def frozen(model: object) -> object:

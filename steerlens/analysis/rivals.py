@@ -16,6 +16,7 @@ from steerlens.models.sites import Model
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.reft import Reft
+from steerlens.values.training import USUAL, Training
 
 
 def at_equal_kl(
@@ -60,7 +61,7 @@ def reft_quality(
     ranks: Sequence[int] = (1, 2, 4, 8),
     layers: Sequence[int | tuple[int, ...]] = (0,),
     kl: float = 0.05,
-    epochs: int = 10,
+    training: Training = USUAL,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Numbers fitted against quality: ReFT of several ranks, layers and variants, beside steers of the same ranks.
@@ -88,7 +89,7 @@ def reft_quality(
     for variant, at in product(variants, layers):
         for rank in ranks if variant != "r1" else (1,):
             one = fit_reft(
-                model, train, variant=variant, layers=at, rank=rank, epochs=epochs, seed=seed, progress=False
+                model, train, variant=variant, layers=at, rank=rank, training=training, seed=seed, progress=False
             )
             values.append(one.value)
             named = ", ".join(map(str, one.value.layers))
@@ -116,7 +117,7 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
         >>> from steerlens.fits.reft import fit_reft_tasks
         >>> model = sl.load_model("toy-64")
         >>> tasks = {name: sl.toy.corpus(name, n=60, seed=0) for name in ("sentiment", "tone")}
-        >>> fit, parts = fit_reft_tasks(model, tasks, rank=2, epochs=1, progress=False)
+        >>> fit, parts = fit_reft_tasks(model, tasks, rank=2, training=Training(epochs=1), progress=False)
         >>> len(composition(model, parts, fit.value, tasks))
         6
     """

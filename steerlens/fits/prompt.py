@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steerlens.fits.descent import Data, Schedule, descend, described, nll, split
+from steerlens.fits.descent import Data, Schedule, Sized, descend, described, nll, split
 from steerlens.models.priors import start_rows, vocabulary_prior
 from steerlens.models.readout import readout
 from steerlens.models.resume import keep_tokens
@@ -20,10 +20,12 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Prior, total_log_prob
 from steerlens.values.prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
 from steerlens.values.steer import Steer
+from steerlens.values.training import USUAL, Training
 
 Encoder = Literal["none", "mlp", "lstm"]
 
 
+@torch.inference_mode(False)  # what is made in that mode could never be learned from
 def fit_prompt(
     model: Model,
     data: Labelled,
@@ -35,22 +37,18 @@ def fit_prompt(
     prior_weight: float = 0.0,
     encoder: Encoder = "none",
     background: Steer | None = None,
-    step: float | None = None,
-    epochs: int = 10,
-    batch: int = 16,
-    weight_decay: float = 0.0,
-    patience: int = 3,
+    training: Training = USUAL,
     seed: int = 0,
     name: str = "prompt",
     progress: bool = True,
 ) -> Fit[Prompt]:
-    """The rows before the input that best explain labelled texts, on the steer's signed objective.
+    """Fit the rows before the input that best explain labelled texts, on the steer's signed objective.
 
         minimise  mean CE(p(next token | P(y), text)) − λ/N · (log prior(P(1)) + log prior(P(−1)))
                   P(y) = rows + y · directions
 
     One value serves both signs: the rows are what all texts have in common, the directions what the label changes. Not convex:
-    Adam, the numbers with the best held-out NLL are kept. Every layer runs at every step, forward and backward: a prompt
+    AdamW, the parameters with the best held-out NLL are kept. Every layer runs at every step, forward and backward: a prompt
     changes all of them.
     Source: Lester et al. (arXiv 2104.08691), Li and Liang (prefix tuning), Liu et al. (P-tuning v1 and v2); priors: Sedov et al.
     (arXiv 2412.18582), where they are starts only.
@@ -67,30 +65,30 @@ def fit_prompt(
         encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix tuning), which is folded into plain
             rows afterwards.
         background: a steer that is always on; None: none.
-        step: of Adam, at the beginning, in units of the typical size of the model's own states at each site, as embeddings of
-            different models differ a hundredfold in size; None: 0.5, or 0.01 for the numbers of an encoder.
-        epochs, batch, patience, seed, name, progress: as in `fit_reft`.
-        weight_decay: of what is learned, which without an encoder is the way from the start.
+        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
+            states at each site, as embeddings of different models differ a hundredfold in size; None: 0.5, or 0.01 for the
+            parameters of an encoder. Without an encoder what decays is the way from the start.
+        seed, name, progress: as in `fit_reft`.
 
     Returns:
         `Fit(value: Prompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
         held-out NLL is `report.settings["plain_nll"]`.
+
+    Warns:
+        UserWarning: the untrained start was best (`report.settings["epoch_kept"]` is 0), so nothing was learnt.
 
     Raises:
         ValueError: fewer than four texts, an argument out of range, a prior without a density where one is asked for.
 
     Example:
         >>> import steerlens as sl
-        >>> model = sl.load_model("toy-64")
-        >>> fit = fit_prompt(model, sl.toy.corpus("tone", n=60, seed=0), length=2, epochs=1, progress=False)
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
+        >>> fit = fit_prompt(model, data, length=2, training=Training(epochs=1), progress=False)
         >>> fit.value.prefix
         2
     """
     started = time.perf_counter()
-    usual = 0.5 if encoder == "none" else 0.01
-    schedule = Schedule(
-        usual if step is None else step, epochs, batch, weight_decay, patience, seed, progress
-    ).checked()
+    schedule = Schedule(training, 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt")
     picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     how = convention(model, on)
@@ -127,7 +125,7 @@ def fit_prompt(
         belief = sum(total_log_prob(prior, (rows + sign * directions)[0]) for sign in (1, -1))
         return -prior_weight / n_tokens * torch.as_tensor(belief)
 
-    found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty, name="fit_prompt")
+    found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty)
     rows, directions = (t.detach().clone() for t in learned.both())
     value = Prompt(rows, directions, kind, picked, on, name)
     plain = Data(keep_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
@@ -136,7 +134,7 @@ def fit_prompt(
         "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,
         "plain_nll": nll(model, plain, plain.heldout, lambda texts, strength: ()),
     }  # fmt: skip
-    return described(model, parts, value, lambda texts, s: value.edits(s), found, schedule, settings, started)
+    return described(model, parts, value, lambda texts, s: value.edits(s), found, seed, settings, started)
 
 
 class _Rows:
@@ -171,9 +169,9 @@ class _Rows:
             self.net = nn.Sequential(middle, nn.Tanh() if encoder == "mlp" else nn.ReLU(), last).to(start)
         self.own = [nn.Parameter(start[0].clone())]
 
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Sized]:
         nets = [net for net in (self.net, self.lstm) if net is not None]
-        return [*self.own, *(p for net in nets for p in net.parameters())]
+        return [(p, 1.0) for p in (*self.own, *(p for net in nets for p in net.parameters()))]
 
     def both(self) -> tuple[Float[Tensor, "n_sites n width"], Float[Tensor, "n_sites n width"]]:
         found: Sequence[Tensor] | Tensor = self.own

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import generator
 from steerlens.values.vae import VAE, Health, Layers, bound, examine
 
 LOWEST = -5.0
@@ -49,7 +50,7 @@ def fit_vae(
 
     Example:
         >>> import torch
-        >>> vae = fit_vae(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), latent=2, epochs=5)
+        >>> vae = fit_vae(torch.randn(50, 3, generator=generator(0)), latent=2, epochs=5)
         >>> vae.sample(4, seed=0).shape
         torch.Size([4, 3])
     """
@@ -61,7 +62,7 @@ def fit_vae(
     ):  # fmt: skip
         if not good:
             raise ValueError(f"{label}: got {got}, expected {expected}")
-    random = torch.Generator().manual_seed(seed)
+    random = generator(seed)
     rows = vectors.detach().float().cpu()
     mean, scale = rows.mean(0), float(rows.var(0).mean().sqrt())
     if not 0 < scale < float("inf"):

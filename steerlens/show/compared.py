@@ -21,9 +21,12 @@ from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
 from steerlens.values.prompt import Prompt
+from steerlens.values.training import Training
 
 RIVAL_TEXTS, RIVAL_TESTS = 300, 200
 """Texts that rivals are fitted to and tested on: enough to compare, few enough for the report's time."""
+TRAINING = Training(epochs=4)
+"""Of edits and prompts: short, for the report's time."""
 RANK = 4
 ROWS = 8
 
@@ -68,12 +71,12 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     fit = fit_steer(states, name=one.name, seed=seed, progress=False)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     layers = sorted({(int(lm.cfg.n_layers) - 1) // 2, int(lm.cfg.n_layers) - 1})
-    edits = {k: fit_reft(lm, train, layers=k, rank=RANK, epochs=4, seed=seed, progress=False) for k in layers}
+    edits = {k: fit_reft(lm, train, layers=k, rank=RANK, training=TRAINING, seed=seed, progress=False) for k in layers}
     d = states.d_model
     values = {"steer": fit.value, f"steer, rank {RANK}": fit.value.truncate(RANK, metric)}
     numbers = {"steer": (d * d, fit.report.seconds), f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds)}
     prompts = {
-        name: fit_prompt(lm, train, kind=kind, length=ROWS, epochs=4, seed=seed, progress=False)
+        name: fit_prompt(lm, train, kind=kind, length=ROWS, training=TRAINING, seed=seed, progress=False)
         for name, kind in (("soft prompt", "soft"), ("key/value prefix", "kv"))
     }
     fitted = {f"LoReFT, rank {RANK}, layer {layer}": found for layer, found in edits.items()}

@@ -12,6 +12,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import torch
 
+from steerlens.maths.numbers import generator
 from steerlens.values.columns import Columns, Table, read_columns
 from steerlens.values.tables import dataset_table, dict_table, frame_table
 from steerlens.values.texts import as_list, as_number, is_missing, plain_labels, plain_texts, remedy
@@ -220,7 +221,7 @@ class Labelled:
         cut = round(share * len(self))
         if not 0 < cut < len(self):
             raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
-        generator = torch.Generator().manual_seed(_whole("seed", seed))
+        generator = generator(_whole("seed", seed))
         order = torch.randperm(len(self), generator=generator).tolist()
         return self.pick(order[:cut]), self.pick(order[cut:])
 

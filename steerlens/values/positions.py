@@ -49,6 +49,10 @@ def parse_positions(text: str) -> Positions:
     """`"f2+l3"`: the first two and the last three tokens of the prompt. `"prompt"`: all of it. `"new"`: all after it.
     Joined by `+`; `"all"` is `"prompt+new"`.
 
+    Of a prompt shorter than that, one end takes all tokens and both ends share them (see `Positions`). pyreft takes at most
+    half of the prompt for either end, even where only one is asked for, and moves the rest to padding: of three tokens its
+    `f3` edits the first alone, ours all three.
+
     Raises:
         ValueError: anything else, or the whole prompt together with a part of it.
 

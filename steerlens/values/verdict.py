@@ -21,7 +21,8 @@ class Verdict:
     with its 95 % interval over the texts; `p` is of the same sum against the texts' labels in random order. With
     `how="halves"` each half of the training texts gave a steer that the other half judges, at a KL of `kl` nats per
     token (of half the texts: the fit to all is better), and `agreement` is the cosine of both steers in whitened
-    coordinates. With `how="held-out"` a tenth that was held out judges the fit itself, at strength 1.
+    coordinates. With `how="held-out"` texts that were held out judge the fit itself, at the report's strength.
+    `learnt` is false where these texts chose the untrained start: then nothing is found, whatever `p`.
     """
 
     margin: float
@@ -32,22 +33,28 @@ class Verdict:
     n_texts: int
     how: Literal["halves", "held-out"]
     agreement: float | None = None
+    learnt: bool = True
 
     @property
     def found(self) -> bool:
         """Whether the fit is better than one to shuffled labels, at p ≤ 0.05."""
-        return self.p <= CHANCE and self.margin > 0
+        return self.learnt and self.p <= CHANCE and self.margin > 0
 
     def __str__(self) -> str:
         number = f"{self.margin:+.4f} nats per token [{self.low:+.4f}, {self.high:+.4f}]"
         judged = (
             f"steers of either half of the {self.n_texts:,} texts, judged by the other at {self.kl:g} nats of KL"
             if self.how == "halves"
-            else f"judged by {self.n_texts:,} held-out texts at strength 1"
+            else f"judged by {self.n_texts:,} held-out texts at the strength that their labels ask for"
         )
         agreed = "" if self.agreement is None else f"; the halves' steers have cosine {self.agreement:.2f}"
         if self.found:
             return f"Better than shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}."
+        if not self.learnt:
+            return (
+                f"Nothing was learnt: the untrained start predicts the held-out texts best. Its sign margin is {number}, "
+                f"{judged}. Collect more labelled texts, train with another lr, or check that the labels belong to them."
+            )
         return (
             f"Not told from shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}. Do not read its "
             "words or trust its text; collect more labelled texts, or check that the labels belong to them."

@@ -15,6 +15,7 @@ from steerlens.fits.reft import fit_reft_tasks
 from steerlens.models.measure import contrast, kl_cost
 from steerlens.values.calibrate import calibrate
 from steerlens.values.steer import Steer
+from steerlens.values.training import Training
 from tests.models.zoo import random_reft
 
 
@@ -77,7 +78,7 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
     def stand_in(*args: Any, **options: Any) -> Any:
         asked = inspect.signature(sl.fit_reft).bind(*args, **options).arguments
         assert asked["model"] is model and asked["data"] is train
-        assert (asked["epochs"], asked["seed"], asked["progress"]) == (1, 3, False)
+        assert (asked["training"].epochs, asked["seed"], asked["progress"]) == (1, 3, False)
         edits.append(
             random_reft(model, asked["variant"], layers=(asked["layers"],), rank=asked["rank"], seed=len(edits))
         )
@@ -87,7 +88,7 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
     patch.setattr(rivals, "fit_reft", stand_in)
     patch.setattr(rivals, "fit_steer", quick)
     try:
-        table = reft_quality(model, train, held, ranks=(1,), layers=(1,), kl=KL, epochs=1, seed=3)
+        table = reft_quality(model, train, held, ranks=(1,), layers=(1,), kl=KL, training=Training(epochs=1), seed=3)
     finally:
         patch.undo()
     return table, edits, fits[0]
@@ -112,7 +113,7 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
     asked = []
 
     def stand_in(*_: Any, **options: Any) -> Any:
-        asked.append((options["variant"], options["rank"], options["epochs"]))
+        asked.append((options["variant"], options["rank"], options["training"].epochs))
         at = options["layers"]
         layers = (at,) if isinstance(at, int) else at
         value = random_reft(model, options["variant"], layers=layers, rank=options["rank"])
@@ -125,7 +126,7 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
     monkeypatch.setattr(rivals, "fit_reft", stand_in)
     monkeypatch.setattr(rivals, "fit_steer", quickly)
     monkeypatch.setattr(rivals, "at_equal_kl", unmeasured)
-    table = reft_quality(model, train, held, variants=("direft", "r1"), ranks=(2, 3), epochs=7)
+    table = reft_quality(model, train, held, variants=("direft", "r1"), ranks=(2, 3), training=Training(epochs=7))
     assert asked == [("direft", 2, 7), ("direft", 3, 7), ("r1", 1, 7)]
     assert table.method.tolist() == ["steer"] * 3 + ["direft"] * 2 + ["r1"]
     assert table["rank"].tolist() == [2, 3, 64, 2, 3, 1]
@@ -163,7 +164,9 @@ def test_quality_of_steers_is_that_of_truncated_steers(model, train, held, quali
 def tasks(model) -> tuple[Any, dict[str, sl.Reft], dict[str, sl.Labelled], pd.DataFrame]:
     names = ("sentiment", "tone")
     train = {name: sl.toy.corpus(name, n=300, seed=0) for name in names}
-    whole, parts = fit_reft_tasks(model, train, rank=4, layers=1, epochs=3, step=3e-2, batch=16, progress=False)
+    whole, parts = fit_reft_tasks(
+        model, train, rank=4, layers=1, training=Training(lr=0.1, epochs=3, batch_size=16), progress=False
+    )
     tests = {name: sl.toy.corpus(name, n=80, seed=1) for name in names}
     return whole.value, parts, tests, composition(model, parts, whole.value, tests)
 

@@ -27,9 +27,9 @@ def cut(n: int, words: int = 4) -> sl.Labelled:
 
 
 def heldout_rows(n: int, seed: int = 0) -> list[int]:
-    """The tenth that is held out, by the seed."""
+    """The part that is held out, by the seed."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    return order[: max(n // 10, 1)]
+    return order[: max(n // 10, min(n // 5, 100), 1)]
 
 
 def rows_of(texts: sl.Labelled, rows: list[int]) -> sl.Labelled:

@@ -1,6 +1,7 @@
 """A prompt distilled into rows: held to the prompted model of `collect`, with the controls that bound it."""
 
 import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from steerlens.models.priors import text_prior, vocabulary_prior
 from steerlens.values.gist import Distilled
 from steerlens.values.priors import Given
 from steerlens.values.prompt import prompt_sites
+from steerlens.values.training import Training
 from tests.fits.make import model
 from tests.models.test_collect import ids_of
 from tests.models.test_resume import traces
@@ -25,7 +27,9 @@ from tests.models.zoo import zoo
 
 PROMPT = "i loathed this hotel . the room was awful and the staff was rude ."
 WAYS = ["prompted", "no prompt", "random words", "last tokens", "untrained rows", "distilled"]
-QUICK: dict[str, Any] = {"length": 2, "epochs": 1, "n": 16, "progress": False}
+ONCE = Training(epochs=1, batch_size=16)
+QUICK: dict[str, Any] = {"length": 2, "training": ONCE, "n": 16, "progress": False}
+TINY: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=1e-9)}
 
 
 @cache
@@ -36,7 +40,7 @@ def written(n: int = 80, seed: int = 0) -> tuple[str, ...]:
 
 @cache
 def distilled() -> Distilled:
-    return distil_prompt(model(), PROMPT, written(), length=3, epochs=4, progress=False)
+    return distil_prompt(model(), PROMPT, written(), length=3, training=replace(ONCE, epochs=4), progress=False)
 
 
 def log_probs(model: Any, ids: list[int], first: int) -> Tensor:
@@ -108,7 +112,7 @@ def test_the_best_epoch_is_kept_and_reported() -> None:
 
 @pytest.mark.parametrize("kind", ["deep", "kv"])
 def test_deeper_kinds_are_distilled_too(kind: Any) -> None:
-    fit = distil_prompt(model(), PROMPT, written()[:40], kind=kind, **{**QUICK, "epochs": 3})
+    fit = distil_prompt(model(), PROMPT, written()[:40], kind=kind, **{**QUICK, "training": replace(ONCE, epochs=3)})
     assert fit.value.kind == kind and fit.value.layers == {"deep": (2,), "kv": (0, 1, 2)}[kind]
     table = fit.table.set_index("way")
     assert table.gap_closed["distilled"] > 0.5 > table.gap_closed["untrained rows"]
@@ -178,15 +182,15 @@ def test_it_starts_from_means_of_the_prompts_own_tokens_or_where_the_prior_says(
     known = embeddings(model())[ids_of(model(), PROMPT, end=False)[1:]]
     assert len(known) == 15
     for kind in ("kv",):
-        fit = distil_prompt(model(), PROMPT, written()[:8], kind=kind, **{**QUICK, "length": 3}, step=1e-9)
+        fit = distil_prompt(model(), PROMPT, written()[:8], kind=kind, **{**TINY, "length": 3})
         own = torch.stack([known[:5].mean(0), known[5:10].mean(0), known[10:].mean(0)])
         expected = states_of(model(), fit.value.readout, own, prompt_sites(kind, fit.value.layers))
         assert_close(fit.value.rows, expected, rtol=0, atol=1e-5)
     prior = Given(known[2:4], "two")
-    fit = distil_prompt(model(), PROMPT, written()[:8], prior=prior, **QUICK, step=1e-9)
+    fit = distil_prompt(model(), PROMPT, written()[:8], prior=prior, **TINY)
     assert_close(fit.value.rows[0], known[2:4], rtol=0, atol=1e-5)
     assert fit.settings["prior"] == "two"
-    whole = distil_prompt(model(), PROMPT, written()[:8], **{**QUICK, "length": 15}, step=1e-9)
+    whole = distil_prompt(model(), PROMPT, written()[:8], **{**TINY, "length": 15})
     assert_close(whole.value.rows[0], known, rtol=0, atol=1e-5)
 
 
@@ -219,8 +223,6 @@ def test_bad_arguments_are_refused_by_name() -> None:
         ({"texts": texts[:3]}, "data: got 3 texts with something to predict, expected at least 4"),
         ({"texts": []}, "texts: got none"),
         ({"texts": None, "n": 3}, "n: got 3, expected at least 4"),
-        ({"step": 0.0}, "step: got 0.0"),
-        ({"epochs": 0}, "epochs: got 0"),
         ({"prior": Given(torch.zeros(1, 5))}, r"prior: its rows have shape \(2, 5\), expected \(2, 64\)"),
         ({"layers": (1,)}, "kind, layers: got 'soft' at layers"),
     ]

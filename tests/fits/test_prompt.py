@@ -1,6 +1,8 @@
 """The fit of a prompt, on a toy model: what it finds, what it reports, and that it leaves the model alone."""
 
 import json
+import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,15 @@ import steerlens as sl
 from steerlens.models.embed import embeddings, states_of
 from steerlens.values.priors import Exclusion, Gaussian, Given, Vocabulary, fit_gaussian
 from steerlens.values.prompt import prompt_sites
+from steerlens.values.training import Training
 from tests.fits.make import cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_resume import traces
 
 N, LENGTH = 40, 3
-QUICK: dict[str, Any] = {"length": LENGTH, "epochs": 1, "batch": 16, "progress": False}
-TINY: dict[str, Any] = {**QUICK, "step": 1e-9}
+ONCE = Training(epochs=1, batch_size=16)
+QUICK: dict[str, Any] = {"length": LENGTH, "training": ONCE, "progress": False}
+TINY: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=1e-9)}
+SLOW: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=2e-2)}
 SITES = {"soft": 1, "deep": 2, "kv": 6}
 WIDTH = {"soft": 64, "deep": 64, "kv": 64}
 
@@ -38,8 +43,8 @@ def believed() -> Gaussian:
 def fitted(kind: Any = "soft", encoder: Any = "none") -> sl.Fit[sl.Prompt]:
     """Trained enough to have moved: few texts, one epoch, or for the first more of them."""
     if (kind, encoder) == ("soft", "none"):
-        return sl.fit_prompt(model(), data(60), **{**QUICK, "epochs": 3, "step": 0.1})
-    return sl.fit_prompt(model(), data(24), kind=kind, encoder=encoder, name=f"{kind} {encoder}", **QUICK, step=2e-2)
+        return sl.fit_prompt(model(), data(60), **{**QUICK, "training": replace(ONCE, epochs=3, lr=0.1)})
+    return sl.fit_prompt(model(), data(24), kind=kind, encoder=encoder, name=f"{kind} {encoder}", **SLOW)
 
 
 def texts_of(encoder: str, kind: str) -> sl.Labelled:
@@ -63,6 +68,24 @@ def test_a_fit_explains_held_out_texts_better_than_its_start_and_the_plain_model
     assert abs(report.heldout.base - losses[0]) > 0.02  # base is the neutral prompt, which was learned too
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_keeps_the_start_is_told_so_in_words(kind: Any) -> None:
+    options: dict[str, Any] = {"length": LENGTH, "kind": kind, "training": replace(ONCE, lr=0.0), "progress": False}
+    with pytest.warns(UserWarning, match="fit_prompt: nothing was learnt"):
+        fit = sl.fit_prompt(model(), data(24), **options)
+    assert fit.report.settings["epoch_kept"] == 0 and not fit.value.directions.any()
+    assert fit.report.verdict is not None and str(fit.report.verdict).startswith("Nothing was learnt")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_three_hundred_texts_are_learned_from_and_nobody_is_warned(seed: int) -> None:
+    texts = sl.toy.corpus("sentiment", n=300, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        report = sl.fit_prompt(model(), texts, seed=seed, training=Training(epochs=2), progress=False).report
+    assert report.heldout.steered < report.trials[0]["heldout_nll"] - 0.02 and report.heldout.contrast > 0
+
+
 @pytest.mark.parametrize("kind, encoder", CASES)
 def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(kind: Any, encoder: Any) -> None:
     fit = fitted(kind, encoder)
@@ -83,7 +106,7 @@ def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(k
     texts = texts_of(encoder, kind)
     some = rows_of(texts, heldout_rows(len(texts.texts)))
     for expected_nll, sign in ((held.base, 0.0), (held.steered, 1.0), (held.flipped, -1.0)):
-        assert nll_of(model(), some, value, sign) == pytest.approx(expected_nll, abs=1e-4)
+        assert nll_of(model(), some, value, sign * fit.report.strength) == pytest.approx(expected_nll, abs=1e-4)
     assert nll_of(model(), some, None) == pytest.approx(settings["plain_nll"], abs=1e-4)
     assert abs(held.steered - settings["plain_nll"]) > 1e-3
     assert held.steered < fit.report.trials[0]["heldout_nll"]
@@ -131,10 +154,11 @@ def test_rows_start_where_the_prior_says() -> None:
 
 
 def test_a_strong_belief_keeps_the_rows_nearer_to_it() -> None:
-    options: dict[str, Any] = {**QUICK, "prior": believed(), "epochs": 3, "step": 0.2, "seed": 1}
+    training = replace(ONCE, epochs=3, lr=0.2, patience=9)
+    options: dict[str, Any] = {**QUICK, "prior": believed(), "training": training, "seed": 1}
     far = {}
     for weight in (0.0, 1000.0):
-        fit = sl.fit_prompt(model(), data(24), prior_weight=weight, patience=9, **options)
+        fit = sl.fit_prompt(model(), data(24), prior_weight=weight, **options)
         rows = fit.value.at(1.0)[0], fit.value.at(-1.0)[0]
         far[weight] = float(torch.stack([believed().distance(r).mean() for r in rows]).mean())
         assert fit.report.settings["prior_weight"] == weight
@@ -162,7 +186,7 @@ def test_the_same_seed_gives_the_same_numbers_and_the_global_generator_is_left_a
 
 
 def test_it_stops_when_it_is_no_longer_patient() -> None:
-    wild = sl.fit_prompt(model(), data(24), patience=1, **{**QUICK, "epochs": 8, "step": 20.0})
+    wild = sl.fit_prompt(model(), data(24), **{**QUICK, "training": replace(ONCE, epochs=8, lr=20.0, patience=1)})
     losses = [trial["heldout_nll"] for trial in wild.report.trials]
     assert len(losses) == 1 + losses.index(min(losses)) + 1 < 9
     assert wild.report.heldout.steered == pytest.approx(min(losses), abs=1e-4)
@@ -191,12 +215,12 @@ def test_the_model_is_as_before(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_texts_come_behind_the_rows_and_only_the_texts_count(kind: Any) -> None:
-    fit = sl.fit_prompt(model(), cut(24), kind=kind, **QUICK, step=2e-2)
+    fit = sl.fit_prompt(model(), cut(24), kind=kind, **SLOW)
     held = rows_of(cut(24), heldout_rows(len(cut(24).texts)))
     h = fit.report.heldout
     assert fit.report.n_positions == sl.collect(model(), cut(24), progress=False).n_positions
     assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut(24).texts)
-    assert nll_of(model(), held, fit.value) == pytest.approx(h.steered, abs=1e-4)
+    assert nll_of(model(), held, fit.value, fit.report.strength) == pytest.approx(h.steered, abs=1e-4)
     assert nll_of(model(), held, None) == pytest.approx(fit.report.settings["plain_nll"], abs=1e-4)
     bare = sl.Labelled(held.texts, held.labels)
     assert abs(nll_of(model(), bare, fit.value) - h.steered) > 1e-2  # without their prompts they are other texts
@@ -210,7 +234,7 @@ def test_a_background_is_always_on_and_is_reported() -> None:
     assert fit.background is background and torch.equal(background.W, kept)
     held, found = rows_of(data(24), heldout_rows(24)), fit.report.heldout
     for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
-        strength = [sign * y for y in held.labels]
+        strength = [sign * fit.report.strength * y for y in held.labels]
         under = sl.collect(model(), held, intervention=fit.value, strength=strength, progress=False)
         c, target, _ = next(under.chunks(10**6))
         loss = torch.nn.functional.cross_entropy(on.logits(c + c @ kept), target)
@@ -250,11 +274,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weight of a prior without a density": (
         {"prior_weight": 1.0, "prior": Given(torch.ones(1, 64))}, "prior: 'given' has no density",
     ),
-    "step": ({"step": 0.0}, "step: got 0.0"),
-    "epochs": ({"epochs": 0}, "epochs: got 0"),
-    "batch": ({"batch": 0}, "batch: got 0"),
-    "weight_decay": ({"weight_decay": -0.1}, "weight_decay: got -0.1"),
-    "patience": ({"patience": 0}, "patience: got 0"),
 }  # fmt: skip
 
 

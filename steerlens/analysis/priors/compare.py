@@ -17,6 +17,7 @@ from steerlens.values.intervals import mean_interval
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Prior
 from steerlens.values.prompt import Kind
+from steerlens.values.training import Training
 
 
 def compare_priors(
@@ -62,7 +63,7 @@ def compare_priors(
         fit = fit_prompt(
             model, train, length=length, kind=kind, prior=prior,
             prior_weight=prior_weight if hasattr(prior, "log_prob") else 0.0,
-            epochs=epochs, patience=epochs, seed=seed, progress=False,
+            training=Training(epochs=epochs, patience=epochs), seed=seed, progress=False,
         )  # fmt: skip
         start, end = prior.sample(length, seed), fit.value.rows[0]
         begun = of_words(start.to(on.W_U), start.to(on.W_U), on)

@@ -19,10 +19,12 @@ from steerlens.values.gist import Distilled
 from steerlens.values.intervention import Edit
 from steerlens.values.priors import Given, Prior
 from steerlens.values.prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
+from steerlens.values.training import USUAL, Training
 
 __all__ = ["distil_prompt", "compression"]
 
 
+@torch.inference_mode(False)  # what is made in that mode could never be learned from
 def distil_prompt(
     model: Model,
     prompt: str,
@@ -34,34 +36,32 @@ def distil_prompt(
     prior: Prior | None = None,
     n: int = 400,
     max_new_tokens: int = 30,
-    step: float = 0.3,
-    epochs: int = 10,
-    batch: int = 16,
-    patience: int = 3,
+    training: Training = USUAL,
     seed: int = 0,
     name: str = "gist",
     progress: bool = True,
 ) -> Distilled:
-    """The few rows before the input behind which a model predicts as it does behind a whole prompt.
+    """Fit the few rows before the input behind which a model predicts as it does behind a whole prompt.
 
         minimise  mean over positions of  KL( p(· | prompt, text so far) ‖ p(· | rows, text so far) )      nats per token
 
     The utility of gist tokens (Mu, Li and Goodman, arXiv 2304.08467) for a frozen model: theirs is trained to put any
     instruction into its gist, here each prompt is distilled by itself. What the prompted model predicts is computed once, as
-    final hidden states. Adam; the rows with the best held-out KL are kept.
+    final hidden states. AdamW; the rows with the best held-out KL are kept.
 
     Args:
         model: a TransformerLens model; unchanged afterwards.
         prompt: the text to stand for.
-        texts: continuations to agree on; a tenth is held out. None: `n` of them, of at most `max_new_tokens`, written by the
-            prompted model.
+        texts: continuations to agree on; a part of them is held out. None: `n` of them, of at most `max_new_tokens`,
+            written by the prompted model.
         length: rows; at most the prompt's tokens.
         kind: "soft", "deep" or "kv"; see `Prompt`.
         layers: for "deep" (default: the last third) and "kv" (default: all).
         prior: where the token embeddings of the rows start; None: means of the prompt's own, in so many parts. What deeper
             sites hold at the start is what the model makes of these rows.
-        step: of Adam, at the beginning, in units of the typical size of the model's own states at each site.
-        epochs, batch, patience, seed, name, progress: as in `fit_prompt`.
+        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
+            states at each site; None: 0.3.
+        seed, name, progress: as in `fit_prompt`.
 
     Returns:
         `Distilled`; its table holds the rows against the controls of `compression`, on the held-out texts.
@@ -71,12 +71,13 @@ def distil_prompt(
 
     Example:
         >>> import steerlens as sl
-        >>> found = distil_prompt(sl.load_model("toy-64"), "the film was very bad .", n=40, length=2, epochs=1, progress=False)
+        >>> model, training = sl.load_model("toy-64"), Training(epochs=1)
+        >>> found = distil_prompt(model, "the film was very bad .", n=40, length=2, training=training, progress=False)
         >>> found.value.prefix
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(step, epochs, batch, 0.0, patience, seed, progress).checked()
+    schedule = Schedule(training, 0.3, seed, progress, "distil_prompt")
     picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     tokens = tokens_of(model, prompt)
@@ -105,20 +106,18 @@ def distil_prompt(
             gradient[part] = kl_and_gradient(on.head, found[part], aim[part], weight[part])[1]
         c.backward(gradient)
 
-    def judge() -> float:
+    def judge() -> dict[str, float]:
         kl, n = task.kl(parts.kept, parts.heldout, edits(start + typical * way))
-        return float(kl.sum() / n.sum())
+        return {"heldout_kl": float(kl.sum() / n.sum())}
 
-    found = descend_on(
-        model, parts.kept, parts.fitting, [way], pull, judge, schedule, loss="heldout_kl", name="distil_prompt"
-    )
+    found = descend_on(model, parts, [(way, 1.0)], pull, judge, schedule)
     rows = (start + typical * way).detach().clone()
     value = Prompt(rows, torch.zeros_like(rows), kind, picked, on, name)
     first = Prompt(start, torch.zeros_like(start), kind, picked, on, "untrained rows")
     settings = {
         "kind": kind, "length": length, "layers": list(picked), "prior": "own tokens" if prior is None else prior.name,
-        "batch": batch, "step": step, "n_parameters": rows.numel(),
-    }  # fmt: skip
+        "n_parameters": rows.numel(),
+    } | found.settings  # fmt: skip
     random = vocabulary_prior(model).sample(length, seed)
     table = against_controls(task, tokens, parts.heldout, {first.name: first, "distilled": value}, random, seed)
     return Distilled(

@@ -46,8 +46,9 @@ def compression(
     Example:
         >>> import steerlens as sl
         >>> from steerlens.fits.gist import distil_prompt
+        >>> from steerlens.values.training import Training
         >>> model, prompt = sl.load_model("toy-64"), "the film was very bad ."
-        >>> found = distil_prompt(model, prompt, n=40, length=2, epochs=1, progress=False)
+        >>> found = distil_prompt(model, prompt, n=40, length=2, training=Training(epochs=1), progress=False)
         >>> compression(model, prompt, ["the plot was slow ."], {"two rows": found.value}).way.tolist()
         ['prompted', 'no prompt', 'random words', 'last tokens', 'two rows']
     """

@@ -1,6 +1,6 @@
 """The numbers of an edit while they are learned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from steerlens.fits.descent import Sized
 from steerlens.maths.reft import FORMS, Activation, Variant, change, top_mean
 from steerlens.values.intervention import Edit
 from steerlens.values.positions import Places, parse_positions
@@ -19,6 +20,8 @@ TOP = 8
 """Tokens whose activations are averaged in training r1, as in AxBench."""
 IDLE = 0.005
 """Weight of the r1 activations that are not among the largest, ramped up over the fit, as in AxBench."""
+HAIR = 1e-6
+"""Where `b` starts under relu, in units of states: at 0 it is flat, and nothing would ever be learned."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +46,26 @@ class Learned:
 
     It starts where the edit changes nothing, as far as the variant can: `A = R`, `b = 0` where the subspace's content is
     replaced, `A = 0`, `b = 0` where something is added to it. `consreft` alone replaces the content by a constant from the
-    start; `b` then is the mean content.
+    start; `b` then is the mean content. An activation of what is replaced cannot be undone at the start either.
+
+    Args:
+        mean, sizes: the mean state behind each layer, and the norm of a usual one.
     """
 
-    def __init__(self, shape: Shape, mean: Float[Tensor, "n_layers d"], seed: int) -> None:
+    def __init__(self, shape: Shape, mean: Float[Tensor, "n_layers d"], sizes: Sequence[float], seed: int) -> None:
         self.shape, self.form = shape, FORMS[shape.variant]
         n, rank = shape.n_edits, shape.rank
+        # behind each layer the beginning's edits and the end's are neighbours, see `edits_at`
+        self.sizes = torch.tensor(sizes, device=mean.device).repeat_interleave(n // len(mean))
         with torch.random.fork_rng(devices=[]):  # the parametrisation draws from the global generator
             torch.manual_seed(seed)
             self.sources = [self._source(mean) for _ in range(n)]
         R = self.R.detach()
         self.A = nn.Parameter(R.clone() if self.form.replaces else torch.zeros_like(R)) if self.form.reads else None
-        b = torch.zeros(n, rank, device=mean.device)
+        level = torch.full((n, rank), HAIR if shape.activation == "relu" else 0.0, device=mean.device)
         if shape.variant == "consreft":
-            b = torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0))
-        self.b = nn.Parameter(b)
+            level = torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0)) / self.sizes[:, None]
+        self.level = nn.Parameter(level)
 
     def _source(self, like: Tensor) -> nn.Module:
         """A layer whose weight is `R` of one edit: random rows, orthonormal to begin with."""
@@ -73,9 +81,18 @@ class Learned:
     def R(self) -> Float[Tensor, "n_edits rank d"]:
         return torch.stack([cast(Tensor, source.weight) for source in self.sources])
 
-    def parameters(self) -> list[nn.Parameter]:
-        own = [p for p in (self.A, None if self.shape.variant == "r1" else self.b) if p is not None]
-        return [*(p for source in self.sources for p in source.parameters()), *own]
+    @property
+    def b(self) -> Float[Tensor, "n_edits rank"]:
+        return self.level * self.sizes[:, None]
+
+    def parameters(self) -> list[Sized]:
+        """All that is learned, in units in which a step of 1 changes each part of `Δ` by up to the size of a state.
+
+        `b` is as long as states are; a row of `R` or `A` is one of `d` numbers, all of which may move at once.
+        """
+        rows = [p for source in self.sources for p in source.parameters()] + ([] if self.A is None else [self.A])
+        levels = [] if self.shape.variant == "r1" else [self.level]
+        return [*((p, self.shape.d_model**-0.5) for p in rows), *((p, 1.0) for p in levels)]
 
     def edits(
         self, strength: Float[Tensor, " batch"], rows: Float[Tensor, "batch rank"] | None, idle: list[Tensor]

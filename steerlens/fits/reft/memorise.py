@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from steerlens.fits.descent import backward
 from steerlens.maths.head import post, token_nll
+from steerlens.maths.numbers import generator
 from steerlens.models.readout import readout
 from steerlens.models.resume import batch_of, final_states, keep_tokens
 from steerlens.models.sites import Model, convention, evaluating, run_to
@@ -38,6 +39,7 @@ class Memories:
     edits: tuple[Reft, ...]
 
 
+@torch.inference_mode(False)  # what is made in that mode could never be learned from
 def memorise(
     model: Model,
     sequences: Sequence[Sequence[int]],
@@ -45,7 +47,7 @@ def memorise(
     layer: int,
     prompt: str = "",
     steps: int = 500,
-    step: float = 0.1,
+    lr: float = 0.1,
     seed: int = 0,
     progress: bool = True,
 ) -> Memories:
@@ -54,7 +56,8 @@ def memorise(
     Behind one prompt the edited state is always the same `h`, and every variant of ReFT with a subspace can then add any
     vector `v` and nothing else: consreft with `R = v/‖v‖`, `b = ‖v‖ + R·h` adds exactly `v`, and so does loreft with the same
     and `A = 0`. So the vector itself is what is learned, `d_model` numbers a sequence, all sequences at once, by Adam with a
-    step that falls to zero; the edits are made of it afterwards. Descent may miss what there is: `recovered` is a lower bound.
+    learning rate that falls to zero; the edits are made of it afterwards. Descent may miss what there is: `recovered` is a lower
+    bound.
     Source: the memorisation experiment of Wu et al. (arXiv 2404.03592), with tokens for characters.
 
     Args:
@@ -63,7 +66,7 @@ def memorise(
         layer: behind which layer the edit is.
         prompt: what comes before; "" is begin-of-text alone.
         steps: of Adam; it stops when all sequences are recovered.
-        step: of Adam, relative to the norm of `h`.
+        lr: of Adam, at the beginning, in units of the norm of `h`.
         seed: of the start, a vector of a hundredth of that norm.
 
     Raises:
@@ -77,8 +80,8 @@ def memorise(
     """
     on, how = readout(model), convention(model, readout(model))
     begin = encode_prompts(model.tokenizer, [prompt], how)[0]
-    if steps < 1 or not step > 0:
-        raise ValueError(f"steps, step: got {steps} and {step}, expected at least 1, and a number > 0")
+    if steps < 1 or not lr > 0:
+        raise ValueError(f"steps, lr: got {steps} and {lr}, expected at least 1, and a number > 0")
     _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
     ids = [[*begin, *sequence] for sequence in sequences]
     kept = keep_tokens(model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer)
@@ -90,9 +93,9 @@ def memorise(
     place = torch.arange(len(row), device=bare.device) - (lengths.cumsum(0) - lengths)[row]
     h = _state(model, kept.readout, begin, layer)
     size = float(h.norm())
-    start = torch.randn(len(ids), len(h), generator=torch.Generator().manual_seed(seed)).to(h)
+    start = torch.randn(len(ids), len(h), generator=generator(seed)).to(h)
     v = (start * (0.01 * size / start.norm(dim=1, keepdim=True))).requires_grad_(True)
-    optimiser = torch.optim.Adam([v], lr=step * size / len(h) ** 0.5)
+    optimiser = torch.optim.Adam([v], lr=lr * size / len(h) ** 0.5)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / steps)
     none, best = zero_steer(on), _Best(on, batch.targets, row, lengths, bare, v.detach())
     with (

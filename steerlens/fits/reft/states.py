@@ -13,19 +13,20 @@ from steerlens.models.sites import Model, evaluating, run_to
 from steerlens.values.reft import resid_post
 
 
-def mean_states(model: Model, kept: Kept, texts: Sequence[int], layers: Sequence[int]) -> Float[Tensor, "n_layers d"]:
-    """The mean state behind each layer, over the first of some texts."""
+def survey(
+    model: Model, kept: Kept, texts: Sequence[int], layers: Sequence[int]
+) -> tuple[Float[Tensor, "n_layers d"], list[float]]:
+    """The mean state behind each layer, and the median norm of a state, over the first of some texts."""
     some = kept.batches(texts[:64])
-    found = []
+    means, sizes = [], []
     with evaluating(model):
         for layer in layers:
-            total, n = torch.zeros(()), 0
-            for picked in some:
-                batch = batch_of(kept, picked)
-                h = _states(model, kept, batch, layer)[batch.mask.bool()]
-                total, n = total.to(h) + h.sum(0), n + len(h)
-            found.append(total / n)
-    return torch.stack(found)
+            batches = (batch_of(kept, picked) for picked in some)
+            h = torch.cat([_states(model, kept, batch, layer)[batch.mask.bool()] for batch in batches])
+            means.append(h.mean(0))
+            # begin-of-text may be hundreds of times as long as any other state
+            sizes.append(float(h.norm(dim=1).median()))
+    return torch.stack(means), sizes
 
 
 def activations(

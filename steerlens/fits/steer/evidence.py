@@ -11,6 +11,7 @@ from torch import Tensor
 from steerlens.fits.steer.problem import CHUNK, Weights, text_weights
 from steerlens.maths.evidence import even_kl, nuclear_descent
 from steerlens.maths.head import Head, nll_gradient
+from steerlens.maths.numbers import generator
 from steerlens.values.intervals import bootstrap_ratio, permute_labels, ratio_error
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -245,7 +246,7 @@ def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: 
     c = torch.cat([chunk.hidden for chunk in chunks])
     share = weight[text] * labels[text].square()
     n = METER + max(POSITIONS if len(share) > POSITIONS else len(share), TRIED_ON)
-    drawn = torch.multinomial(share.cpu(), n, replacement=True, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.multinomial(share.cpu(), n, replacement=True, generator=generator(seed))
     drawn = drawn.to(device)
     label2 = float(share.mean())
     c, size = c[drawn], labels[text[drawn]].abs()[:, None]
@@ -266,7 +267,7 @@ def _evidence(states: States, labels: Tensor, base: Tensor, metric: Metric, weig
 
 def _curvature(cost: _Cost, d: int) -> float:
     """Return the largest curvature of the cost at zero, by power iteration."""
-    V = torch.randn(d, d, generator=torch.Generator().manual_seed(0)).to(cost.white)
+    V = torch.randn(d, d, generator=generator(0)).to(cost.white)
     size = 0.0
     for _ in range(8):
         V = V / V.norm() * 1e-2

@@ -1,0 +1,19 @@
+"""Fitting an intervention by descent on the signed objective: what such fits share."""
+
+from steerlens.fits.descent.loop import Schedule, Sized, descend, descend_on, described
+from steerlens.fits.descent.texts import BATCH_TOKENS, CHUNK, Data, Editing, backward, nll, split
+
+__all__ = [
+    "BATCH_TOKENS",
+    "CHUNK",
+    "Data",
+    "Editing",
+    "Schedule",
+    "Sized",
+    "backward",
+    "descend",
+    "descend_on",
+    "described",
+    "nll",
+    "split",
+]
