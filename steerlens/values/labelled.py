@@ -221,8 +221,7 @@ class Labelled:
         cut = round(share * len(self))
         if not 0 < cut < len(self):
             raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
-        generator = generator(_whole("seed", seed))
-        order = torch.randperm(len(self), generator=generator).tolist()
+        order = torch.randperm(len(self), generator=generator(_whole("seed", seed))).tolist()
         return self.pick(order[:cut]), self.pick(order[cut:])
 
     def first(self, n: SupportsIndex) -> "Labelled":
