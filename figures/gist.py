@@ -14,7 +14,6 @@ import steerlens as sl
 from steerlens.fits.gist import compression, distil_prompt
 from steerlens.show.figures import records, save_figure
 from steerlens.show.priors import plot_compression
-from steerlens.values.training import Training
 
 PROMPTS = (
     "the singer at the arena was typical . yesterday i replayed the song again . i loathed every minute of this concert .",
@@ -33,7 +32,7 @@ def main() -> None:
         for length in LENGTHS:
             for seed in SEEDS:
                 found = distil_prompt(
-                    model, prompt, n=150, length=length, training=Training(epochs=6), seed=seed, progress=False
+                    model, prompt, n=150, length=length, training=sl.Training(epochs=6), seed=seed, progress=False
                 )
                 table = compression(model, prompt, new, {"distilled": found.value}, seed=seed)
                 parts.append(table.assign(prompt=prompt, length=length, seed=seed, seconds=found.seconds))

@@ -31,7 +31,6 @@ from steerlens.show.priors import plot_moves, plot_priors
 from steerlens.show.trajectories import plot_map
 from steerlens.toy.tasks import TASKS, task
 from steerlens.values.priors import Exclusion, fit_gaussian, isotropic
-from steerlens.values.training import Training
 
 model = sl.load_model("toy-64")
 train, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((800, 0), (300, 1)))
@@ -98,9 +97,9 @@ over_seeds(found).pivot(index="prior", columns="number", values="mean").loc[
 
 # %%
 believed = sl.fit_prompt(
-    model, few, prior=known["fitted to words"], prior_weight=1.0, training=Training(epochs=5), progress=False
+    model, few, prior=known["fitted to words"], prior_weight=1.0, training=sl.Training(epochs=5), progress=False
 )
-free = sl.fit_prompt(model, few, prior=known["fitted to words"], training=Training(epochs=5), progress=False)
+free = sl.fit_prompt(model, few, prior=known["fitted to words"], training=sl.Training(epochs=5), progress=False)
 pd.DataFrame(
     {
         name: drift(fit.value.at(1.0)[0], {"p": known["fitted to words"]}).iloc[0]
@@ -174,7 +173,7 @@ ax = plot_moves(moved)
 
 # %%
 prompt = " ".join(new.texts[3].split()[:16])
-gist = distil_prompt(model, prompt, n=300, length=2, training=Training(epochs=8), progress=False)
+gist = distil_prompt(model, prompt, n=300, length=2, training=sl.Training(epochs=8), progress=False)
 print(prompt)
 gist
 

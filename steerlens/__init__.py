@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States
     from steerlens.values.steer import Steer as Steer
+    from steerlens.values.training import Training as Training
 
 __version__ = "0.1.0"
 
@@ -78,6 +79,7 @@ _HOME = {
     "Report": "values.fit",
     "States": "values.states",
     "Steer": "values.steer",
+    "Training": "values.training",
     "align": "analysis.transfer",
     "calibrate": "values.calibrate",
     "classify": "analysis.strength",

@@ -12,7 +12,7 @@ import pytest
 import steerlens as sl
 
 PUBLIC = [
-    "Fit", "Intervention", "Labelled", "Metric", "Prompt", "Readout", "Reft", "Report", "States", "Steer", "align",
+    "Fit", "Intervention", "Labelled", "Metric", "Prompt", "Readout", "Reft", "Report", "States", "Steer", "Training", "align",
     "calibrate", "classify", "collect", "fit_prompt", "fit_reft", "fit_steer", "gap_closed", "generate", "highlight",
     "infer_strength", "label_curve", "load", "load_model", "natural_metric", "pair", "read_labelled", "read_metadata",
     "readout", "refit", "save", "score", "singular_words", "spectrum", "stability", "steered", "transfer",

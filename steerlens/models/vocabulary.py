@@ -1,11 +1,12 @@
 """The vocabulary of a tokenizer: what each token stands for, and what no text may hold."""
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
+
+from steerlens.values.warn import warn_user
 
 Tokenizer = Any
 """A Hugging Face tokenizer."""
@@ -104,11 +105,9 @@ def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Seque
     example = f"e.g. {_excerpt(word)} of text {row}"
     if share == 1:
         raise ValueError(f"texts: the tokenizer knows nothing in them, {example}; take a model of this language")
-    warnings.warn(
+    warn_user(
         f"the tokenizer does not know {share:.0%} of the texts, {example}: the model does not see it; take a model whose "
         "vocabulary has these words, or write the texts as its own are written (case, spaces)",
-        UserWarning,
-        stacklevel=2,
     )
 
 

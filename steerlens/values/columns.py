@@ -1,15 +1,14 @@
 """Find the columns of texts, labels and prompts in a table, and read them."""
 
 import difflib
-import inspect
 import math
-import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from steerlens.values.meaning import ends_of, mapped, meaning_of, no_label, numbers_of, parse, scaled
 from steerlens.values.texts import as_number, is_missing, listed, remedy, text_fault
+from steerlens.values.warn import warn_user
 
 SYNONYMS = {
     "text": ("texts", "sentence", "review", "content", "comment"),
@@ -114,7 +113,7 @@ def read_columns(table: Table, columns: Columns) -> Found:
         left = f" left, all {n} are without text or label" if n else ""
         raise ValueError(f"{table.source}: no rows{left}; expected columns {columns.text!r} and {columns.label!r}")
     if len(rows) < n:
-        _warn(f"{table.source}: {n - len(rows):,} of {n:,} rows are left out, without text or label")
+        warn_user(f"{table.source}: {n - len(rows):,} of {n:,} rows are left out, without text or label")
     for row in rows:
         for role, name in named.items():
             fault = _fault(role, name, read[role][row], role == "label" and no_label(read[role][row], meaning))
@@ -186,7 +185,7 @@ def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashab
             f"{_missing(table, asked)}; {name!r} may be it, but does not say what its values mean: "
             f"pass label={name!r} and {values}"
         )
-    _warn(
+    warn_user(
         f"{table.source}: no column {asked!r}, so {name!r} is read as the {role}s; pass {role}={name!r} to confirm it"
     )
     return name
@@ -222,11 +221,3 @@ def _spelt(name: Hashable) -> str:
 
 def _missing(table: Table, asked: Hashable) -> str:
     return f"{table.head}: no column {asked!r}; found {listed(table.names)}"
-
-
-def _warn(message: str) -> None:
-    """Warn where the package was called from."""
-    frame, depth = inspect.currentframe(), 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("steerlens."):
-        frame, depth = frame.f_back, depth + 1
-    warnings.warn(message, stacklevel=depth + 1)
