@@ -31,9 +31,7 @@ def main() -> None:
         new = [text for text in sl.generate(model, [prompt], samples=100, seed=99).text if text.strip()]
         for length in LENGTHS:
             for seed in SEEDS:
-                found = distil_prompt(
-                    model, prompt, n=150, length=length, training=sl.Training(epochs=6), seed=seed, progress=False
-                )
+                found = distil_prompt(model, prompt, n=150, length=length, epochs=6, seed=seed, progress=False)
                 table = compression(model, prompt, new, {"distilled": found.value}, seed=seed)
                 parts.append(table.assign(prompt=prompt, length=length, seed=seed, seconds=found.seconds))
     table = pd.concat(parts, ignore_index=True)

@@ -38,9 +38,7 @@ train, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((800, 0
 # The layers below the edit run once for the whole fit.
 
 # %%
-fit = sl.fit_reft(
-    model, train, layers=1, rank=4, training=sl.Training(epochs=5), name="joy, behind layer 1", progress=False
-)
+fit = sl.fit_reft(model, train, layers=1, rank=4, epochs=5, name="joy, behind layer 1", progress=False)
 fit
 
 # %% [markdown]
@@ -59,7 +57,7 @@ sl.generate(model, ["the film was"], fit.value, strengths=(-2, 0, 2), seed=0)[["
 states = sl.collect(model, train, progress=False)
 steer = sl.fit_steer(states, name="joy")
 metric = sl.natural_metric(states, damping=steer.report.damping)
-edits = {k: sl.fit_reft(model, train, layers=k, rank=4, training=sl.Training(epochs=5), progress=False) for k in (0, 2)}
+edits = {k: sl.fit_reft(model, train, layers=k, rank=4, epochs=5, progress=False) for k in (0, 2)}
 edits = {0: edits[0], 1: fit, 2: edits[2]}
 rivals = {"steer": steer.value, "steer, rank 4": steer.value.truncate(4, metric)}
 rivals |= {f"LoReFT, layer {k}": edit.value for k, edit in edits.items()}
@@ -81,9 +79,7 @@ table.round(3)
 
 # %%
 again = {
-    k: sl.fit_reft(
-        model, sl.toy.corpus("sentiment", n=800, seed=7), layers=k, training=sl.Training(epochs=5), progress=False
-    ).value
+    k: sl.fit_reft(model, sl.toy.corpus("sentiment", n=800, seed=7), layers=k, epochs=5, progress=False).value
     for k in edits
 }
 some = sl.Labelled(new.texts[:80], new.labels[:80])
@@ -106,7 +102,7 @@ ax = plot_subspaces(shared)
 
 # %%
 tasks = {name: sl.toy.corpus(name, n=800, seed=0) for name in ("sentiment", "tone")}
-whole, parts = fit_reft_tasks(model, tasks, layers=1, rank=8, training=sl.Training(epochs=5), progress=False)
+whole, parts = fit_reft_tasks(model, tasks, layers=1, rank=8, epochs=5, progress=False)
 tests = {name: sl.toy.corpus(name, n=300, seed=1) for name in tasks}
 ax = plot_composition(composition(model, parts, whole.value, tests))
 

@@ -96,10 +96,8 @@ over_seeds(found).pivot(index="prior", columns="number", values="mean").loc[
 # a mode does.
 
 # %%
-believed = sl.fit_prompt(
-    model, few, prior=known["fitted to words"], prior_weight=1.0, training=sl.Training(epochs=5), progress=False
-)
-free = sl.fit_prompt(model, few, prior=known["fitted to words"], training=sl.Training(epochs=5), progress=False)
+believed = sl.fit_prompt(model, few, prior=known["fitted to words"], prior_weight=1.0, epochs=5, progress=False)
+free = sl.fit_prompt(model, few, prior=known["fitted to words"], epochs=5, progress=False)
 pd.DataFrame(
     {
         name: drift(fit.value.at(1.0)[0], {"p": known["fitted to words"]}).iloc[0]
@@ -173,7 +171,7 @@ ax = plot_moves(moved)
 
 # %%
 prompt = " ".join(new.texts[3].split()[:16])
-gist = distil_prompt(model, prompt, n=300, length=2, training=sl.Training(epochs=8), progress=False)
+gist = distil_prompt(model, prompt, n=300, length=2, epochs=8, progress=False)
 print(prompt)
 gist
 

@@ -37,6 +37,7 @@ def fit_prompt(
     prior_weight: float = 0.0,
     encoder: Encoder = "none",
     background: Steer | None = None,
+    epochs: int | None = None,
     training: Training = USUAL,
     seed: int = 0,
     name: str = "prompt",
@@ -65,6 +66,7 @@ def fit_prompt(
         encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix tuning), which is folded into plain
             rows afterwards.
         background: a steer that is always on; None: none.
+        epochs: most passes over the texts; the same as `Training(epochs=)`.
         training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
             states at each site, as embeddings of different models differ a hundredfold in size; None: 0.5, or 0.01 for the
             parameters of an encoder. Without an encoder what decays is the way from the start.
@@ -88,7 +90,7 @@ def fit_prompt(
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(training, 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt")
+    schedule = Schedule(training.lasting(epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt")
     picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     how = convention(model, on)

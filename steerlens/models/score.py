@@ -55,7 +55,7 @@ def score(
         first has it and the others are "".
 
     Raises:
-        ValueError: no texts or one string in their place, a text that is empty, missing or no text (the message names
+        ValueError: no texts, a text that is empty, missing or no text (the message names
             the row), texts that the tokenizer does not know, a steer of another model.
 
     Example:

@@ -73,8 +73,8 @@ def plain_texts(name: str, values: Any) -> tuple[str, ...]:
     return tuple(str.__str__(text) for text in texts)
 
 
-def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """Return texts as a list of plain strings, at least one; single texts may be empty, as a prompt may be.
+def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
+    """Return texts as a list of plain strings; one string is one text, and one may be empty, as a prompt may be.
 
     Raises:
         ValueError: as from `plain_texts`; none at all.
@@ -82,8 +82,10 @@ def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     Example:
         >>> as_texts(pd.Series(["good .", "bad ."], index=[7, 9]))
         ['good .', 'bad .']
+        >>> as_texts("good .")
+        ['good .']
     """
-    found = list(plain_texts(name, texts))
+    found = list(plain_texts(name, [texts] if isinstance(texts, str) else texts))
     if not found:
         raise ValueError(f"{name}: got none, expected at least one text; is the file or the filter empty?")
     return found

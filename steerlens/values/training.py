@@ -53,6 +53,10 @@ class Training:
             if number is not None and not (isfinite(number) and least <= number <= most):
                 raise ValueError(f"{name}: got {number}, expected {expected}")
 
+    def lasting(self, epochs: int | None) -> "Training":
+        """Return it with so many epochs, or itself where it is not said how many."""
+        return self if epochs is None else replace(self, epochs=epochs)
+
     def planned(self, n_texts: int, lr: float) -> "Training":
         """Return it with nothing left open, for so many texts and a fit's own learning rate."""
         steps = ceil(n_texts / self.batch_size)

@@ -211,7 +211,6 @@ def test_an_empty_prompt_starts_from_nothing_where_there_is_a_beginning(tiny, mo
     "options, message",
     [
         ({"prompts": []}, "at least one text"),
-        ({"prompts": "the film"}, "a list"),
         ({"prompts": ["good " * 50]}, f"the context is {N_CTX}"),
         ({"strengths": ()}, "strengths: got none"),
         ({"samples": 0}, "samples"),

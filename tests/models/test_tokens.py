@@ -287,11 +287,11 @@ def test_what_is_no_text_is_refused_everywhere_alike(unchecked: None, call: str,
         calls[call]()
 
 
-def test_one_string_and_labelled_prompts_are_refused(unchecked: None) -> None:
+def test_one_string_is_one_text_and_labelled_prompts_are_refused(unchecked: None) -> None:
     model = zoo("gpt2")
-    for call in (sl.score, sl.generate, sl.collect):
-        with pytest.raises(ValueError, match="not one string"):
-            call(model, "film")
+    for call in (sl.score, sl.generate):
+        assert call(model, "the film").equals(call(model, ["the film"]))
+    assert sl.collect(model, "the film", progress=False).n_texts == 1
     with pytest.raises(ValueError, match="prompts: got labelled texts"):
         sl.generate(model, sl.Labelled(TEXTS[:1], (1.0,)))
 

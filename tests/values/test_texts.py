@@ -33,7 +33,6 @@ def test_texts_in_an_order_are_a_list_of_plain_strings(given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("film", "data: got one str, 'film', expected a list; put it in brackets"),
         (b"film", "data: got one bytes, b'film'"),
         ({"text": ["a"], "label": [1]}, r"got a dict, whose keys .* data\['text'\]"),
         ({"body": ["a"]}, r"data\['body'\]"),

@@ -116,7 +116,7 @@ def infer_strength(
     if not (limit > 0 and (prior is None or prior > 0)):
         raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
     check_lives_on(steer, model)
-    states = collect(model, [texts] if isinstance(texts, str) else texts, end=end, progress=False)
+    states = collect(model, texts, end=end, progress=False)
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
 
 

@@ -36,6 +36,7 @@ def distil_prompt(
     prior: Prior | None = None,
     n: int = 400,
     max_new_tokens: int = 30,
+    epochs: int | None = None,
     training: Training = USUAL,
     seed: int = 0,
     name: str = "gist",
@@ -59,6 +60,7 @@ def distil_prompt(
         layers: for "deep" (default: the last third) and "kv" (default: all).
         prior: where the token embeddings of the rows start; None: means of the prompt's own, in so many parts. What deeper
             sites hold at the start is what the model makes of these rows.
+        epochs: most passes over the texts; the same as `Training(epochs=)`.
         training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
             states at each site; None: 0.3.
         seed, name, progress: as in `fit_prompt`.
@@ -77,7 +79,7 @@ def distil_prompt(
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(training, 0.3, seed, progress, "distil_prompt")
+    schedule = Schedule(training.lasting(epochs), 0.3, seed, progress, "distil_prompt")
     picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     tokens = tokens_of(model, prompt)

@@ -41,6 +41,7 @@ def fit_reft(
     activation: Activation | None = None,
     background: Steer | None = None,
     dropout: float = 0.0,
+    epochs: int | None = None,
     training: Training = USUAL,
     seed: int = 0,
     name: str = "reft",
@@ -68,6 +69,7 @@ def fit_reft(
         activation: on `Ah + b`.
         background: a steer that is always on, e.g. that of `fit_steer`; None: none.
         dropout: of edited states, in training.
+        epochs: most passes over the texts; the same as `Training(epochs=)`.
         training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the norm of a usual state: a step
             changes what the edit adds by up to `lr` times that. None: 0.02.
         seed: of the split, the start and the order of the texts.
@@ -95,7 +97,7 @@ def fit_reft(
     shape = _shape(model, variant, layers, rank, positions, tied, activation)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: got {dropout}, expected a number in [0, 1)")
-    schedule = Schedule(training, LR, seed, progress, "fit_reft")
+    schedule = Schedule(training.lasting(epochs), LR, seed, progress, "fit_reft")
     return _fit(model, data, None, shape, background, schedule, dropout, name)
 
 
@@ -108,6 +110,7 @@ def fit_reft_tasks(
     layers: int | Sequence[int] | None = None,
     variant: Variant = "loreft",
     positions: str = "all",
+    epochs: int | None = None,
     training: Training = USUAL,
     seed: int = 0,
     progress: bool = True,
@@ -137,7 +140,7 @@ def fit_reft_tasks(
     if any(data.prompts for data in tasks.values()) and not all(data.prompts for data in tasks.values()):
         raise ValueError("tasks: some have prompts and some have none; give all of them prompts, or none")
     shape = _shape(model, variant, layers, rank, positions, True, None)
-    schedule = Schedule(training, LR, seed, progress, "fit_reft_tasks")
+    schedule = Schedule(training.lasting(epochs), LR, seed, progress, "fit_reft_tasks")
     texts, labels, prompts, rows = (), (), (), []
     share = rank // len(tasks)
     for k, data in enumerate(tasks.values()):
