@@ -37,7 +37,11 @@ def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
 def states_of(
     model: Model, on: Readout, embedded: Float[Tensor, "n d_model"], sites: Sequence[str]
 ) -> Float[Tensor, "n_sites n width"]:
-    """What the model makes of given token embeddings at some sites."""
+    """Return what the model makes of given token embeddings at some sites.
+
+    Raises:
+        ValueError: sites of different widths, as the keys of layers that differ in heads or head size.
+    """
     n = len(embedded)
     tokens = torch.zeros(1, n, dtype=torch.long, device=on.W_U.device)
     here = Places(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
@@ -47,4 +51,11 @@ def states_of(
         for site in sites:
             state = embedded if site == EMBED else run_to(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
             found.append(state.float())
+    widths = {state.shape[1]: site for state, site in zip(found, sites, strict=True)}
+    if len(widths) > 1:
+        each = ", ".join(f"{width} at {site}" for width, site in widths.items())
+        raise ValueError(
+            f"layers: states have different widths there ({each}), and rows one width for all; pass layers= with those of "
+            "one width, or kind='soft' or 'deep'"
+        )
     return torch.stack(found)
