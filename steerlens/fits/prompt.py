@@ -127,7 +127,7 @@ def fit_prompt(
         belief = sum(total_log_prob(prior, (rows + sign * directions)[0]) for sign in (1, -1))
         return -prior_weight / n_tokens * torch.as_tensor(belief)
 
-    found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty)
+    parts, found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty)
     rows, directions = (t.detach().clone() for t in learned.both())
     value = Prompt(rows, directions, kind, picked, on, name)
     plain = Data(keep_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)

@@ -61,14 +61,16 @@ def test_three_hundred_texts_are_learned_from_by_every_draw_and_nobody_is_warned
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         report = sl.fit_reft(model(), texts, seed=seed, training=Training(epochs=3), progress=False).report
-    assert report.heldout.steered < report.heldout.base - 0.0005 and report.heldout.contrast > 0.005
+    assert report.heldout.steered < report.heldout.base - 0.0005 and report.heldout.contrast > 0.002
     assert report.settings["epoch_kept"] > 0 and report.verdict is not None and report.verdict.found
 
 
 @pytest.mark.parametrize("variant", FORMS)
 def test_whoever_keeps_the_start_is_told_so_in_words_and_has_the_plain_model(variant: Any) -> None:
     options: dict[str, Any] = {"rank": 1, "layers": 1, "training": Training(lr=0.0, epochs=1), "progress": False}
-    with pytest.warns(UserWarning, match=r"fit_reft: nothing was learnt.*12 held-out.*48 texts, lr 0\).*more texts"):
+    with pytest.warns(
+        UserWarning, match=r"fit_reft: nothing was learnt.*12 held-out texts, nor others.*48 texts, lr 0\).*more texts"
+    ):
         fit = sl.fit_reft(model(), data(60), variant=variant, **options)
     report = fit.report
     assert report.settings["epoch_kept"] == 0 and report.verdict is not None

@@ -1,6 +1,6 @@
 """Fitting an intervention by descent on the signed objective: what such fits share."""
 
-from steerlens.fits.descent.loop import Schedule, Sized, descend, descend_on, described
+from steerlens.fits.descent.loop import Schedule, Sized, descend, descend_on, described, warn_untrained
 from steerlens.fits.descent.texts import BATCH_TOKENS, CHUNK, Data, Editing, backward, nll, split
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "described",
     "nll",
     "split",
+    "warn_untrained",
 ]

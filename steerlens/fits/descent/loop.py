@@ -44,6 +44,7 @@ class Descent(NamedTuple):
     trials: tuple[dict[str, float], ...]
     epoch: int
     training: Training
+    tries: int = 1
 
     @property
     def strength(self) -> float:
@@ -53,7 +54,9 @@ class Descent(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """What a report says of it."""
-        return asdict(self.training) | {"epochs": len(self.trials) - 1, "epoch_kept": self.epoch}
+        return asdict(self.training) | {
+            "epochs": len(self.trials) - 1, "epoch_kept": self.epoch, "tries": self.tries,
+        }  # fmt: skip
 
 
 def descend(
@@ -64,28 +67,35 @@ def descend(
     judged: Editing,
     schedule: Schedule,
     penalty: Callable[[float], Tensor | None] = lambda progress: None,
-) -> Descent:
+) -> tuple[Data, Descent]:
     """`descend_on` the NLL of texts, each edited at its own label, judged at the best of some multiples of it.
+
+    A hundred texts may look worse for what other hundreds are better for. Where the untrained start is best, it is tried
+    once more with others held out; if they say the same, the user is told.
 
     Args:
         parameters: what is learned; changed in place.
         training, judged: the edits, with gradients to the parameters; the second without what belongs to training alone.
         penalty: added to the loss at each step, given the share of the fit that is done.
     """
-    kept = data.kept
 
     def pull(texts: Sequence[int], progress: float) -> None:
-        batch = batch_of(kept, texts)
-        c = final_states(model, kept, batch, training(texts, batch.labels))
+        batch = batch_of(data.kept, texts)
+        c = final_states(model, data.kept, batch, training(texts, batch.labels))
         weight = torch.full((len(c),), 1 / len(c), device=c.device)
-        backward(kept, c, batch.targets, weight, data.background, penalty(progress))
+        backward(data.kept, c, batch.targets, weight, data.background, penalty(progress))
 
     def judge() -> dict[str, float]:
         losses = {by: nll(model, data, data.heldout, lambda texts, y, by=by: judged(texts, by * y)) for by in STRENGTHS}
         strength = min(losses, key=lambda by: losses[by])
         return {"heldout_nll": losses[strength], "strength": strength}
 
-    return descend_on(model, data, parameters, pull, judge, schedule)
+    found = descend_on(model, data, parameters, pull, judge, schedule)
+    if not found.epoch:
+        data = data.swapped()  # which `judge` sees, and the parameters are the untrained ones again
+        found = descend_on(model, data, parameters, pull, judge, schedule)._replace(tries=2)
+    warn_untrained(found, data, schedule.name)
+    return data, found
 
 
 def descend_on(
@@ -97,8 +107,6 @@ def descend_on(
     schedule: Schedule,
 ) -> Descent:
     """AdamW with a learning rate that rises, then falls to zero; the parameters with the best held-out loss are kept.
-
-    Warns where those are the untrained ones.
 
     Args:
         parameters: what is learned; changed in place.
@@ -113,7 +121,7 @@ def descend_on(
     random = generator(schedule.seed)
     best, best_at, at = [p.detach().clone() for p, _ in parameters], 0, 0
     trials = [{"epoch": 0.0} | judge()]
-    loss = next(key for key in trials[0] if key != "epoch")
+    loss = list(trials[0])[1]  # behind the epoch
     with (
         # dropout draws from the global generator, which is left as it was
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -138,10 +146,7 @@ def descend_on(
     with torch.no_grad():
         for (p, _), value in zip(parameters, best, strict=True):
             p.copy_(value)
-    found = Descent(tuple(trials), best_at, training)
-    if not best_at:
-        warn_user(_untrained(found, data, loss, schedule.name))
-    return found
+    return Descent(tuple(trials), best_at, training)
 
 
 def _adam(parameters: Sequence[Sized], training: Training, total: int) -> tuple[Optimizer, LRScheduler]:
@@ -155,11 +160,15 @@ def _adam(parameters: Sequence[Sized], training: Training, total: int) -> tuple[
     return optimiser, LambdaLR(optimiser, lambda k: min(1.0, (k + 1) / rising) * (1 - k / total))
 
 
-def _untrained(found: Descent, data: Data, loss: str, name: str) -> str:
-    """Say that the start was best, what was tried, and what may help."""
+def warn_untrained(found: Descent, data: Data, name: str) -> None:
+    """Warn that the start was best, if it was; say what was tried, and what may help."""
+    if found.epoch:
+        return
+    loss = list(found.trials[0])[1]
     first, *others = (trial[loss] for trial in found.trials)
-    return (
-        f"{name}: nothing was learnt. None of {len(others)} epochs predicts the {len(data.heldout)} held-out texts better "
+    again = "" if found.tries == 1 else ", nor others before them,"
+    warn_user(
+        f"{name}: nothing was learnt. None of {len(others)} epochs predicts the {len(data.heldout)} held-out texts{again} better "
         f"than the untrained start, which is what you get ({loss} {first:.4f}, trained {min(others):.4f} to "
         f"{max(others):.4f}; {len(data.fitting)} texts, lr {found.training.lr:g}). Give it more texts; a larger lr or more "
         "epochs where the trained loss hardly moved, a smaller lr where it rose: training=Training(lr=…, epochs=…). Or do "
@@ -188,9 +197,11 @@ def described(
         held[row] = len(kept.ids[row]) - int(kept.prompt[row])
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
     verdict = judge_heldout(measured, kept.labels.cpu(), held, 0.0, seed)
+    if verdict is not None:  # whoever looks twice finds by chance twice as often
+        verdict = replace(verdict, learnt=found.epoch > 0, p=min(verdict.p * found.tries, 1.0))
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        verdict=verdict and replace(verdict, learnt=found.epoch > 0),
+        verdict=verdict,
         objective=None, gap=None, gap_reason="the problem is not convex", passes=float(len(found.trials) - 1),
         seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
         n_truncated=kept.n_truncated, seed=seed, rank=settings.get("rank"), strength=found.strength,

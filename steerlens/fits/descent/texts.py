@@ -35,6 +35,11 @@ class Data(NamedTuple):
     heldout: list[int]
     background: Steer
 
+    def swapped(self) -> "Data":
+        """As many other texts held out, those that were to be fitted to."""
+        n = len(self.heldout)
+        return self._replace(fitting=self.heldout + self.fitting[n:], heldout=self.fitting[:n])
+
 
 def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data:
     """Random parts of the texts that have something to predict.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from steerlens.fits.descent import CHUNK, Schedule, descend_on, split
+from steerlens.fits.descent import CHUNK, Schedule, descend_on, split, warn_untrained
 from steerlens.fits.gist.compare import against_controls, compression, task_of, tokens_of
 from steerlens.maths.head import kl_and_gradient
 from steerlens.models.embed import embeddings
@@ -113,6 +113,7 @@ def distil_prompt(
         return {"heldout_kl": float(kl.sum() / n.sum())}
 
     found = descend_on(model, parts, [(way, 1.0)], pull, judge, schedule)
+    warn_untrained(found, parts, schedule.name)
     rows = (start + typical * way).detach().clone()
     value = Prompt(rows, torch.zeros_like(rows), kind, picked, on, name)
     first = Prompt(start, torch.zeros_like(start), kind, picked, on, "untrained rows")

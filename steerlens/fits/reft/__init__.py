@@ -81,7 +81,7 @@ def fit_reft(
         `report.settings["epoch_kept"]`.
 
     Warns:
-        UserWarning: the untrained start was best (`epoch_kept` 0), so nothing was learnt.
+        UserWarning: the untrained start was best (`epoch_kept` 0) whichever texts were held out, so nothing was learnt.
 
     Raises:
         ValueError: fewer than four texts, an argument out of range, a layer that the model has not.
@@ -212,7 +212,7 @@ def _fit(
     def penalty(progress: float) -> Tensor | None:
         return IDLE * progress * torch.stack([rest.mean() for rest in idle]).sum() if idle else None
 
-    found = descend(model, data, learned.parameters(), training, judged, schedule, penalty)
+    data, found = descend(model, data, learned.parameters(), training, judged, schedule, penalty)
     value = learned.value(kept.readout, name)
     settings = {
         "variant": shape.variant, "layers": list(shape.layers), "positions": shape.positions, "rank": shape.rank,
