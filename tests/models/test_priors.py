@@ -93,3 +93,14 @@ def test_bad_arguments_are_refused_by_name() -> None:
             call()
     with pytest.raises(KeyError, match="has no hook 'blocks.9.hook_resid_post'"):
         activation_prior(model, TEXTS, site="blocks.9.hook_resid_post")
+
+
+def test_rows_at_sites_of_different_widths_are_refused_by_name() -> None:
+    from steerlens.models.embed import states_of
+
+    model = zoo("gpt2")
+    rows = torch.zeros(2, int(model.cfg.d_model))
+    sites = ("blocks.0.hook_resid_pre", "blocks.0.mlp.hook_post")
+    assert states_of(model, sl.readout(model), rows, sites[:1]).shape == (1, *rows.shape)
+    with pytest.raises(ValueError, match=r"layers: .*different widths.*blocks\.0\.mlp\.hook_post.*kind='soft'"):
+        states_of(model, sl.readout(model), rows, sites)
