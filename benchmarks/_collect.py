@@ -41,7 +41,7 @@ def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds
         (
             ratio("of the limit", seconds["layers alone"], seconds["collect"], least=0.95),
             ratio("times faster than with logits", rounds * seconds["pass with logits"], seconds["collect"]),
-            ratio("tokens a second", [tokens] * rounds, seconds["collect"]),
+            ratio("tokens per second", [tokens] * rounds, seconds["collect"]),
         ),
         medians(seconds), note="each way tokenises the texts; collect also checks the read-out, once, and keeps the states",
     )  # fmt: skip

@@ -20,7 +20,7 @@ import steerlens as sl
 from steerlens.models.collect import SHARD_POSITIONS
 
 LENGTH = 25
-"""Tokens a text."""
+"""Tokens per text."""
 
 
 def lines(quick: bool) -> Iterator[Line]:

@@ -53,7 +53,7 @@ def recipe(
     Source: github.com/Glaciohound/LM-Steer (train.py, steers.py, README) and Han et al., appendix D:
     Adam with step 1e-2, 1,000 steps of 32 texts, the label the strength, a second steer (the dummy)
     always on. Two things are not theirs and can only help: padding counts for nothing here, where in
-    their code it is in the loss; and the product of the factors is made once a step, where in their
+    their code it is in the loss; and the product of the factors is made once per step, where in their
     code every token, padding too, goes through both.
     """
     random = torch.Generator().manual_seed(seed)

@@ -59,7 +59,7 @@ ax = plot_spectrum(spectrum, again)
 again.round(2)
 
 # %% [markdown]
-# The first direction comes again, the second partly; from the third on a row is mostly a mixture that other texts would mix
+# The first direction replicates, the second partly; from the third on a row is mostly a mixture that other texts would mix
 # otherwise. The columns `reads` and `writes` say the same of the two sides of a direction, beside `chance`. What is read is
 # found again more easily than what is written: contexts have few strong directions, words have many.
 #
@@ -146,7 +146,7 @@ labels = np.array(test.labels)
 print(f"accuracy of the exact posterior: {((truth > 0) == (labels > 0))[labels != 0].mean():.3f}")
 
 # %% [markdown]
-# On real texts the picture is more modest. For SST-5 on a GPT-2 of `d_model` 192 the first direction comes again and no
+# On real texts the picture is more modest. For SST-5 on a GPT-2 of `d_model` 192 the first direction replicates and no
 # other does, the likelihood ratio is overconfident (words of real texts depend on each other more than the model believes),
 # and a bag of words classifies better than the steer, which beats the linear probe. Read the table of kept directions
 # before you read any words.

@@ -149,7 +149,7 @@ def write(
     strengths: Annotated[
         str, typer.Option(help="Numbers with commas; with a minus in front: --strengths=-2,0,2")
     ] = "-2,0,2",
-    samples: Annotated[int, typer.Option(min=1, help="Texts a prompt and strength.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Texts per prompt and strength.")] = 1,
     seed: Seed = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,

@@ -42,7 +42,7 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
         written: with columns `prompt`, `strength`, `text`, from `generate` or `written_attribute`.
 
     Returns:
-        One row a strength: `nll`, the mean NLL per token of the continuations under the plain model, the end of the text
+        One row per strength: `nll`, the mean NLL per token of the continuations under the plain model, the end of the text
         left out (nats; its exponential is the perplexity), `error`, its standard error over texts, `distinct_1` and
         `distinct_2`, the share of different words and word pairs among all that were written, and `texts`. Shares of
         different words fall with the amount of text: compare strengths, not runs of different size.

@@ -44,7 +44,7 @@ def label_curve(
         strengths: any; 0 need not be among them.
 
     Returns:
-        One row a label and strength: `label`, `strength`, `log_likelihood` (nats per token, 0 at strength 0), `error` (its
+        One row per label and strength: `label`, `strength`, `log_likelihood` (nats per token, 0 at strength 0), `error` (its
         standard error over the texts), `texts`, `tokens`.
 
     Example:
@@ -97,7 +97,7 @@ def gap_closed(
         n: texts in all, the grades in equal parts; drawn anew, by `seed`.
 
     Returns:
-        One row a grade and one for "all": `grade`, `texts`, `tokens`, `base`, `steered`, `truth`, `grammar`, `gap_closed`
+        One row per grade and one for "all": `grade`, `texts`, `tokens`, `base`, `steered`, `truth`, `grammar`, `gap_closed`
         and its 95 % interval over texts `low`, `high`; then `multiple`, the best of `strengths`, with `best_steered`,
         `best_gap_closed`, `best_low`, `best_high`. At grade 0 the strength is 0 and the gap closed is 0 by construction.
 
@@ -150,10 +150,10 @@ def written_attribute(
     Args:
         attribute: "sentiment" or "tone".
         prompts: beginnings that the grammar can say; "" lets the model write from nothing.
-        samples: texts a prompt and strength; see `generate` for this and the rest.
+        samples: texts per prompt and strength; see `generate` for this and the rest.
 
     Returns:
-        One row a text: `prompt`, `strength`, `sample`, `text` (the continuation), `attribute` (its posterior mean),
+        One row per text: `prompt`, `strength`, `sample`, `text` (the continuation), `attribute` (its posterior mean),
         `grammatical` (whether the grammar can begin a text that way).
 
     Example:
@@ -183,7 +183,7 @@ def _grades(attribute: str) -> tuple[float, ...]:
 def _measure(
     model: Model, steer: Steer | SteerOver, attribute: str, multiples: Sequence[float], n: int, seed: int
 ) -> pd.DataFrame:
-    """NLL of fresh texts in nats, one row a text: of the model, steered at multiples of the grade, and of the grammar."""
+    """NLL of fresh texts in nats, one row per text: of the model, steered at multiples of the grade, and of the grammar."""
     grammar, grades = default_grammar(), _grades(attribute)
     if n < len(grades):
         raise ValueError(f"n: got {n}, expected at least one text for each of the {len(grades)} grades")

@@ -73,7 +73,7 @@ def reft_quality(
         kl: nats per token that each may cost, mean of both signs, on a sample of `test`.
 
     Returns:
-        One row a method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
+        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
         equal KL with `low` and `high` (see `contrast`), `strength` that costs as much, `seconds` of the fit.
     """
     started = time.perf_counter()

@@ -60,7 +60,7 @@ def compare_subspaces(
         draws: random subspaces behind a chance level.
 
     Returns:
-        One row a layer and question: `layer`, `question`, `overlap` (mean squared cosine of the principal angles, 0 … 1),
+        One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the principal angles, 0 … 1),
         `chance` (mean over random subspaces) and `chance_high` (95 % of them are below), `largest` (squared cosine of the
         smallest angle: 1 where one direction is shared) and `largest_chance_high`.
 

@@ -35,12 +35,12 @@ def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vo
 
 
 def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """`-log softmax(z)[target]`, nats, one a row."""
+    """`-log softmax(z)[target]`, nats, one per row."""
     return torch.nn.functional.cross_entropy(z, target, reduction="none")
 
 
 def log_sum_exp(z: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
-    """`log Σ exp z` of finite numbers, one a row; the fused cross-entropy is faster at it than `torch.logsumexp`."""
+    """`log Σ exp z` of finite numbers, one per row; the fused cross-entropy is faster at it than `torch.logsumexp`."""
     return token_nll(z, torch.zeros(len(z), dtype=torch.long, device=z.device)) + z[:, 0]
 
 
@@ -81,7 +81,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 class Readings(NamedTuple):
-    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one a row."""
+    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one per row."""
 
     nll: Float[Tensor, "ways n"]
     kl: Float[Tensor, "others n"]
@@ -191,7 +191,7 @@ def _through(
 def kl_and_gradient(
     head: Head, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
-    """`KL(p ‖ q)` in nats, one a row, of `p` at context vectors `aim` from `q` at `c`, and the gradient of `Σ w · KL` in `c`.
+    """`KL(p ‖ q)` in nats, one per row, of `p` at context vectors `aim` from `q` at `c`, and the gradient of `Σ w · KL` in `c`.
 
     ∂/∂c = w · post'(z) (q − p) W_Uᵀ
     """

@@ -30,7 +30,7 @@ def averaged_sgd(
     way and the average takes out the noise of the minibatches (Polyak and Juditsky 1992).
 
     Args:
-        gradients: one a step: a function from the point to the gradient on that step's minibatch.
+        gradients: one per step: a function from the point to the gradient on that step's minibatch.
     """
     V, mean, averaged = start.clone(), torch.zeros_like(start), 0
     for k, gradient in enumerate(gradients):

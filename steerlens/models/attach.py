@@ -26,7 +26,7 @@ def steered(
     `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is `steered(model, a * A + b * B)`.
 
     An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are. Here a pass over several
-    tokens a row is taken for a prompt, or for its first `prompt` tokens; a pass over one token goes on behind what was read
+    tokens per row is taken for a prompt, or for its first `prompt` tokens; a pass over one token goes on behind what was read
     before, as `model.generate` does with its cache. Without a cache, give `prompt`. Padding counts as tokens:
     `steerlens.generate`, `score` and `collect` know better.
 

@@ -28,7 +28,7 @@ from steerlens.values.states import Shard, States
 from steerlens.values.texts import as_texts
 
 SHARD_POSITIONS = 1 << 14
-"""Positions a file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
+"""Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
 
 
 def collect(
@@ -53,7 +53,7 @@ def collect(
         model: a TransformerLens model; left as it was.
         data: labelled texts, or plain texts (labels 0) where only sums over text are wanted.
         intervention: the states are those of the model under it; the prompt is what is not predicted.
-        strength: of the intervention, one number or one a text.
+        strength: of the intervention, one number or one per text.
         folder: write shards there (safetensors and a JSON index) instead of keeping all in memory. After an interrupt
             the same call goes on where it stopped.
         dtype: of the stored states; float32, or bfloat16 to halve the space (sums are float32 all the same).

@@ -41,7 +41,7 @@ def generate(
 ) -> pd.DataFrame:
     """Continuations of prompts at every strength: one pass of the model a new token for all of them together.
 
-    Sampling is by inverse cumulative probability with one uniform number a token, drawn for each prompt and sample from
+    Sampling is by inverse cumulative probability with one uniform number per token, drawn for each prompt and sample from
     `seed` and shared by all strengths: a row's text does not depend on which other rows are asked for, strength 0 is
     exactly the plain model's text, and along the strengths only the steer changes.
 
@@ -50,7 +50,7 @@ def generate(
         prompts: texts to continue; "" starts from nothing where the model has a begin-of-text token.
         intervention: a `Fit` stands for its value; None for the plain model (then all strengths count the same).
         strengths: one number or several; a fitted steer reproduces its labels' style at 1 and -1 and usually bears more.
-        samples: continuations a prompt and strength.
+        samples: continuations per prompt and strength.
         seed: same seed, same texts.
         max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context is full.
         temperature: 0 is greedy.
@@ -58,7 +58,7 @@ def generate(
         top_k: and among at most so many tokens.
 
     Returns:
-        One row a prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation, with the space
+        One row per prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation, with the space
         that belongs before it: `prompt + text` is the whole), `log_prob` (nats, of the continuation under the steered
         model at temperature 1, end of text included where reached).
 
@@ -90,7 +90,7 @@ def generate(
             raise ValueError(
                 f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{before}, the context is {how.n_ctx}; shorten it"
             )
-    # one stream of numbers a prompt and sample, the same at every strength
+    # one stream of numbers per prompt and sample, the same at every strength
     noise = {
         (p, k): _uniform(seed, prompt, list(prompts[:p]).count(prompt), k, max_new_tokens)
         for p, prompt in enumerate(prompts)
@@ -225,7 +225,7 @@ def pick(
     top_p: float,
     top_k: int | None,
 ) -> Int[Tensor, " rows"]:
-    """A token a row: the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
+    """A token per row: the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
 
     Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same token for most numbers.
     """

@@ -1,4 +1,4 @@
-"""Run a model from behind a layer on, on states that were kept: what lies below is run once, not once a step."""
+"""Run a model from behind a layer on, on states that were kept: what lies below is run once, not once per step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ class Kept:
         layer: that `resid` is behind; -1 where passes cannot be resumed on this model and start from the tokens.
         ids: token ids of each text.
         prompt: how many tokens of each text are only read.
-        labels: one a text.
+        labels: one per text.
         resid: of all texts, one after the other, `[n_tokens, d_model]`; empty for layer -1.
         starts: where each text begins in it.
         n_truncated: texts that were cut to the context.

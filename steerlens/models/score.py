@@ -39,7 +39,7 @@ def score(
         log softmax(post(c W_U + b_U + s · (cW) W_U))[token]        of a steer
 
     For a steer one pass of the model serves all strengths: `c W_U` and `(cW) W_U` are computed once, and another strength
-    costs a softmax. Any other intervention takes a pass a strength.
+    costs a softmax. Any other intervention takes a pass per strength.
 
     Args:
         model: a TransformerLens model.

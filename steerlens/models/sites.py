@@ -158,7 +158,7 @@ def decoder(
 ) -> Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch vocab"]]:
     """A function that reads new tokens behind those it has read and returns the logits after the last of them.
 
-    It is called first with the left-padded prompts, then with one token a row; the mask covers all tokens so far.
+    It is called first with the left-padded prompts, then with one token per row; the mask covers all tokens so far.
     Keys and values are cached by the model's own class; a model that keeps none is run anew on all tokens each time.
     """
     if not hasattr(model, "original_model"):

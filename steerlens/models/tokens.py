@@ -132,7 +132,7 @@ stays in the caches, less of it is padding, and no array is so large that the sy
 
 
 def batch_tokens(W_U: Float[Tensor, "d_model vocab"]) -> int:
-    """Padded tokens a batch for a model with this unembedding."""
+    """Padded tokens per batch for a model with this unembedding."""
     return min(max(BATCH_NUMBERS // len(W_U), 256), 2_048) if W_U.device.type == "cpu" else 16_384
 
 

@@ -163,7 +163,7 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
 def _read(
     fit: Fit, train: tuple[States, Labelled], test: tuple[States, Labelled], seed: int
 ) -> tuple[dict[str, pd.DataFrame], Spectrum]:
-    """What the matrix says: directions with their words, which of them come again, and the steer as a classifier."""
+    """What the matrix says: directions with their words, which of them replicate, and the steer as a classifier."""
     states, known = train
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
     pairs = refit(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()

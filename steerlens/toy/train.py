@@ -32,7 +32,7 @@ HELD_OUT_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model and how it is trained; `tokens` counts padded positions a step."""
+    """One model and how it is trained; `tokens` counts padded positions per step."""
 
     d: int
     layers: int

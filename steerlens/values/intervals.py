@@ -10,7 +10,7 @@ from scipy.stats import t
 
 
 def mean_interval(x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent numbers, e.g. one a seed, and the ends of its t interval; NaN ends for a single number.
+    """Mean of independent numbers, e.g. one per seed, and the ends of its t interval; NaN ends for a single number.
 
         x̄ ± t_{n−1} s / √n
 

@@ -62,9 +62,9 @@ class Labelled:
         if not n:
             raise ValueError("texts: got none, expected at least one; is the file or the filter empty?")
         if n != len(values):
-            raise ValueError(f"labels: got {len(values)} for {n} texts, expected one a text")
+            raise ValueError(f"labels: got {len(values)} for {n} texts, expected one per text")
         if self.prompts and len(self.prompts) != n:
-            raise ValueError(f"prompts: got {len(self.prompts)} for {n} texts, expected one a text or none")
+            raise ValueError(f"prompts: got {len(self.prompts)} for {n} texts, expected one per text or none")
         for row, text in enumerate(self.texts):
             if not text.strip():
                 raise ValueError(f"texts[{row}] is empty; drop the row, an empty text says nothing about its label")

@@ -45,12 +45,12 @@ class Pairs:
 
     @cached_property
     def c_src(self) -> Float[Tensor, "n d_src"]:
-        """The source's contexts, a row a place."""
+        """The source's contexts, a row per place."""
         return hidden(self.src)[self.rows[0]]
 
     @cached_property
     def c_tgt(self) -> Float[Tensor, "n d_tgt"]:
-        """The target's contexts, a row a place."""
+        """The target's contexts, a row per place."""
         return hidden(self.tgt)[self.rows[1]]
 
     @property

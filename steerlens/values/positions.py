@@ -11,7 +11,7 @@ from torch import Tensor
 
 class Places(NamedTuple):
     """Which tokens a batch holds: each one's `index` in its row's text, 0 the first and -1 padding, and how many tokens of
-    each row are its `prompt`. A step of cached generation holds one token a row, whose index is that of the whole text."""
+    each row are its `prompt`. A step of cached generation holds one token per row, whose index is that of the whole text."""
 
     index: Int[Tensor, "batch pos"]
     prompt: Int[Tensor, " batch"]

@@ -79,7 +79,7 @@ class Reft:
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ValueError(f"layers: got {self.layers}, expected different numbers from 0")
         if n_edits not in (len(self.layers), 2 * len(self.layers)):
-            raise ValueError(f"R: got {n_edits} edits for {len(self.layers)} layers, expected one or two a layer")
+            raise ValueError(f"R: got {n_edits} edits for {len(self.layers)} layers, expected one or two per layer")
         if n_edits > len(self.layers) and not (where.first and where.last):
             raise ValueError(f"positions: {self.positions!r} has one end, so a layer has one edit, not two")
         if (self.A is not None) != self.form.reads or (self.A is not None and self.A.shape != self.R.shape):

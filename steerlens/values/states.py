@@ -43,8 +43,8 @@ class States:
     Args:
         readout: the read-out of the model they come from.
         shards: in memory (`Shard`) or on disk (the path of a safetensors file).
-        labels: one a text, `[n_texts]`; the strength at which a steer should explain the text.
-        lengths: positions a text, `[n_texts]`.
+        labels: one per text, `[n_texts]`; the strength at which a steer should explain the text.
+        lengths: positions per text, `[n_texts]`.
         keep: which texts count, `[n_texts]`; see `select`.
         n_truncated: texts that were longer than the model's context and were cut.
     """
@@ -78,7 +78,7 @@ class States:
         """The same states under other labels, so that a second attribute needs no second pass of the model."""
         if labels.shape != self.labels.shape or not bool((labels.abs() <= 1).all()):
             raise ValueError(
-                f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one a text"
+                f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
             )
         return replace(self, labels=labels)
 

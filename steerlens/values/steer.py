@@ -195,7 +195,7 @@ class SteerOver:
 
 
 def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "..."] | float:
-    """A strength shaped to multiply `c`: a number as it is, one value a row as `[rows, 1, …]`.
+    """A strength shaped to multiply `c`: a number as it is, one value per row as `[rows, 1, …]`.
 
     Raises:
         ValueError: a tensor of another length than the first axis of `c`.
@@ -207,7 +207,7 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
     if strength.shape != c.shape[:1]:
         raise ValueError(
             f"strength: got shape {tuple(strength.shape)} for a batch of {c.shape[0]} rows, expected a number or one "
-            "value a row; with several samples a prompt use repeat_interleave"
+            "value per row; with several samples per prompt use repeat_interleave"
         )
     return strength.to(device=c.device, dtype=torch.float32).reshape(-1, *([1] * (c.ndim - 1)))
 

@@ -1,4 +1,4 @@
-"""Components of an embedding space, the words at their ends, and whether they come again."""
+"""Components of an embedding space, the words at their ends, and whether they replicate."""
 
 import warnings
 from collections.abc import Sequence

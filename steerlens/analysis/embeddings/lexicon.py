@@ -47,7 +47,7 @@ def lexicon_alignment(
         seed: of the shuffles.
 
     Returns:
-        One row a direction: `direction`, `gain`, `cosine` (0 to 1), `p_shuffled` (1/1001 to 1),
+        One row per direction: `direction`, `gain`, `cosine` (0 to 1), `p_shuffled` (1/1001 to 1),
         `spearman` (of the words' shifts along the direction with their scores; its sign is that of
         the direction), `words`.
 

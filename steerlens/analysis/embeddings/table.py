@@ -29,7 +29,7 @@ class Embedding:
 
     Args:
         words: each once up to case, which `find` does not see; `embedding` gives them in lower case.
-        vectors: a row a word, float32, in coordinates in which the inner product is the usual one.
+        vectors: a row per word, float32, in coordinates in which the inner product is the usual one.
         name: for tables.
 
     Raises:

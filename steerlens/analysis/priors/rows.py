@@ -26,7 +26,7 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     """The ordinary tokens whose embeddings are nearest to each row. A reading, and not an explanation: see `readability`.
 
     Returns:
-        One row a prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units of the usual distance of a
+        One row per prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units of the usual distance of a
         token to the token nearest to it, `cosine`.
 
     Example:
@@ -105,7 +105,7 @@ def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int 
     A prior that is no Gaussian is taken for one with mean and covariance of 2,048 of its samples, shrunk by a hundredth.
 
     Returns:
-        One row a prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as many rows lie between), and
+        One row per prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as many rows lie between), and
         `log_prob`, nats a dimension, of the rows less that of its own samples (NaN where it has no density).
 
     Raises:

@@ -56,14 +56,14 @@ def singular_words(
     norm gives as large a score in more than 1 of 20, which frequent words often are, and the converse
     says little: a fit to noise is no random direction, it follows what the text varies in, and with
     shuffled labels 15 to 72 % of the listed words were without parentheses (toy models).
-    Give `refits` besides: `kept` says how much of a direction comes again from other texts. Look at it
-    first, a row that does not come again means nothing, however good its words look. Lists show the
+    Give `refits` besides: `kept` says how much of a direction replicates on other texts. Look at it
+    first, a row that does not replicate means nothing, however good its words look. Lists show the
     ends of a direction, not all it does, and two directions of nearly the same gain may be any
     rotation of each other.
 
     Args:
         rank: how many directions, the largest gain first.
-        tokens: words a list. Whole words of letters only, one of each up to case; where the tokenizer marks a leading
+        tokens: words per list. Whole words of letters only, one of each up to case; where the tokenizer marks a leading
             space, only tokens that have it, and with `states` none that the text mostly goes on with. Special tokens and
             padding rows never.
         metric: of the same model, from `natural_metric`; None for the plain SVD.
@@ -73,7 +73,7 @@ def singular_words(
             word can be rare.
 
     Returns:
-        Two rows a direction: `direction` (1 …), `side` ("+", "-"), `gain`, `share` (of the sum of squares), `used` (with
+        Two rows per direction: `direction` (1 …), `side` ("+", "-"), `gain`, `share` (of the sum of squares), `used` (with
         `states`: the share of contexts on that side), `kept`, `spread` (with `refits`), `reads`, `writes`, `avoids` (words,
         strongest first). Fewer directions than `rank` where the steer has fewer.
 

@@ -45,7 +45,7 @@ class Directions(NamedTuple):
 class Spectrum:
     """All gains of a steer, and what they cost.
 
-    `table` has a row a direction: `direction`, `gain`, `share` (of the sum of squares), `cumulative`.
+    `table` has a row per direction: `direction`, `gain`, `share` (of the sum of squares), `cumulative`.
     With a metric also `kronecker`, half the square of the gain, which approximates nats per token.
     With states also, in nats per token at strength 1, to second order (see `spectrum`):
 
@@ -158,7 +158,7 @@ def _costs(found: Directions, states: States) -> Costs:
 def stability(
     steer: Steer | Fit, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
 ) -> pd.DataFrame:
-    """Say which singular directions of a steer come again when it is fitted to other texts.
+    """Say which singular directions of a steer replicate when it is fitted to other texts.
 
     Each pair holds two fits to halves of the texts that share none, as independent as the texts are.
     The direction of one half that corresponds to the steer's k-th, `a`, `b`, is looked for in the
@@ -186,7 +186,7 @@ def stability(
         metric: of the same model; None for the plain SVD.
 
     Returns:
-        One row a direction: `direction`, `gain`, `kept` (mean, in [-1, 1] or NaN), `spread` (its
+        One row per direction: `direction`, `gain`, `kept` (mean, in [-1, 1] or NaN), `spread` (its
         standard deviation over the comparisons, NaN with fewer than two), `reads`, `writes` (mean
         overlaps), `chance`, `comparisons` (those that `kept` could be taken from). Believe a row
         whose `kept` is well above 0 beside its spread and whose overlaps are well above chance;

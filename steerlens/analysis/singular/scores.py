@@ -42,7 +42,7 @@ def singular_scores(
     states: States | None = None,
     noise: Sequence[Steer] = (),
 ) -> pd.DataFrame:
-    """`singular_words` with one row a word: also `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
+    """`singular_words` with one row per word: also `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
 
     Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for one that is written or
     avoided, with an `x` that depends on word and text alone.
@@ -69,7 +69,7 @@ def singular_scores(
     what the text varies in, and with shuffled labels 15 to 72 % of the listed words had `p ≤ 0.05`,
     and up to 20 % of a list `q ≤ 0.05` (toy models). So a small `p` or `q` says that a random
     direction would not write the word. It says neither that the labels make the steer write it nor
-    that the direction would come again from other texts: see `stability`.
+    that the direction would replicate on other texts: see `stability`.
 
     With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of the two. Of the word
     whose `p` is the j-th smallest in its role and direction,

@@ -58,7 +58,7 @@ def classify(
         seed: of the bootstrap.
 
     Returns:
-        One row a method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test texts), `auc` with its interval,
+        One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test texts), `auc` with its interval,
         `log_loss` (nats per text), `calibration` (expected calibration error: mean distance of the predicted from the
         observed share in ten bins of equal size), `rank_correlation` (Spearman, of score and graded label, over all texts),
         `texts`.

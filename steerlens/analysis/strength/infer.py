@@ -26,17 +26,17 @@ CHUNK = 512
 class TextStrengths:
     """Hold texts with the strengths that explain them; made by `infer_strength`.
 
-    `table`, one row a text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its
+    `table`, one row per text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its
     standard error from the curvature), `robust_error` (half the reach of the 95 % interval from the
     spread of the tokens' slopes, which needs no trust in the steered model's spread), both in
     strengths; `gain`
     (log-likelihood above that at strength 0, nats), `evidence` (that at +1 less that at -1, nats), `at_limit` (no maximum
     within the limit: `strength` is the limit and says the side only).
 
-    `tokens`, one row a token: `text`, `position`, `token`, `slope` (how the log-probability changes with the strength, at
+    `tokens`, one row per token: `text`, `position`, `token`, `slope` (how the log-probability changes with the strength, at
     the text's own; they sum to 0) and `information` (their sum is 1/error²).
 
-    `curve`, one row a text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at strength 0); `token_curve` the same
+    `curve`, one row per text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at strength 0); `token_curve` the same
     for each token.
     """
 

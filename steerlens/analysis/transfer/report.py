@@ -34,7 +34,7 @@ SAMPLE = 4_096
 class TransferReport:
     """What is left of a steer on another model, by every rule; made by `transfer_report`.
 
-    `table`, one row a rule, beginning with "trained": `rule`, `contrast` (held-out NLL with the sign turned less that with
+    `table`, one row per rule, beginning with "trained": `rule`, `contrast` (held-out NLL with the sign turned less that with
     the right sign, nats per token, over the target's background), `share` of the trained steer's, its 95 % interval over
     texts `low`, `high`, `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of
     the source's logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1 costs `kl`.

@@ -100,7 +100,7 @@ def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
 
 def strengths_of_texts(src: Steer, states: States) -> Float[Tensor, " n_texts"]:
-    """`ŷ` of `selftrain`, one a text, in one pass over its states."""
+    """`ŷ` of `selftrain`, one per text, in one pass over its states."""
     head = states.readout.head
     slope, information = torch.zeros(2, len(states.labels), dtype=torch.float64).unbind()
     for c, target, text in states.chunks(CHUNK):

@@ -252,7 +252,7 @@ def _of_length(found: Explained, train: States, given: Given, name: str) -> tupl
 def refit(
     states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
 ) -> tuple[tuple[Steer, Steer], ...]:
-    """The same steer fitted to both halves of the texts, several times over: how much of it comes again?
+    """The same steer fitted to both halves of the texts, several times over: how much of it replicates?
 
     The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the ridge stays the same in
     positions of evidence. A pair costs about what the last pass of the fit did.

@@ -16,7 +16,7 @@ from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 
 CHUNK = 512
-"""Positions a product: logits of 512 × 50,257 take 100 MB; the whole corpus' never exist."""
+"""Positions per product: logits of 512 × 50,257 take 100 MB; the whole corpus' never exist."""
 
 Weights = Literal["labels", "texts", "tokens"]
 
