@@ -71,7 +71,7 @@ def test_no_hook_is_left_after_an_exception(model) -> None:
     with pytest.raises(KeyboardInterrupt), sl.steered(model, steer):
         assert hook_count(model) > before
         raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="one value a row"), sl.steered(model, steer, torch.ones(len(tokens) + 1)):
+    with pytest.raises(ValueError, match="one value per row"), sl.steered(model, steer, torch.ones(len(tokens) + 1)):
         logits_of(model, tokens)
     assert hook_count(model) == before
     assert torch.equal(logits_of(model, tokens), plain)

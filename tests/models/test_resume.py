@@ -263,7 +263,7 @@ def test_nothing_is_left_behind_whatever_happens_inside(model) -> None:
         resumes(model, last)
         kept = keep(model, DATA, 0)
         assert traces(model) == before
-        with pytest.raises(ValueError, match="one value a row"), evaluating(model, gradients=True):
+        with pytest.raises(ValueError, match="one value per row"), evaluating(model, gradients=True):
             final_states(model, kept, batch_of(kept, ALL), reft.edits(torch.ones(len(ALL) + 1)))
         assert traces(model) == before
         with evaluating(model, gradients=True):

@@ -199,7 +199,7 @@ PROMPTED = Labelled(HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i e
 
 @pytest.mark.parametrize("prompts", [("one",), ("one",) * 3])
 def test_prompts_are_as_many_as_texts_or_none(prompts: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=f"prompts: got {len(prompts)} for 2 texts, expected one a text or none"):
+    with pytest.raises(ValueError, match=f"prompts: got {len(prompts)} for 2 texts, expected one per text or none"):
         Labelled(("a", "b"), (0.0, 0.0), prompts)
     assert Labelled(("a", "b"), (0.0, 0.0)).prompts == ()
 

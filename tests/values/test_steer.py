@@ -104,7 +104,7 @@ def test_apply_is_the_formula() -> None:
 
 @pytest.mark.parametrize("strength", [torch.ones(2), torch.ones(3, 1)])
 def test_strengths_of_another_number_than_rows_are_refused(strength: torch.Tensor, unchecked: None) -> None:
-    with pytest.raises(ValueError, match="one value a row"):
+    with pytest.raises(ValueError, match="one value per row"):
         make_steer().apply(random(3, 5, D), strength)
 
 

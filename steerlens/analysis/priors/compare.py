@@ -42,7 +42,7 @@ def compare_priors(
         progress: show a bar of fits.
 
     Returns:
-        One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats per token on the texts of `test`
+        One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats per token, texts of `test`
         that have a sign, at each one's label), `plain_nll` (without a prompt), `contrast` of the signs; `half_way` (epochs
         until half of the held-out gain was made), `seconds`; the columns of `posterior` for the rows at strength 0 against
         their start (`moved`, `nearest`, `effective_rank`, …); `drift`, their distance from their own prior, and `start_drift`.
