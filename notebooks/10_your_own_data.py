@@ -48,10 +48,14 @@ FILE = "data/reviews.csv"  # yours: .csv, .tsv, .jsonl, .json or .parquet
 data = sl.read_labelled(FILE, text="review", label="stars", scale=(1, 5), dropna=True)
 print(data)
 print(data.understood())  # the same as a string
+print(pd.Series(data.texts).duplicated().sum(), "texts stand there more than once")
 data[0]
 
 # %% [markdown]
 # Read that line before anything else. Are all texts there? Are all labels? Is −1 the end that you mean by −1?
+#
+# Take out texts that stand there more than once (`frame.drop_duplicates("review")`). One half of the texts would know the
+# answers of the other, and the verdict of section 3 would believe labels that mean nothing.
 #
 # The same from a DataFrame, for files that need pandas' options.
 
