@@ -8,13 +8,14 @@ import pandas as pd
 
 from steerlens.models.score import score
 from steerlens.models.sites import Model
+from steerlens.values.fit import Fit
 from steerlens.values.losses import kl_along
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
 
 def strength_cost(
-    states: States, steer: Steer, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)
+    states: States, steer: Steer | Fit, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)
 ) -> pd.DataFrame:
     """KL(plain model ‖ steered model) over the positions of a text, at each strength; exact, nats per token.
 
@@ -30,6 +31,8 @@ def strength_cost(
         >>> strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()
         [0.0]
     """
+    steer = steer.value if isinstance(steer, Fit) else steer
+    check_states(states)
     kl = kl_along(states, steer, strengths)
     return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})
 

@@ -16,7 +16,7 @@ from steerlens.toy import Condition, default_grammar
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, SteerOver
 
 DRAWS = 1_000
@@ -55,6 +55,7 @@ def label_curve(
         >>> float(table.log_likelihood[table.strength == 0].abs().max())
         0.0
     """
+    check_states(states)
     steer = steer.value if isinstance(steer, Fit) else steer
     values = as_floats(strengths, "strengths")
     line = steer if background is None else steer.over(background)

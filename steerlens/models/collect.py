@@ -23,6 +23,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import Places, places_of
+from steerlens.values.progress import hidden
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
 from steerlens.values.texts import as_texts
@@ -82,7 +83,7 @@ def collect(
             f"memory: the states of {len(given.labels)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= "
             "to keep them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
         )
-    with evaluating(model), tqdm(total=n, unit="token", desc="collect", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=n, unit="token", desc="collect", disable=hidden(progress)) as bar:
         if folder is None:
             shards: tuple[Shard | Path, ...] = (_run(model, given.order, given.encoded, under, dtype, bar),)
         else:
@@ -125,7 +126,10 @@ class _Given:
 
     def states(self, shards: tuple[Shard | Path, ...]) -> States:
         keep = torch.ones(len(self.labels), dtype=torch.bool)
-        return States(self.readout, shards, self.labels, self.lengths, keep, self.encoded.n_truncated)
+        first: dict[tuple[int, ...], int] = {}
+        copies = [first.setdefault(tuple(ids), row) for row, ids in enumerate(self.encoded.ids)]
+        copy_of = None if len(first) == len(copies) else torch.tensor(copies)
+        return States(self.readout, shards, self.labels, self.lengths, keep, self.encoded.n_truncated, copy_of)
 
 
 def _given(

@@ -14,7 +14,7 @@ def find_model(name: str | Path) -> Path | None:
     toy = TOYS / str(name)
     local = toy if toy.is_dir() else Path(name).expanduser()
     if not local.is_dir():
-        if str(name).startswith((".", "/", "~", "toy-")) or local.exists():
+        if str(name).startswith((".", "/", "~", "toy")) or local.exists():
             toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
             raise FileNotFoundError(f"name: no model folder at {str(name)!r}; toy models are {toys}")
         return None

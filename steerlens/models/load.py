@@ -65,7 +65,7 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        why = str(error).split("\n")[0].split(". ")[0]
+        why = "no such kind" if "Expected one of" in str(error) else str(error).split("\n")[0].split(". ")[0]
         raise ValueError(f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}") from None
     return found
 

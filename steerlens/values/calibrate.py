@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 
 from steerlens.values.fit import Fit
 from steerlens.values.losses import kl_along
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, SteerOver
 
 
@@ -42,6 +42,7 @@ def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.0
         2.0
     """
     steer = steer.value if isinstance(steer, Fit) else steer
+    check_states(states)
     states.readout.check_unchanged()
     if not steer.readout.same_as(states.readout):
         raise ValueError(

@@ -180,7 +180,8 @@ def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashab
     if _spelt(name) == _spelt(asked):
         return name
     if _spelt(name) in GRADES and unexplained:
-        values = remedy([parse(value) for value in table.column(name)])
+        given = [parse(value) for value in table.column(name)]
+        values = remedy([value for value in given if not no_label(value, None)])
         raise ValueError(
             f"{_missing(table, asked)}; {name!r} may be it, but does not say what its values mean: "
             f"pass label={name!r} and {values}"

@@ -121,7 +121,7 @@ class Report:
 Value = TypeVar("Value", bound=Steer | Reft | Prompt, default=Steer)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fit(Generic[Value]):
     """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
     for a steer `(fit.report.strength * fit.value).over(fit.background)` is the model that explains the training texts, a
@@ -130,6 +130,11 @@ class Fit(Generic[Value]):
     value: Value
     background: Steer
     report: Report
+
+    def __repr__(self) -> str:
+        """The value and what texts say of it; all of it is in `report`."""
+        verdict = "" if self.report.verdict is None else f"\n  {self.report.verdict}"
+        return f"Fit({self.value!r}){verdict}"
 
     def _repr_html_(self) -> str:
         return f"<p><b>{html.escape(repr(self.value))}</b></p>{self.report._repr_html_()}"

@@ -204,11 +204,12 @@ class Labelled:
         if len(counts) > FEW:
             shown = f"from {low:g} to {high:g}, mean {sum(self.labels) / len(self):.2g}"
         words = median(len(text.split()) for text in self.texts)
-        note = ""
+        copies = len(self) - len(set(zip(self.texts, self.prompts or self.texts, strict=True)))
+        note = f"; {copies:,} of them are copies of another, which count once in a verdict" if copies else ""
         if set(counts) == {0, 1}:
-            note = "; 0 is read as neutral; for two classes use -1 and 1 (labels={0: -1, 1: 1})"
+            note += "; 0 is read as neutral; for two classes use -1 and 1 (labels={0: -1, 1: 1})"
         elif low == 0 < high:
-            note = f"; 0 is read as neutral; where it is the other end use scale=(0, {high:g})"
+            note += f"; 0 is read as neutral; where it is the other end use scale=(0, {high:g})"
         return (
             f"{len(self):,} text{'s' * (len(self) > 1)}, labels {shown}, median {words:g} "
             f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"

@@ -47,6 +47,8 @@ class States:
         lengths: positions per text, `[n_texts]`.
         keep: which texts count, `[n_texts]`; see `select`.
         n_truncated: texts that were longer than the model's context and were cut.
+        copy_of: of each text the first that has the same tokens, itself where there is none, `[n_texts]`; None: no text is
+            there twice. Copies stay together in `split`, and count once in a verdict.
     """
 
     readout: Readout
@@ -55,6 +57,7 @@ class States:
     lengths: Int[Tensor, " n_texts"]
     keep: Bool[Tensor, " n_texts"]
     n_truncated: int = 0
+    copy_of: Int[Tensor, " n_texts"] | None = None
 
     @property
     def d_model(self) -> int:
@@ -115,14 +118,20 @@ class States:
         return self.select(mask)
 
     def split(self, share: float, *, seed: int) -> tuple["States", "States"]:
-        """Two random parts by text, the first with `share` of the texts (at least one text each)."""
+        """Two random parts by text, the first with `share` of the texts (at least one each); copies are in one part."""
         kept = self.keep.nonzero().squeeze(1)
         if len(kept) < 2:
             raise ValueError(f"states: {len(kept)} text cannot be split in two; collect more texts")
-        cut = min(max(round(share * len(kept)), 1), len(kept) - 1)
-        order = kept[torch.randperm(len(kept), generator=generator(seed))]
+        groups = kept if self.copy_of is None else self.copy_of[kept].unique()
+        if len(groups) < 2:
+            raise ValueError(
+                f"states: all {len(kept)} texts are copies of one, which cannot be split; collect other texts"
+            )
+        cut = min(max(round(share * len(groups)), 1), len(groups) - 1)
+        order = groups[torch.randperm(len(groups), generator=generator(seed))]
         mask = torch.zeros_like(self.keep)
         mask[order[:cut]] = True
+        mask = mask if self.copy_of is None else mask[self.copy_of]
         return self.select(mask), self.select(~mask)
 
     def sum_by_text(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n_texts"]:
@@ -136,4 +145,16 @@ class States:
         return (
             f"States({self.n_texts} texts, {self.n_positions} positions, d_model={self.d_model}, {where}, "
             f"{self.n_truncated} truncated, from {self.readout.model_id!r})"
+        )
+
+
+def check_states(states: object) -> None:
+    """Raise, with the next step, where something else than states was given.
+
+    Raises:
+        ValueError: a model, texts, a fit.
+    """
+    if not isinstance(states, States):
+        raise ValueError(
+            f"states: got {type(states).__name__}, expected States; read the texts first: steerlens.collect(model, data)"
         )

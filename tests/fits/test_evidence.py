@@ -1,5 +1,8 @@
 """The steer that explains most for its cost: against planted truth, beside the ridge problem, with nothing to find."""
 
+import math
+import warnings
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -83,3 +86,27 @@ def test_shuffled_labels_leave_next_to_nothing() -> None:
     fit = sl.fit_steer(planted().relabel(planted().labels[order]), seed=0, **GIVEN)
     true, noise = (max(t["margin"] for t in f.report.trials) for f in (fitted(), fit))
     assert noise < 0.3 * true
+
+
+def test_copies_of_a_text_are_no_evidence() -> None:
+    model, texts = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=3).texts
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(5)).tolist()
+    data = sl.Labelled(texts, [1.0 if k % 2 else -1.0 for k in order])  # labels that say nothing
+    states = sl.collect(model, data + data + data, progress=False)
+    parts = states.split(0.5, seed=0)
+    seen = [set(states.copy_of[part.keep].tolist()) for part in parts]
+    assert not seen[0] & seen[1] and all(part.n_texts == 60 for part in parts)
+    verdict = sl.fit_steer(states, progress=False).report.verdict
+    apart = sl.fit_steer(replace(states, copy_of=None), progress=False).report.verdict
+    assert apart.p < 0.01  # each half held the other's texts
+    assert verdict.p > 0.1 and not verdict.found
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_a_handful_of_texts_gives_no_number_that_is_none(n: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        states = sl.collect(sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=n, seed=0), progress=False)
+        report = sl.fit_steer(states, progress=False).report
+    assert report.verdict is None or math.isfinite(report.verdict.margin)
+    assert all(math.isfinite(x) for trial in report.trials for x in trial.values())

@@ -16,6 +16,7 @@ from steerlens.models.sites import Model
 from steerlens.values.intervals import mean_interval
 from steerlens.values.labelled import Labelled
 from steerlens.values.priors import Prior
+from steerlens.values.progress import hidden
 from steerlens.values.prompt import Kind
 from steerlens.values.training import Training
 
@@ -59,7 +60,7 @@ def compare_priors(
     some = signed(test)
     plain = nll(model, some, None)
     plan = list(product(priors.items(), seeds))
-    for (name, prior), seed in tqdm(plan, unit="fit", desc="compare_priors", disable=not progress):
+    for (name, prior), seed in tqdm(plan, unit="fit", desc="compare_priors", disable=hidden(progress)):
         fit = fit_prompt(
             model, train, length=length, kind=kind, prior=prior,
             prior_weight=prior_weight if hasattr(prior, "log_prob") else 0.0,

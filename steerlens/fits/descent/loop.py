@@ -16,6 +16,7 @@ from steerlens.maths.numbers import generator
 from steerlens.models.resume import Kept, batch_of, final_states
 from steerlens.models.sites import Model, evaluating
 from steerlens.values.fit import Fit, Report
+from steerlens.values.progress import hidden
 from steerlens.values.training import Training
 from steerlens.values.verdict import judge_heldout
 from steerlens.values.warn import warn_user
@@ -125,7 +126,7 @@ def descend_on(
     with (
         # dropout draws from the global generator, which is left as it was
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        tqdm(total=total, unit="step", desc=schedule.name, disable=not schedule.progress) as bar,
+        tqdm(total=total, unit="step", desc=schedule.name, disable=hidden(schedule.progress)) as bar,
     ):
         torch.manual_seed(schedule.seed)
         for epoch in range(1, training.epochs + 1):

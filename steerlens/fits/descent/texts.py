@@ -45,14 +45,17 @@ def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data
     """Random parts of the texts that have something to predict.
 
     A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
-    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing.
+    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A text
+    that is there twice is used once.
 
     Raises:
         ValueError: fewer than four of them, or a background that lives on another model.
     """
     if background is not None:
         check_lives_on(background, model)
-    able = [row for row, ids in enumerate(kept.ids) if len(ids) > kept.prompt[row]]
+    # a text that is there twice is used once: held out, its copy would know it
+    distinct = {tuple(ids): row for row, ids in reversed(list(enumerate(kept.ids)))}.values()
+    able = sorted(row for row in distinct if len(kept.ids[row]) > kept.prompt[row])
     if len(able) < 4:
         raise ValueError(
             f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for a fit worth having)"

@@ -16,6 +16,7 @@ from steerlens.models.readout import readout
 from steerlens.models.resume import batch_of, final_states, keep_tokens
 from steerlens.models.sites import Model, convention, evaluating, run_to
 from steerlens.models.tokens import Encoded, encode_prompts
+from steerlens.values.progress import hidden
 from steerlens.values.readout import Readout
 from steerlens.values.reft import Reft, edits_at, resid_post
 from steerlens.values.steer import zero_steer
@@ -100,7 +101,7 @@ def memorise(
     none, best = zero_steer(on), _Best(on, batch.targets, row, lengths, bare, v.detach())
     with (
         evaluating(model, gradients=True),
-        tqdm(total=steps, unit="step", desc="memorise", disable=not progress) as bar,
+        tqdm(total=steps, unit="step", desc="memorise", disable=hidden(progress)) as bar,
     ):
         for _ in range(steps):
             optimiser.zero_grad()

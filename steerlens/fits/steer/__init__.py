@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple, cast, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -34,7 +34,8 @@ from steerlens.values.fit import Fit, Report
 from steerlens.values.labelled import Labelled
 from steerlens.values.losses import measure
 from steerlens.values.metric import Metric
-from steerlens.values.states import States
+from steerlens.values.progress import hidden
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 from steerlens.values.verdict import judge_heldout
 
@@ -126,7 +127,7 @@ def fit_steer(
     states.readout.check_unchanged()
     check_arguments(states, solver, rank, ridge, damping, step, kl)
     given = Given(solver, rank, ridge, damping, step, weights, tolerance, kl, seed)
-    with tqdm(total=3, desc="fit", unit="stage", disable=not progress) as bar:
+    with tqdm(total=3, desc="fit", unit="stage", disable=hidden(progress)) as bar:
         return _fit(states, given, name, bar)
 
 
@@ -203,7 +204,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
         threshold=found.steer.threshold if auto else None,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
-        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, heldout.lengths * heldout.keep, mean, given.seed),
+        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
         objective=solved.objective, gap=solved.gap, gap_reason=solved.gap_reason,
         # two more for the evidence, and for what each text says of it
         passes=solved.passes + 2 * auto + (1 + tried) * sample.n_positions / train.n_positions,
@@ -276,9 +277,10 @@ def refit(
         >>> bool(again.reads[0] > again.chance[0])
         True
     """
+    check_states(states)
     again = _like(states, fit, seed, part=0.5)
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    numbered = tqdm(enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=not progress)
+    numbered = tqdm(enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=hidden(progress))
     return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in numbered)
 
 
@@ -304,11 +306,12 @@ def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0, progre
         >>> [steer.name for steer in fit_shuffled(states, fit, n=2)]
         ['tone (shuffled 1)', 'tone (shuffled 2)']
     """
+    check_states(states)
     random = generator(seed)
     again = _like(states, fit, seed, over=fit)
     kept = states.keep.nonzero().squeeze(1)
     found = []
-    for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=not progress):
+    for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=hidden(progress)):
         labels = states.labels.clone()
         labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
         found.append(again(states.relabel(labels), f"shuffled {k}"))
@@ -358,8 +361,17 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
         >>> sl.natural_metric(states).C.shape
         torch.Size([64, 64])
     """
+    check_states(states)
     states.readout.check_unchanged()
     return Metric(*second_moments(states.readout.head, sums_over(states, weights)), damping=damping)
+
+
+def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:
+    """Tokens of each text that counts, copies of an earlier one as none."""
+    once = states.keep
+    if states.copy_of is not None:
+        once = once & (states.copy_of == torch.arange(len(once)))
+    return states.lengths * once
 
 
 def two_labels(states: States) -> bool:

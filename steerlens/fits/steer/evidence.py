@@ -195,7 +195,7 @@ class _Objective(NamedTuple):
 
 def _judge(
     halves: Sequence[_Half], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
-) -> tuple[list[float], int, Verdict]:
+) -> tuple[list[float], int, Verdict | None]:
     """Return each penalty's margin, the penalty to take, and the verdict, from what each half says of the other's steers.
 
     The p-value allows for the penalty's choice (the largest of all penalties' values is compared), and is twice the
@@ -203,6 +203,8 @@ def _judge(
     and standard errors are means of both.
     """
     found = []
+    if any(len(half.states.labels[half.states.keep].unique()) < 2 for half in halves):
+        return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
     for k, (here, there) in enumerate((halves, halves[::-1])):
         states = there.states.sample(JUDGED_ON, seed=asked.seed)
         found.append(permute_labels(*_per_text(states, here.path, base, metric), seed=asked.seed + k))
@@ -227,15 +229,22 @@ def _judge(
 def _per_text(
     states: States, path: Sequence[Float[Tensor, "d d"]], base: Float[Tensor, "d d"], metric: Metric
 ) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return of each text what whitened matrices explain per unit of label, its label, and its tokens: one pass."""
+    """Return of each distinct text what whitened matrices explain per unit of label, its label, and its tokens: one pass."""
     head, device = states.readout.head, base.device
     total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
     for c, target, text in states.chunks(CHUNK, device=device):
         pull = -nll_gradient(head, c + c @ base, target, torch.ones(len(c), device=device)) @ metric.S_inverse_root
         white = c @ metric.C_inverse_root
         total.index_add_(1, text.cpu(), torch.stack([((white @ V) * pull).sum(1) for V in path]).double().cpu())
-    keep = states.keep
-    return total[:, keep].numpy(), states.labels[keep].double().numpy(), states.lengths[keep].double().numpy()
+    labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
+    if states.copy_of is not None:
+        # copies are one text, with the mean of their labels: labels in random order must not part them
+        of = states.copy_of[keep]
+        n = torch.zeros_like(labels).index_add_(0, of, torch.ones(len(of), dtype=labels.dtype))
+        total = torch.zeros_like(total).index_add_(1, of, total[:, keep])
+        labels, lengths = (torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths))
+        labels, keep = labels / n.clamp_min(1), n > 0
+    return total[:, keep].numpy(), labels[keep].numpy(), lengths[keep].numpy()
 
 
 def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int) -> _Cost:
