@@ -50,7 +50,7 @@ def fit_vae(
 
     Example:
         >>> import torch
-        >>> vae = fit_vae(torch.randn(50, 3, generator=generator(0)), latent=2, epochs=5)
+        >>> vae = fit_vae(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), latent=2, epochs=5)
         >>> vae.sample(4, seed=0).shape
         torch.Size([4, 3])
     """

@@ -64,7 +64,7 @@ def regress(
         seed: of the folds.
 
     Example:
-        >>> X = torch.randn(50, 3, generator=generator(0), dtype=torch.float64)
+        >>> X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> found = regress(X, X @ torch.diag(torch.tensor([1.0, 2.0, 3.0]).double()))
         >>> found.M.diagonal().round(decimals=6).tolist(), found.rank, round(found.r2, 6)
         ([1.0, 2.0, 3.0], 3, 1.0)

@@ -54,7 +54,7 @@ def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0
         ValueError: fewer than `k + 2` or five words in common, `k` below 1, vectors that are all the same.
 
     Example:
-        >>> emb = Embedding(tuple("abcdefgh"), torch.randn(8, 3, generator=generator(0)))
+        >>> emb = Embedding(tuple("abcdefgh"), torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
         >>> compare_embeddings(emb, emb, k=2).table.value.round(3).tolist()
         [1.0, 0.0, 1.0, 1.0]
     """

@@ -76,7 +76,7 @@ def probe(
     Example:
         >>> import torch
         >>> words = tuple(f"w{chr(97 + i // 26)}{chr(97 + i % 26)}x" for i in range(200))
-        >>> emb = Embedding(words, torch.randn(200, 5, generator=generator(0)))
+        >>> emb = Embedding(words, torch.randn(200, 5, generator=torch.Generator().manual_seed(0)))
         >>> bool(probe(emb, {w: float(v[0]) for w, v in zip(words, emb.vectors)}).table.score[0] > 0.95)
         True
     """
