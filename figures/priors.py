@@ -48,7 +48,7 @@ def known_priors(model: Model, train: sl.Labelled) -> dict[str, Prior]:
         "VAE": fit_vae(words.vectors, seed=0),
         "vocabulary": words,
         "frequent words": vocabulary_prior(model, frequent=100, texts=train.texts),
-        "label words": label_prior(model, ["good", "bad"]),
+        "label words": label_prior(model, ["good", "awful"]),
         "a text": text_prior(model, train.texts[0]),
     }
 

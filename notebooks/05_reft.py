@@ -137,6 +137,6 @@ pd.Series({"asked": model.tokenizer.decode(asked[k]), "said": said.strip()})
 # %% [markdown]
 # ## Which when
 #
-# - A style of wording, one model, labelled texts: the steer. It is convex, faster, adds and subtracts, moves to other models.
+# - A style of wording, one model, labelled texts: the steer. It is convex, adds and subtracts, moves to other models.
 # - An effect on some tokens of a prompt, or one that needs what comes after the layer to work it out: ReFT.
 # - Compare at equal KL, and with more than one seed.

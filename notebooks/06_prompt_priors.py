@@ -77,7 +77,7 @@ known = {
     "fitted to words": fit_gaussian(words.vectors),
     "far from words": Exclusion(fit_gaussian(words.vectors)),
     "words": words,
-    "label words": label_prior(model, ["good", "bad"]),
+    "label words": label_prior(model, ["good", "awful"]),
 }
 few = sl.Labelled(train.texts[:200], train.labels[:200])
 found = compare_priors(model, few, new, known, seeds=range(3), length=8, epochs=5, progress=False)

@@ -67,7 +67,7 @@ def label_prior(
 
     Example:
         >>> import steerlens as sl
-        >>> label_prior(sl.load_model("toy-64"), ("good", "bad")).sample(5, seed=0).shape
+        >>> label_prior(sl.load_model("toy-64"), ("good", "awful")).sample(5, seed=0).shape
         torch.Size([5, 64])
     """
     words = as_texts(words, "words")
