@@ -23,7 +23,7 @@ from tests.models.test_resume import traces
 N, LENGTH = 40, 3
 ONCE = Training(epochs=1, batch_size=16)
 QUICK: dict[str, Any] = {"length": LENGTH, "training": ONCE, "progress": False}
-TINY: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=1e-9)}
+TINY: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=0.0)}
 SLOW: dict[str, Any] = {**QUICK, "training": replace(ONCE, lr=2e-2)}
 SITES = {"soft": 1, "deep": 2, "kv": 6}
 WIDTH = {"soft": 64, "deep": 64, "kv": 64}
@@ -77,13 +77,13 @@ def test_whoever_keeps_the_start_is_told_so_in_words(kind: Any) -> None:
     assert fit.report.verdict is not None and str(fit.report.verdict).startswith("Nothing was learnt")
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_three_hundred_texts_are_learned_from_and_nobody_is_warned(seed: int) -> None:
-    texts = sl.toy.corpus("sentiment", n=300, seed=seed)
+@pytest.mark.parametrize("seed", range(3))
+def test_few_texts_are_learned_from_by_every_draw_and_nobody_is_warned(seed: int) -> None:
+    texts = sl.toy.corpus("sentiment", n=100, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        report = sl.fit_prompt(model(), texts, seed=seed, training=Training(epochs=2), progress=False).report
-    assert report.heldout.steered < report.trials[0]["heldout_nll"] - 0.02 and report.heldout.contrast > 0
+        report = sl.fit_prompt(model(), texts, seed=seed, training=ONCE, progress=False).report
+    assert report.heldout.steered < report.trials[0]["heldout_nll"] - 0.02
 
 
 @pytest.mark.parametrize("kind, encoder", CASES)
@@ -104,7 +104,7 @@ def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(k
     assert {key: settings[key] for key in expected} == expected == {**expected, "n_parameters": value.n_parameters}
     held = fit.report.heldout
     texts = texts_of(encoder, kind)
-    some = rows_of(texts, heldout_rows(len(texts.texts)))
+    some = rows_of(texts, heldout_rows(len(texts.texts), tries=fit.report.settings["tries"]))
     for expected_nll, sign in ((held.base, 0.0), (held.steered, 1.0), (held.flipped, -1.0)):
         assert nll_of(model(), some, value, sign * fit.report.strength) == pytest.approx(expected_nll, abs=1e-4)
     assert nll_of(model(), some, None) == pytest.approx(settings["plain_nll"], abs=1e-4)
@@ -123,7 +123,7 @@ def test_layers_are_those_that_are_asked_for() -> None:
 
 @pytest.mark.parametrize("kind, encoder", [*((kind, "none") for kind in KINDS), ("kv", "mlp")])
 def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> None:
-    """One step of no size: the rows are tokens of the vocabulary, or what the model makes of them."""
+    """Steps of no size, whichever texts are held out: the rows are tokens of the vocabulary, or what the model makes of them."""
     fit = sl.fit_prompt(model(), data(8), kind=kind, encoder=encoder, seed=3, **TINY)
     on = sl.readout(model())
     words = [i for i in range(on.n_tokens) if i not in on.special]
@@ -134,14 +134,14 @@ def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> 
     h, first = fit.report.heldout, fit.report.trials[0]["heldout_nll"]
     assert h.base == pytest.approx(h.steered, abs=1e-5) and h.base == pytest.approx(h.flipped, abs=1e-5)
     assert first == pytest.approx(h.base, abs=1e-4)
-    some = rows_of(data(8), heldout_rows(8, seed=3))
+    some = rows_of(data(8), heldout_rows(8, seed=3, tries=2))
     other = sl.Prompt(start, torch.zeros_like(start), kind, fit.value.layers, on)
     assert nll_of(model(), some, other, 0.0) == pytest.approx(first, abs=1e-4)
 
 
 def test_every_kind_starts_as_the_same_prompt() -> None:
-    first = [sl.fit_prompt(model(), data(8), kind=k, **TINY).report.trials[0]["heldout_nll"] for k in KINDS]
-    plain = sl.fit_prompt(model(), data(8), **TINY).report.settings["plain_nll"]
+    reports = [sl.fit_prompt(model(), data(8), kind=k, **TINY).report for k in KINDS]
+    first, plain = [report.trials[0]["heldout_nll"] for report in reports], reports[0].settings["plain_nll"]
     assert max(first) - min(first) < 1e-4 and min(abs(x - plain) for x in first) > 1e-2
 
 
@@ -216,7 +216,7 @@ def test_the_model_is_as_before(kind: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompts_of_texts_come_behind_the_rows_and_only_the_texts_count(kind: Any) -> None:
     fit = sl.fit_prompt(model(), cut(24), kind=kind, **SLOW)
-    held = rows_of(cut(24), heldout_rows(len(cut(24).texts)))
+    held = rows_of(cut(24), heldout_rows(len(cut(24).texts), tries=fit.report.settings["tries"]))
     h = fit.report.heldout
     assert fit.report.n_positions == sl.collect(model(), cut(24), progress=False).n_positions
     assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut(24).texts)
@@ -232,7 +232,7 @@ def test_a_background_is_always_on_and_is_reported() -> None:
     kept = background.W.clone()
     fit = sl.fit_prompt(model(), data(24), background=background, **QUICK)
     assert fit.background is background and torch.equal(background.W, kept)
-    held, found = rows_of(data(24), heldout_rows(24)), fit.report.heldout
+    held, found = rows_of(data(24), heldout_rows(24, tries=fit.report.settings["tries"])), fit.report.heldout
     for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
         strength = [sign * fit.report.strength * y for y in held.labels]
         under = sl.collect(model(), held, intervention=fit.value, strength=strength, progress=False)
