@@ -33,7 +33,7 @@ DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
         (({"text": "a"},), (1,), r"texts\[0\]: got dict .*Labelled\.from_dataset"),
         (("a", "cut \ud83d here"), (1, 0), r"texts\[1\] holds half a character, '\\ud83d' at 4: .*encode"),
         ("good", (1,), "texts: got one str, 'good', expected a list"),
-        ({"good": 1}, (1,), r"texts: got a dict, of which only the keys .*Labelled\.from_dict"),
+        ({"good": 1}, (1,), r"texts: got a dict, whose keys .*Labelled\.from_dict"),
         (pd.DataFrame({"text": ["a"]}), (1,), r"texts: got a DataFrame, .*Labelled\.from_pandas"),
         ({"a"}, (1,), "texts: got a set, which has no order"),
         (("a",), 1.0, "labels: got float 1.0, expected a list"),
@@ -141,10 +141,14 @@ DATA3 = Labelled(TEXTS, LABELS, ("p", "", "q"))
 
 def test_a_line_says_what_was_understood() -> None:
     assert (
-        repr(Labelled(["a b"] * 1500, [-1, 1] * 750)) == "Labelled(1,500 texts, labels -1 ×750, 1 ×750, median 2 words)"
+        repr(Labelled([f"a {k}" for k in range(1500)], [-1, 1] * 750))
+        == "Labelled(1,500 texts, labels -1 ×750, 1 ×750, median 2 words)"
     )
+    copies = "; 2 of them are copies of another, which count once in a verdict"
+    assert Labelled(["a", "b", "a", "a"], [1, -1, 1, 1]).understood().endswith(copies)
+    assert copies not in Labelled(["a", "a", "a"], [1, -1, 1], ["x", "y", "z"]).understood()
     assert str(Labelled(["a"], [0.5])) == "Labelled(1 text, labels 0.5 ×1, median 1 word)"
-    assert Labelled(["a"] * 11, np.linspace(-1, 0.5, 11)).understood() == (
+    assert Labelled(list("abcdefghijk"), np.linspace(-1, 0.5, 11)).understood() == (
         "11 texts, labels from -1 to 0.5, mean -0.25, median 1 word"
     )
     two = Labelled(["a", "b c"], [0, 1], ["x", "y"]).understood()
