@@ -319,7 +319,8 @@ def test_only_what_follows_a_prompt_counts_and_the_edit_is_made_where_it_was_ask
 
 
 def test_texts_whose_prompt_fills_the_context_are_left_out() -> None:
-    long = sl.Labelled(("good .",) * 5, (1.0, -1.0, 1.0, -1.0, 1.0), ("the film was " * 200, *("the film was",) * 4))
+    short = tuple(f"the {thing} was" for thing in ("film", "book", "soup", "drama"))
+    long = sl.Labelled(("good .",) * 5, (1.0, -1.0, 1.0, -1.0, 1.0), ("the film was " * 200, *short))
     fit = sl.fit_reft(model(), long, variant="noreft", positions="l1", **QUICK)
     assert fit.report.n_truncated == 1 and fit.report.n_positions == 4 * 3
     with pytest.raises(ValueError, match="data: got 3 texts with something to predict"):
@@ -426,3 +427,9 @@ def test_tasks_that_do_not_go_together_are_refused(case: str) -> None:
     tasks, options, message = TASKS[case]
     with pytest.raises(ValueError, match=message):
         fit_reft_tasks(model(), tasks(), **{**QUICK, **options})
+
+
+def test_a_text_that_is_there_twice_is_used_once() -> None:
+    once = sl.Labelled(("good .",) * 3, (1.0, -1.0, 1.0), ("the film was", "the book was", "the soup was"))
+    with pytest.raises(ValueError, match="data: got 3 texts with something to predict"):
+        sl.fit_reft(model(), once + once, positions="l1", **QUICK)
