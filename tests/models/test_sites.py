@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models import sites
+from steerlens.models import readout as readout_module
 from steerlens.models.readout import readout
 from steerlens.models.sites import check_site, convention, hooked
 from tests.models.zoo import BUILDERS, PADDING, by_hand, contexts, near, tokens_of, zoo
@@ -52,13 +52,13 @@ def test_folding_gives_another_readout_and_an_equal_load_the_same() -> None:
 def test_logits_that_the_readout_cannot_express_are_refused_by_architecture(
     tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = sites._probe
+    probe = readout_module._probe
 
     def squared(*arguments):
         c, logits = probe(*arguments)
         return c, logits**2
 
-    monkeypatch.setattr(sites, "_probe", squared)
+    monkeypatch.setattr(readout_module, "_probe", squared)
     with pytest.raises(ValueError, match="GPT2LMHeadModel"):
         readout(tiny)
 
