@@ -368,7 +368,6 @@ mistakes = [
         lambda: sl.fit_steer(model, one_label, progress=False),
         "add texts of another label",
     ),
-    (lambda: sl.generate(model, "it was", fit), "a list: ['it was']"),
 ]
 rows = []
 for mistake, remedy in mistakes:

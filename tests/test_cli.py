@@ -165,7 +165,10 @@ def test_fit_then_move(tmp_path, good):
 
 
 def test_labels_in_words_and_on_a_scale_are_said_back(tmp_path) -> None:
-    rows = [("the film was superb .", "pos", 5), ("the film was awful .", "neg", 1)] * 20
+    rows = []
+    for subject in ("film", "book", "song", "dress", "soup"):  # copies of a text would count once
+        for verb in ("was", "seemed", "felt", "is"):
+            rows += [(f"the {subject} {verb} superb .", "pos", 5), (f"the {subject} {verb} awful .", "neg", 1)]
     data = tmp_path / "data.csv"
     data.write_text("Text;Label;stars\n" + "".join(f"{t};{w};{s}\n" for t, w, s in rows), encoding="utf-8")
     steer = str(tmp_path / "joy.safetensors")

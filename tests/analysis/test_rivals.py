@@ -71,8 +71,8 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
     edits: list[sl.Reft] = []
     fits: list[sl.Fit[Steer]] = []
 
-    def quick(states: Any, *, seed: int) -> sl.Fit[Steer]:
-        fits.append(quickly(states, seed=seed))
+    def quick(states: Any, *, seed: int, progress: bool) -> sl.Fit[Steer]:
+        fits.append(quickly(states, seed=seed, progress=progress))
         return fits[-1]
 
     def stand_in(*args: Any, **options: Any) -> Any:

@@ -83,7 +83,6 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (lambda: vocabulary_prior(model, frequent=10**6), "frequent: got 1000000"),
         (lambda: vocabulary_prior(model, texts=TEXTS), "texts: given without frequent="),
         (lambda: vocabulary_prior(model, texts=["good"], frequent=2), "frequent: got 2, expected 1 … 1"),
-        (lambda: label_prior(model, "good"), "words: got 'good', expected a list"),
         (lambda: label_prior(model, []), "words: got"),
         (lambda: label_prior(model, ["good", " "]), "words: ' ' holds no token"),
         (lambda: text_prior(model, ""), "text: '' holds no token"),
@@ -93,6 +92,12 @@ def test_bad_arguments_are_refused_by_name() -> None:
             call()
     with pytest.raises(KeyError, match="has no hook 'blocks.9.hook_resid_post'"):
         activation_prior(model, TEXTS, site="blocks.9.hook_resid_post")
+
+
+def test_one_word_is_a_list_of_one() -> None:
+    model = zoo("llama")
+    one, listed, other = (label_prior(model, words).sample(3, 0) for words in ("good", ["good"], ["bad"]))
+    assert torch.equal(one, listed) and not torch.equal(one, other)
 
 
 def test_rows_at_sites_of_different_widths_are_refused_by_name() -> None:
