@@ -33,10 +33,10 @@ def even_kl(
     size = max(LEAST, min(MOST, ROOM // head.W_U.shape[1]))
     costs, slopes = [], []
     for at, m in zip(c.split(size), move.split(size), strict=True):
-        z, u = torch.addmm(head.b_U, at, head.W_U), m @ head.W_U
+        z, u = torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at), (m.to(head.W_U) @ head.W_U).to(m)
         cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
         costs.append(cost)
-        slopes.append(pull @ head.W_U.mT)
+        slopes.append((pull.to(head.W_U) @ head.W_U.mT).to(m))
     return torch.cat(costs), torch.cat(slopes)
 
 
@@ -70,6 +70,24 @@ def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float
     top = z.amax(1)
     p = torch.softmax(z, 1, out=z)
     return top - p.amax(1).log(), p
+
+
+def soft_threshold(
+    M: Float[Tensor, "rows cols"], threshold: float, rank: int | None = None
+) -> Float[Tensor, "rows cols"]:
+    """Lower all singular values by a threshold, those below it to 0, and keep at most `rank` of them.
+
+    Without a rank it is the minimum of `½ |V − M|² + threshold · |V|_*`.
+
+    Example:
+        >>> soft_threshold(torch.diag(torch.tensor([3.0, 1.0])), 2.0).diagonal().tolist()
+        [1.0, 0.0]
+    """
+    U, s, Vh = svd(M)
+    s = (s - threshold).clamp_min(0)
+    if rank is not None:
+        s[rank:] = 0
+    return (U * s) @ Vh
 
 
 def nuclear_descent(
@@ -124,11 +142,7 @@ def _descend(
         # what the penalty may give up for a smaller |V|_* is no sign of a step too long
         if not value <= first + threshold * size + 1e-9:
             return None
-        U, s, Vh = svd(Y - pull / curvature)
-        s = (s - threshold / curvature).clamp_min(0)
-        if rank is not None:
-            s[rank:] = 0
-        new = (U * s) @ Vh
+        new = soft_threshold(Y - pull / curvature, threshold / curvature, rank)
         if float(((Y - new) * (new - V)).sum()) > 0:
             inertia = 1.0
         following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2

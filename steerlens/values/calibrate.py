@@ -67,13 +67,14 @@ def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
 
     guess, power, before = 0.0, 2.0, None
     for _ in range(12):  # the quadratic law first, then the power that the last two guesses show
-        off = excess(guess)
+        off, first = excess(guess), before is None
         if before is not None:
             power = min(max((off - before[1]) / (guess - before[0]), 1.0), 4.0)
         before = guess, off
         step = -off / power
         guess += max(min(step, 3.0), -3.0)
-        if abs(step) < 5e-5:
+        # where the quadratic law is seen to hold, what a step leaves is of the order of its square
+        if abs(step) < (0.02 if not first and abs(power - 2) < 0.2 else 5e-5):
             return math.exp(guess)
         if abs(guess) > 14:
             break

@@ -336,8 +336,14 @@ def _like(
     steer, background = (ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
     setting = Setting(r.damping, steer, background, *(() if r.step is None else (r.step,)))
 
+    def metric_of(some: States) -> Metric:
+        return natural_metric(some.sample(20_000, seed=seed), weights=weights)
+
+    # labels in another order weigh the texts a little differently, which coordinates need not follow
+    shared = None if over is None else metric_of(states)
+
     def again(some: States, name: str) -> Steer:
-        metric = natural_metric(some.sample(20_000, seed=seed), weights=weights)
+        metric = shared or metric_of(some)
         if over is None or solver != "auto":
             found = _solve(some, metric, setting, r.whitening or 0.0, asked, given).steer
         else:

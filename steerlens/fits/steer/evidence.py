@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 from steerlens.fits.steer.problem import CHUNK, Weights, text_weights
-from steerlens.maths.evidence import even_kl, nuclear_descent
-from steerlens.maths.head import Head, nll_gradient
+from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold
+from steerlens.maths.head import Head, multiplies_bfloat16, nll_gradient, rounded
 from steerlens.maths.numbers import generator
 from steerlens.values.intervals import bootstrap_ratio, permute_labels, ratio_error
 from steerlens.values.metric import Metric
@@ -20,24 +20,26 @@ from steerlens.values.verdict import Verdict
 WHITENING = 0.03
 """Damping of the coordinates in which singular values are lowered."""
 
-SHARES = (0.7, 0.4, 0.2, 0.08, 0.0)
+SHARES = (0.7, 0.4, 0.2, 0.0)
 """Penalties tried, as shares of the one under which no direction is left: few directions first, all of them last."""
 
-USUAL = SHARES.index(0.2)
+USUAL = SHARES.index(0.4)
 """The penalty unless another one's margin is larger by more than its standard error."""
 
-POSITIONS = 12_288
-"""Positions on which the cost is measured at the end, at most. It knows no next token, but a matrix of many
-directions finds those that are cheap on the sample alone: with 4,096 the margin on toy-128 is 3 % less."""
+TRIAL, FINALLY = (1_024, 3), ((2_048, 8), (8_192, 3))
+"""Positions on which the cost is measured, at most, and steps of descent on them: while the penalty is chosen, and at the end.
 
-TRIED_ON, METER = 1_024, 1_024
-"""Positions on which it is measured while the penalty is chosen, and further ones that say what a matrix costs.
+The cost knows no next token, but a matrix of many directions finds those that are cheap on the sample alone.
+"""
+
+METER = 512
+"""Further positions that say what a matrix costs.
 
 On those it was fitted on a matrix costs too little, one of many directions most so.
 """
 
-STEPS = 8, 8
-"""Steps of descent from one penalty to the next while it is chosen, and at the end."""
+BOLDNESS = 0.6
+"""The curvature that steps reckon with, as a part of the largest, which few directions have; see `nuclear_descent`."""
 
 JUDGED_ON = 65_536
 """Positions of each half, at most, whose texts judge the other half's steers one by one."""
@@ -98,11 +100,15 @@ class _Cost(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """Half of the texts, the evidence of it, and the matrices that it gives under each penalty, of equal cost."""
+    """Half of the texts: the evidence of it; those texts of it that judge, and what each of their positions asks for.
 
-    states: States
+    `path`: the matrices that it gives under each penalty, of equal cost.
+    """
+
     slope: Float[Tensor, "d d"]
-    path: list[Float[Tensor, "d d"]]
+    judges: States
+    pulls: list[BFloat16[Tensor, "chunk d"]]
+    path: Sequence[Float[Tensor, "d d"]] = ()
 
 
 def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: Asked) -> Explained:
@@ -130,43 +136,35 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     labels, weight = states.labels.to(device), text_weights(states, asked.weights).to(device)
     labels = labels - mean_label(states, asked.weights)
     sampled = _cost(states, labels, weight, base, metric, asked.seed)
-    cost, meter, rough = sampled.at(METER, None), sampled.at(0, METER), sampled.at(METER, METER + TRIED_ON)
-    curvature = 1.2 * (_curvature(rough.at(0, 256), states.d_model) + asked.ridge)  # too small a one is noticed
+    cost, meter = sampled.at(METER, None), sampled.at(0, METER)
+    curvature = BOLDNESS * (_curvature(cost.at(0, 256), states.d_model) + asked.ridge)
     parts = states.split(0.5, seed=asked.seed)
-    slopes = [_evidence(part, labels, base, metric, asked.weights) for part in parts]
+    halves = [_evidence(part, labels, base, metric, asked) for part in parts]
     n = [part.n_positions for part in parts]
-    whole = _Objective(cost, (n[0] * slopes[0] + n[1] * slopes[1]) / sum(n), asked.ridge)
+    evidence = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
+    # a penalty that leaves nothing of a half, and one that leaves something of both, whose noise is less by √2
+    top = sum(float(torch.linalg.matrix_norm(half.slope, 2)) for half in halves) / 2
+    most = 0.99 * float(torch.linalg.matrix_norm(evidence, 2))
 
-    def end(starts: Sequence[Float[Tensor, "d d"]], threshold: float) -> Float[Tensor, "d d"]:
-        point = nuclear_descent(
-            whole, torch.stack(list(starts)).mean(0), threshold, curvature, rank=asked.rank, n_steps=STEPS[1]
-        )
-        return metric.unwhiten(meter.of_cost(asked.kl, point))
+    def fit(slope: Float[Tensor, "d d"], threshold: float, *plan: tuple[int, int]) -> Float[Tensor, "d d"]:
+        """Start from the minimum under a cost that is the same in all directions, and descend on more and more positions."""
+        V = _Objective(cost.at(0, plan[0][0]), slope, asked.ridge).isotropic(threshold, asked.rank)
+        for sampled, n_steps in plan:
+            smooth = _Objective(cost.at(0, sampled), slope, asked.ridge)
+            V = nuclear_descent(smooth, V, threshold, curvature, rank=asked.rank, n_steps=n_steps)
+        return meter.of_cost(asked.kl, V)
 
-    top = sum(float(torch.linalg.matrix_norm(slope, 2)) for slope in slopes) / 2  # a penalty that leaves nothing
-    # no more than would leave something of both halves' sum, whose noise is less by √2
-    most = 0.99 * float(torch.linalg.matrix_norm(whole.evidence, 2))
+    def end(share: float) -> tuple[Float[Tensor, "d d"], float]:
+        threshold = min(share * top / 2**0.5, most)
+        return metric.unwhiten(fit(evidence, threshold, *FINALLY)), threshold
+
     if asked.share is not None:
-        threshold = min(asked.share * top / 2**0.5, most)
-        few = nuclear_descent(
-            whole._replace(cost=rough),
-            torch.zeros_like(whole.evidence),
-            (threshold + most) / 2,
-            curvature,
-            rank=asked.rank,
-        )
-        return Explained(end([few], threshold), asked.share, threshold)
-    paths, halves = [], []
-    for part, slope in zip(parts, slopes, strict=True):
-        smooth, path = _Objective(rough, slope, asked.ridge), [torch.zeros_like(slope)]
-        for share in SHARES:  # each from the last: from few directions to more
-            path.append(nuclear_descent(smooth, path[-1], share * top, curvature, rank=asked.rank, n_steps=STEPS[0]))
-        paths.append(path[1:])
-        halves.append(_Half(part, slope, [meter.of_cost(asked.kl, V) for V in path[1:]]))
-    margins, best, verdict = _judge(halves, base, metric, asked)
-    threshold = min(SHARES[best] * top / 2**0.5, most)
+        W, threshold = end(asked.share)
+        return Explained(W, asked.share, threshold)
+    halves = [half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES]) for half in halves]
+    margins, best, verdict = _judge(halves, metric, asked)
+    W, threshold = end(SHARES[best])
     trials = tuple({"penalty": share, "margin": margin} for share, margin in zip(SHARES, margins, strict=True))
-    W = end([path[best] for path in paths], threshold)
     # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩; halves that contradict
     # each other leave nothing to explain
     gain = sum(float((a.path[best] * b.slope).sum()) for a, b in (halves, halves[::-1])) / 2
@@ -187,15 +185,20 @@ class _Objective(NamedTuple):
     evidence: Float[Tensor, "d d"]
     ridge: float
 
+    def isotropic(self, threshold: float, rank: int | None) -> Float[Tensor, "d d"]:
+        """Return the minimum for a cost that is the same in all directions, as long as this cost has it."""
+        V = soft_threshold(self.evidence, threshold, rank)
+        gain = float((V * self.evidence).sum()) - threshold * float(torch.linalg.matrix_norm(V, "nuc"))
+        # along a ray the cost is nearly a square
+        return V * (gain / max(2 * self.cost(V)[0] + self.ridge * float(V.square().sum()), 1e-30))
+
     def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
         kl, pull = self.cost(V)
         value = kl - float((V * self.evidence).sum()) + self.ridge / 2 * float(V.square().sum())
         return value, pull - self.evidence + self.ridge * V
 
 
-def _judge(
-    halves: Sequence[_Half], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
-) -> tuple[list[float], int, Verdict | None]:
+def _judge(halves: Sequence[_Half], metric: Metric, asked: Asked) -> tuple[list[float], int, Verdict | None]:
     """Return each penalty's margin, the penalty to take, and the verdict, from what each half says of the other's steers.
 
     The p-value allows for the penalty's choice (the largest of all penalties' values is compared), and is twice the
@@ -203,11 +206,10 @@ def _judge(
     and standard errors are means of both.
     """
     found = []
-    if any(len(half.states.labels[half.states.keep].unique()) < 2 for half in halves):
+    if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
     for k, (here, there) in enumerate((halves, halves[::-1])):
-        states = there.states.sample(JUDGED_ON, seed=asked.seed)
-        found.append(permute_labels(*_per_text(states, here.path, base, metric), seed=asked.seed + k))
+        found.append(permute_labels(*_per_text(there, here.path, metric), seed=asked.seed + k))
     gains = [2 * f.gains for f in found]
     margins = [
         float(sum(g[k].sum() / f.units.sum() for g, f in zip(gains, found, strict=True))) / 2
@@ -221,21 +223,20 @@ def _judge(
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
     one, other = (half.path[best] for half in halves)
     agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
-    n = sum(half.states.n_texts for half in halves)
+    n = sum(half.judges.n_texts for half in halves)
     p = min(1.0, 2 * min(f.p for f in found))
     return margins, best, Verdict(margin, low, high, p, asked.kl, n, "halves", agreement)
 
 
 def _per_text(
-    states: States, path: Sequence[Float[Tensor, "d d"]], base: Float[Tensor, "d d"], metric: Metric
+    half: _Half, path: Sequence[Float[Tensor, "d d"]], metric: Metric
 ) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return of each distinct text what whitened matrices explain per unit of label, its label, and its tokens: one pass."""
-    head, device = states.readout.head, base.device
+    """Return of each distinct text what whitened matrices explain per unit of label, its label, and its tokens."""
+    states = half.judges
     total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
-    for c, target, text in states.chunks(CHUNK, device=device):
-        pull = -nll_gradient(head, c + c @ base, target, torch.ones(len(c), device=device)) @ metric.S_inverse_root
-        white = c @ metric.C_inverse_root
-        total.index_add_(1, text.cpu(), torch.stack([((white @ V) * pull).sum(1) for V in path]).double().cpu())
+    for (c, _, text), pull in zip(states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True):
+        white, asked = c @ metric.C_inverse_root, pull.float() @ metric.S_inverse_root
+        total.index_add_(1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu())
     labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
     if states.copy_of is not None:
         # copies are one text, with the mean of their labels: labels in random order must not part them
@@ -250,28 +251,41 @@ def _per_text(
 def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int) -> _Cost:
     """Return the cost on positions drawn in proportion to weight · label²."""
     device = base.device
-    chunks = list(states.sample(2 * POSITIONS, seed=seed).chunks(CHUNK, device=device))
+    chunks = list(states.sample(2 * FINALLY[-1][0], seed=seed).chunks(CHUNK, device=device))
     text = torch.cat([chunk.text for chunk in chunks])
     c = torch.cat([chunk.hidden for chunk in chunks])
     share = weight[text] * labels[text].square()
-    n = METER + max(POSITIONS if len(share) > POSITIONS else len(share), TRIED_ON)
+    n = METER + max(min(len(share), FINALLY[-1][0]), TRIAL[0])
     drawn = torch.multinomial(share.cpu(), n, replacement=True, generator=generator(seed))
     drawn = drawn.to(device)
     label2 = float(share.mean())
     c, size = c[drawn], labels[text[drawn]].abs()[:, None]
-    return _Cost(states.readout.head, c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
+    return _Cost(_head(states), c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
 
 
-def _evidence(states: States, labels: Tensor, base: Tensor, metric: Metric, weights: Weights) -> Float[Tensor, "d d"]:
-    """Return `G` of some texts over the background, whitened: one pass."""
-    head, device = states.readout.head, labels.device
-    weight = text_weights(states, weights).to(device)
+def _evidence(
+    states: States, labels: Float[Tensor, " n_texts"], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
+) -> _Half:
+    """Return `G` of some texts over the background, whitened, and what it is a sum of, where that judges: one pass."""
+    head, device = _head(states), labels.device
+    weight = labels * text_weights(states, asked.weights).to(device)
+    judges = states.sample(JUDGED_ON, seed=asked.seed)
     total = torch.zeros(states.d_model, states.d_model, dtype=torch.float64, device=device)
-    for c, target, text in states.chunks(CHUNK, device=device):
-        pull = nll_gradient(head, c + c @ base, target, weight[text] * labels[text])
-        total -= (c.mT @ pull).double()
+    pulls = []
+    for part, judging in ((judges, True), (states.select(~judges.keep), False)):
+        for c, target, text in part.chunks(CHUNK, device=device):
+            pull = -nll_gradient(head, c + c @ base, target, torch.ones(len(c), device=device))
+            total += (c.mT @ (weight[text, None] * pull)).double()
+            if judging:
+                pulls.append(pull.bfloat16())
     white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
-    return (white / states.n_positions).float()
+    return _Half((white / states.n_positions).float(), judges, pulls)
+
+
+def _head(states: States) -> Head:
+    """The read-out, rounded where that is faster: what it does to a sum over positions is far below the sum's noise."""
+    head = states.readout.head
+    return rounded(head) if multiplies_bfloat16(head.W_U.device) else head
 
 
 def _curvature(cost: _Cost, d: int) -> float:
