@@ -75,7 +75,8 @@ test: $(ENV)  ## all tests
 # what knows nothing of TransformerLens, or only states that steerlens.models made, need not be tested with each version of it
 test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
 	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
-		--ignore tests/fits/test_steer.py --ignore tests/fits/test_evidence.py --ignore tests/fits/test_vae.py tests/models tests/fits tests/test_cli.py tests/test_readme.py
+		--ignore tests/methods/test_steer.py --ignore tests/methods/test_evidence.py --ignore tests/methods/test_vae.py tests/models tests/methods \
+		tests/evaluate/test_contrast.py tests/test_cli.py tests/test_readme.py
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .

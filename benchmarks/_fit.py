@@ -10,8 +10,8 @@ from _models import SHARED, TOY, Case, frozen, reviews_case, toy_case
 from _recipe import STEPS, forward_pass, recipe, through_model, through_states, token_ids
 
 import steerlens as sl
-from steerlens.fits.steer import problem
-from steerlens.values.losses import measure
+from steerlens.evaluate.losses import measure
+from steerlens.methods.steer.fit import problem
 
 FIT = (
     "the authors' recipe: factors of rank 1,000, Adam, 1,000 steps × 32 texts, through the model (timed over some)",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.maths.lstsq import regress
+from steerlens.maths.least_squares import regress
 from steerlens.maths.spans import best_spans
 from steerlens.maths.svd import svd
 

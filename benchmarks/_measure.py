@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from steerlens.maths.head import multiplies_bfloat16
+from steerlens.maths.logits import multiplies_bfloat16
 
 RESULTS = Path(__file__).parent / "results.json"
 OPEN, CLOSE = "<!-- bench -->", "<!-- /bench -->"

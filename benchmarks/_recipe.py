@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import steerlens as sl
-from steerlens.maths.head import nll_gradient
-from steerlens.models.sites import convention
-from steerlens.models.tokens import batch_tokens, batches, encode, pad
+from steerlens.maths.logits import nll_gradient
+from steerlens.models.hooks import convention
+from steerlens.models.tokenization import batch_tokens, batches, encode, pad
 
 UNIT = 1e-3
 """Their ε."""

@@ -9,7 +9,7 @@ from _recipe import token_ids
 from _write import ELEVEN
 
 import steerlens as sl
-from steerlens.models.tokens import batch_tokens, batches, pad
+from steerlens.models.tokenization import batch_tokens, batches, pad
 
 
 def one_pass(model: object, ids: list[list[int]]) -> float:

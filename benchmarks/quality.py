@@ -39,8 +39,8 @@ from _models import TOY, Case, frozen, reviews_case
 from _recipe import OF_PAPER, OFFICIAL, How, recipe, through_model, through_states
 
 import steerlens as sl
-from steerlens.values.intervals import bootstrap_ratio
-from steerlens.values.losses import contrasts, measure
+from steerlens.evaluate.losses import contrasts, measure
+from steerlens.maths.stats import bootstrap_ratio
 from steerlens.values.steer import zero_steer
 
 NUMBERS = Path(__file__).parent / "quality.json"

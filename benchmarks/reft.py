@@ -20,11 +20,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import steerlens as sl
-from steerlens.fits.descent import backward
-from steerlens.fits.reft.learned import Learned, Shape
-from steerlens.models.resume import batch_of, final_states, keep_tokens
-from steerlens.models.sites import edited, evaluating
-from steerlens.models.tokens import Encoded
+from steerlens.methods.reft.parameters import Learned, Shape
+from steerlens.methods.training import backward
+from steerlens.models.hooks import edited, evaluating
+from steerlens.models.partial_forward import batch_of, final_states, keep_tokens
+from steerlens.models.tokenization import Encoded
 from steerlens.values.steer import zero_steer
 
 BATCH, LENGTH, STEPS = 32, 24, 5

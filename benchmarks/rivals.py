@@ -33,7 +33,7 @@ from _models import TOY, Case, frozen, reviews_case
 from quality import plain, write
 
 import steerlens as sl
-from steerlens.analysis.rivals import at_equal_kl
+from steerlens.evaluate.compare import at_equal_kl
 
 NUMBERS = Path(__file__).parent / "rivals.json"
 REVIEWS = "reviews-128"

@@ -11,7 +11,7 @@ from _setting import OUT
 import pandas as pd
 
 import steerlens as sl
-from steerlens.fits.gist import compression, distil_prompt
+from steerlens.methods.gist.distill import compression, distil_prompt
 from steerlens.show.figures import records, save_figure
 from steerlens.show.priors import plot_compression
 

@@ -17,16 +17,16 @@ import pandas as pd
 import torch
 
 import steerlens as sl
-from steerlens.analysis.moves import moves
-from steerlens.analysis.priors import compare_priors, over_seeds, readability
-from steerlens.analysis.rivals import at_equal_kl
-from steerlens.fits.vae import fit_vae
-from steerlens.models.priors import activation_prior, label_prior, text_prior, vocabulary_prior
-from steerlens.models.sites import Model
+from steerlens.analysis.prompts import compare_priors, over_seeds, readability
+from steerlens.analysis.state_shift import moves
+from steerlens.evaluate.compare import at_equal_kl
+from steerlens.methods.prompt.model_priors import activation_prior, label_prior, text_prior, vocabulary_prior
+from steerlens.methods.prompt.priors import Exclusion, Interpolation, Prior, Xavier, fit_gaussian, isotropic
+from steerlens.methods.prompt.vae import fit_vae
+from steerlens.models.hooks import Model
 from steerlens.show.figures import records, save_figure
 from steerlens.show.priors import plot_moves, plot_priors, plot_readability
 from steerlens.show.style import COLUMN, INK, label_panels, legend_above, look
-from steerlens.values.priors import Exclusion, Interpolation, Prior, Xavier, fit_gaussian, isotropic
 
 SEEDS = range(5)
 LENGTH = 8

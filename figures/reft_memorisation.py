@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 import steerlens as sl
-from steerlens.fits.reft.memorise import memorise
+from steerlens.methods.reft.memorization import memorise
 from steerlens.show.figures import records, save_figure
 from steerlens.show.reft import plot_memory
 from steerlens.show.style import COLUMN, label_panels, look

@@ -10,8 +10,8 @@ from _setting import OUT
 import matplotlib.pyplot as plt
 
 import steerlens as sl
-from steerlens.analysis.rivals import composition, reft_quality
-from steerlens.fits.reft import fit_reft_tasks
+from steerlens.analysis.reft import composition, reft_quality
+from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.show.figures import records, save_figure
 from steerlens.show.reft import plot_composition, plot_quality
 from steerlens.show.style import COLUMN, label_panels, look

@@ -9,7 +9,7 @@ from _setting import OUT
 import matplotlib.pyplot as plt
 
 import steerlens as sl
-from steerlens.analysis.singular import singular_scores
+from steerlens.analysis.svd import singular_scores
 from steerlens.show.figures import plot_singular_words, records, save_figure
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.style import COLUMN, label_panels, look

@@ -76,7 +76,7 @@ ax = plot_written_attribute(judged, name="sentiment")
 # written. Read an effect beside its cost.
 
 # %%
-from steerlens.analysis.cost import strength_cost, writing_cost
+from steerlens.evaluate.fluency import strength_cost, writing_cost
 
 fresh = sl.collect(model, sl.toy.corpus("sentiment", n=400, seed=1), progress=False)
 ax = plot_cost(strength_cost(fresh.sample(2000, seed=0), joy, strengths=range(-4, 5)), writing_cost(model, judged))

@@ -21,7 +21,7 @@
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.singular import singular_scores
+from steerlens.analysis.svd import singular_scores
 from steerlens.show.figures import plot_singular_words
 from steerlens.show.reading import plot_highlight, plot_spectrum, plot_text_strengths
 

@@ -21,8 +21,8 @@ import pandas as pd
 
 import steerlens as sl
 from steerlens.analysis.transfer import token_weights
+from steerlens.evaluate.losses import contrasts
 from steerlens.show.transfer import legend, plot_transfer
-from steerlens.values.losses import contrasts
 
 big, small, other = (sl.load_model(name) for name in ("toy-128", "toy-64", "toy-96-llama"))
 labelled, text, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((1500, 0), (1500, 1), (600, 2)))

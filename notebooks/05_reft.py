@@ -22,10 +22,11 @@ import pandas as pd
 import torch
 
 import steerlens as sl
-from steerlens.analysis.rivals import at_equal_kl, composition
+from steerlens.analysis.reft import composition
 from steerlens.analysis.subspaces import compare_subspaces
-from steerlens.fits.reft import fit_reft_tasks
-from steerlens.fits.reft.memorise import memorise
+from steerlens.evaluate.compare import at_equal_kl
+from steerlens.methods.reft.fit import fit_reft_tasks
+from steerlens.methods.reft.memorization import memorise
 from steerlens.show.reft import plot_composition, plot_subspaces
 
 model = sl.load_model("toy-128")

@@ -21,16 +21,16 @@
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.moves import moves
-from steerlens.analysis.priors import compare_priors, drift, nearest_tokens, over_seeds, posterior, readability
-from steerlens.analysis.rivals import at_equal_kl
+from steerlens.analysis.prompts import compare_priors, drift, nearest_tokens, over_seeds, posterior, readability
+from steerlens.analysis.state_shift import moves
 from steerlens.analysis.trajectories import cluster_report, project, step_statistics, trajectories
-from steerlens.fits.gist import distil_prompt
-from steerlens.models.priors import label_prior, vocabulary_prior
+from steerlens.evaluate.compare import at_equal_kl
+from steerlens.methods.gist.distill import distil_prompt
+from steerlens.methods.prompt.model_priors import label_prior, vocabulary_prior
+from steerlens.methods.prompt.priors import Exclusion, fit_gaussian, isotropic
 from steerlens.show.priors import plot_moves, plot_priors
 from steerlens.show.trajectories import plot_map
 from steerlens.toy.tasks import TASKS, task
-from steerlens.values.priors import Exclusion, fit_gaussian, isotropic
 
 model = sl.load_model("toy-64")
 train, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((800, 0), (300, 1)))

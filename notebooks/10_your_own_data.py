@@ -214,7 +214,7 @@ pd.DataFrame(
 # Beside each text stands what the steer costs along it, in nats per token.
 
 # %%
-from steerlens.models.measure import written_kl
+from steerlens.evaluate.contrast import written_kl
 from steerlens.show.text import continuations
 
 STRENGTHS = (-4, -2, -1, 0, 1, 2, 4)
@@ -233,7 +233,7 @@ def judge(texts):
     return sl.toy.grammar.attribute_mean(texts, "sentiment")  # yours: one number per text
 
 
-from steerlens.analysis.cost import strength_cost, writing_cost
+from steerlens.evaluate.fluency import strength_cost, writing_cost
 
 many = sl.generate(model, ["it was", "the"], fit, strengths=STRENGTHS, samples=20, seed=4)
 many["judged"] = judge(list(many.prompt + many.text))
@@ -268,7 +268,7 @@ ax = sl.show.plot_highlight(found)
 # So the same fit is made 19 times with labels in random order: words in parentheses are no stronger than what that gives.
 
 # %%
-from steerlens.fits.steer import fit_shuffled
+from steerlens.methods.steer.fit import fit_shuffled
 
 states = sl.collect(model, train, progress=False)
 noise = fit_shuffled(states, fit, n=19, progress=False)  # half of this notebook's time
@@ -320,7 +320,7 @@ pd.Series({key: about[key] for key in ("name", "model_id", "d_model", "readout_d
 # both models, on the held-out texts, at the same cost:
 
 # %%
-from steerlens.models.measure import contrast
+from steerlens.evaluate.contrast import contrast
 
 other = sl.load_model("toy-128")  # yours
 there = sl.transfer(fit, other)

@@ -21,46 +21,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steerlens import analysis as analysis
+    from steerlens import evaluate as evaluate
     from steerlens import show as show
     from steerlens import toy as toy
-    from steerlens.analysis import evaluate as evaluate
-    from steerlens.analysis.evaluate import gap_closed as gap_closed
-    from steerlens.analysis.evaluate import label_curve as label_curve
-    from steerlens.analysis.evaluate import written_attribute as written_attribute
     from steerlens.analysis.highlight import highlight as highlight
-    from steerlens.analysis.singular import singular_words as singular_words
-    from steerlens.analysis.singular import spectrum as spectrum
-    from steerlens.analysis.singular import stability as stability
-    from steerlens.analysis.strength import classify as classify
-    from steerlens.analysis.strength import infer_strength as infer_strength
+    from steerlens.analysis.svd import singular_words as singular_words
+    from steerlens.analysis.svd import spectrum as spectrum
+    from steerlens.analysis.svd import stability as stability
     from steerlens.analysis.transfer import align as align
     from steerlens.analysis.transfer import transfer as transfer
     from steerlens.analysis.transfer import transfer_report as transfer_report
-    from steerlens.fits.prompt import fit_prompt as fit_prompt
-    from steerlens.fits.reft import fit_reft as fit_reft
-    from steerlens.fits.steer import fit_steer as fit_steer
-    from steerlens.fits.steer import natural_metric as natural_metric
-    from steerlens.fits.steer import refit as refit
-    from steerlens.models.attach import steered as steered
+    from steerlens.evaluate.classify import classify as classify
+    from steerlens.evaluate.ground_truth import gap_closed as gap_closed
+    from steerlens.evaluate.ground_truth import label_curve as label_curve
+    from steerlens.evaluate.ground_truth import written_attribute as written_attribute
+    from steerlens.evaluate.matched_kl import calibrate as calibrate
+    from steerlens.evaluate.strength import infer_strength as infer_strength
+    from steerlens.methods.files import load as load
+    from steerlens.methods.files import read_metadata as read_metadata
+    from steerlens.methods.files import save as save
+    from steerlens.methods.prompt.fit import fit_prompt as fit_prompt
+    from steerlens.methods.prompt.soft_prompt import Prompt as Prompt
+    from steerlens.methods.reft.fit import fit_reft as fit_reft
+    from steerlens.methods.reft.reft import Reft as Reft
+    from steerlens.methods.steer.fit import fit_steer as fit_steer
+    from steerlens.methods.steer.fit import natural_metric as natural_metric
+    from steerlens.methods.steer.fit import refit as refit
     from steerlens.models.collect import collect as collect
     from steerlens.models.generate import generate as generate
-    from steerlens.models.load import load as load
     from steerlens.models.load import load_model as load_model
     from steerlens.models.pair import pair as pair
     from steerlens.models.readout import readout as readout
     from steerlens.models.score import score as score
-    from steerlens.values.calibrate import calibrate as calibrate
-    from steerlens.values.files import read_metadata as read_metadata
-    from steerlens.values.files import save as save
+    from steerlens.models.steering import steered as steered
     from steerlens.values.fit import Fit as Fit
     from steerlens.values.fit import Report as Report
     from steerlens.values.intervention import Intervention as Intervention
     from steerlens.values.labelled import Labelled as Labelled
     from steerlens.values.metric import Metric as Metric
-    from steerlens.values.prompt import Prompt as Prompt
     from steerlens.values.readers import read_labelled as read_labelled
     from steerlens.values.readout import Readout as Readout
-    from steerlens.values.reft import Reft as Reft
     from steerlens.values.states import States as States
     from steerlens.values.steer import Steer as Steer
     from steerlens.values.training import Training as Training
@@ -73,45 +73,45 @@ _HOME = {
     "Intervention": "values.intervention",
     "Labelled": "values.labelled",
     "Metric": "values.metric",
-    "Prompt": "values.prompt",
+    "Prompt": "methods.prompt.soft_prompt",
     "Readout": "values.readout",
-    "Reft": "values.reft",
+    "Reft": "methods.reft.reft",
     "Report": "values.fit",
     "States": "values.states",
     "Steer": "values.steer",
     "Training": "values.training",
     "align": "analysis.transfer",
-    "calibrate": "values.calibrate",
-    "classify": "analysis.strength",
+    "calibrate": "evaluate.matched_kl",
+    "classify": "evaluate.classify",
     "collect": "models.collect",
-    "fit_prompt": "fits.prompt",
-    "fit_reft": "fits.reft",
-    "fit_steer": "fits.steer",
-    "gap_closed": "analysis.evaluate",
+    "fit_prompt": "methods.prompt.fit",
+    "fit_reft": "methods.reft.fit",
+    "fit_steer": "methods.steer.fit",
+    "gap_closed": "evaluate.ground_truth",
     "generate": "models.generate",
     "highlight": "analysis.highlight",
-    "infer_strength": "analysis.strength",
-    "label_curve": "analysis.evaluate",
-    "load": "models.load",
+    "infer_strength": "evaluate.strength",
+    "label_curve": "evaluate.ground_truth",
+    "load": "methods.files",
     "load_model": "models.load",
-    "natural_metric": "fits.steer",
+    "natural_metric": "methods.steer.fit",
     "pair": "models.pair",
     "read_labelled": "values.readers",
-    "read_metadata": "values.files",
+    "read_metadata": "methods.files",
     "readout": "models.readout",
-    "refit": "fits.steer",
-    "save": "values.files",
+    "refit": "methods.steer.fit",
+    "save": "methods.files",
     "score": "models.score",
-    "singular_words": "analysis.singular",
-    "spectrum": "analysis.singular",
-    "stability": "analysis.singular",
-    "steered": "models.attach",
+    "singular_words": "analysis.svd",
+    "spectrum": "analysis.svd",
+    "stability": "analysis.svd",
+    "steered": "models.steering",
     "transfer": "analysis.transfer",
     "transfer_report": "analysis.transfer",
-    "written_attribute": "analysis.evaluate",
+    "written_attribute": "evaluate.ground_truth",
 }
 # rooms with verbs of their own: `sl.show.plot_spectrum(...)`
-_ROOMS = {"analysis": "analysis", "evaluate": "analysis.evaluate", "show": "show", "toy": "toy"}
+_ROOMS = {"analysis": "analysis", "evaluate": "evaluate", "show": "show", "toy": "toy"}
 __all__ = sorted(_HOME | _ROOMS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 

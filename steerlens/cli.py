@@ -85,7 +85,7 @@ def report(
         _check_input(model, data)
         meaning = _meaning(labels), _scale(scale)
         _quiet_libraries()
-        from steerlens.show.report import write_report
+        from steerlens.show.report.build import write_report
 
         found = None if data is None else _read(data, text_column, label_column, meaning, dropna, _speaker(quiet))
         name = "steer" if data is None else data.stem
@@ -166,7 +166,7 @@ def write(
         _check_input(model, steer)
         _quiet_libraries()
         import steerlens as sl
-        from steerlens.models.measure import written_kl
+        from steerlens.evaluate.contrast import written_kl
         from steerlens.show.text import continuations
 
         lm = sl.load_model(model, device=device, dtype=dtype)

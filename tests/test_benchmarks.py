@@ -11,7 +11,7 @@ import torch
 import steerlens as sl
 from benchmarks import _measure as m
 from benchmarks import _recipe as r
-from steerlens.values.losses import measure
+from steerlens.evaluate.losses import measure
 
 WHERE = m.Setting(False, 2, "a processor", "3.11", "2.9", "4.0", "2.0")
 

@@ -1,9 +1,8 @@
 """What a steer, a model's words and its states look like, a room per question.
 
-`embeddings` (neighbours, components, lexicons and probes of the output words), `evaluate` (label curves, the toy world's truth),
-`highlight`, `cost`, `moves` (of states under an intervention), `priors` (of prompts), `rivals` (everything at equal KL),
-`singular` (directions of a steer and their words), `strength` (inferred from texts), `subspaces`, `trajectories`, `transfer`.
-Each is loaded on first use.
+`embeddings` (neighbours, components, lexicons and probes of the output words), `highlight` (spans of a text), `prompts` (where
+tuned prompts end), `reft` (its size against its quality), `state_shift` (of states under an intervention), `subspaces`, `svd`
+(directions of a steer and their words), `trajectories`, `transfer`. Each is loaded on first use.
 
 Example:
     >>> import steerlens as sl
@@ -15,8 +14,7 @@ from importlib import import_module
 from typing import Any
 
 ROOMS = (
-    "cost", "embeddings", "evaluate", "highlight", "moves", "priors", "rivals", "singular", "strength", "subspaces",
-    "trajectories", "transfer",
+    "embeddings", "highlight", "prompts", "reft", "state_shift", "subspaces", "svd", "trajectories", "transfer",
 )  # fmt: skip
 
 

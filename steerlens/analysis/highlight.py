@@ -11,11 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from steerlens.maths.spans import Sign, best_spans
-from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
+from steerlens.models.hooks import Model, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.score import state_log_probs
-from steerlens.models.sites import Model, convention
+from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerOver

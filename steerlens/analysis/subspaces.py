@@ -10,13 +10,13 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
+from steerlens.methods.reft.reft import Reft
+from steerlens.models.hooks import Model, evaluating, run_to
+from steerlens.models.partial_forward import Kept, batch_of, final_states, keep, resumed
 from steerlens.models.readout import readout
-from steerlens.models.resume import Kept, batch_of, final_states, keep, resumed
-from steerlens.models.sites import Model, evaluating, run_to
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
-from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 
 RESPONSE = 1e-2

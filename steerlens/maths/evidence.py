@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import Head, log_sum_exp, post, slope
+from steerlens.maths.logits import Head, log_sum_exp, post, slope
 from steerlens.maths.svd import svd
 
 ROOM, LEAST, MOST = 1 << 18, 64, 512

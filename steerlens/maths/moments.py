@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.head import Head, blocks, log_sum_exp, logits, post, slope
+from steerlens.maths.logits import Head, blocks, log_sum_exp, logits, post, slope
 
 
 class Moments(NamedTuple):

@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.attach import check_lives_on
+from steerlens.models.hooks import Model, convention, edited, evaluating, run_to
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model, convention, edited, evaluating, run_to
-from steerlens.models.tokens import Encoded, batch_tokens, batches, encode, pad, with_prefix
-from steerlens.values.files import write_json, written_whole
+from steerlens.models.steering import check_lives_on
+from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
+from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.attach import check_lives_on
+from steerlens.models.hooks import Model, convention, decoder, edited, evaluating
 from steerlens.models.pieces import text_of
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model, convention, decoder, edited, evaluating
-from steerlens.models.tokens import Encoded, encode_prompts, pad, with_prefix
+from steerlens.models.steering import check_lives_on
+from steerlens.models.tokenization import Encoded, encode_prompts, pad, with_prefix
 from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention

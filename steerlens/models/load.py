@@ -1,7 +1,7 @@
 """Load a model by name."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +10,7 @@ from typing import Any
 import torch
 
 from steerlens.models.folders import find_model
-from steerlens.models.gist import check_heeds
-from steerlens.models.readout import readout
-from steerlens.models.sites import Model
-from steerlens.values.files import read_value
-from steerlens.values.gist import GistMask
+from steerlens.models.hooks import Model
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be learned through
@@ -139,28 +135,3 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
         state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
     )
     return model.to(device, print_details=False).to(dtype, print_details=False).eval()
-
-
-def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
-    """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
-
-    A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value means the same on it.
-
-    Args:
-        path: the file.
-        model: the one it was fitted on.
-        kinds: classes of your own that the file may hold; see `steerlens.values.files.Saved`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is cut short or was changed, or the value lives on another `W_U` than the model's (the message
-            says which, and what to do).
-
-    Example:
-        >>> import steerlens as sl
-        >>> sl.load("joy.safetensors", sl.load_model("toy-64"))                       # doctest: +SKIP
-    """
-    found = read_value(path, readout(model), kinds)
-    if isinstance(found, GistMask):
-        check_heeds(model, found)
-    return found

@@ -7,10 +7,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from steerlens.models.collect import collect
+from steerlens.models.hooks import Model, convention
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model, convention
 from steerlens.models.special import read_tokens
-from steerlens.models.tokens import Convention, begin, lay_out
+from steerlens.models.tokenization import Convention, begin, lay_out
 from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs

@@ -8,7 +8,7 @@ from itertools import accumulate, groupby
 import regex
 
 from steerlens.models.special import Span, read_tokens
-from steerlens.models.tokens import Convention, begin, lay_out
+from steerlens.models.tokenization import Convention, begin, lay_out
 from steerlens.models.vocabulary import Tokenizer, is_byte_level, special_ids
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")

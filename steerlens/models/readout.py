@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import Head
-from steerlens.maths.head import logits as head_logits
+from steerlens.maths.logits import Head
+from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
-from steerlens.models.sites import Model, architecture, check_model, evaluating, hooked, model_id
+from steerlens.models.hooks import Model, architecture, check_model, evaluating, hooked, model_id
 from steerlens.models.vocabulary import special_ids, token_strings
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum

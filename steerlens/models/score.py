@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import post
+from steerlens.maths.logits import post
 from steerlens.maths.numbers import as_floats
-from steerlens.models.attach import check_lives_on
 from steerlens.models.collect import collect
+from steerlens.models.hooks import Model, convention
 from steerlens.models.pieces import pieces
-from steerlens.models.sites import Model, convention
+from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled

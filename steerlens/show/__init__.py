@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from steerlens.show.reft import plot_memory as plot_memory
     from steerlens.show.reft import plot_quality as plot_quality
     from steerlens.show.reft import plot_subspaces as plot_subspaces
-    from steerlens.show.report import write_report as write_report
+    from steerlens.show.report.build import write_report as write_report
     from steerlens.show.scaling import plot_scaling as plot_scaling
     from steerlens.show.style import label_panels as label_panels
     from steerlens.show.style import look as look
@@ -74,7 +74,7 @@ _HOME = {
     "label_panels": "style",
     "look": "style",
     "save_figure": "figures",
-    "write_report": "report",
+    "write_report": "report.build",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -27,7 +27,7 @@ from steerlens.show.style import (
     neutral,
     shade,
 )
-from steerlens.values.files import write_json
+from steerlens.values.atomic import write_json
 
 
 @look()

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from steerlens.maths.stats import mean_interval
 from steerlens.show.style import (
     BLUE,
     GREEN,
@@ -17,7 +18,6 @@ from steerlens.show.style import (
     look,
     neutral,
 )
-from steerlens.values.intervals import mean_interval
 
 WAYS = ("prompt", "nearest words", "random words")
 

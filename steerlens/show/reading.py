@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from steerlens.analysis.highlight import Highlight
-from steerlens.analysis.singular import Spectrum
-from steerlens.analysis.strength import TextStrengths
+from steerlens.analysis.svd import Spectrum
+from steerlens.evaluate.strength import TextStrengths
 from steerlens.show.numbers import fixed, percent
 from steerlens.show.style import BLUE, COLUMN, GREY, LINE, RED, SOFT, axes, ink, legend_above, look, neutral, shade
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from steerlens.analysis.trajectories import Projection, Trajectories
+from steerlens.maths.stats import mean_interval
 from steerlens.show.style import (
     AMBER,
     BLUE,
@@ -26,7 +27,6 @@ from steerlens.show.style import (
     look,
     neutral,
 )
-from steerlens.values.intervals import mean_interval
 
 COLOURS = (BLUE, GREEN, RED, PURPLE, AMBER, TEAL)
 SET_COLOURS = (PURPLE, AMBER, TEAL, PINK, OLIVE, GREY)

@@ -14,8 +14,8 @@ The models are trained by `python -m steerlens.toy.train`. Importing this packag
 from steerlens.toy.condition import Condition, Planted, Rate
 from steerlens.toy.corpus import corpus
 from steerlens.toy.hmm import Grammar
-from steerlens.toy.judge import Posterior
-from steerlens.toy.shelf import NAMES, weights_folder
+from steerlens.toy.posterior import Posterior
+from steerlens.toy.shipped import NAMES, weights_folder
 from steerlens.toy.tables import Template, WordClass
 from steerlens.toy.world import default_grammar
 

@@ -17,7 +17,7 @@ from steerlens.toy.forward import (
     sentence_likelihood,
     split_sentences,
 )
-from steerlens.toy.judge import Posterior, judge
+from steerlens.toy.posterior import Posterior, judge
 from steerlens.toy.sample import draw_texts
 from steerlens.toy.tables import (
     FACTORS,

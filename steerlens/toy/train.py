@@ -22,7 +22,7 @@ from torch import Tensor
 
 from steerlens.toy.batches import N_POSITIONS, Batch, build_pieces, spelled_length, training_batches
 from steerlens.toy.hmm import Grammar
-from steerlens.toy.shelf import SHIPPED, TASK_MODEL, weights_folder
+from steerlens.toy.shipped import SHIPPED, TASK_MODEL, weights_folder
 from steerlens.toy.tasks import EXTRA_WORDS, measure_tasks, task_batches
 from steerlens.toy.tokens import Tokenizer, piece_tokenizer, word_tokenizer
 from steerlens.toy.world import default_grammar

@@ -7,9 +7,8 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
+from steerlens.values.intervention import Intervention
 from steerlens.values.losses import Losses
-from steerlens.values.prompt import Prompt
-from steerlens.values.reft import Reft
 from steerlens.values.steer import Steer
 from steerlens.values.verdict import Verdict
 
@@ -118,7 +117,7 @@ class Report:
         return f"<table><caption>nats per token</caption>{rows}</table>"
 
 
-Value = TypeVar("Value", bound=Steer | Reft | Prompt, default=Steer)
+Value = TypeVar("Value", bound=Intervention, default=Steer)
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.head import Head, logits
+from steerlens.maths.logits import Head, logits
 
 PART = re.compile(r"<0x[0-9A-F]{2}>")
 """A byte of a character in the spelling of a token that holds part of it."""

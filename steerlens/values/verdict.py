@@ -3,12 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float, Int
-from torch import Tensor
-
-from steerlens.values.intervals import bootstrap_ratio, permute_labels
-from steerlens.values.losses import Measured
-
 CHANCE = 0.05
 """The p-value above which a fit is not told from one to shuffled labels."""
 
@@ -59,28 +53,3 @@ class Verdict:
             f"Not told from shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}. Do not read its "
             "words or trust its text; collect more labelled texts, or check that the labels belong to them."
         )
-
-
-def judge_heldout(
-    measured: Measured,
-    labels: Float[Tensor, " n_texts"],
-    tokens: Int[Tensor, " n_texts"],
-    mean_label: float,
-    seed: int,
-) -> Verdict | None:
-    """Return what held-out texts say of a value: its margin around the mean label, against labels in random order.
-
-    None where they hold no two labels, so that no order differs from another.
-
-    Args:
-        measured: the value's losses on the texts.
-        labels, tokens: of each text; those that have 0 tokens are not held out.
-    """
-    signed = (tokens > 0) & ((labels - mean_label).abs() > 1e-9)
-    y, units = (labels[signed] - mean_label).double().numpy(), tokens[signed].double().numpy()
-    if len(y) < 2 or (y == y[0]).all():
-        return None
-    gains = (measured.by_text[signed, 3] - measured.by_text[signed, 2]).numpy()
-    found = permute_labels((gains / y)[None], y, units, seed=seed)
-    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
-    return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

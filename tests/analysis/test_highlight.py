@@ -145,10 +145,14 @@ def test_several_texts_are_refused_with_the_next_step(unchecked: None, model, jo
 
 
 def test_a_price_sheds_tokens_that_hardly_count(model, joy: Steer):
-    free, dear = highlight(model, joy, TEXT, spans=1), highlight(model, joy, TEXT, spans=1, price=0.5)
+    free = highlight(model, joy, TEXT, spans=1)
+    assert free.spans.text[0].endswith("was awful")
+    hardly = abs(free.tokens.evidence[free.spans.start[0]])
+    assert hardly < 0.3 * abs(free.spans.evidence[0])
+    cheap, dear = (highlight(model, joy, TEXT, spans=1, price=k * hardly) for k in (0.9, 1.1))
+    assert cheap.spans.text[0] == free.spans.text[0] and dear.spans.text[0].endswith("awful")
     lengths = [int(h.spans.end[0] - h.spans.start[0]) for h in (free, dear)]
     assert lengths[1] < lengths[0]
-    assert dear.spans.text[0].endswith("awful")
 
 
 def test_nothing_to_show_is_said(model, joy: Steer):

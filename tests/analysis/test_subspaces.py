@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.analysis import subspaces
 from steerlens.analysis.subspaces import carried, compare_subspaces
-from steerlens.models.resume import Kept, batch_of, keep, resumed
-from steerlens.models.sites import evaluating, run_to
+from steerlens.models.hooks import evaluating, run_to
+from steerlens.models.partial_forward import Kept, batch_of, keep, resumed
 from steerlens.values.metric import Metric
 from tests.models.zoo import hook_count, random_steer
 from tests.values.make import make_reft, orthonormal_rows
@@ -155,7 +155,7 @@ def test_carrying_needs_a_known_way_and_passes_that_can_be_resumed(
 ):
     with pytest.raises(ValueError, match="through: got 'lens', expected 'model' or 'norm'"):
         carried(model, kept(0), torch.eye(D)[:1], "lens")
-    monkeypatch.setattr("steerlens.models.resume.resumes", lambda *_: False)
+    monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
     with pytest.raises(ValueError, match="model: its passes cannot be resumed"):
         carried(model, keep(model, data, 0), torch.eye(D)[:1])
 

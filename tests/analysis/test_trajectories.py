@@ -22,7 +22,7 @@ from steerlens.analysis.trajectories import (
     trajectories,
     write,
 )
-from steerlens.models import embed
+from steerlens.models import embeddings
 from steerlens.toy.tasks import TASKS, task
 from tests.models.zoo import hook_count
 
@@ -106,7 +106,7 @@ def test_no_text_depends_on_its_company_or_its_padding(small, data, monkeypatch:
     together = trajectories(small, data, layer=2, generated=False)
     one = {"reviews": sl.Labelled(data["reviews"].texts[3:4], (0.0,), data["reviews"].prompts[3:4])}
     assert_close(trajectories(small, one, layer=2, generated=False).states, together.states[together.text == 3])
-    monkeypatch.setattr(embed, "batch_tokens", lambda W_U: 100)
+    monkeypatch.setattr(embeddings, "batch_tokens", lambda W_U: 100)
     assert_close(trajectories(small, data, layer=2, generated=False).states, together.states, rtol=1e-4, atol=1e-5)
 
 

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.analysis.transfer import align, token_weights, transfer, transfer_report
-from steerlens.analysis.transfer.text import distil, selftrain, shift_match, strengths_of_texts
+from steerlens.analysis.transfer.distill import distil, selftrain, shift_match, strengths_of_texts
+from steerlens.evaluate.losses import contrasts, measure
+from steerlens.evaluate.matched_kl import kl_at
 from steerlens.values.alignment import Alignment
-from steerlens.values.calibrate import kl_at
-from steerlens.values.losses import contrasts, measure
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
 from steerlens.values.rules import READ_TEXT

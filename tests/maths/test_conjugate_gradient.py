@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.head import Head, post, slope
-from steerlens.maths.solve import conjugate_gradient
+from steerlens.maths.logits import Head, post, slope
+from steerlens.maths.solvers import conjugate_gradient
 
 A_ROWS, B_COLS = 4, 3
 

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from steerlens.maths import evidence
 from steerlens.maths.evidence import even_kl, nuclear_descent
-from steerlens.maths.head import Head
+from steerlens.maths.logits import Head
 from tests.values.make import random
 
 HEAD = Head(random(6, 30, seed=1), random(30, seed=2), scale=0.7)

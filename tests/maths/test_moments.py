@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths import head as head_module
-from steerlens.maths.head import Head, blocks, logits, nll_and_gradient
+from steerlens.maths import logits as head_module
+from steerlens.maths.logits import Head, blocks, logits, nll_and_gradient
 from steerlens.maths.moments import costs, moments, second_moments
 
 N, D, V = 23, 4, 9

@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.models import collect as module
-from steerlens.models.sites import convention
-from steerlens.models.tokens import batch_tokens
+from steerlens.models.hooks import convention
+from steerlens.models.tokenization import batch_tokens
 from tests.models.zoo import N_CTX, TEXTS, contexts, near, zoo
 
 LABELLED = sl.Labelled(TEXTS, (1.0, 0.5, 0.0, -1.0))

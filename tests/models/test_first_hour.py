@@ -298,7 +298,7 @@ def test_a_vocabulary_that_grew_is_the_same_basis_and_one_that_changed_is_not(
 ) -> None:
     from dataclasses import replace
 
-    from steerlens.values.files import read_value
+    from steerlens.methods.files import read_value
 
     on = fit.value.readout
     larger = grown(on, 3)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.models import collect as collect_module
 from steerlens.models import pair as module
-from steerlens.models.tokens import Convention
+from steerlens.models.tokenization import Convention
 from steerlens.values.pairs import Pairs, hidden
 from tests.models.zoo import N_CTX, TEXTS, contexts, tokenizer, zoo
 

@@ -9,8 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models.sites import convention
-from steerlens.models.tokens import encode
+from steerlens.models.hooks import convention
+from steerlens.models.tokenization import encode
 from tests.models.test_collect import by_text, ids_of
 from tests.models.zoo import BUILDERS, TEXTS, edited_by_hand, near, random_reft, random_steer, zoo
 

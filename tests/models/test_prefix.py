@@ -9,11 +9,12 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models.embed import embeddings, states_of
-from steerlens.models.tokens import Encoded, with_prefix
-from steerlens.values.prompt import Kind, prompt_sites
+from steerlens.methods.prompt.model_priors import states_of
+from steerlens.methods.prompt.soft_prompt import Kind, prompt_sites
+from steerlens.models.embeddings import embeddings
+from steerlens.models.tokenization import Encoded, with_prefix
 from tests.models.test_collect import by_text, ids_of
-from tests.models.test_resume import traces
+from tests.models.test_partial_forward import traces
 from tests.models.zoo import BUILDERS, N_CTX, TEXTS, D, random_steer, zoo
 from tests.values.make import random
 

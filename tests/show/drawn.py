@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 
 import steerlens.show as show
 from steerlens.analysis.highlight import Highlight
-from steerlens.analysis.singular import Spectrum
-from steerlens.analysis.strength import TextStrengths
+from steerlens.analysis.svd import Spectrum
 from steerlens.analysis.trajectories import Trajectories, cluster_report, project, step_statistics
+from steerlens.evaluate.strength import TextStrengths
 
 rng = np.random.default_rng(0)
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)

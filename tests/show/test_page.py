@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 import steerlens as sl
 from steerlens.show.numbers import fixed
-from steerlens.show.page import page, replication
-from steerlens.show.report import write_report
-from steerlens.show.study import Study, openings, study
+from steerlens.show.report.build import write_report
+from steerlens.show.report.page import page, replication
+from steerlens.show.report.study import Study, openings, study
 
 FACTS = {
     "model": "<script>alert(1)</script>",
@@ -215,15 +215,15 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
     def break_(*_):
         raise ValueError("broken")
 
-    monkeypatch.setattr("steerlens.show.report._studies", lambda *_: [])
-    monkeypatch.setattr("steerlens.show.report.page", break_)
+    monkeypatch.setattr("steerlens.show.report.build._studies", lambda *_: [])
+    monkeypatch.setattr("steerlens.show.report.build.page", break_)
     with pytest.raises(ValueError, match="broken"):
         write_report("toy-64", tmp_path / "out", data=sl.toy.corpus("tone", n=40, seed=0))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_a_report_is_overwritten(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr("steerlens.show.report._studies", lambda *_: [])
+    monkeypatch.setattr("steerlens.show.report.build._studies", lambda *_: [])
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")

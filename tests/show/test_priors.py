@@ -7,9 +7,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
+from steerlens.maths.stats import mean_interval
 from steerlens.show.priors import plot_compression, plot_moves, plot_priors, plot_readability
 from steerlens.show.style import RED
-from steerlens.values.intervals import mean_interval
 
 SEEDS = range(4)
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from steerlens.analysis.highlight import Highlight
-from steerlens.analysis.singular import Spectrum
-from steerlens.analysis.strength import TextStrengths
+from steerlens.analysis.svd import Spectrum
+from steerlens.evaluate.strength import TextStrengths
 from steerlens.show import reading
 
 

@@ -142,7 +142,7 @@ def test_words_on_any_chip_have_a_contrast_of_four_and_a_half(strength: float, t
 
 def sheet() -> dict[str, dict[str, str]]:
     """The page's colours, light and dark."""
-    css = (files("steerlens.show") / "templates" / "style.css").read_text(encoding="utf-8")
+    css = (files("steerlens.show.report") / "templates" / "style.css").read_text(encoding="utf-8")
     light, dark, *_ = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
     return {
         scheme: dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", text))

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from steerlens.show import style
-from steerlens.show.svg import inline_svg
+from steerlens.show.report.svg import inline_svg
 from tests.show.drawn import DRAWN
 
 

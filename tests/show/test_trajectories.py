@@ -11,8 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
 from steerlens.analysis.trajectories import Trajectories, cluster_report, project, step_statistics
+from steerlens.maths.stats import mean_interval
 from steerlens.show.trajectories import COLOURS, LABELS, plot_clusters, plot_map, plot_steps
-from steerlens.values.intervals import mean_interval
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from steerlens.toy import default_grammar, weights_folder
-from steerlens.toy.shelf import NAMES, SHIPPED, TASK_MODEL
+from steerlens.toy.shipped import NAMES, SHIPPED, TASK_MODEL
 from steerlens.toy.tasks import (
     EXERCISES,
     EXTRA_WORDS,

@@ -9,10 +9,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from steerlens.maths.reft import FORMS
+from steerlens.methods.reft.formulas import FORMS
+from steerlens.methods.reft.reft import Reft
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
-from steerlens.values.reft import Reft
 from steerlens.values.states import Shard, States
 from steerlens.values.steer import Steer
 

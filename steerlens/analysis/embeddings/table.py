@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import symmetric_power
+from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
 from steerlens.values.words import word_columns

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.models.embed import states_at
+from steerlens.models.embeddings import states_at
 from steerlens.models.generate import generate
+from steerlens.models.hooks import Model, check_site, convention
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model, check_site, convention
-from steerlens.models.tokens import encode
+from steerlens.models.tokenization import encode
+from steerlens.values.hook_names import resid_post
 from steerlens.values.labelled import Labelled
-from steerlens.values.reft import resid_post
 from steerlens.values.texts import as_texts
 
 

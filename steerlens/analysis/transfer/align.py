@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.head import logits
-from steerlens.maths.lstsq import regress
+from steerlens.maths.least_squares import regress
+from steerlens.maths.logits import logits
+from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model
 from steerlens.values.alignment import Alignment, shared_tokens, spellings
 from steerlens.values.readout import Readout
 from steerlens.values.states import States

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.transfer.align import align
-from steerlens.analysis.transfer.text import context_map, distil, selftrain
-from steerlens.maths.lstsq import procrustes, pseudo_inverse
+from steerlens.analysis.transfer.distill import context_map, distil, selftrain
+from steerlens.maths.least_squares import procrustes, pseudo_inverse
+from steerlens.models.hooks import Model
 from steerlens.models.load import load_model
 from steerlens.models.pair import pair
 from steerlens.models.readout import readout
-from steerlens.models.sites import Model
 from steerlens.values.alignment import Alignment
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled

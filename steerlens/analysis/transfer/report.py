@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.transfer.align import align
+from steerlens.analysis.transfer.distill import context_map, shift_match
 from steerlens.analysis.transfer.move import transfer
-from steerlens.analysis.transfer.text import context_map, shift_match
-from steerlens.fits.steer import natural_metric
+from steerlens.evaluate.losses import contrasts
+from steerlens.evaluate.matched_kl import calibrate
+from steerlens.methods.steer.fit import natural_metric
 from steerlens.values.alignment import Alignment
-from steerlens.values.calibrate import calibrate
 from steerlens.values.fit import Fit
-from steerlens.values.losses import contrasts
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
 from steerlens.values.rules import READ_TEXT, RULES, Rule

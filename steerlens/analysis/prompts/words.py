@@ -1,0 +1,63 @@
+"""Is a prompt what its nearest words say?"""
+
+import math
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.analysis.prompts.rows import distances, ordinary_words
+from steerlens.evaluate.contrast import contrast, nll, signed
+from steerlens.methods.prompt.priors import Vocabulary
+from steerlens.methods.prompt.soft_prompt import Prompt
+from steerlens.models.hooks import Model
+from steerlens.models.readout import readout
+from steerlens.values.labelled import Labelled
+from steerlens.values.readout import Readout
+
+
+def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Is a prompt what its nearest words say? The words are put in its place and tried.
+
+    A continuous prompt can do its work and lie next to any words whatever (prompt waywardness, Khashabi et al., arXiv
+    2112.08348), so a reading by nearest words is worth what the words do when the model reads them: at +1 those nearest to
+    `P(+1)`, at −1 those nearest to `P(−1)`.
+
+    Args:
+        prompt: kind "soft".
+        test: labelled texts that it was not fitted to.
+        draws: of random words, for comparison.
+
+    Returns:
+        One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats per token, texts that have a
+        sign at their own label), `contrast` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the
+        share of the prompt's contrast. Random words are means over draws. A reading is faithful as far as the nearest words
+        keep more than random ones.
+
+    Raises:
+        ValueError: a prompt of another kind.
+    """
+    if prompt.kind != "soft":
+        raise ValueError(
+            f"prompt: got kind {prompt.kind!r}, expected 'soft'; rows of other kinds have no words near them"
+        )
+    on = readout(model)
+    E, _ = ordinary_words(model, on)
+    near = [E[distances(prompt.at(sign)[0].to(E), E).argmin(1)] for sign in (1.0, -1.0)]
+    random = [[Vocabulary(E).sample(prompt.prefix, seed + 2 * k + j) for j in (0, 1)] for k in range(draws)]
+    ways = {
+        "prompt": [prompt],
+        "nearest words": [of_words(*near, on)],
+        "random words": [of_words(*r, on) for r in random],
+    }
+    rows, columns = [], ["nll", "contrast", "low", "high"]
+    for what, values in ways.items():
+        rows.append((what, *pd.DataFrame([contrast(model, test, value) for value in values])[columns].mean()))
+    rows.append(("no prompt", nll(model, signed(test), None), 0.0, 0.0, 0.0))
+    table = pd.DataFrame(rows, columns=["what", *columns])
+    return table.assign(kept=table.contrast / table.contrast[0] if table.contrast[0] else math.nan)
+
+
+def of_words(plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words") -> Prompt:
+    """The soft prompt that is exactly given token embeddings at strength 1, and others at −1."""
+    return Prompt((plus + minus)[None] / 2, (plus - minus)[None] / 2, "soft", (), on, name)

@@ -1,0 +1,98 @@
+"""ReFT by size and by task: numbers fitted against quality, parts of one subspace against the whole."""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import pandas as pd
+
+from steerlens.evaluate.compare import at_equal_kl
+from steerlens.evaluate.contrast import contrast
+from steerlens.methods.reft.fit import fit_reft
+from steerlens.methods.reft.formulas import Variant
+from steerlens.methods.reft.reft import Reft
+from steerlens.methods.steer.fit import fit_steer, natural_metric
+from steerlens.models.collect import collect
+from steerlens.models.hooks import Model
+from steerlens.values.intervention import Intervention
+from steerlens.values.labelled import Labelled
+from steerlens.values.training import USUAL, Training
+
+
+def reft_quality(
+    model: Model,
+    train: Labelled,
+    test: Labelled,
+    *,
+    variants: Sequence[Variant] = ("loreft",),
+    ranks: Sequence[int] = (1, 2, 4, 8),
+    layers: Sequence[int | tuple[int, ...]] = (0,),
+    kl: float = 0.05,
+    training: Training = USUAL,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Numbers fitted against quality: ReFT of several ranks, layers and variants, beside steers of the same ranks.
+
+    All are held at the same cost, so that none looks better by being stronger. Over no background.
+
+    Args:
+        train, test: labelled texts, no text in both.
+        kl: nats per token that each may cost, mean of both signs, on a sample of `test`.
+
+    Returns:
+        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
+        equal KL with `low` and `high` (see `contrast`), `strength` that costs as much, `seconds` of the fit.
+    """
+    started = time.perf_counter()
+    states = collect(model, train, progress=False)
+    fit = fit_steer(states, seed=seed, progress=False)
+    metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
+    spent, d = time.perf_counter() - started, states.d_model
+    values: list[Intervention] = []
+    rows = []
+    for rank in [*ranks, d]:
+        values.append(fit.value if rank == d else fit.value.truncate(rank, metric))
+        rows.append(("steer", "unembedding", rank, min(2 * d * rank, d * d), spent))
+    for variant, at in product(variants, layers):
+        for rank in ranks if variant != "r1" else (1,):
+            one = fit_reft(
+                model, train, variant=variant, layers=at, rank=rank, training=training, seed=seed, progress=False
+            )
+            values.append(one.value)
+            named = ", ".join(map(str, one.value.layers))
+            rows.append((variant, named, rank, one.value.n_parameters, one.report.seconds))
+    about = pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "seconds"])
+    found = at_equal_kl(model, {str(k): value for k, value in enumerate(values)}, test, kl=kl)
+    order = ["method", "layers", "rank", "parameters", "contrast", "low", "high", "strength", "seconds"]
+    return pd.concat([about, found], axis=1)[order]
+
+
+def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]) -> pd.DataFrame:
+    """What parts of one subspace are worth alone and together, on the texts of each task.
+
+    Args:
+        parts, whole: from `fit_reft_tasks`.
+        tests: labelled texts of each task, by the same names.
+
+    Returns:
+        One row an edit (each part, and "together") and task: `edit`, `task`, `contrast`, `low`, `high`. The whole is as good as
+        its parts where its row on a task is that of the task's own part; a part that says something of the other task is
+        not separate from it.
+
+    Example:
+        >>> import steerlens as sl
+        >>> from steerlens.methods.reft.fit import fit_reft_tasks
+        >>> model = sl.load_model("toy-64")
+        >>> tasks = {name: sl.toy.corpus(name, n=60, seed=0) for name in ("sentiment", "tone")}
+        >>> fit, parts = fit_reft_tasks(model, tasks, rank=2, training=Training(epochs=1), progress=False)
+        >>> len(composition(model, parts, fit.value, tasks))
+        6
+    """
+    if set(parts) != set(tests):
+        raise ValueError(f"tests: got {sorted(tests)}, expected the tasks of the parts, {sorted(parts)}")
+    rows = []
+    for name, edit in [*parts.items(), ("together", whole)]:
+        for task, data in tests.items():
+            found = contrast(model, data, edit)
+            rows.append({"edit": name, "task": task, **dict(found[["contrast", "low", "high"]])})
+    return pd.DataFrame(rows)

@@ -1,0 +1,283 @@
+"""The words of each singular direction: scores, and how extreme they are among random directions."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.special import betainc
+from torch import Tensor
+
+from steerlens.analysis.svd.directions import (
+    ROUNDING,
+    Directions,
+    check_metric,
+    check_rank,
+    check_states,
+    directions,
+)
+from steerlens.maths.logits import logits, slope
+from steerlens.values.fit import Fit
+from steerlens.values.metric import Metric
+from steerlens.values.readout import Readout
+from steerlens.values.states import States
+from steerlens.values.steer import Steer
+from steerlens.values.words import word_columns
+
+SAMPLE = 4_096
+"""Positions of the text on which words are ranked."""
+CHUNK = 512
+FEWEST = 19
+"""Fits to noise: of so many a word can be rarer than 1 in 20."""
+
+
+def singular_scores(
+    steer: Steer | Fit,
+    *,
+    rank: int = 5,
+    tokens: int = 12,
+    metric: Metric | None = None,
+    states: States | None = None,
+    noise: Sequence[Steer] = (),
+) -> pd.DataFrame:
+    """`singular_words` with one row per word: also `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
+
+    Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for one that is written or
+    avoided, with an `x` that depends on word and text alone.
+
+    Without `states` scores are logits in nats, centred over the words of the vocabulary. Of a word that is read: how much
+    likelier it is in a context with reading 1 (-1 on side "-"). Of a word that is written or avoided: what strength 1
+    adds to its logit in such a context.
+
+    With `states` let `p` be the model's mean prediction over all contexts, `q` over those of the side, and `Δq` what
+    strength 1 adds to `q` by this direction alone, to first order. Of a word that is read the score is
+    `Cov(reading, p_v) / √p_v` (turned on side "-"), of one that is written or avoided `Δq / √q`. Half the square of the
+    latter is the word's part, in nats, of the KL of the side's prediction from what it was.
+
+    `p` is the chance that a random direction of the same norm, drawn evenly from the sphere in the metric, gives this word
+    so large a score; exact,
+
+        P(|a · x| ≥ score) = 1 − I_{t²}(1/2, (d − 1)/2)        t = score / |x|
+
+    (the regularised incomplete beta function). `q` allows for the number of words in the vocabulary: the share of accidents
+    to be expected among the listed words with a `p` as small as this (Benjamini and Hochberg; only listed words count as
+    found, so it is an upper bound).
+
+    Both are against random directions, not against fits to noise, which are not random: they follow
+    what the text varies in, and with shuffled labels 15 to 72 % of the listed words had `p ≤ 0.05`,
+    and up to 20 % of a list `q ≤ 0.05` (toy models). So a small `p` or `q` says that a random
+    direction would not write the word. It says neither that the labels make the steer write it nor
+    that the direction would replicate on other texts: see `stability`.
+
+    With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of the two. Of the word
+    whose `p` is the j-th smallest in its role and direction,
+
+        p_noise = (1 + #{noise steers whose j-th smallest p in that role ≤ p}) / (1 + #noise)
+
+    no less than that of the words before it: so many words as strong has a fit to noise in no more than
+    that share of cases. Its largest direction stands for it.
+
+    Raises:
+        ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be rare.
+    """
+    steer = steer.value if isinstance(steer, Fit) else steer
+    check_rank(steer, rank)
+    check_metric(steer, metric)
+    check_texts(steer, tokens, states)
+    found = directions(steer.W, rank, metric)
+    rank = max(1, int((found.gains >= ROUNDING * found.gains[0]).sum()))  # what rounding left is no direction
+    found = Directions(*(part[:rank] for part in found))
+    columns = word_columns(steer.readout, states)
+    if not columns:
+        raise ValueError(
+            f"steer: {steer.readout.model_id!r} has no token that is a whole word, so directions have no words"
+        )
+    words = [steer.readout.tokens[i].strip() for i in columns]
+    seen = None if states is None else list(states.sample(SAMPLE, seed=0).chunks(CHUNK))
+    sides = _logit_sides(found, steer.readout, columns) if seen is None else _text_sides(found, steer, seen, columns)
+    lists = []
+    for k, pair in enumerate(sides):
+        for side in pair:
+            for role, scores in (("reads", side.reads), ("writes", side.writes), ("avoids", -side.writes)):
+                lists.append((k, side, role, torch.topk(scores, min(tokens, len(words)))))
+    picked = sorted({columns[i] for *_, top in lists for i in top.indices.tolist()})
+    text = None if seen is None else _look(steer, seen, picked)
+    roots = _roots(metric, on_text=seen is not None, d=len(steer.W))
+    rows = []
+    for k, side, role, top in lists:
+        ids = [columns[i] for i in top.indices.tolist()]
+        if text is None:
+            x = _logit_features(steer.readout, columns, ids)
+        else:
+            x = _text_features(found.probes[k], side, role, steer, text, [picked.index(i) for i in ids], ids)
+        gain = float(found.gains[k])
+        x = x @ roots[0] if role == "reads" else gain * x @ roots[1]
+        head = {"direction": k + 1, "side": side.name, "gain": gain, "share": float(found.shares[k])}
+        head |= {} if side.used is None else {"used": side.used}
+        sign = -1 if role == "avoids" else 1
+        p = _chance(top.values, x)
+        rows += [
+            {**head, "role": role, "word": words[i], "score": sign * score, "p": chance}
+            for score, i, chance in zip(top.values.tolist(), top.indices.tolist(), p.tolist(), strict=True)
+        ]
+    table = pd.DataFrame(rows)
+    tests = table.groupby(["direction", "side", table.role == "reads"], sort=False).p  # both ends of one test
+    table = table.assign(q=tests.transform(_false_share, n=len(words)))
+    if not noise:
+        return table
+    if len(noise) < FEWEST:
+        raise ValueError(
+            f"noise: got {len(noise)} steers, expected at least {FEWEST}, or no word can be rarer than 1 in 20"
+        )
+    for one in noise:
+        _ = steer + one  # raises where they live on different read-outs
+    options = {"rank": 1, "tokens": tokens, "metric": metric, "states": states}
+    return against(table, [singular_scores(one, **options) for one in noise])
+
+
+def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled labels."""
+    smallest = {
+        role: np.stack([np.sort(one.p[one.role == role]) for one in noise]) for role in ("reads", "writes", "avoids")
+    }
+    table = table.assign(p_noise=1.0)
+    for (_, role), part in table.groupby(["direction", "role"]):
+        ordered = part.p.sort_values()
+        reached = (smallest[str(role)] <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
+        table.loc[ordered.index, "p_noise"] = np.maximum.accumulate((1 + reached) / (1 + len(noise)))
+    return table
+
+
+class Side(NamedTuple):
+    """One side of a direction: a score a word, the share of contexts there, and which sign of the reading it is."""
+
+    name: str
+    reads: Float[Tensor, " words"]
+    writes: Float[Tensor, " words"]
+    used: float | None = None
+    sign: int = 1
+
+
+def check_texts(steer: Steer, tokens: int, states: States | None) -> None:
+    if tokens < 1:
+        raise ValueError(f"tokens: got {tokens}, expected at least 1 word a list")
+    check_states(steer, states)
+
+
+def _logit_sides(found: Directions, on: Readout, columns: list[int]) -> list[tuple[Side, Side]]:
+    E = on.scale * on.W_U[:, columns].double().cpu()
+    sides = []
+    for gain, read, write in zip(found.gains, found.reads @ E, found.writes @ E, strict=True):
+        reads, writes = read - read.mean(), gain * (write - write.mean())
+        size = writes.abs()
+        # of words that are as strong, up to rounding, the first decides
+        sign = 1.0 if writes[(size >= size.max() * (1 - 1e-9)).nonzero()[0, 0]] >= 0 else -1.0
+        sides.append((Side("+", sign * reads, sign * writes), Side("-", -sign * reads, -sign * writes)))
+    return sides
+
+
+def _logit_features(on: Readout, columns: list[int], picked: list[int]) -> Float[Tensor, "picked d"]:
+    W_U = on.scale * on.W_U.double().cpu()
+    return (W_U[:, picked] - W_U[:, columns].mean(1, keepdim=True)).mT
+
+
+def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int]) -> list[tuple[Side, Side]]:
+    head, rank = steer.readout.head, len(found.gains)
+    probes = found.probes.to(head.W_U)
+    shift = (found.gains[:, None] * found.writes).to(head.W_U) @ head.W_U
+    count, total = torch.zeros(2, rank, 1), torch.zeros(rank, 1)
+    with_reading = torch.zeros(rank, len(columns))
+    q, change = torch.zeros(2, 2, rank, len(columns)).unbind()
+    for c, _, _ in seen:
+        c = c.to(head.W_U.device)
+        z = logits(head, c)
+        p, reading = torch.softmax(z, 1), c @ probes.mT
+        bent = p * slope(head, z)  # what a small shift moves is behind scale and soft cap
+        surplus = bent @ shift.mT  # what each direction adds to a mean logit
+        total += reading.sum(0)[:, None].cpu()
+        with_reading += (reading.mT @ p[:, columns]).cpu()
+        for side, sign in enumerate((1, -1)):
+            on = (sign * reading > 0).to(p)
+            weight = on * reading
+            count[side] += on.sum(0)[:, None].cpu()
+            q[side] += (on.mT @ p[:, columns]).cpu()
+            change[side] += (
+                shift[:, columns] * (weight.mT @ bent[:, columns]) - (weight * surplus).mT @ p[:, columns]
+            ).cpu()
+    n = count.sum(0)
+    p = (q.sum(0) / n).double()
+    reads = ((with_reading - total * p.float()) / n).double() / p.clamp_min(1e-12).sqrt()
+    q, change = ((x / count.clamp_min(1)).double() for x in (q, change))
+    writes = change / q.clamp_min(1e-12).sqrt()
+    used = (count / n).squeeze(2)
+    effect = used * writes.square().sum(2)
+    sides = []
+    for k in range(rank):
+        both = [Side("", s * reads[k], writes[i, k], float(used[i, k]), s) for i, s in enumerate((1, -1))]
+        first, second = both if effect[0, k] >= effect[1, k] else both[::-1]
+        sides.append((first._replace(name="+"), second._replace(name="-")))
+    return sides
+
+
+class _Text(NamedTuple):
+    """What a text needs to show of some words: contexts, mean output embeddings and the words' probabilities there.
+
+    With the slope of scale and soft cap in `mean`, and in `bent`: the probabilities times the slope.
+    """
+
+    c: Float[Tensor, "n d"]
+    mean: Float[Tensor, "n d"]
+    p: Float[Tensor, "n picked"]
+    bent: Float[Tensor, "n picked"]
+
+
+def _look(steer: Steer, seen: list, picked: list[int]) -> _Text:
+    head = steer.readout.head
+    parts = []
+    for c, _, _ in seen:
+        z = logits(head, c.to(head.W_U.device))
+        p = torch.softmax(z, 1)
+        bent = p * slope(head, z)
+        mean = (bent @ head.W_U.mT).double().cpu()
+        parts.append((c.double(), mean, p[:, picked].double().cpu(), bent[:, picked].double().cpu()))
+    return _Text(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _text_features(
+    probe: Float[Tensor, " d"], side: Side, role: str, steer: Steer, text: _Text, rows: list[int], ids: list[int]
+) -> Float[Tensor, "words d"]:
+    """The `x` of some words before the metric: `score = probe · x`, or `gain · write · x`."""
+    p = text.p[:, rows]
+    if role == "reads":
+        covariance = (p - p.mean(0)).mT @ text.c / len(p)
+        return side.sign * covariance / p.mean(0).clamp_min(1e-12).sqrt()[:, None]
+    reading = text.c @ probe
+    on = side.sign * reading > 0
+    weight, n = torch.where(on, reading, 0.0), max(int(on.sum()), 1)
+    E = steer.readout.W_U[:, ids].double().cpu().mT
+    change = ((weight @ text.bent[:, rows])[:, None] * E - (weight[:, None] * p).mT @ text.mean) / n
+    return change / (on.double() @ p / n).clamp_min(1e-12).sqrt()[:, None]
+
+
+def _roots(metric: Metric | None, *, on_text: bool, d: int) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+    """What turns features of what is read, and of what is written, into the coordinates of the singular vectors."""
+    if metric is None:
+        return torch.eye(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
+    read = metric.C_inverse_root if on_text else metric.C_root
+    return read.double().cpu(), metric.S_inverse_root.double().cpu()
+
+
+def _chance(score: Float[Tensor, " words"], x: Float[Tensor, "words d"]) -> np.ndarray:
+    """How likely a random direction gives each word so large a cosine; 1 where a word has no features."""
+    length = x.norm(dim=1)
+    t = (score.abs() / length.clamp_min(1e-300)).clamp(0, 1).numpy()
+    return np.where(length.numpy() > 0, betainc((x.shape[1] - 1) / 2, 0.5, 1 - t**2), 1.0)
+
+
+def _false_share(p: pd.Series, n: int) -> pd.Series:
+    """Benjamini and Hochberg's adjusted `p` among `n` tests, of which these are the ones that may count as found."""
+    ordered = p.sort_values(ascending=False)
+    q = n * ordered / np.arange(len(p), 0, -1)
+    return q.cummin().clip(upper=1.0).reindex(p.index)

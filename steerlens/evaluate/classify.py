@@ -1,0 +1,160 @@
+"""A steer as a classifier of texts, beside a linear probe and a bag of words."""
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy.special import expit, ndtr
+from scipy.stats import rankdata, spearmanr
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from steerlens.evaluate.strength import state_strengths
+from steerlens.models.collect import collect
+from steerlens.models.hooks import Model
+from steerlens.models.steering import check_lives_on
+from steerlens.values.fit import Fit
+from steerlens.values.labelled import Labelled
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, SteerOver
+
+DRAWS = 500
+"""Bootstrap samples of the test texts behind an interval."""
+BINS = 10
+
+
+def classify(
+    model: Model,
+    steer: Steer | SteerOver | Fit,
+    train: Labelled,
+    test: Labelled,
+    *,
+    prior: float = 1.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How well the sign of a label is told from its text: by the steer, and by two usual classifiers.
+
+        steer, likelihood ratio     P(+) = σ(log P_{+1}(text) − log P_{-1}(text) + log n₊/n₋)
+        steer, inferred strength    P(+) = Φ(ŝ / error), the posterior of the strength under a normal prior
+        probe                       logistic regression on the mean final hidden state of the text
+        bag of words                logistic regression on word counts
+
+    The first two learn nothing here: the steer was fitted to explain texts, not to tell labels apart, and its
+    probabilities are used as they come (n₊, n₋ from `train`). The other two are trained on `train`, their penalty chosen by
+    cross-validation there. Texts with label 0 have no sign and count in the rank correlation only.
+
+    A steer reads a text only through what the language model predicts, token by token: with a good model that beats a
+    probe on its last hidden states (on the toy world by 0.05 of AUC), with a small one a bag of words beats both
+    (SST-5 on a GPT-2 of d_model 192: AUC 0.80, probe 0.77, words 0.86). Real texts depend more from word to word than the
+    model believes, so the likelihood ratio is overconfident there; `calibration` shows it, and the prior mends much of it.
+
+    Args:
+        steer: fitted on `train` or on other texts, never on `test`.
+        train, test: no text in both.
+        prior: standard deviation of the prior on the strength.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test texts), `auc` with its interval,
+        `log_loss` (nats per text), `calibration` (expected calibration error: mean distance of the predicted from the
+        observed share in ten bins of equal size), `rank_correlation` (Spearman, of score and graded label, over all texts),
+        `texts`.
+
+    Raises:
+        ValueError: a sign that is missing in `train` or `test`, a steer of another model.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> train, test = (sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((300, 0), (100, 1)))
+        >>> joy = sl.fit_steer(sl.collect(model, train, progress=False)).value
+        >>> classify(model, joy, train, test).method.tolist()
+        ['steer, likelihood ratio', 'steer, inferred strength', 'probe', 'bag of words']
+    """
+    steer = steer.value if isinstance(steer, Fit) else steer
+    check_lives_on(steer, model)
+    seen, new = (collect(model, data, progress=False) for data in (train, test))
+    return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)
+
+
+def classify_states(
+    steer: Steer | SteerOver,
+    train: tuple[States, Labelled],
+    test: tuple[States, Labelled],
+    *,
+    prior: float = 1.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`classify` for texts whose states are there already; each with the states that `collect` made of it."""
+    (seen, known), (new, asked) = train, test
+    for name, data in (("train", known), ("test", asked)):
+        signs = {int(np.sign(label)) for label in data.labels}
+        if not {-1, 1} <= signs:
+            raise ValueError(f"{name}: labels of both signs are needed, got {sorted(set(data.labels))}")
+    y = np.sign(np.array(known.labels)).astype(int)
+    pick = np.flatnonzero(y)
+    found = state_strengths(new, steer, prior=prior).table
+    prior_odds = np.log((y == 1).sum() / (y == -1).sum())
+    scores = {
+        "steer, likelihood ratio": expit(found.evidence.to_numpy() + prior_odds),
+        "steer, inferred strength": ndtr((found.strength / found.error).to_numpy()),
+        "probe": _trained([StandardScaler()], mean_states(seen)[pick], y[pick], mean_states(new)),
+        "bag of words": _trained(
+            [CountVectorizer(token_pattern=r"\S+")], np.array(known.texts)[pick], y[pick], np.array(asked.texts)
+        ),
+    }
+    grades = np.array(asked.labels)
+    return pd.DataFrame([{"method": name, **_judged(p, grades, seed)} for name, p in scores.items()])
+
+
+def mean_states(states: States) -> Float[np.ndarray, "n_texts d_model"]:
+    """The mean context vector of each text."""
+    sums = torch.zeros(len(states.labels), states.d_model)
+    for c, _, text in states.chunks(1 << 14):
+        sums.index_add_(0, text, c)
+    return (sums / states.lengths.clamp_min(1)[:, None]).numpy()
+
+
+def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarray) -> np.ndarray:
+    folds = int(min(3, np.bincount(y + 1)[[0, 2]].min()))
+    if folds < 2:
+        raise ValueError("train: a label's sign has a single text; classifiers need at least two of each")
+    penalties = {"C": np.logspace(-3, 2, 6)}
+    last = GridSearchCV(LogisticRegression(solver="liblinear"), penalties, cv=folds, scoring="neg_log_loss")
+    return make_pipeline(*steps, last).fit(x, y).predict_proba(new)[:, 1]
+
+
+def _judged(p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: int) -> dict[str, float]:
+    pick = np.flatnonzero(grades)
+    q, y = np.clip(p[pick], 1e-12, 1 - 1e-12), (grades[pick] > 0).astype(float)
+    right = (q > 0.5) == (y > 0.5)
+    order = np.argsort(q, kind="stable")
+    bins = np.array_split(order, min(BINS, len(order)))
+    draws = _draws(y, seed)
+    shares, areas = right[draws].mean(1), _auc(q[draws], y[draws])
+    interval, area = (np.quantile(values, (0.025, 0.975)).tolist() for values in (shares, areas))
+    return {
+        "accuracy": float(right.mean()), "accuracy_low": interval[0], "accuracy_high": interval[1],
+        "auc": float(_auc(q, y)), "auc_low": area[0], "auc_high": area[1],
+        "log_loss": float(-(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()),
+        "calibration": float(sum(len(b) * abs(q[b].mean() - y[b].mean()) for b in bins) / len(q)),
+        "rank_correlation": float(cast(Any, spearmanr(p, grades)).statistic), "texts": len(q),
+    }  # fmt: skip
+
+
+def _draws(y: Float[np.ndarray, " n"], seed: int) -> Int[np.ndarray, "draws n"]:
+    """Bootstrap samples of texts, drawn within each class so that both are always there, the first class first."""
+    random = np.random.default_rng(seed)
+    classes = [np.flatnonzero(y == label) for label in (0.0, 1.0)]
+    return np.concatenate([random.choice(c, (DRAWS, len(c))) for c in classes], axis=1)
+
+
+def _auc(score: Float[np.ndarray, "*draws n"], y: Float[np.ndarray, "*draws n"]) -> np.ndarray:
+    """The chance that a positive text scores higher than a negative one, ties counting half (Mann and Whitney)."""
+    ranks, n = rankdata(score, axis=-1), y.sum(-1)
+    return np.asarray(((ranks * y).sum(-1) - n * (n + 1) / 2) / (n * (y.shape[-1] - n)))

@@ -1,0 +1,197 @@
+"""What any intervention is worth and what it costs, by passes of the model."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.evaluate.matched_kl import strength_at
+from steerlens.maths.logits import readings
+from steerlens.maths.stats import bootstrap_ratio
+from steerlens.models.collect import reader
+from steerlens.models.hooks import Model
+from steerlens.models.score import state_log_probs
+from steerlens.values.intervention import Intervention
+from steerlens.values.labelled import Labelled
+from steerlens.values.states import States
+
+CHUNK = 1024
+
+
+def contrast(model: Model, data: Labelled, intervention: Intervention, *, strength: float = 1.0) -> pd.Series:
+    """What the sign of an intervention is worth on labelled texts: NLL at the wrong sign less that at the right one.
+
+        Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
+
+    Two passes of the model; texts with label 0 have no sign and do not count (see `signed`).
+
+    Returns:
+        `contrast`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per token), and `texts`.
+
+    Raises:
+        ValueError: no text has a sign.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=300, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> bool(contrast(model, sl.toy.corpus("tone", n=100, seed=1), tone).contrast > 0)
+        True
+    """
+    some = signed(data)
+    at = reader(model, some, intervention)
+    (right, n), (wrong, _) = (_text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1))
+    found, low, high = bootstrap_ratio(wrong - right, n)
+    nll = float(right.sum() / n.sum())
+    return pd.Series({"contrast": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
+
+
+def nll(model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0) -> float:
+    """Mean NLL in nats per token under an intervention at `strength` times each text's label; None: of the plain model.
+
+    Example:
+        >>> import steerlens as sl
+        >>> text = sl.Labelled(("the film was good .",), (1.0,))
+        >>> nll(sl.load_model("toy-64"), text, None) < 5
+        True
+    """
+    nats, n = text_nll(model, data, intervention, strength=strength)
+    return float(nats.sum() / n.sum())
+
+
+def text_nll(
+    model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0
+) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
+    """Summed NLL of each text in nats under an intervention at `strength` times its label, and its tokens.
+
+    Example:
+        >>> import steerlens as sl
+        >>> nats, tokens = text_nll(sl.load_model("toy-64"), sl.Labelled(("the film was good .",), (1.0,)), None)
+        >>> tokens.tolist()
+        [6.0]
+    """
+    return _text_nll(reader(model, data, intervention)([strength * y for y in data.labels]))
+
+
+def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
+    nats = states.sum_by_text(state_log_probs(states, None, (0.0,))[0])
+    return -nats.numpy(), states.lengths.double().numpy()
+
+
+def kl_cost(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, strength: float = 1.0
+) -> float:
+    """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
+
+    Three passes of the model; for a steer `calibrate` and `strength_cost` need none.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> kl_cost(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
+        0.0
+    """
+    return cost_of(model, data, intervention)(strength)
+
+
+def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Intervention) -> Callable[[float], float]:
+    """`kl_cost` as a function of the strength; the states at strength 0 are read once.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> cost_of(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value)(0.0)
+        0.0
+    """
+    at = reader(model, data, intervention)
+    plain = at(0.0)
+
+    def cost(strength: float) -> float:
+        total = sum(float(part.sum()) for sign in (1, -1) for part in _position_kl(plain, at(sign * strength)))
+        return total / 2 / plain.n_positions
+
+    return cost
+
+
+def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention) -> Float[np.ndarray, " n"]:
+    """Return what an intervention costs along each text that it wrote: the mean over its tokens of
+
+        KL(plain model ‖ under the intervention at the row's strength)        nats per token
+
+    exact at every position, no estimate from the tokens that were drawn. Two passes of the model.
+
+    Args:
+        written: from `steerlens.generate`: `prompt`, `strength`, `text`.
+
+    Returns:
+        One number per row; NaN for a text that ended at once.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> costs = written_kl(model, sl.generate(model, ["my"], tone, strengths=(0, 1, 2)), tone)
+        >>> [bool(x) for x in (costs[0] == 0, 0 < costs[1] < costs[2])]
+        [True, True]
+    """
+    found = np.full(len(written), np.nan)
+    rows = [row for row, text in enumerate(written.text) if text.strip()]
+    if not rows:
+        return found
+    some = written.iloc[rows]
+    texts = Labelled(some.text, [0.0] * len(rows), some.prompt)
+    plain = reader(model, texts, None)(0.0)
+    steered = reader(model, texts, intervention)(some.strength.tolist())
+    costs = torch.cat(list(_position_kl(plain, steered)))
+    found[rows] = (plain.sum_by_text(costs) / plain.lengths).numpy()
+    return found
+
+
+def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
+    """KL(base ‖ other) at each position of the same texts, in stored order."""
+    head, device = base.readout.head, base.readout.W_U.device
+    for a, b in zip(base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True):
+        told = readings(head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1)
+        yield told.kl[0].double().cpu()
+
+
+def strength_for_kl(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, kl: float = 0.05
+) -> float:
+    """The strength at which any intervention costs `kl` nats per token: `calibrate` for what is no steer.
+
+    Some ten passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
+    not grow steadily with the strength, one of the strengths that cost as much.
+
+    Raises:
+        ValueError: no strength up to a million costs as much.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> s = strength_for_kl(model, data, tone)
+        >>> round(kl_cost(model, data, tone, strength=s), 3)
+        0.05
+    """
+    return strength_at(cost_of(model, data, intervention), kl, getattr(intervention, "name", "it"))
+
+
+def signed(data: Labelled) -> Labelled:
+    """The texts whose label is not 0.
+
+    Raises:
+        ValueError: there are none.
+
+    Example:
+        >>> from steerlens import Labelled
+        >>> signed(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
+        ('good .',)
+    """
+    rows = [i for i, y in enumerate(data.labels) if y]
+    if not rows:
+        raise ValueError("data: every label is 0, so no text has a sign; add texts with labels above and below 0")
+    return data.pick(rows)

@@ -1,0 +1,90 @@
+"""What a steer costs: how far it moves the model, and what that does to the text it writes."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from steerlens.evaluate.losses import kl_along
+from steerlens.models.hooks import Model
+from steerlens.models.score import score
+from steerlens.values.fit import Fit
+from steerlens.values.states import States, check_states
+from steerlens.values.steer import Steer
+
+
+def strength_cost(
+    states: States, steer: Steer | Fit, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)
+) -> pd.DataFrame:
+    """KL(plain model ‖ steered model) over the positions of a text, at each strength; exact, nats per token.
+
+    To second order it grows with the square of the strength; a sample of some thousand positions is plenty.
+
+    Returns:
+        `strength`, `kl`.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> states = sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False)
+        >>> strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()
+        [0.0]
+    """
+    steer = steer.value if isinstance(steer, Fit) else steer
+    check_states(states)
+    kl = kl_along(states, steer, strengths)
+    return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})
+
+
+def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
+    """Fluency and variety of what was written at each strength, so that a steer's effect is read beside its price.
+
+    Args:
+        model: judges the texts as it is, without the steer.
+        written: with columns `prompt`, `strength`, `text`, from `generate` or `written_attribute`.
+
+    Returns:
+        One row per strength: `nll`, the mean NLL per token of the continuations under the plain model, the end of the text
+        left out (nats; its exponential is the perplexity), `error`, its standard error over texts, `distinct_1` and
+        `distinct_2`, the share of different words and word pairs among all that were written, and `texts`. Shares of
+        different words fall with the amount of text: compare strengths, not runs of different size.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> writing_cost(model, sl.generate(model, ["it is"], samples=5)).columns.tolist()
+        ['strength', 'nll', 'error', 'distinct_1', 'distinct_2', 'texts']
+    """
+    prompts = [p for p in written.prompt.unique() if p]
+    heads = dict.fromkeys(written.prompt.unique(), 0)
+    if prompts:
+        of = score(model, prompts, end=False)["text"].to_numpy()
+        heads |= dict(zip(prompts, np.bincount(of, minlength=len(prompts)).tolist(), strict=True))
+    rows = []
+    for strength, part in written.groupby("strength"):
+        part = part[(part.prompt + part.text).str.strip().astype(bool)]
+        texts = [f"{p} {t}".strip() for p, t in zip(part.prompt, part.text, strict=True)]
+        nll, error = _nll(model, texts, [heads[p] for p in part.prompt]) if texts else (np.nan, np.nan)
+        words = [text.split() for text in part.text]
+        rows.append((strength, nll, error, _distinct(words, 1), _distinct(words, 2), len(part)))
+    return pd.DataFrame(rows, columns=["strength", "nll", "error", "distinct_1", "distinct_2", "texts"])
+
+
+def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float]:
+    """Mean NLL per token behind the first `heads` tokens of each text, and its standard error over texts."""
+    tokens = score(model, texts, end=False)
+    new = tokens[tokens.position >= np.array(heads)[tokens.text]]
+    if new.empty:
+        return np.nan, np.nan
+    by_text = -new.groupby("text").log_prob.sum()
+    lengths = new.groupby("text").size()
+    mean = by_text.sum() / lengths.sum()
+    error = np.std(by_text - mean * lengths) / lengths.mean() / np.sqrt(len(lengths))
+    return float(mean), float(error)
+
+
+def _distinct(texts: list[list[str]], n: int) -> float:
+    """Share of different n-grams among all n-grams of the texts."""
+    grams = [tuple(text) for text in texts for text in (zip(text, strict=True) if n == 1 else pairwise(text))]
+    return len(set(grams)) / len(grams) if grams else float("nan")

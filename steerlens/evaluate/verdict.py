@@ -1,0 +1,33 @@
+"""Judge a fit by texts that it has not seen."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.maths.stats import bootstrap_ratio, permute_labels
+from steerlens.values.losses import Measured
+from steerlens.values.verdict import Verdict
+
+
+def judge_heldout(
+    measured: Measured,
+    labels: Float[Tensor, " n_texts"],
+    tokens: Int[Tensor, " n_texts"],
+    mean_label: float,
+    seed: int,
+) -> Verdict | None:
+    """Return what held-out texts say of a value: its margin around the mean label, against labels in random order.
+
+    None where they hold no two labels, so that no order differs from another.
+
+    Args:
+        measured: the value's losses on the texts.
+        labels, tokens: of each text; those that have 0 tokens are not held out.
+    """
+    signed = (tokens > 0) & ((labels - mean_label).abs() > 1e-9)
+    y, units = (labels[signed] - mean_label).double().numpy(), tokens[signed].double().numpy()
+    if len(y) < 2 or (y == y[0]).all():
+        return None
+    gains = (measured.by_text[signed, 3] - measured.by_text[signed, 2]).numpy()
+    found = permute_labels((gains / y)[None], y, units, seed=seed)
+    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
+    return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

@@ -1,0 +1,214 @@
+"""Steers and other interventions on disk: one safetensors file with JSON metadata, written whole or not at all."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from steerlens.methods.gist.mask import GistMask, check_heeds
+from steerlens.methods.prompt.soft_prompt import Prompt
+from steerlens.methods.reft.reft import Reft
+from steerlens.models.hooks import Model
+from steerlens.models.readout import readout
+from steerlens.values.atomic import write_bytes
+from steerlens.values.fit import Fit, Report
+from steerlens.values.readout import Readout
+from steerlens.values.steer import Steer, SteerOver
+
+FORMAT = 1
+NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
+"""What a file must say of any value; what its kind needs besides, its `unpack` asks for."""
+
+
+@runtime_checkable
+class Saved(Protocol):
+    """An `Intervention` that can be kept in a file: what it is besides its numbers, and itself from both.
+
+    `file_kind` names it in files. `pack` gives its tensors and plain JSON; `unpack` makes it again from these (with `name` among
+    the JSON) on a read-out, and raises KeyError where something is missing. A class of one's own that has the three is saved
+    like any other, and loaded by `steerlens.load(path, model, kinds=(Mine,))`.
+    """
+
+    file_kind: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def readout(self) -> Readout: ...
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Saved": ...
+
+
+KINDS: tuple[type["Saved"], ...] = (Steer, SteerOver, Reft, Prompt, GistMask)
+"""The kinds of value that steerlens itself makes."""
+
+
+def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
+    """Write an intervention to one `.safetensors` file; an existing file is replaced, at once or not at all.
+
+    The file holds the numbers (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer,
+    the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
+
+    Args:
+        value: a `Steer`, `steer.over(background)`, a `Reft`, a `Prompt`, a gist mask, a class of your own with `file_kind`,
+            `pack` and `unpack` (see `steerlens.methods.files.Saved`), or a `Fit`, which brings its report.
+        path: ends in .safetensors; its folder exists.
+        report: of the fit, for whoever reads the file.
+
+    Raises:
+        ValueError: another ending, a value that does not say how it is packed.
+        FileNotFoundError: no such folder.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> fit = sl.fit_steer(sl.collect(model, sl.toy.corpus("tone", n=100, seed=0)))
+        >>> path = sl.save(fit, "/tmp/tone.safetensors")
+        >>> sl.load(path, model).name == fit.value.name
+        True
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
+    if isinstance(value, Fit):
+        value, report = value.value, report or value.report
+    if not isinstance(value, Saved):
+        raise ValueError(
+            f"value: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `file_kind`, `pack` and "
+            "`unpack` (steerlens.methods.files.Saved)"
+        )
+    packed, about = value.pack()
+    tensors = {name: t.detach().float().cpu().contiguous() for name, t in packed.items()}
+    r = value.readout
+    content = {
+        "format": FORMAT,
+        "kind": value.file_kind,
+        "name": value.name,
+        **about,
+        "model_id": r.model_id,
+        "d_model": r.d_model,
+        "d_vocab": r.d_vocab,
+        "readout_digest": r.digest,
+        "tokenizer_digest": r.tokenizer_digest,
+        "dtype": str(r.W_U.dtype).removeprefix("torch."),
+        "digest": _digest(tensors),
+        "versions": {name: _version(name) for name in ("steerlens", "torch", "transformer-lens", "safetensors")},
+        "report": None if report is None else report.as_dict(),
+    }
+    write_bytes(path, to_bytes(tensors, metadata={"steerlens": json.dumps(content)}))
+    return path
+
+
+def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
+    """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
+
+    A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value means the same on it.
+
+    Args:
+        path: the file.
+        model: the one it was fitted on.
+        kinds: classes of your own that the file may hold; see `steerlens.methods.files.Saved`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is cut short or was changed, or the value lives on another `W_U` than the model's (the message
+            says which, and what to do).
+
+    Example:
+        >>> import steerlens as sl
+        >>> sl.load("joy.safetensors", sl.load_model("toy-64"))                       # doctest: +SKIP
+    """
+    found = read_value(path, readout(model), kinds)
+    if isinstance(found, GistMask):
+        check_heeds(model, found)
+    return found
+
+
+def _version(package: str) -> str:
+    """Of an installed package; a checkout that is only on the path has none, and saving does not hang on it."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a file says of its value, its fit's report included; the numbers are not kept.
+
+    Raises:
+        ValueError: the file is cut short or holds nothing of ours.
+    """
+    return _open(Path(path))[0]
+
+
+def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -> Any:
+    """The value of a file, bound to a read-out that must be the one it was saved with, or one that grew out of it.
+
+    Args:
+        kinds: classes of one's own that the file may hold, beside `KINDS`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, changed after it was written, of a later format, of an unknown kind, or for another `W_U`.
+    """
+    path = Path(path)
+    meta, tensors = _open(path)
+    if meta["digest"] != _digest(tensors):
+        raise ValueError(
+            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
+        )
+    known = {cls.file_kind: cls for cls in (*KINDS, *kinds)}
+    if meta["kind"] not in known:
+        raise ValueError(
+            f"{path}: holds a {meta['kind']!r}, known are {', '.join(known)}; of a class of your own pass kinds=(TheClass,)"
+        )
+    grown = isinstance(meta.get("d_vocab"), int) and readout.extends(meta["readout_digest"], meta["d_vocab"])
+    if meta["readout_digest"] != readout.digest and not grown:
+        raise ValueError(
+            f"{path}: {meta['kind']} {meta['name']!r} was fitted on the W_U of {meta['model_id']!r} (d_model "
+            f"{meta['d_model']}, {meta.get('d_vocab')} words, digest {meta['readout_digest'][:8]}), this model is "
+            f"{readout.model_id!r} (d_model {readout.d_model}, {readout.d_vocab} words, digest {readout.digest[:8]}). If it is "
+            "the same model, load its raw weights (no folding, no centring; rows added to the vocabulary do no harm, rows "
+            "taken away or changed do); if it is another, move the steer with steerlens.transfer"
+        )
+    try:
+        return known[meta["kind"]].unpack({n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout)
+    except KeyError as error:
+        raise ValueError(f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote") from None
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get("steerlens", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if meta else {}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it anew") from None
+    found = meta if isinstance(meta, dict) else {}
+    if isinstance(found.get("format"), int) and found["format"] > FORMAT:
+        raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
+    if not found.keys() >= NEEDED:
+        raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
+    return found, tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        seen.update(name.encode())
+        seen.update(tensors[name].contiguous().numpy().data)
+    return seen.hexdigest()

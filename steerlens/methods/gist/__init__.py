@@ -1,0 +1,1 @@
+"""Prompts distilled into a few rows, and masks that hide a prompt behind its last tokens."""

@@ -1,0 +1,1 @@
+"""Soft prompts, replaced activations and key-value prefixes, with embedding priors."""

@@ -1,0 +1,1 @@
+"""Representation fine-tuning: low-rank edits of hidden states (Wu et al., arXiv 2404.03592)."""

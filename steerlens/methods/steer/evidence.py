@@ -1,0 +1,299 @@
+"""Fit the steer that explains most for what it costs, and ask each half of the texts about the other's."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import BFloat16, Float
+from torch import Tensor
+
+from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold
+from steerlens.maths.logits import Head, multiplies_bfloat16, nll_gradient, rounded
+from steerlens.maths.numbers import generator
+from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_error
+from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
+from steerlens.values.metric import Metric
+from steerlens.values.states import States
+from steerlens.values.verdict import Verdict
+
+WHITENING = 0.03
+"""Damping of the coordinates in which singular values are lowered."""
+
+SHARES = (0.7, 0.4, 0.2, 0.0)
+"""Penalties tried, as shares of the one under which no direction is left: few directions first, all of them last."""
+
+USUAL = SHARES.index(0.4)
+"""The penalty unless another one's margin is larger by more than its standard error."""
+
+TRIAL, FINALLY = (1_024, 3), ((2_048, 8), (8_192, 3))
+"""Positions on which the cost is measured, at most, and steps of descent on them: while the penalty is chosen, and at the end.
+
+The cost knows no next token, but a matrix of many directions finds those that are cheap on the sample alone.
+"""
+
+METER = 512
+"""Further positions that say what a matrix costs.
+
+On those it was fitted on a matrix costs too little, one of many directions most so.
+"""
+
+BOLDNESS = 0.6
+"""The curvature that steps reckon with, as a part of the largest, which few directions have; see `nuclear_descent`."""
+
+JUDGED_ON = 65_536
+"""Positions of each half, at most, whose texts judge the other half's steers one by one."""
+
+
+class Explained(NamedTuple):
+    """A steer of any length, and how its penalty was chosen.
+
+    At the multiple `strength` it explains the texts best; None where the penalty was given.
+    """
+
+    W: Float[Tensor, "d d"]
+    share: float
+    threshold: float
+    strength: float | None = None
+    verdict: Verdict | None = None
+    trials: tuple[dict[str, float], ...] = ()
+
+
+class Asked(NamedTuple):
+    """How a steer is to be fitted: at most `rank` directions, a penalty that is given as a share or that the halves choose."""
+
+    weights: Weights = "labels"
+    rank: int | None = None
+    ridge: float = 0.0
+    share: float | None = None
+    kl: float = 0.05
+    """At which the halves' margins are stated, nats per token."""
+    seed: int = 0
+
+
+class _Cost(NamedTuple):
+    """The mean even KL of a whitened matrix over a sample of positions, and what it needs."""
+
+    head: Head
+    over: Float[Tensor, "n d"]
+    white: Float[Tensor, "n d"]
+    size: Float[Tensor, "n 1"]
+    label2: float
+    write: Float[Tensor, "d d"]
+
+    def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
+        kl, pull = even_kl(self.head, self.over, self.size * (self.white @ V @ self.write))
+        # positions are drawn in proportion to weight · label², which the mean therefore divides by
+        part = self.white.mT @ ((pull / self.size) @ self.write)
+        weight = self.label2 / len(self.over)
+        return float((kl / self.size.squeeze(1).square()).double().sum()) * weight, part * weight
+
+    def of_cost(self, kl: float, V: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+        """Return the multiple of a matrix that costs `kl`, to a hundredth or so."""
+        for _ in range(2):
+            V = V * (kl / max(self(V)[0], 1e-12)) ** 0.5  # nearly a square
+        return V
+
+    def at(self, start: int, stop: int | None) -> "_Cost":
+        part = slice(start, stop)
+        return self._replace(over=self.over[part], white=self.white[part], size=self.size[part])
+
+
+class _Half(NamedTuple):
+    """Half of the texts: the evidence of it; those texts of it that judge, and what each of their positions asks for.
+
+    `path`: the matrices that it gives under each penalty, of equal cost.
+    """
+
+    slope: Float[Tensor, "d d"]
+    judges: States
+    pulls: list[BFloat16[Tensor, "chunk d"]]
+    path: Sequence[Float[Tensor, "d d"]] = ()
+
+
+def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: Asked) -> Explained:
+    """Fit the steer over a background that is known, at the least cost for what it explains.
+
+        minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + λ/2 |V|² + μ |V|_*
+        V = C^{1/2} W S^{1/2}        G = E y cᵀ(e_next − E_p e)
+
+    with `p` the model over its background and `y` the label less its mean. `½ (KL + KL)` is the even
+    part of the steered log-normaliser: to third order, `2 ⟨W, G⟩` is the sign margin, so the minimum
+    has the largest margin for its KL, which is what steers are compared at. `G` is a sum of one
+    pass; the cost knows no next token, so a sample of positions is enough: noise is in `G` alone.
+
+    Where a style lives in few directions, the nuclear norm `|V|_*` keeps those and drops the noise,
+    which is spread over all; where it does not, a penalty of zero keeps all. Each half of the texts
+    gives a `G`, and the penalty is that under which `W` from either half explains most of the other
+    at equal KL. The sum of both has less noise by √2, and so has its penalty.
+
+    Args:
+        states: of the texts that are trained on.
+        metric: damped as the coordinates of `V` are to be.
+        base: the background, at the mean label.
+    """
+    device = base.device
+    labels, weight = states.labels.to(device), text_weights(states, asked.weights).to(device)
+    labels = labels - mean_label(states, asked.weights)
+    sampled = _cost(states, labels, weight, base, metric, asked.seed)
+    cost, meter = sampled.at(METER, None), sampled.at(0, METER)
+    curvature = BOLDNESS * (_curvature(cost.at(0, 256), states.d_model) + asked.ridge)
+    parts = states.split(0.5, seed=asked.seed)
+    halves = [_evidence(part, labels, base, metric, asked) for part in parts]
+    n = [part.n_positions for part in parts]
+    evidence = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
+    # a penalty that leaves nothing of a half, and one that leaves something of both, whose noise is less by √2
+    top = sum(float(torch.linalg.matrix_norm(half.slope, 2)) for half in halves) / 2
+    most = 0.99 * float(torch.linalg.matrix_norm(evidence, 2))
+
+    def fit(slope: Float[Tensor, "d d"], threshold: float, *plan: tuple[int, int]) -> Float[Tensor, "d d"]:
+        """Start from the minimum under a cost that is the same in all directions, and descend on more and more positions."""
+        V = _Objective(cost.at(0, plan[0][0]), slope, asked.ridge).isotropic(threshold, asked.rank)
+        for sampled, n_steps in plan:
+            smooth = _Objective(cost.at(0, sampled), slope, asked.ridge)
+            V = nuclear_descent(smooth, V, threshold, curvature, rank=asked.rank, n_steps=n_steps)
+        return meter.of_cost(asked.kl, V)
+
+    def end(share: float) -> tuple[Float[Tensor, "d d"], float]:
+        threshold = min(share * top / 2**0.5, most)
+        return metric.unwhiten(fit(evidence, threshold, *FINALLY)), threshold
+
+    if asked.share is not None:
+        W, threshold = end(asked.share)
+        return Explained(W, asked.share, threshold)
+    halves = [half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES]) for half in halves]
+    margins, best, verdict = _judge(halves, metric, asked)
+    W, threshold = end(SHARES[best])
+    trials = tuple({"penalty": share, "margin": margin} for share, margin in zip(SHARES, margins, strict=True))
+    # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩; halves that contradict
+    # each other leave nothing to explain
+    gain = sum(float((a.path[best] * b.slope).sum()) for a, b in (halves, halves[::-1])) / 2
+    return Explained(W, SHARES[best], threshold, max(gain / (2 * asked.kl), 0.0), verdict, trials)
+
+
+def mean_label(states: States, weights: Weights) -> float:
+    """Return the mean label of the positions, weighted as a fit weighs them."""
+    share = text_weights(states, weights).double() * states.lengths
+    # weights are in float32, so that balanced labels have a mean of some 1e-9
+    return round(float((share * states.labels).sum() / share.sum()), 6)
+
+
+class _Objective(NamedTuple):
+    """The smooth part: cost, and half the ridge times the square, less evidence."""
+
+    cost: _Cost
+    evidence: Float[Tensor, "d d"]
+    ridge: float
+
+    def isotropic(self, threshold: float, rank: int | None) -> Float[Tensor, "d d"]:
+        """Return the minimum for a cost that is the same in all directions, as long as this cost has it."""
+        V = soft_threshold(self.evidence, threshold, rank)
+        gain = float((V * self.evidence).sum()) - threshold * float(torch.linalg.matrix_norm(V, "nuc"))
+        # along a ray the cost is nearly a square
+        return V * (gain / max(2 * self.cost(V)[0] + self.ridge * float(V.square().sum()), 1e-30))
+
+    def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
+        kl, pull = self.cost(V)
+        value = kl - float((V * self.evidence).sum()) + self.ridge / 2 * float(V.square().sum())
+        return value, pull - self.evidence + self.ridge * V
+
+
+def _judge(halves: Sequence[_Half], metric: Metric, asked: Asked) -> tuple[list[float], int, Verdict | None]:
+    """Return each penalty's margin, the penalty to take, and the verdict, from what each half says of the other's steers.
+
+    The p-value allows for the penalty's choice (the largest of all penalties' values is compared), and is twice the
+    smaller one of both halves: what they say of each other is nearly the same thing said twice, so margins, intervals
+    and standard errors are means of both.
+    """
+    found = []
+    if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
+        return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
+    for k, (here, there) in enumerate((halves, halves[::-1])):
+        found.append(permute_labels(*_per_text(there, here.path, metric), seed=asked.seed + k))
+    gains = [2 * f.gains for f in found]
+    margins = [
+        float(sum(g[k].sum() / f.units.sum() for g, f in zip(gains, found, strict=True))) / 2
+        for k in range(len(SHARES))
+    ]
+    best = max(range(len(SHARES)), key=lambda k: margins[k])
+    error = sum(ratio_error(g[best] - g[USUAL], f.units) for g, f in zip(gains, found, strict=True)) / 2
+    if margins[best] - margins[USUAL] <= error:
+        best = USUAL
+    ratios = [bootstrap_ratio(g[best], f.units, seed=asked.seed) for g, f in zip(gains, found, strict=True)]
+    margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
+    one, other = (half.path[best] for half in halves)
+    agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
+    n = sum(half.judges.n_texts for half in halves)
+    p = min(1.0, 2 * min(f.p for f in found))
+    return margins, best, Verdict(margin, low, high, p, asked.kl, n, "halves", agreement)
+
+
+def _per_text(
+    half: _Half, path: Sequence[Float[Tensor, "d d"]], metric: Metric
+) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Return of each distinct text what whitened matrices explain per unit of label, its label, and its tokens."""
+    states = half.judges
+    total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
+    for (c, _, text), pull in zip(states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True):
+        white, asked = c @ metric.C_inverse_root, pull.float() @ metric.S_inverse_root
+        total.index_add_(1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu())
+    labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
+    if states.copy_of is not None:
+        # copies are one text, with the mean of their labels: labels in random order must not part them
+        of = states.copy_of[keep]
+        n = torch.zeros_like(labels).index_add_(0, of, torch.ones(len(of), dtype=labels.dtype))
+        total = torch.zeros_like(total).index_add_(1, of, total[:, keep])
+        labels, lengths = (torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths))
+        labels, keep = labels / n.clamp_min(1), n > 0
+    return total[:, keep].numpy(), labels[keep].numpy(), lengths[keep].numpy()
+
+
+def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int) -> _Cost:
+    """Return the cost on positions drawn in proportion to weight · label²."""
+    device = base.device
+    chunks = list(states.sample(2 * FINALLY[-1][0], seed=seed).chunks(CHUNK, device=device))
+    text = torch.cat([chunk.text for chunk in chunks])
+    c = torch.cat([chunk.hidden for chunk in chunks])
+    share = weight[text] * labels[text].square()
+    n = METER + max(min(len(share), FINALLY[-1][0]), TRIAL[0])
+    drawn = torch.multinomial(share.cpu(), n, replacement=True, generator=generator(seed))
+    drawn = drawn.to(device)
+    label2 = float(share.mean())
+    c, size = c[drawn], labels[text[drawn]].abs()[:, None]
+    return _Cost(_head(states), c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
+
+
+def _evidence(
+    states: States, labels: Float[Tensor, " n_texts"], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
+) -> _Half:
+    """Return `G` of some texts over the background, whitened, and what it is a sum of, where that judges: one pass."""
+    head, device = _head(states), labels.device
+    weight = labels * text_weights(states, asked.weights).to(device)
+    judges = states.sample(JUDGED_ON, seed=asked.seed)
+    total = torch.zeros(states.d_model, states.d_model, dtype=torch.float64, device=device)
+    pulls = []
+    for part, judging in ((judges, True), (states.select(~judges.keep), False)):
+        for c, target, text in part.chunks(CHUNK, device=device):
+            pull = -nll_gradient(head, c + c @ base, target, torch.ones(len(c), device=device))
+            total += (c.mT @ (weight[text, None] * pull)).double()
+            if judging:
+                pulls.append(pull.bfloat16())
+    white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
+    return _Half((white / states.n_positions).float(), judges, pulls)
+
+
+def _head(states: States) -> Head:
+    """The read-out, rounded where that is faster: what it does to a sum over positions is far below the sum's noise."""
+    head = states.readout.head
+    return rounded(head) if multiplies_bfloat16(head.W_U.device) else head
+
+
+def _curvature(cost: _Cost, d: int) -> float:
+    """Return the largest curvature of the cost at zero, by power iteration."""
+    V = torch.randn(d, d, generator=generator(0)).to(cost.white)
+    size = 0.0
+    for _ in range(8):
+        V = V / V.norm() * 1e-2
+        V = cost(V)[1] / 1e-2
+        size = float(V.norm())
+    return size

@@ -1,0 +1,140 @@
+"""The convex problem of a steer, in coordinates where it is nearly isotropic."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.logits import Head, multiplies_bfloat16, nll_and_gradient, nll_gradient, rounded
+from steerlens.maths.moments import Moments, moments
+from steerlens.maths.solvers import averaged_sgd, newton_step
+from steerlens.values.metric import Metric
+from steerlens.values.states import Shard, States
+
+CHUNK = 512
+"""Positions per product: logits of 512 × 50,257 take 100 MB; the whole corpus' never exist."""
+
+Weights = Literal["labels", "texts", "tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective."""
+
+    states: States
+    metric: Metric
+    labels: Float[Tensor, " n_texts"]
+    weights: Float[Tensor, " n_texts"]
+    ridge: Float[Tensor, "2 1 1"]
+
+    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: Head | None = None) -> Float[Tensor, "2 d d"]:
+        """The gradient of the summed weighted NLL of some positions; without the ridge. `rough`: a read-out to use instead."""
+        y, white, (head, *asked) = self._asked(chunk, V)
+        return self._whitened(y, white, nll_gradient(rough or head, *asked))
+
+    def _asked(
+        self, chunk: Shard, V: Float[Tensor, "2 d d"]
+    ) -> tuple[Tensor, Tensor, tuple[Head, Tensor, Tensor, Tensor]]:
+        """Labels and whitened states, then what `nll_gradient` is asked: read-out, steered states, targets, weights."""
+        head = self.states.readout.head
+        head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
+        c, y = chunk.hidden.to(V), self.labels[chunk.text].to(V)[:, None]
+        white = c @ self.metric.C_inverse_root.to(V)
+        moved = torch.addmm(c, y * (white @ V[0]) + white @ V[1], self.metric.S_inverse_root.to(V))
+        return y, white, (head, moved, chunk.next, self.weights[chunk.text].to(V))
+
+    def _whitened(
+        self, y: Float[Tensor, "n 1"], white: Float[Tensor, "n d"], slope: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "2 d d"]:
+        slope = slope @ self.metric.S_inverse_root.to(slope)
+        return (torch.cat([y * white, white], 1).mT @ slope).unflatten(0, (2, -1))
+
+    def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Gradients of the mean objective on shuffled minibatches, ridge included; in bfloat16 where that is native."""
+        device = self.labels.device
+        # what rounding does to a step is far below what the choice of its minibatch does
+        rough = rounded(self.states.readout.head) if multiplies_bfloat16(device) else None
+        for epoch in range(passes):
+            for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
+                # in place: a matrix of a wide model is larger than any cache
+                yield (
+                    lambda V, chunk=chunk: self.gradient(chunk, V, rough).div_(len(chunk.next)).addcmul_(self.ridge, V)
+                )
+
+    def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
+        """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
+        total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
+        for chunk in self.states.chunks(CHUNK, device=self.labels.device):
+            y, white, asked = self._asked(chunk, V)
+            loss, part = nll_and_gradient(*asked)
+            total += loss
+            slope += self._whitened(y, white, part)
+        n = self.states.n_positions
+        penalty = float((self.ridge * V.double().square()).sum()) / 2
+        return float(total) / n + penalty, (slope / n + self.ridge * V).to(V.dtype)
+
+
+def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
+    """The weight of each position of a text; over all positions kept their mean is 1. See `fit_steer`."""
+    n = (states.lengths * states.keep).double()
+    if weights == "tokens":
+        return states.keep.float()
+    weight = torch.zeros_like(n)
+    classes = [n * (states.labels.sign() == sign) for sign in (-1, 0, 1)]
+    present = [size for size in classes if size.sum() > 0]
+    for size in present:
+        share = size > 0
+        each = n[share].reciprocal() if weights == "texts" else torch.ones_like(n[share])
+        weight[share] = each / (each * n[share]).sum() / len(present)
+    return (weight * n.sum()).float()
+
+
+def sums_over(states: States, weights: Weights) -> Moments:
+    """The additive sums of some states, weighted as the fit weighs them."""
+    head = states.readout.head
+    device = head.W_U.device
+    labels, weight = states.labels.to(device), text_weights(states, weights).to(device)
+    total: Moments | None = None
+    for c, target, text in states.chunks(CHUNK, device=device):
+        part = moments(head, c, target, labels[text], weight[text])
+        total = part if total is None else total.plus(part)
+    assert total is not None  # states hold a position at least
+    return total
+
+
+def batch_size(n_positions: int) -> int:
+    """Positions a minibatch."""
+    return min(512, max(32, n_positions // 200))
+
+
+def stable_step(problem: Problem, step: float) -> float:
+    """The step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
+
+    `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the product of the
+    dimensions that count (Jain et al. 2018, for least squares; beyond about twice that it diverges).
+    """
+    n_C, n_S = problem.metric.dimensions
+    return min(step, 1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)))
+
+
+def sgd(problem: Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
+    """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
+    n, d = problem.states.n_positions, problem.states.d_model
+    size = batch_size(n)
+    passes = max(1, math.ceil(200 * size / n))
+    zero = torch.zeros(2, d, d, device=problem.ridge.device)
+    n_steps = passes * math.ceil(n / size)
+    return averaged_sgd(problem.batches(size, passes, seed), zero, stable_step(problem, step), n_steps), passes
+
+
+def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:
+    """The first Newton step from zero, `(C, S)` damped as the problem's metric is; see `newton_step`."""
+    metric, n = problem.metric, sums.weight
+    slope = -torch.stack([sums.steer, sums.background]) / n
+    white = metric.C_inverse_root.double() @ slope @ metric.S_inverse_root.double()
+    V = newton_step(white, float(sums.label / n), float(sums.label2 / n), problem.ridge)
+    return V.float()

@@ -1,0 +1,134 @@
+"""Texts to fit to, and what an edit does to them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.evaluate.losses import Ways, tally
+from steerlens.maths.logits import nll_gradient, post, token_nll
+from steerlens.maths.numbers import generator
+from steerlens.models.hooks import Model, evaluating
+from steerlens.models.partial_forward import Kept, batch_of, final_states
+from steerlens.models.steering import check_lives_on
+from steerlens.values.intervention import Edit
+from steerlens.values.losses import Measured
+from steerlens.values.steer import Steer, zero_steer
+
+HELDOUT = 100
+"""Texts that are held out, where that is no more than a fifth of all."""
+CHUNK = 1024
+"""Positions whose logits are in memory at once, in training."""
+BATCH_TOKENS = 2048
+"""Padded tokens a batch of a measurement: six arrays of logits of them are held at once."""
+
+Editing = Callable[[Sequence[int], Float[Tensor, " batch"]], tuple[Edit, ...]]
+"""The edits of some texts, at a strength each."""
+
+
+class Data(NamedTuple):
+    """Texts to fit to and texts to hold out, and the steer that is always on."""
+
+    kept: Kept
+    fitting: list[int]
+    heldout: list[int]
+    background: Steer
+
+    def swapped(self) -> "Data":
+        """As many other texts held out, those that were to be fitted to."""
+        n = len(self.heldout)
+        return self._replace(fitting=self.heldout + self.fitting[n:], heldout=self.fitting[:n])
+
+
+def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data:
+    """Random parts of the texts that have something to predict.
+
+    A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
+    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A text
+    that is there twice is used once.
+
+    Raises:
+        ValueError: fewer than four of them, or a background that lives on another model.
+    """
+    if background is not None:
+        check_lives_on(background, model)
+    # a text that is there twice is used once: held out, its copy would know it
+    distinct = {tuple(ids): row for row, ids in reversed(list(enumerate(kept.ids)))}.values()
+    able = sorted(row for row in distinct if len(kept.ids[row]) > kept.prompt[row])
+    if len(able) < 4:
+        raise ValueError(
+            f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for a fit worth having)"
+        )
+    order = torch.randperm(len(able), generator=generator(seed)).tolist()
+    cut = max(len(able) // 10, min(len(able) // 5, HELDOUT), 1)
+    return Data(
+        kept,
+        [able[i] for i in order[cut:]],
+        [able[i] for i in order[:cut]],
+        background or zero_steer(kept.readout, "no background"),
+    )
+
+
+def backward(
+    kept: Kept,
+    c: Float[Tensor, "n d"],
+    targets: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
+    background: Steer,
+    extra: Tensor | None = None,
+) -> None:
+    """Gradients of `Σ w · NLL`, and of a term beside it: by hand through the unembedding, by autograd below."""
+    head, D = kept.readout.head, background.W
+    found = c.detach()
+    gradient = torch.empty_like(found)
+    for start in range(0, len(c), CHUNK):
+        part = slice(start, start + CHUNK)
+        g = nll_gradient(head, found[part] + found[part] @ D, targets[part], weight[part])
+        gradient[part] = g + g @ D.mT
+    if extra is None:
+        c.backward(gradient)
+    else:
+        torch.autograd.backward([c, extra], [gradient, torch.ones_like(extra)])
+
+
+def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
+    """Mean NLL in nats per token, each text edited at its own label, over the background."""
+    head, D = data.kept.readout.head, data.background.W
+    total, n = 0.0, 0
+    with evaluating(model):
+        for picked in data.kept.batches(texts):
+            batch = batch_of(data.kept, picked)
+            c = final_states(model, data.kept, batch, made(picked, batch.labels))
+            z = (c + c @ D) @ head.W_U + head.b_U
+            total += float(token_nll(post(head, z), batch.targets).double().sum())
+            n += len(c)
+    return total / n
+
+
+def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing, strength: float = 1.0) -> Measured:
+    """Mean NLL in nats per token, base, background, edited and flipped, and KL at ±1; five passes above the layer.
+
+    Base is strength 0, which for a prompt is the neutral one; edited is at `strength` times the label.
+    """
+    kept, D = data.kept, data.background.W
+    head = kept.readout.head
+
+    def ways() -> Iterator[Ways]:
+        for picked in kept.batches(texts, BATCH_TOKENS):
+            batch = batch_of(kept, picked)
+            y, one = strength * batch.labels, torch.ones_like(batch.labels)
+            plain, right, wrong, up, down = (
+                final_states(model, kept, batch, made(picked, s)) for s in (0 * one, y, -y, one, -one)
+            )
+            text = torch.tensor(picked, device=y.device)[:, None].expand_as(batch.real)[batch.real]
+            over = [c + c @ D for c in (plain, right, wrong)]
+            states = (plain, *over, up, down)
+            yield Ways(batch.targets, text, lambda part, states=states: [c @ part.W_U + part.b_U for c in states])
+
+    counted = torch.zeros(len(kept), dtype=torch.long)
+    for row in texts:
+        counted[row] = len(kept.ids[row]) - int(kept.prompt[row])
+    with evaluating(model):
+        return tally(head, ways(), kept.labels, counted)

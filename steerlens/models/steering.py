@@ -1,0 +1,102 @@
+"""Put an intervention into a running model, and take it out again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from steerlens.models.exclusive import exclusive
+from steerlens.models.hooks import Model, check_model, edited
+from steerlens.models.readout import readout
+from steerlens.values.fit import Fit
+from steerlens.values.intervention import Intervention, Strength
+from steerlens.values.positions import Places
+from steerlens.values.readout import bit_sum
+
+
+@contextmanager
+def steered(
+    model: Model, intervention: Intervention | Fit, strength: Strength = 1.0, *, prompt: int | None = None
+) -> Iterator[Model]:
+    """The model, steered inside the block and as before after it, however the block is left.
+
+    Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`, `run_with_cache`. Hooks
+    that were there before stay. Nested blocks compose as maps, the inner one acting on what the outer one made:
+    `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is `steered(model, a * A + b * B)`.
+
+    An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are. Here a pass over several
+    tokens per row is taken for a prompt, or for its first `prompt` tokens; a pass over one token goes on behind what was read
+    before, as `model.generate` does with its cache. Without a cache, give `prompt`. Padding counts as tokens:
+    `steerlens.generate`, `score` and `collect` know better.
+
+    Args:
+        model: a TransformerLens model of either class.
+        intervention: e.g. a `Steer`, or `steer.over(background)`; a `Fit` stands for its value.
+        strength: a number, or a tensor with one value a row of the batch.
+        prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
+
+    Raises:
+        ValueError: the intervention lives on another `W_U`, or puts rows before the input.
+        RuntimeError: another thread has the model inside such a block.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> joy = sl.fit_steer(sl.collect(model, sl.toy.corpus("sentiment", n=100, seed=0))).value
+        >>> with sl.steered(model, joy, strength=2.0):
+        ...     text = model.generate("the film was", max_new_tokens=5, verbose=False)
+    """
+    intervention = intervention.value if isinstance(intervention, Fit) else intervention
+    check_lives_on(intervention, model)
+    if intervention.prefix:
+        raise ValueError(
+            f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
+            "cannot be given; use steerlens.generate, score or collect"
+        )
+    with exclusive(model, by_user=True), edited(model, intervention.edits(strength), _following(prompt)):
+        yield model
+
+
+def _following(prompt: int | None) -> Callable[[int, Tensor], Places]:
+    """The places of passes of which only the length is known: each edit sees every pass once."""
+    known: dict[int, tuple[int, int]] = {}
+
+    def places(k: int, t: Tensor) -> Places:
+        rows, n = t.shape[:2]
+        first, read = known.get(k, (0, 0))
+        if read == 0 or n > 1:
+            first, read = n if prompt is None else prompt, 0
+        known[k] = (first, read + n)
+        index = torch.arange(read, read + n, device=t.device).expand(rows, n)
+        return Places(index, torch.full((rows,), first, device=t.device))
+
+    return places
+
+
+def check_intervention(value: object) -> None:
+    """Raise, with the next step, where something else than an intervention was given."""
+    if not isinstance(value, Intervention):
+        raise ValueError(
+            f"intervention: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
+            "`prefix` and `edits(strength)`; of a file: steerlens.load(path, model)"
+        )
+
+
+def check_lives_on(intervention: Intervention, model: Model) -> None:
+    """Raise where an intervention's numbers do not refer to this model's unembedding."""
+    check_intervention(intervention)
+    check_model(model)
+    home, W_U = intervention.readout, model.W_U
+    shared = W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape
+    # the very same tensor; whether something was written to it its address does not say
+    if shared and bit_sum(W_U.detach(), model.b_U.detach()) == home.checksum:
+        return
+    here = readout(model)
+    if not home.same_as(here):
+        raise ValueError(
+            f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
+            f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
+            "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
+            "steerlens.transfer"
+        )

@@ -1,0 +1,277 @@
+"""`steerlens report`: a folder with a page, its figures, its numbers and the steers."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steerlens.analysis.embeddings import components, embedding
+from steerlens.methods.files import save
+from steerlens.models.hooks import Model, model_id
+from steerlens.models.load import load_model
+from steerlens.show.figures import (
+    plot_cost,
+    plot_gap_closed,
+    plot_label_curve,
+    plot_losses,
+    plot_singular_words,
+    plot_written_attribute,
+    records,
+    save_figure,
+)
+from steerlens.show.reading import plot_spectrum
+from steerlens.show.reft import plot_subspaces
+from steerlens.show.report.compared import moved, rivals
+from steerlens.show.report.page import page
+from steerlens.show.report.study import Say, Study, replicates, study
+from steerlens.show.report.svg import inline_svg
+from steerlens.show.style import COLUMN, axes, ink, look
+from steerlens.show.transfer import plot_transfer
+from steerlens.toy import NAMES, corpus
+from steerlens.values.atomic import write_bytes, write_json
+from steerlens.values.labelled import Labelled
+
+Drawing = tuple[Figure, str, Any]
+"""A figure, what it shows in words, and its numbers."""
+
+
+def write_report(
+    model: str,
+    out: str | Path,
+    *,
+    data: Labelled | None = None,
+    name: str = "steer",
+    texts: int = 2000,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = lambda line: None,
+) -> Path:
+    """Fit, measure and show; the path of the page.
+
+    The folder gets `index.html` (self-contained), `report.json` (every number), `figures/` (PDF, PNG, JSON) and
+    `steers/`. It is built beside `out` and renamed at the end: whatever goes wrong, nothing half-written is left.
+
+    Args:
+        model: a name as `load_model` takes it.
+        data: labelled texts; None on a toy model for the toy world's, one steer for sentiment and one for tone.
+        name: of the steer that is fitted on `data`.
+        texts: how many toy texts to fit each steer on.
+        overwrite: replace an earlier report; a folder that is something else is never touched.
+        say: takes lines of progress.
+
+    Raises:
+        ValueError: no data for a model that is not a toy, labels that are all equal, fewer than 20 texts.
+        FileExistsError: `out` is there and not empty.
+        FileNotFoundError: no such model, or no folder to put `out` in.
+    """
+    started, out = time.perf_counter(), Path(out)
+    _check(model, out, data, overwrite)
+    say(f"loading {model}")
+    lm = load_model(model)
+    studies = list(_studies(lm, data, name, texts, seed, say))
+    source = f"{texts:,} texts of the toy world per steer" if data is None else f"{len(data):,} labelled texts ({name})"
+    space = components(embedding(lm), n=6, tokens=8, seed=seed).table
+    beyond: dict[str, Any] = {}
+    # what is no better than noise is not compared with anything
+    for one in [one for one in studies if one.doubt is None][:1]:
+        say(f"{one.name}: on another model, and beside edits of hidden states")
+        beyond["transfer"] = moved(lm, one, texts, seed) if data is None else None
+        beyond["rivals"] = rivals(lm, one, data, texts, seed)
+    facts = beyond | {
+        "components": records(space),
+        "model": model_id(lm),
+        "data": source,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "seconds": time.perf_counter() - started,
+        "versions": {p: version(p) for p in ("steerlens", "torch", "transformer-lens", "transformers")},
+    }
+    say("drawing")
+    whole = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        write_files(whole, studies, facts)
+        whole.chmod(0o755)
+        _put(whole, out)
+    except BaseException:
+        shutil.rmtree(whole, ignore_errors=True)
+        raise
+    return out / "index.html"
+
+
+def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> None:
+    """Write all files of a report into an empty folder."""
+    figures = folder / "figures"
+    figures.mkdir()
+    pictures: dict[str, Markup] = {}
+    for name, (fig, alt, numbers) in _drawn(studies, facts):
+        pictures[name] = inline_svg(fig, name, alt)
+        save_figure(fig, figures, _file_name(name), numbers)
+    (folder / "steers").mkdir()
+    for one in studies:
+        stem = folder / "steers" / _file_name(one.name)
+        save(one.fit.value, stem.with_name(f"{stem.name}.safetensors"), report=one.fit.report)
+        save(one.fit.background, stem.with_name(f"{stem.name}-background.safetensors"), report=one.fit.report)
+    write_json(folder / "report.json", facts | {"steers": {one.name: _numbers(one) for one in studies}})
+    write_bytes(folder / "index.html", page(studies, pictures, facts).encode())
+
+
+def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say) -> list[Study]:
+    if data is not None:
+        train, test = data.split(0.85, seed=seed)
+        return [study(lm, train, test, name=name, seed=seed, say=say)]
+    found = []
+    for attribute in ("sentiment", "tone"):
+        train, test = corpus(attribute, n=texts, seed=seed), corpus(attribute, n=max(texts // 4, 20), seed=seed + 1)
+        found.append(study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say))
+    return found
+
+
+def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
+    """Every figure of the page, one at a time: the caller closes it."""
+    for one in studies:
+        for name, draw in _figures(one).items():
+            with look(dark=False):
+                drawing = draw()
+            yield f"{one.name}-{name}", drawing
+    if moved := facts.get("transfer"):
+        with look(dark=False):
+            fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
+        yield "transfer", (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved)
+    if found := facts.get("rivals"):
+        with look(dark=False):
+            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
+        yield "rivals", (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found)
+
+
+def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
+    """How to draw each figure of a steer; of one in doubt, only the evidence."""
+    t, name = one.tables, one.name
+    losses = {"losses": lambda: (_figure(plot_losses(t["losses"])), f"NLL of new texts with {name}", t["losses"])}
+    if one.doubt is not None:
+        return losses
+    kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
+    costs = t["writing"].merge(t["kl"], on="strength", how="outer")
+    drawn: dict[str, Callable[[], Drawing]] = {
+        "label_curve": lambda: (
+            _figure(plot_label_curve(t["label_curve"])),
+            f"Log-likelihood of texts of each label against the strength of {name}",
+            t["label_curve"],
+        ),
+        "cost": lambda: (
+            _figure(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
+        ),
+    }  # fmt: skip
+    for k in _meaning(t["words"])[:2]:
+        drawn[f"words-{k}"] = partial(_words, t["scores"], k, name)
+    gains = one.spectrum.table.gain
+    if (gains > 1e-6 * gains.max()).sum() > 1:
+        drawn["spectrum"] = lambda: (
+            _figure(plot_spectrum(one.spectrum, t.get("stability"))),
+            f"Gains of the directions of {name}, and what another half of the texts keeps of them",
+            one.spectrum.table,
+        )
+    if "gap" not in t:
+        return drawn | losses
+    return drawn | {
+        "written": lambda: (
+            _figure(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
+            f"Distribution of {name} of the written texts at each strength",
+            t["written"].drop(columns=["prompt", "sample"]),
+        ),
+        "gap": lambda: (_figure(plot_gap_closed(t["gap"])), f"Gap closed by {name} on texts of each grade", t["gap"]),
+    }
+
+
+def _meaning(words: pd.DataFrame) -> list[int]:
+    """The directions whose words are worth a figure: they have a gain, and another half of the texts has it too."""
+    rows = words[words.gain > 0].drop_duplicates("direction")
+    return [int(w.direction) for w in rows.itertuples() if "kept" not in words or replicates(w.kept, w.spread)]
+
+
+def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
+    """Both sides of a direction, side by side."""
+    fig, panels = plt.subplots(1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained")
+    for ax, side in zip(panels, "+-", strict=True):
+        plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
+    fig.supxlabel("score at strength +1", fontsize=8, color=ink())
+    numbers = scores[scores.direction == direction]
+    return fig, f"Words that direction {direction} of {name} writes and avoids", numbers
+
+
+def _figure(ax: Axes) -> Figure:
+    return ax.get_figure(root=True)
+
+
+def _numbers(one: Study) -> dict[str, Any]:
+    """Return every number that the page shows of a steer, and those that it leaves out."""
+    tables = {name: records(table) for name, table in one.tables.items() if name not in ("scores", "written")}
+    if "written" in one.tables:
+        groups = one.tables["written"].groupby("strength")
+        found = groups.attribute.agg(["mean", "std", "count"]).assign(grammatical=groups.grammatical.mean())
+        tables["written"] = records(found.reset_index())
+    r = one.fit.report
+    speed = r.passes * r.n_positions / max(r.seconds, 1e-9)
+    return {
+        "fit": r.as_dict(),
+        "n_test": one.n_test,
+        "strengths": list(one.strengths),
+        "seconds": one.seconds,
+        "effective_rank": one.spectrum.effective_rank,
+        "highlights": [
+            {"label": label, "text": str(h), "evidence": h.total, "spans": records(h.spans)}
+            for label, h in one.highlights
+        ],
+        "positions_per_second": speed,
+        **tables,
+    }
+
+
+def _check(model: str, out: Path, data: Labelled | None, overwrite: bool) -> None:
+    """What can be known to go wrong before any work is done."""
+    if data is None and Path(model).name not in NAMES:
+        raise ValueError(f"data: {model!r} is not a toy model, so it has no texts of its own; give a file with --data")
+    if data is not None and len(data) < 20:
+        raise ValueError(f"data: got {len(data)} texts, expected at least 20, better some hundreds")
+    if data is not None and len(set(data.labels)) < 2:
+        raise ValueError(f"data: every label is {data.labels[0]:g}; a steer needs texts with different labels")
+    if not out.resolve().parent.is_dir():
+        raise FileNotFoundError(f"out: the folder {out.resolve().parent} does not exist; create it first")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out: {out} is a file; choose another name")
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise FileExistsError(
+                f"out: {out} exists and is not empty; choose another folder, or replace it with --overwrite"
+            )
+        if not ((out / "report.json").is_file() and (out / "index.html").is_file()):
+            raise FileExistsError(f"out: {out} holds no report, so it is not overwritten; choose another folder")
+
+
+def _put(whole: Path, out: Path) -> None:
+    """Rename the finished folder to its place; an earlier report goes only once the new one is there."""
+    old = out.with_name(f".{out.name}-old-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    try:
+        whole.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)

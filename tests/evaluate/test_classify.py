@@ -1,0 +1,81 @@
+"""A steer as a classifier: judged by known probabilities, and on the toy beside the exact posterior."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+import steerlens as sl
+from steerlens.evaluate.classify import _auc, _judged, classify, mean_states
+
+
+@pytest.fixture(scope="module")
+def train() -> sl.Labelled:
+    return sl.toy.corpus("sentiment", n=600, seed=0)
+
+
+@pytest.fixture(scope="module")
+def joy(model, train: sl.Labelled) -> sl.Steer:
+    return sl.fit_steer(sl.collect(model, train, progress=False), ridge=(0.05, 2.0), damping=0.1, step=0.1).value
+
+
+def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(model, joy: sl.Steer, train: sl.Labelled):
+    test = sl.toy.corpus("sentiment", n=250, seed=1)
+    table = classify(model, joy, train, test).set_index("method")
+    assert table.shape[0] == 4 and not table.isna().any().any()
+    ratio = table.loc["steer, likelihood ratio"]
+    assert ratio.auc > 0.85 and table.auc["bag of words"] > 0.7
+    assert (table.accuracy_low <= table.accuracy).all() and (table.accuracy <= table.accuracy_high).all()
+    assert ratio.texts == sum(label != 0 for label in test.labels)
+    truth = sl.toy.grammar.attribute_mean(list(test.texts), "sentiment")
+    exact = _judged((truth + 1) / 2, np.array(test.labels), 0)
+    assert exact["auc"] > table.auc.max() - 0.01
+    turned = classify(model, -joy, train, test).set_index("method")
+    assert turned.auc["steer, likelihood ratio"] == pytest.approx(1 - ratio.auc, abs=1e-6)
+    assert turned.auc["probe"] == pytest.approx(table.auc["probe"])
+
+
+def test_the_measures_are_what_they_say():
+    random = np.random.default_rng(0)
+    p = random.uniform(size=20_000)
+    grades = np.where(random.uniform(size=p.size) < p, 1.0, -0.5)
+    honest, sure = _judged(p, grades, 0), _judged(np.where(p > 0.5, 0.99, 0.01), grades, 0)
+    assert honest["calibration"] < 0.02 < 0.2 < sure["calibration"]
+    assert honest["accuracy"] == sure["accuracy"] == pytest.approx(0.75, abs=0.01)
+    assert honest["log_loss"] == pytest.approx(0.5, abs=0.01) and sure["log_loss"] > 0.8
+    assert honest["auc"] == pytest.approx(5 / 6, abs=0.01)
+    assert honest["accuracy_low"] < 0.75 < honest["accuracy_high"]
+
+
+def test_an_interval_is_that_of_the_binomial():
+    random = np.random.default_rng(0)
+    grades = np.array([-1.0, 1.0] * 200)
+    p = np.where(random.uniform(size=400) < 0.8, 0.5 + 0.4 * grades, 0.5 - 0.4 * grades)
+    found = _judged(p, grades, 0)
+    half = (found["accuracy_high"] - found["accuracy_low"]) / 2
+    assert half == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 400), rel=0.2)
+
+
+def test_the_area_is_scikit_learns_ties_too():
+    random = np.random.default_rng(1)
+    score, y = random.integers(0, 9, (3, 80)).astype(float), (random.uniform(size=(3, 80)) < 0.4).astype(float)
+    assert _auc(score, y).tolist() == pytest.approx([roc_auc_score(b, a) for a, b in zip(score, y, strict=True)])
+
+
+def test_mean_states_are_means(model):
+    states = sl.collect(model, ["the film was good .", "it was bad"], progress=False)
+    means = mean_states(states)
+    for i in range(2):
+        rows = [c.hidden[c.text == i] for c in states.chunks(100)]
+        np.testing.assert_allclose(means[i], torch.cat(rows).mean(0).numpy(), atol=1e-5)
+
+
+def test_a_missing_sign_is_refused(model, joy: sl.Steer, train: sl.Labelled):
+    one = sl.Labelled(("good", "fine"), (1.0, 0.0))
+    with pytest.raises(ValueError, match="test: labels of both signs"):
+        classify(model, joy, train, one)
+    with pytest.raises(ValueError, match="train: labels of both signs"):
+        classify(model, joy, one, train)
+    few = sl.Labelled(("good one", "bad one", "so it was"), (1.0, -1.0, 0.0))
+    with pytest.raises(ValueError, match="at least two"):
+        classify(model, joy, few, train)

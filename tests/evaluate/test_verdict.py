@@ -1,0 +1,99 @@
+"""The verdict: true labels are found, and labels in random order are called so as seldom as they say."""
+
+import numpy as np
+import pytest
+import torch
+
+import steerlens as sl
+from steerlens.evaluate.verdict import judge_heldout
+from steerlens.maths.stats import permute_labels, ratio_error
+from steerlens.values.losses import Losses, Measured
+from steerlens.values.verdict import Verdict
+from tests.values.make import make_readout, make_states, random
+
+D, V = 16, 40
+ON = make_readout(d=D, vocab=V)
+PLANTED = torch.outer(random(D, seed=70), random(D, seed=71)) / D
+GIVEN = {"ridge": (0.0, 0.05), "damping": 3e-2, "step": 0.1}
+
+
+def test_a_planted_steer_is_told_from_shuffled_labels_and_they_from_nothing() -> None:
+    states = make_states(240, on=ON, planted=PLANTED)
+    found = sl.fit_steer(states, **GIVEN).report.verdict
+    assert found is not None and found.found and found.p <= 0.01 and found.how == "halves"
+    assert 0 < found.low < found.margin < found.high
+    assert found.agreement is not None and found.agreement > 0.3
+    assert str(found).startswith("Better than shuffled labels") and f"{found.margin:+.4f}" in str(found)
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(1))
+    report = sl.fit_steer(states.relabel(states.labels[order]), **GIVEN).report
+    none = report.verdict
+    assert none is not None and not none.found and abs(none.margin) < 0.3 * found.margin
+    assert "Not told from shuffled labels" in str(report) and "collect more labelled texts" in str(none)
+
+
+def test_labels_of_0_and_1_get_the_verdict_of_minus_and_plus_and_the_domain_does_not_pass_for_a_margin() -> None:
+    floor = 0.5 * random(D, D, seed=72) / D**0.5
+    states = make_states(240, on=ON, planted=0 * PLANTED, background=floor)
+    labels = (torch.arange(240) % 2).float()[torch.randperm(240, generator=torch.Generator().manual_seed(3))]
+    zero_one, plus_minus = (sl.fit_steer(states.relabel(y), **GIVEN).report for y in (labels, 2 * labels - 1))
+    assert (zero_one.mean_label, plus_minus.mean_label) == pytest.approx((0.5, 0.0), abs=0.01)
+    losses = zero_one.heldout
+    assert losses.base - losses.background > 0.1  # there is a domain to be learned
+    assert abs(losses.contrast) < 0.02
+    a, b = zero_one.verdict, plus_minus.verdict
+    assert a is not None and b is not None and not a.found
+    assert (a.margin, a.low, a.high, a.p) == pytest.approx((b.margin, b.low, b.high, b.p), abs=2e-3)
+    assert zero_one.strength == pytest.approx(2 * plus_minus.strength, rel=1e-2)
+
+
+@pytest.mark.slow
+def test_of_shuffled_labels_as_many_pass_as_the_p_value_says() -> None:
+    states = make_states(60, on=ON, planted=PLANTED)
+    ps = []
+    for seed in range(40):
+        order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+        verdict = sl.fit_steer(states.relabel(states.labels[order]), seed=seed, **GIVEN).report.verdict
+        assert verdict is not None
+        ps.append(verdict.p)
+    # 5 % of 40 are two; seven or more would be chance once in two hundred
+    assert sum(p <= 0.05 for p in ps) <= 6
+
+
+def test_the_largest_of_several_ways_is_held_against_the_largest() -> None:
+    rng = np.random.default_rng(0)
+    y, units = rng.choice([-1.0, 1.0], 40), np.ones(40)
+    ps = [permute_labels(rng.standard_normal((8, 40)), y, units, orders=199, seed=k).p for k in range(200)]
+    assert 2 <= sum(p <= 0.05 for p in ps) <= 20  # 10 expected; the smallest of eight p-values would give 60
+    assert permute_labels(np.stack([y, 0 * y]), y, units).p == 0.001
+    found = permute_labels(y[None], np.array([*y[:-1], 5.0]), 2 * units)
+    assert found.gains.shape == (1, 40) and found.units.sum() == 80
+
+
+def test_texts_at_the_mean_label_do_not_count() -> None:
+    y = np.array([-1.0, 0.0, 1.0, 0.0])
+    found = permute_labels(np.ones((1, 4)), y, np.arange(4.0))
+    assert found.units.tolist() == [0, 2] and found.gains.tolist() == [[-1, 1]]
+
+
+def test_the_error_of_a_ratio_is_the_bootstraps() -> None:
+    rng = np.random.default_rng(1)
+    bottom = rng.uniform(5, 20, 400)
+    top = 0.1 * bottom + rng.standard_normal(400)
+    picks = rng.integers(0, 400, (4000, 400))
+    assert ratio_error(top, bottom) == pytest.approx((top[picks].sum(1) / bottom[picks].sum(1)).std(), rel=0.05)
+
+
+def measured(gains: list[float]) -> Measured:
+    by_text = torch.zeros(len(gains), 4, dtype=torch.float64)
+    by_text[:, 3] = torch.tensor(gains, dtype=torch.float64)
+    return Measured(Losses(1, 1, 1, 1), {}, (0.04, 0.06), by_text)
+
+
+def test_held_out_texts_judge_around_the_mean_label() -> None:
+    labels, tokens = torch.tensor([1.0, 0.0] * 20), torch.full((40,), 10)
+    found = judge_heldout(measured([2.0] * 40), labels, tokens, 0.5, seed=0)
+    assert found == Verdict(0.2, 0.2, 0.2, 0.001, 0.05, 40, "held-out")
+    # what all texts share gains with one label what it loses with the other
+    none = judge_heldout(measured([2.0, -2.0] * 20), labels, tokens, 0.5, seed=0)
+    assert none is not None and none.margin == 0 and not none.found
+    assert judge_heldout(measured([1.0] * 40), torch.ones(40), tokens, 0.0, seed=0) is None

@@ -1,0 +1,112 @@
+"""The steer that explains most for its cost: against planted truth, beside the ridge problem, with nothing to find."""
+
+import math
+import warnings
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import steerlens as sl
+from steerlens.evaluate.losses import contrasts
+from steerlens.values.states import States
+from tests.values.make import make_readout, make_states, random
+
+D, V = 24, 60
+ON = make_readout(d=D, vocab=V)
+DIRECTION = torch.outer(random(D, seed=60), random(D, seed=61)) / D
+"""A planted steer of rank 1."""
+FLOOR = 0.2 * random(D, D, seed=62) / D**0.5
+GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "step": 0.1}
+
+
+@cache
+def planted(n_texts: int = 240) -> States:
+    return make_states(n_texts, on=ON, planted=DIRECTION, background=FLOOR)
+
+
+@cache
+def fitted(solver: Any = "auto", **options: Any) -> sl.Fit:
+    return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN, **options)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
+def test_a_direction_is_found_better_than_by_a_full_matrix() -> None:
+    few, full = fitted().value.W, fitted("lbfgs").value.W
+    assert torch.linalg.matrix_rank(few, rtol=1e-3) < torch.linalg.matrix_rank(full, rtol=1e-3)
+    assert cosine(few, DIRECTION) > max(0.6, cosine(full, DIRECTION))
+    found = fitted().report.heldout
+    assert found.steered < found.background < found.flipped
+
+
+def test_of_new_texts_it_explains_more_at_equal_cost() -> None:
+    new = make_states(600, on=ON, planted=DIRECTION, background=FLOOR, seed=9)
+    worth = {}
+    for solver in ("auto", "lbfgs"):
+        fit = fitted(solver)
+        s = sl.calibrate(fit.value.over(fit.background), new, kl=0.05)
+        worth[solver] = float(contrasts(new, [s * fit.value], fit.background).sum())
+    assert worth["auto"] > worth["lbfgs"] > 0
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_rank_is_fitted_not_cut(rank: int) -> None:
+    cut = fitted(rank=rank)
+    assert torch.linalg.matrix_rank(cut.value.W, rtol=1e-4) <= rank
+    assert cosine(cut.value.W, DIRECTION) > 0.6
+
+
+def test_turned_labels_turn_the_steer_and_a_seed_repeats_it() -> None:
+    fit = fitted()
+    turned = sl.fit_steer(planted().relabel(-planted().labels), seed=0, **GIVEN)
+    assert fit.value.W.norm() > 0.1
+    assert_close(turned.value.W, -fit.value.W, rtol=1e-2, atol=1e-2)
+    again = sl.fit_steer(planted(), seed=0, **GIVEN)
+    assert torch.equal(again.value.W, fit.value.W) and torch.equal(again.background.W, fit.background.W)
+
+
+def test_labels_of_0_and_1_give_the_steer_of_minus_and_plus() -> None:
+    signed = planted().select(planted().labels != 0)
+    halves = signed.relabel((signed.labels + 1) / 2)
+    a = sl.fit_steer(signed, seed=0, **GIVEN)
+    b = sl.fit_steer(halves, seed=0, **GIVEN)
+    # a label of 1 against 0 is twice the step that 1 against 0 is among -1, 0 and 1
+    assert b.report.strength / a.report.strength == pytest.approx(2, rel=0.35)
+    assert (a.report.mean_label, b.report.mean_label) == pytest.approx((0, 0.5))
+
+
+def test_shuffled_labels_leave_next_to_nothing() -> None:
+    order = torch.randperm(len(planted().labels), generator=torch.Generator().manual_seed(3))
+    fit = sl.fit_steer(planted().relabel(planted().labels[order]), seed=0, **GIVEN)
+    true, noise = (max(t["margin"] for t in f.report.trials) for f in (fitted(), fit))
+    assert noise < 0.3 * true
+
+
+def test_copies_of_a_text_are_no_evidence() -> None:
+    model, texts = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=3).texts
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(5)).tolist()
+    data = sl.Labelled(texts, [1.0 if k % 2 else -1.0 for k in order])  # labels that say nothing
+    states = sl.collect(model, data + data + data, progress=False)
+    parts = states.split(0.5, seed=0)
+    seen = [set(states.copy_of[part.keep].tolist()) for part in parts]
+    assert not seen[0] & seen[1] and all(part.n_texts == 60 for part in parts)
+    verdict = sl.fit_steer(states, progress=False).report.verdict
+    apart = sl.fit_steer(replace(states, copy_of=None), progress=False).report.verdict
+    assert apart.p < 0.01  # each half held the other's texts
+    assert verdict.p > 0.1 and not verdict.found
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_a_handful_of_texts_gives_no_number_that_is_none(n: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        states = sl.collect(sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=n, seed=0), progress=False)
+        report = sl.fit_steer(states, progress=False).report
+    assert report.verdict is None or math.isfinite(report.verdict.margin)
+    assert all(math.isfinite(x) for trial in report.trials for x in trial.values())
