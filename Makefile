@@ -76,7 +76,7 @@ test: $(ENV)  ## all tests
 test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
 	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
 		--ignore tests/methods/test_steer.py --ignore tests/methods/test_evidence.py --ignore tests/methods/test_vae.py tests/models tests/methods \
-		tests/evaluate/test_contrast.py tests/test_cli.py tests/test_readme.py
+		tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .

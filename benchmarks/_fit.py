@@ -105,8 +105,8 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
     sizes = f"{name}, {sum(map(len, ids)):,} tokens, d {on.d_model}, vocabulary {on.d_vocab:,}"
     quality = [
         number("NLL, plain", [f.base for f in found[:1]]), number("NLL, ours", [f.steered for f in found]),
-        number("NLL, recipe", [theirs.steered]), number("contrast, ours", [f.contrast for f in found]),
-        number("contrast, recipe", [theirs.contrast]),
+        number("NLL, recipe", [theirs.steered]), number("contrast, ours", [f.sign_margin for f in found]),
+        number("contrast, recipe", [theirs.sign_margin]),
     ]  # fmt: skip
     yield Line(
         key, "fit a steer, collecting included", *FIT, "≤ 2 passes, ≥ 6 × faster, held-out NLL at least as good", sizes,
@@ -137,7 +137,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
 def again(states: sl.States, fit: sl.Fit) -> sl.Fit:
     """Another ridge; what else was chosen stays."""
     r = fit.report
-    return sl.fit_steer(states, ridge=(2 * r.ridge[0], 2 * r.ridge[1]), damping=r.damping, step=r.step)
+    return sl.fit_steer(states, ridge=(2 * r.ridge[0], 2 * r.ridge[1]), damping=r.damping, lr=r.lr)
 
 
 @contextmanager

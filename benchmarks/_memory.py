@@ -71,7 +71,7 @@ def child(folder: Path, d: int, vocab: int, n: int) -> None:
     labels[::2] = -1
     states = sl.States(on, tuple(sorted(folder.iterdir())), labels, lengths, torch.ones(n_texts, dtype=torch.bool))
     loaded, begun = peak(), time.perf_counter()
-    sl.fit_steer(states, ridge=0.3, damping=1e-2, step=0.1)
+    sl.fit_steer(states, ridge=0.3, damping=1e-2, lr=0.1)
     print(json.dumps({"gigabytes": peak(), "loaded": loaded, "seconds": time.perf_counter() - begun}))
 
 

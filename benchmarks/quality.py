@@ -39,7 +39,7 @@ from _models import TOY, Case, frozen, reviews_case
 from _recipe import OF_PAPER, OFFICIAL, How, recipe, through_model, through_states
 
 import steerlens as sl
-from steerlens.evaluate.losses import contrasts, measure
+from steerlens.evaluate.losses import measure, sign_margins
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.values.steer import zero_steer
 
@@ -86,13 +86,13 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
     """Judge any fit on new texts."""
     value, background = fit.value, fit.background
     losses = measure(held, value, background, strength=fit.strength).all
-    strength = sl.calibrate(value.over(background), held.sample(CALIBRATED_ON, seed=0), kl=KL)
+    strength = sl.strength_at_kl(value.with_background(background), held.sample(CALIBRATED_ON, seed=0), kl=KL)
     signed = held.select(held.labels != 0)
-    at_one, at_kl = contrasts(signed, [fit.strength * value, strength * value], background)[:, signed.keep]
+    at_one, at_kl = sign_margins(signed, [fit.strength * value, strength * value], background)[:, signed.keep]
     tokens = signed.lengths[signed.keep].double()
     # over the plain model: a background that harms it makes room for a margin, see LOG
-    same = sl.calibrate(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
-    alone = contrasts(signed, [same], zero_steer(held.readout)).sum()
+    same = sl.strength_at_kl(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
+    alone = sign_margins(signed, [same], zero_steer(held.readout)).sum()
     one, bare = (float(gain / tokens.sum()) for gain in (at_one.sum(), alone))
     return Judged(losses.steered, losses.background, one, strength, bare, at_kl, tokens)
 

@@ -22,8 +22,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import steerlens as sl
 from steerlens.methods.reft.parameters import Learned, Shape
 from steerlens.methods.training import backward
-from steerlens.models.hooks import edited, evaluating
-from steerlens.models.partial_forward import batch_of, final_states, keep_tokens
+from steerlens.models.hooks import apply_edits, eval_mode
+from steerlens.models.partial_forward import batch_of, cache_residuals_of_tokens, final_states
 from steerlens.models.tokenization import Encoded
 from steerlens.values.steer import zero_steer
 
@@ -45,7 +45,7 @@ def compare(name: str, model: object, layer: int) -> dict:
     random = torch.Generator().manual_seed(layer)
     ids = torch.randint(2, sl.readout(model).n_tokens, (BATCH, LENGTH), generator=random).tolist()
     labels = torch.tensor([1.0, -1.0] * (BATCH // 2))
-    kept = keep_tokens(model, Encoded(ids, [1] * BATCH, 0), labels, layer)
+    kept = cache_residuals_of_tokens(model, Encoded(ids, [1] * BATCH, 0), labels, layer)
     batch, none = batch_of(kept, range(BATCH)), zero_steer(kept.readout)
     weight = torch.full((len(batch.targets),), 1 / len(batch.targets))
     learned = Learned(
@@ -57,12 +57,12 @@ def compare(name: str, model: object, layer: int) -> dict:
         backward(kept, c, batch.targets, weight, none)
 
     def naive() -> None:
-        with edited(model, learned.edits(batch.labels, None, []), lambda _, t: batch.places):
+        with apply_edits(model, learned.edits(batch.labels, None, []), lambda _, t: batch.places):
             logits = model(batch.tokens, attention_mask=batch.mask)
         torch.nn.functional.cross_entropy(logits[:, :-1][batch.real], batch.targets).backward()
 
     seconds, gradients = {"ours": [], "naive": []}, {}
-    with evaluating(model, gradients=True):
+    with eval_mode(model, gradients=True):
         for step in range(STEPS + 1):
             for way, run in (("ours", ours), ("naive", naive)):
                 for p in learned.parameters():

@@ -33,7 +33,7 @@ from _models import TOY, Case, frozen, reviews_case
 from quality import plain, write
 
 import steerlens as sl
-from steerlens.evaluate.compare import at_equal_kl
+from steerlens.evaluate.compare import compare
 
 NUMBERS = Path(__file__).parent / "rivals.json"
 REVIEWS = "reviews-128"
@@ -41,7 +41,7 @@ REVIEWS = "reviews-128"
 
 def steer(model: object, data: sl.Labelled, seed: int) -> tuple[sl.Intervention, sl.Report]:
     fit = sl.fit_steer(sl.collect(model, data, progress=False), seed=seed)
-    return fit.value.over(fit.background), fit.report
+    return fit.value.with_background(fit.background), fit.report
 
 
 def reft(model: object, data: sl.Labelled, seed: int) -> tuple[sl.Intervention, sl.Report]:
@@ -86,10 +86,10 @@ def judged(case: Case, method: str, seed: int) -> dict[str, Any]:
         begun = time.process_time()
         value, report = METHODS[method](case.model, case.train, seed)
         seconds = time.process_time() - begun
-    found = at_equal_kl(case.model, {method: value}, case.test).iloc[0]
+    found = compare(case.model, {method: value}, case.test).iloc[0]
     trials = [trial["heldout_nll"] for trial in report.trials] if method != "steer" else []
     return {
-        "margin": float(found.contrast), "low": float(found.low), "high": float(found.high),
+        "margin": float(found.sign_margin), "low": float(found.low), "high": float(found.high),
         "learned": report.settings.get("epoch_kept", 1) > 0,
         "found": report.verdict is not None and report.verdict.found,
         "epoch": report.settings.get("epoch_kept"), "epochs": report.settings.get("epochs"),

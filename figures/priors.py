@@ -18,8 +18,8 @@ import torch
 
 import steerlens as sl
 from steerlens.analysis.prompts import compare_priors, over_seeds, readability
-from steerlens.analysis.state_shift import moves
-from steerlens.evaluate.compare import at_equal_kl
+from steerlens.analysis.state_shift import state_shift_overlap
+from steerlens.evaluate.compare import compare
 from steerlens.methods.prompt.model_priors import activation_prior, label_prior, text_prior, vocabulary_prior
 from steerlens.methods.prompt.priors import Exclusion, Interpolation, Prior, Xavier, fit_gaussian, isotropic
 from steerlens.methods.prompt.vae import fit_vae
@@ -86,16 +86,18 @@ def main() -> None:
         controls["tone"] = sl.fit_steer(sl.collect(model, other, progress=False), name="tone").value
     read, moved = [], []
     worth = [
-        at_equal_kl(model, {"steer": one.value}, test).assign(seed=seed, intervention="steer")
+        compare(model, {"steer": one.value}, test).assign(seed=seed, intervention="steer")
         for seed, one in zip(SEEDS, fits, strict=True)
     ]
     for kind in ("soft", "kv"):
         for seed in SEEDS:
             prompt = sl.fit_prompt(model, train, kind=kind, length=LENGTH, seed=seed, progress=False).value
             moved.append(
-                moves(model, prompt, fit.value, some, metric, controls=controls).assign(seed=seed, intervention=kind)
+                state_shift_overlap(model, prompt, fit.value, some, metric, controls=controls).assign(
+                    seed=seed, intervention=kind
+                )
             )
-            worth.append(at_equal_kl(model, {kind: prompt}, test).assign(seed=seed, intervention=kind))
+            worth.append(compare(model, {kind: prompt}, test).assign(seed=seed, intervention=kind))
             if kind == "soft":
                 read.append(readability(model, prompt, test, seed=seed).assign(seed=seed))
     read, moved, worth = (pd.concat(part, ignore_index=True) for part in (read, moved, worth))
@@ -120,13 +122,15 @@ def main() -> None:
     wide = summary.pivot(index="prior", columns="number", values="mean").loc[list(dict.fromkeys(table.prior))]
     print(f"plain {table.plain_nll[0]:.4f}")
     print(
-        wide[["start_nll", "nll", "contrast", "half_way", "drift", "moved", "nearest", "collapse"]].round(3).to_string()
+        wide[["start_nll", "nll", "sign_margin", "half_way", "drift", "moved", "nearest", "collapse"]]
+        .round(3)
+        .to_string()
     )
-    shown = ["nll", "contrast", "drift"]
+    shown = ["nll", "sign_margin", "drift"]
     print(summary[summary.number.isin(shown)].round(4).to_string(index=False))
     for rows, by in ((read, ["what"]), (moved, ["intervention", "steer", "question"]), (worth, ["intervention"])):
         rows = rows.assign(group=rows[by].agg(" | ".join, axis=1)).select_dtypes(["number", "object", "string"])
-        keep = [c for c in ("nll", "contrast", "kept", "share") if c in rows]
+        keep = [c for c in ("nll", "sign_margin", "kept", "share") if c in rows]
         print(over_seeds(rows[["group", "seed", *keep]], by="group").round(4).to_string(index=False))
 
 

@@ -55,7 +55,7 @@ def runs(sizes: list[dict[str, int]], of: str) -> Iterator[dict]:
     for size in sizes:
         states = states_of(**size)
         ways = {
-            "fit": lambda states=states: sl.fit_steer(states, ridge=0.3, damping=1e-2, step=0.1),
+            "fit": lambda states=states: sl.fit_steer(states, ridge=0.3, damping=1e-2, lr=0.1),
             "two products": lambda states=states: products(states),
         }
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def runs(sizes: list[dict[str, int]], of: str) -> Iterator[dict]:
 
 
 def main() -> None:
-    sl.fit_steer(states_of(n=1_000, d=64, vocab=512), ridge=0.3, damping=1e-2, step=0.1)  # warms up
+    sl.fit_steer(states_of(n=1_000, d=64, vocab=512), ridge=0.3, damping=1e-2, lr=0.1)  # warms up
     tables = {of: pd.DataFrame(runs(sizes, "n" if of == "tokens" else of)) for of, (_, sizes) in SIZES.items()}
     with look():
         fig, axes = plt.subplots(1, 3, figsize=(2.3 * COLUMN, 2.5), layout="constrained")

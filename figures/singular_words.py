@@ -23,8 +23,10 @@ def main() -> None:
     fit = sl.fit_steer(states, name="sentiment", seed=SEED)
     metric = sl.natural_metric(states.sample(16_384, seed=SEED), damping=fit.report.damping)
     scores = singular_scores(fit.value, rank=2, tokens=10, metric=metric, states=states)
-    again = sl.stability(fit.value, sl.refit(states, fit, pairs=4, seed=SEED), rank=16, metric=metric)
-    plain = sl.stability(fit.value, sl.refit(states, fit, pairs=4, seed=SEED), rank=16)
+    again = sl.split_half_reliability(
+        fit.value, sl.fit_split_halves(states, fit, pairs=4, seed=SEED), rank=16, metric=metric
+    )
+    plain = sl.split_half_reliability(fit.value, sl.fit_split_halves(states, fit, pairs=4, seed=SEED), rank=16)
     with look():
         fig, axes = plt.subplots(1, 3, figsize=(2.15 * COLUMN, 2.9), width_ratios=(1, 1, 1.5), layout="constrained")
         for ax, direction in zip(axes, (1, 2), strict=False):

@@ -50,7 +50,7 @@ fit.report
 
 # %% [markdown]
 # Read the verdict first: each half of the texts gave a steer that the other half judged, against labels in random order.
-# All losses are nats per token on texts that were held out; the *contrast* is how much worse they are explained when the sign
+# All losses are nats per token on texts that were held out; the *sign margin* is how much worse they are explained when the sign
 # of the steer is turned. Strength 1 is a cost, 0.05 nats of KL per token, so that steers of different texts have a common
 # unit. What a label of 1 asks for is the *strength* in the report.
 #

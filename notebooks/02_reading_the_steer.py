@@ -53,8 +53,8 @@ spectrum
 # Noise has none on average.
 
 # %%
-halves = sl.refit(states, fit, pairs=3)
-again = sl.stability(joy, halves, rank=12, metric=metric)
+halves = sl.fit_split_halves(states, fit, pairs=3)
+again = sl.split_half_reliability(joy, halves, rank=12, metric=metric)
 ax = plot_spectrum(spectrum, again)
 again.round(2)
 
@@ -133,7 +133,7 @@ found
 # two that were.
 
 # %%
-sl.classify(model, (fit.report.strength * joy).over(fit.background), train, test).round(3)
+sl.classify(model, (fit.report.strength * joy).with_background(fit.background), train, test).round(3)
 
 # %% [markdown]
 # How good could any reader be? The grammar's exact posterior is the limit.

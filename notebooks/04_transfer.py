@@ -21,7 +21,7 @@ import pandas as pd
 
 import steerlens as sl
 from steerlens.analysis.transfer import token_weights
-from steerlens.evaluate.losses import contrasts
+from steerlens.evaluate.losses import sign_margins
 from steerlens.show.transfer import legend, plot_transfer
 
 big, small, other = (sl.load_model(name) for name in ("toy-128", "toy-64", "toy-96-llama"))
@@ -62,7 +62,7 @@ sl.generate(small, ["the film was"], moved, strengths=(-3, 0, 3), seed=0)[["stre
 
 # %%
 states = sl.collect(small, text.texts, progress=False).sample(8_192, seed=0)
-sl.calibrate(moved, states, kl=0.05), sl.calibrate(fits["64"].value, states, kl=0.05)
+sl.strength_at_kl(moved, states, kl=0.05), sl.strength_at_kl(fits["64"].value, states, kl=0.05)
 
 # %% [markdown]
 # ## Contexts do not map as embeddings do
@@ -116,7 +116,7 @@ pd.DataFrame(closed).T[["best_gap_closed", "best_low", "best_high", "multiple"]]
 # %%
 new_big = sl.collect(big, new, progress=False)
 back = sl.transfer_report(fits["64"], fits["128"], new_big, pairs=pairs.reverse())
-back.table[["rule", "contrast", "share", "low", "high", "match", "seconds"]].round(3)
+back.table[["rule", "sign_margin", "share", "low", "high", "match", "seconds"]].round(3)
 
 # %% [markdown]
 # ## What does weighting do?
@@ -139,10 +139,10 @@ rows = []
 for name, found in maps.items():
     for rule in ("congruence", "similarity"):
         steer = sl.transfer(joy, small, rule=rule, alignment=found)
-        over = steer.over(fits["64"].background)
-        unit = sl.calibrate(over, target.sample(8_192, seed=0), kl=0.05) * steer
-        worth = contrasts(target, [unit], fits["64"].background).sum().item() / target.n_positions
-        rows.append((name, rule, found.r2, worth / there.table.contrast[0]))
+        over = steer.with_background(fits["64"].background)
+        unit = sl.strength_at_kl(over, target.sample(8_192, seed=0), kl=0.05) * steer
+        worth = sign_margins(target, [unit], fits["64"].background).sum().item() / target.n_positions
+        rows.append((name, rule, found.r2, worth / there.table.sign_margin[0]))
 pd.DataFrame(rows, columns=["map", "rule", "R²", "share"]).pivot(index="map", columns="rule", values="share").round(3)
 
 # %% [markdown]

@@ -24,7 +24,7 @@ import torch
 import steerlens as sl
 from steerlens.analysis.reft import composition
 from steerlens.analysis.subspaces import compare_subspaces
-from steerlens.evaluate.compare import at_equal_kl
+from steerlens.evaluate.compare import compare
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.methods.reft.memorization import memorise
 from steerlens.show.reft import plot_composition, plot_subspaces
@@ -62,7 +62,7 @@ edits = {k: sl.fit_reft(model, train, layers=k, rank=4, epochs=5, progress=False
 edits = {0: edits[0], 1: fit, 2: edits[2]}
 rivals = {"steer": steer.value, "steer, rank 4": steer.value.truncate(4, metric)}
 rivals |= {f"LoReFT, layer {k}": edit.value for k, edit in edits.items()}
-table = at_equal_kl(model, rivals, new)
+table = compare(model, rivals, new)
 # the second steer is the first, cut: it has no seconds of its own
 table["seconds"] = [steer.report.seconds, None, *(edit.report.seconds for edit in edits.values())]
 table.round(3)

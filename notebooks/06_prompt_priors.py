@@ -21,10 +21,17 @@
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.prompts import compare_priors, drift, nearest_tokens, over_seeds, posterior, readability
-from steerlens.analysis.state_shift import moves
+from steerlens.analysis.prompts import (
+    compare_priors,
+    drift,
+    embedding_geometry,
+    nearest_tokens,
+    over_seeds,
+    readability,
+)
+from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.analysis.trajectories import cluster_report, project, step_statistics, trajectories
-from steerlens.evaluate.compare import at_equal_kl
+from steerlens.evaluate.compare import compare
 from steerlens.methods.gist.distill import distil_prompt
 from steerlens.methods.prompt.model_priors import label_prior, vocabulary_prior
 from steerlens.methods.prompt.priors import Exclusion, fit_gaussian, isotropic
@@ -57,9 +64,7 @@ prefix = sl.fit_prompt(model, train, kind="kv", length=8, seed=0, progress=False
 states = sl.collect(model, train, progress=False)
 steer = sl.fit_steer(states, name="steer")
 rivals = {"steer": steer.value, "soft prompt": soft.value, "prefix": prefix.value}
-at_equal_kl(model, rivals, new).assign(
-    seconds=[steer.report.seconds, soft.report.seconds, prefix.report.seconds]
-).round(3)
+compare(model, rivals, new).assign(seconds=[steer.report.seconds, soft.report.seconds, prefix.report.seconds]).round(3)
 
 # %% [markdown]
 # Here the steer is worth more, in less time; on toy-128 with fewer texts a prompt was worth more (LOG.md).
@@ -86,7 +91,7 @@ _ = ax.set_xlabel("NLL on new texts (nats per token)")
 
 # %%
 over_seeds(found).pivot(index="prior", columns="number", values="mean").loc[
-    list(known), ["start_nll", "nll", "contrast", "start_drift", "drift"]
+    list(known), ["start_nll", "nll", "sign_margin", "start_drift", "drift"]
 ].round(3)
 
 # %% [markdown]
@@ -113,7 +118,7 @@ pd.DataFrame(
 
 # %%
 start = words.sample(8, 0)
-pd.DataFrame({f"P({s:+g})": posterior(model, soft.value.at(s)[0], start=start) for s in (-1, 0, 1)}).round(2)
+pd.DataFrame({f"P({s:+g})": embedding_geometry(model, soft.value.at(s)[0], start=start) for s in (-1, 0, 1)}).round(2)
 
 # %% [markdown]
 # ## What it says
@@ -146,7 +151,7 @@ tone = sl.fit_steer(sl.collect(model, sl.toy.corpus("tone", n=800, seed=0), prog
 some = sl.Labelled(new.texts[:100], new.labels[:100])
 moved = pd.concat(
     [
-        moves(model, value, steer.value, some, metric, controls={"tone": tone}, draws=30).assign(
+        state_shift_overlap(model, value, steer.value, some, metric, controls={"tone": tone}, draws=30).assign(
             intervention=name, seed=0
         )
         for name, value in list(rivals.items())[1:]

@@ -214,7 +214,7 @@ pd.DataFrame(
 # Beside each text stands what the steer costs along it, in nats per token.
 
 # %%
-from steerlens.evaluate.contrast import written_kl
+from steerlens.evaluate.sign_margin import written_kl
 from steerlens.show.text import continuations
 
 STRENGTHS = (-4, -2, -1, 0, 1, 2, 4)
@@ -320,15 +320,17 @@ pd.Series({key: about[key] for key in ("name", "model_id", "d_model", "readout_d
 # both models, on the held-out texts, at the same cost:
 
 # %%
-from steerlens.evaluate.contrast import contrast
+from steerlens.evaluate.sign_margin import sign_margin
 
 other = sl.load_model("toy-128")  # yours
 there = sl.transfer(fit, other)
-there = sl.calibrate(there, sl.collect(other, train, progress=False)) * there
-pd.DataFrame({MODEL: contrast(model, test, fit.value), "moved to toy-128": contrast(other, test, there)}).T.round(3)
+there = sl.strength_at_kl(there, sl.collect(other, train, progress=False)) * there
+pd.DataFrame({MODEL: sign_margin(model, test, fit.value), "moved to toy-128": sign_margin(other, test, there)}).T.round(
+    3
+)
 
 # %% [markdown]
-# `contrast` is the sign margin, with its interval. With some thousand texts, which need no labels, `rule="selftrain", text=…,
+# `sign_margin` is the sign margin, with its interval. With some thousand texts, which need no labels, `rule="selftrain", text=…,
 # source=model` keeps more; see [notebook 04](04_transfer.ipynb).
 #
 # The same from a shell, where `steerlens` is installed with the package:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from steerlens.analysis.highlight import highlight as highlight
     from steerlens.analysis.svd import singular_words as singular_words
     from steerlens.analysis.svd import spectrum as spectrum
-    from steerlens.analysis.svd import stability as stability
+    from steerlens.analysis.svd import split_half_reliability as split_half_reliability
     from steerlens.analysis.transfer import align as align
     from steerlens.analysis.transfer import transfer as transfer
     from steerlens.analysis.transfer import transfer_report as transfer_report
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from steerlens.evaluate.ground_truth import gap_closed as gap_closed
     from steerlens.evaluate.ground_truth import label_curve as label_curve
     from steerlens.evaluate.ground_truth import written_attribute as written_attribute
-    from steerlens.evaluate.matched_kl import calibrate as calibrate
+    from steerlens.evaluate.matched_kl import strength_at_kl as strength_at_kl
     from steerlens.evaluate.strength import infer_strength as infer_strength
     from steerlens.methods.files import load as load
     from steerlens.methods.files import read_metadata as read_metadata
     from steerlens.methods.files import save as save
     from steerlens.methods.prompt.fit import fit_prompt as fit_prompt
-    from steerlens.methods.prompt.soft_prompt import Prompt as Prompt
+    from steerlens.methods.prompt.soft_prompt import SoftPrompt as SoftPrompt
     from steerlens.methods.reft.fit import fit_reft as fit_reft
     from steerlens.methods.reft.reft import Reft as Reft
+    from steerlens.methods.steer.fit import fit_split_halves as fit_split_halves
     from steerlens.methods.steer.fit import fit_steer as fit_steer
     from steerlens.methods.steer.fit import natural_metric as natural_metric
-    from steerlens.methods.steer.fit import refit as refit
     from steerlens.models.collect import collect as collect
     from steerlens.models.generate import generate as generate
     from steerlens.models.load import load_model as load_model
@@ -73,19 +73,19 @@ _HOME = {
     "Intervention": "values.intervention",
     "Labelled": "values.labelled",
     "Metric": "values.metric",
-    "Prompt": "methods.prompt.soft_prompt",
     "Readout": "values.readout",
     "Reft": "methods.reft.reft",
     "Report": "values.fit",
+    "SoftPrompt": "methods.prompt.soft_prompt",
     "States": "values.states",
     "Steer": "values.steer",
     "Training": "values.training",
     "align": "analysis.transfer",
-    "calibrate": "evaluate.matched_kl",
     "classify": "evaluate.classify",
     "collect": "models.collect",
     "fit_prompt": "methods.prompt.fit",
     "fit_reft": "methods.reft.fit",
+    "fit_split_halves": "methods.steer.fit",
     "fit_steer": "methods.steer.fit",
     "gap_closed": "evaluate.ground_truth",
     "generate": "models.generate",
@@ -99,13 +99,13 @@ _HOME = {
     "read_labelled": "values.readers",
     "read_metadata": "methods.files",
     "readout": "models.readout",
-    "refit": "methods.steer.fit",
     "save": "methods.files",
     "score": "models.score",
     "singular_words": "analysis.svd",
     "spectrum": "analysis.svd",
-    "stability": "analysis.svd",
+    "split_half_reliability": "analysis.svd",
     "steered": "models.steering",
+    "strength_at_kl": "evaluate.matched_kl",
     "transfer": "analysis.transfer",
     "transfer_report": "analysis.transfer",
     "written_attribute": "evaluate.ground_truth",

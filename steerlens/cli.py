@@ -166,7 +166,7 @@ def write(
         _check_input(model, steer)
         _quiet_libraries()
         import steerlens as sl
-        from steerlens.evaluate.contrast import written_kl
+        from steerlens.evaluate.sign_margin import written_kl
         from steerlens.show.text import continuations
 
         lm = sl.load_model(model, device=device, dtype=dtype)
@@ -239,7 +239,7 @@ def move(
             moved = sl.transfer(found, target, rule=rule, seed=seed)
         if kl is not None and texts is not None:
             sample = sl.collect(target, texts, progress=False).sample(8_192, seed=seed)
-            strength = sl.calibrate(moved, sample, kl=kl)
+            strength = sl.strength_at_kl(moved, sample, kl=kl)
             say(f"strength 1 costs {kl:g} nats per token; it was strength {strength:.3g}")
             moved = replace(strength * moved, name=moved.name, terms=moved.terms)
         sl.save(moved, out)

@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.values.intervention import Intervention
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 
 
-def everywhere(t: Tensor) -> Places:
+def everywhere(t: Tensor) -> TokenIndex:
     """Rows without padding, all of them prompt."""
     return places_of(torch.ones(t.shape[:2], dtype=torch.long), torch.full((len(t),), t.shape[1]))
 

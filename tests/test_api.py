@@ -12,11 +12,11 @@ import pytest
 import steerlens as sl
 
 PUBLIC = [
-    "Fit", "Intervention", "Labelled", "Metric", "Prompt", "Readout", "Reft", "Report", "States", "Steer", "Training", "align",
-    "calibrate", "classify", "collect", "fit_prompt", "fit_reft", "fit_steer", "gap_closed", "generate", "highlight",
-    "infer_strength", "label_curve", "load", "load_model", "natural_metric", "pair", "read_labelled", "read_metadata",
-    "readout", "refit", "save", "score", "singular_words", "spectrum", "stability", "steered", "transfer",
-    "transfer_report", "written_attribute",
+    "Fit", "Intervention", "Labelled", "Metric", "Readout", "Reft", "Report", "SoftPrompt", "States", "Steer",
+    "Training", "align", "classify", "collect", "fit_prompt", "fit_reft", "fit_split_halves", "fit_steer", "gap_closed",
+    "generate", "highlight", "infer_strength", "label_curve", "load", "load_model", "natural_metric", "pair",
+    "read_labelled", "read_metadata", "readout", "save", "score", "singular_words", "spectrum",
+    "split_half_reliability", "steered", "strength_at_kl", "transfer", "transfer_report", "written_attribute",
 ]  # fmt: skip
 ROOMS = ["analysis", "evaluate", "show", "toy"]
 ROOT = Path(sl.__file__).parent

@@ -152,7 +152,7 @@ def test_fit_then_move(tmp_path, good):
     found = sl.load(moved, llama)
     assert not (found.W - by_rule.W).norm() < 0.1 * by_rule.W.norm()
     states = sl.collect(llama, sl.toy.corpus("tone", n=60, seed=1).texts, progress=False)
-    assert sl.calibrate(found, states, kl=0.03) == pytest.approx(1, rel=1e-2)
+    assert sl.strength_at_kl(found, states, kl=0.03) == pytest.approx(1, rel=1e-2)
     for wrong, message in (
         (("--rule", "distil"), "reads text"),
         (("--rule", "magic"), "expected one of congruence"),

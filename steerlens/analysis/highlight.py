@@ -18,7 +18,7 @@ from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 from steerlens.values.texts import as_texts
 
 RED, BLUE = "214, 82, 50", "52, 120, 190"
@@ -105,7 +105,7 @@ def _shown(piece: str) -> str:
 
 def highlight(
     model: Model,
-    steer: Steer | SteerOver | Fit,
+    steer: Steer | SteerWithBackground | Fit,
     text: str,
     *,
     strength: float = 1.0,
@@ -131,7 +131,7 @@ def highlight(
 
     Args:
         model: the one the steer lives on.
-        steer: a `Steer`, or `steer.over(background)`.
+        steer: a `Steer`, or `steer.with_background(background)`.
         text: not empty; what is beyond the model's context is cut, and said.
         strength, against: the two strengths compared.
         spans: how many at most; 0 for the evidence alone.

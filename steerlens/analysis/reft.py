@@ -6,8 +6,8 @@ from itertools import product
 
 import pandas as pd
 
-from steerlens.evaluate.compare import at_equal_kl
-from steerlens.evaluate.contrast import contrast
+from steerlens.evaluate.compare import compare
+from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.reft.formulas import Variant
 from steerlens.methods.reft.reft import Reft
@@ -40,8 +40,8 @@ def reft_quality(
         kl: nats per token that each may cost, mean of both signs, on a sample of `test`.
 
     Returns:
-        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `contrast` at
-        equal KL with `low` and `high` (see `contrast`), `strength` that costs as much, `seconds` of the fit.
+        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `sign_margin` at
+        equal KL with `low` and `high` (see `sign_margin`), `strength` that costs as much, `seconds` of the fit.
     """
     started = time.perf_counter()
     states = collect(model, train, progress=False)
@@ -62,8 +62,8 @@ def reft_quality(
             named = ", ".join(map(str, one.value.layers))
             rows.append((variant, named, rank, one.value.n_parameters, one.report.seconds))
     about = pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "seconds"])
-    found = at_equal_kl(model, {str(k): value for k, value in enumerate(values)}, test, kl=kl)
-    order = ["method", "layers", "rank", "parameters", "contrast", "low", "high", "strength", "seconds"]
+    found = compare(model, {str(k): value for k, value in enumerate(values)}, test, kl=kl)
+    order = ["method", "layers", "rank", "parameters", "sign_margin", "low", "high", "strength", "seconds"]
     return pd.concat([about, found], axis=1)[order]
 
 
@@ -75,8 +75,8 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
         tests: labelled texts of each task, by the same names.
 
     Returns:
-        One row an edit (each part, and "together") and task: `edit`, `task`, `contrast`, `low`, `high`. The whole is as good as
-        its parts where its row on a task is that of the task's own part; a part that says something of the other task is
+        One row per edit (each part, and "together") and task: `edit`, `task`, `sign_margin`, `low`, `high`. The whole is as good
+        as its parts where its row on a task is that of the task's own part; a part that says something of the other task is
         not separate from it.
 
     Example:
@@ -93,6 +93,6 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
     rows = []
     for name, edit in [*parts.items(), ("together", whole)]:
         for task, data in tests.items():
-            found = contrast(model, data, edit)
-            rows.append({"edit": name, "task": task, **dict(found[["contrast", "low", "high"]])})
+            found = sign_margin(model, data, edit)
+            rows.append({"edit": name, "task": task, **dict(found[["sign_margin", "low", "high"]])})
     return pd.DataFrame(rows)

@@ -19,7 +19,7 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 
-def moves(
+def state_shift_overlap(
     model: Model,
     intervention: Intervention,
     steer: Steer,
@@ -72,7 +72,7 @@ def moves(
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> states = sl.collect(model, data, progress=False)
         >>> tone = sl.fit_steer(states).value
-        >>> found = moves(model, tone, tone, data, sl.natural_metric(states), draws=5)
+        >>> found = state_shift_overlap(model, tone, tone, data, sl.natural_metric(states), draws=5)
         >>> round(float(found.set_index("question").share["steer's move"]), 3)
         1.0
     """

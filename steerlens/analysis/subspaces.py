@@ -11,8 +11,8 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.methods.reft.reft import Reft
-from steerlens.models.hooks import Model, evaluating, run_to
-from steerlens.models.partial_forward import Kept, batch_of, final_states, keep, resumed
+from steerlens.models.hooks import Model, eval_mode, run_until
+from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals, final_states, resumed
 from steerlens.models.readout import readout
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
@@ -88,7 +88,7 @@ def compare_subspaces(
     read, written = (metric.C_inverse_root @ U[:, :rank]).float(), Vh[:rank]
     rows = []
     for layer, edit in edits.items():
-        kept = keep(model, data, layer)
+        kept = cache_residuals(model, data, layer)
         h, c = _states(model, kept)
         contrast, normal = _directions(kept, seed)
         reads = edit.R[0] if edit.A is None else edit.A[0]
@@ -120,7 +120,7 @@ def compare_subspaces(
 
 
 def carried(
-    model: Model, kept: Kept, directions: Float[Tensor, "k d_resid"], through: str = "model"
+    model: Model, kept: ResidualCache, directions: Float[Tensor, "k d_resid"], through: str = "model"
 ) -> Float[Tensor, "k d_model"]:
     """What small steps along directions behind a layer do to `c`: `E[∂c/∂h · r]`, mean over the positions.
 
@@ -140,7 +140,7 @@ def carried(
     size = float(kept.resid.norm(dim=1).mean()) * RESPONSE
     unit = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-30)
     total, n = torch.zeros(len(directions), kept.readout.d_model, dtype=torch.float64), 0
-    with evaluating(model):
+    with eval_mode(model):
         for rows in kept.batches(range(len(kept))):
             batch = batch_of(kept, rows)
             assert batch.resid is not None
@@ -148,23 +148,23 @@ def carried(
                 ends = []
                 for sign in (1, -1):
                     with resumed(model, kept.layer if through == "model" else last, batch.resid + sign * size * r):
-                        c = run_to(model, UNEMBED_IN, batch.tokens, batch.mask).float()
+                        c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask).float()
                     ends.append(c[:, :-1][batch.real].double().sum(0).cpu())
                 total[k] += (ends[0] - ends[1]) / (2 * size)
             n += int(batch.real.sum())
     return (total / n).float()
 
 
-def _check_kept(kept: Kept) -> None:
+def _check_kept(kept: ResidualCache) -> None:
     if kept.layer < 0:
         raise ValueError("model: its passes cannot be resumed behind a layer, so its states there cannot be followed")
 
 
-def _states(model: Model, kept: Kept) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
+def _states(model: Model, kept: ResidualCache) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
     """The states behind the layer and at the unembedding, at the same places."""
     _check_kept(kept)
     h, c = [], []
-    with evaluating(model):
+    with eval_mode(model):
         for rows in kept.batches(range(len(kept))):
             batch = batch_of(kept, rows)
             assert batch.resid is not None
@@ -173,7 +173,7 @@ def _states(model: Model, kept: Kept) -> tuple[Float[Tensor, "n d_resid"], Float
     return torch.cat(h), torch.cat(c)
 
 
-def _directions(kept: Kept, seed: int) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
+def _directions(kept: ResidualCache, seed: int) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
     """The mean difference of the two signs' states, and the normal of a probe on the texts' mean states."""
     ends = [*kept.starts.tolist()[1:], len(kept.resid)]
     mean = torch.stack([kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)])

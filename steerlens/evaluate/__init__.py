@@ -1,8 +1,8 @@
 """What an intervention is worth and what it costs, measured the same way for all; knows no way of fitting one.
 
-`classify`, `compare` (everything at equal KL), `contrast` (of any intervention, with intervals), `fluency`, `ground_truth` (what
-only a toy model's grammar can tell), `losses` (on kept states), `matched_kl` (strengths that cost as much), `strength` (inferred
-from texts), `verdict`. Each is loaded on first use; those that need the toy world's truth are here by their own names too.
+`classify`, `compare` (everything at equal KL), `sign_margin` (of any intervention, with intervals), `fluency`, `ground_truth`
+(what only a toy model's grammar can tell), `losses` (on kept states), `matched_kl` (strengths that cost as much), `strength`
+(inferred from texts), `verdict`. Each is loaded on first use; those that need the toy world's truth are here by their own names too.
 
 Example:
     >>> import steerlens as sl
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 ROOMS = (
-    "classify", "compare", "contrast", "fluency", "ground_truth", "losses", "matched_kl", "strength", "verdict",
+    "classify", "compare", "sign_margin", "fluency", "ground_truth", "losses", "matched_kl", "strength", "verdict",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")
 

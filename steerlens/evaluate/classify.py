@@ -21,7 +21,7 @@ from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 DRAWS = 500
 """Bootstrap samples of the test texts behind an interval."""
@@ -30,7 +30,7 @@ BINS = 10
 
 def classify(
     model: Model,
-    steer: Steer | SteerOver | Fit,
+    steer: Steer | SteerWithBackground | Fit,
     train: Labelled,
     test: Labelled,
     *,
@@ -83,7 +83,7 @@ def classify(
 
 
 def classify_states(
-    steer: Steer | SteerOver,
+    steer: Steer | SteerWithBackground,
     train: tuple[States, Labelled],
     test: tuple[States, Labelled],
     *,

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from steerlens.evaluate.contrast import contrast, kl_cost, strength_for_kl
+from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin, strength_at_kl
 from steerlens.models.hooks import Model
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 
 
-def at_equal_kl(
+def compare(
     model: Model, interventions: Mapping[str, Intervention], test: Labelled, *, kl: float = 0.05
 ) -> pd.DataFrame:
     """What each intervention is worth at the same cost, so that none looks better by being stronger.
@@ -22,14 +22,14 @@ def at_equal_kl(
         kl: nats per token, mean of both signs.
 
     Returns:
-        One row each: `name`, `contrast` with `low` and `high` (see `contrast`), `strength` that costs as much. What does nothing
-        at any strength has none (NaN) and contrast 0.
+        One row each: `name`, `sign_margin` with `low` and `high` (see `sign_margin`), `strength` that costs as much. What does
+        nothing at any strength has none (NaN) and sign margin 0.
 
     Example:
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
         >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> table = at_equal_kl(model, {"steer": tone, "doubled": 2 * tone}, data)
+        >>> table = compare(model, {"steer": tone, "doubled": 2 * tone}, data)
         >>> [round(float(ratio), 3) for ratio in table.strength / table.strength[0]]
         [1.0, 0.5]
     """
@@ -37,8 +37,8 @@ def at_equal_kl(
     rows = []
     for name, value in interventions.items():
         # a fit that found nothing better than nothing costs nothing at any strength
-        idle = kl_cost(model, few, value, strength=1.0) == 0
-        strength = math.nan if idle else strength_for_kl(model, sample, value, kl=kl)
-        found = contrast(model, test, value, strength=0.0 if idle else strength)
-        rows.append({"name": name, **dict(found[["contrast", "low", "high"]]), "strength": strength})
+        idle = kl_at_strength(model, few, value, strength=1.0) == 0
+        strength = math.nan if idle else strength_at_kl(model, sample, value, kl=kl)
+        found = sign_margin(model, test, value, strength=0.0 if idle else strength)
+        rows.append({"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength})
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from steerlens.evaluate.losses import kl_along
+from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.models.hooks import Model
 from steerlens.models.score import score
 from steerlens.values.fit import Fit
@@ -33,7 +33,7 @@ def strength_cost(
     """
     steer = steer.value if isinstance(steer, Fit) else steer
     check_states(states)
-    kl = kl_along(states, steer, strengths)
+    kl = kl_at_strengths(states, steer, strengths)
     return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})
 
 

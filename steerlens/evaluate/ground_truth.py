@@ -17,7 +17,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States, check_states
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 DRAWS = 1_000
 """Bootstrap samples of the texts behind an interval."""
@@ -58,7 +58,7 @@ def label_curve(
     check_states(states)
     steer = steer.value if isinstance(steer, Fit) else steer
     values = as_floats(strengths, "strengths")
-    line = steer if background is None else steer.over(background)
+    line = steer if background is None else steer.with_background(background)
     log_probs = state_log_probs(states, line, (0.0, *values)).double()
     by_text = states.sum_by_text(log_probs[1:] - log_probs[0])
     rows = []
@@ -73,7 +73,7 @@ def label_curve(
 
 def gap_closed(
     model: Model,
-    steer: Steer | SteerOver | Fit,
+    steer: Steer | SteerWithBackground | Fit,
     attribute: str,
     *,
     strengths: float | Iterable[float] = (0.5, 1, 1.5, 2, 3),
@@ -182,7 +182,7 @@ def _grades(attribute: str) -> tuple[float, ...]:
 
 
 def _measure(
-    model: Model, steer: Steer | SteerOver, attribute: str, multiples: Sequence[float], n: int, seed: int
+    model: Model, steer: Steer | SteerWithBackground, attribute: str, multiples: Sequence[float], n: int, seed: int
 ) -> pd.DataFrame:
     """NLL of fresh texts in nats, one row per text: of the model, steered at multiples of the grade, and of the grammar."""
     grammar, grades = default_grammar(), _grades(attribute)

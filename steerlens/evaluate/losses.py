@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import Head, readings
+from steerlens.maths.logits import UnembedWeights, readings
 from steerlens.values.losses import Losses, Measured
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 CHUNK = 256
 
@@ -21,10 +21,12 @@ class Ways(NamedTuple):
 
     target: Int[Tensor, " n"]
     text: Int[Tensor, " n"]
-    logits: Callable[[Head], Sequence[Float[Tensor, "n words"]]]
+    logits: Callable[[UnembedWeights], Sequence[Float[Tensor, "n words"]]]
 
 
-def tally(head: Head, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]) -> Measured:
+def tally(
+    head: UnembedWeights, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]
+) -> Measured:
     """Mean NLL in nats per token, four ways, and KL, every position weighing the same; `n` positions of each text."""
     sums = torch.zeros(len(labels), 4, dtype=torch.float64)
     kl = torch.zeros(2, dtype=torch.float64)
@@ -56,7 +58,7 @@ def measure(
             wrong, behind, ahead = 2 * strength * mean_label - right, c @ background.W, c @ steer.W
 
             def logits(
-                part: Head, given: tuple[Tensor, Tensor, Tensor] = (c, behind, ahead),
+                part: UnembedWeights, given: tuple[Tensor, Tensor, Tensor] = (c, behind, ahead),
                 signs: tuple[Tensor, Tensor] = (right, wrong),
             ) -> list[Tensor]:  # fmt: skip
                 c, behind, ahead = given
@@ -69,14 +71,14 @@ def measure(
     return tally(head, ways(), states.labels, states.lengths * states.keep)
 
 
-def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
+def sign_margins(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
     """Summed NLL of each text with the steer's sign turned, less that with the right sign; one pass for all steers."""
     head = states.readout.head
     total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
     for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
         y, over = states.labels[text.cpu()].to(c)[:, None], c + c @ background.W
 
-        def ways(part: Head, c: Tensor = c, y: Tensor = y, over: Tensor = over) -> list[Tensor]:
+        def ways(part: UnembedWeights, c: Tensor = c, y: Tensor = y, over: Tensor = over) -> list[Tensor]:
             z = over @ part.W_U + part.b_U
             alongs = [y * ((c @ steer.W) @ part.W_U) for steer in steers]
             return [z - along for along in alongs] + [z + along for along in alongs]
@@ -86,16 +88,18 @@ def contrasts(states: States, steers: Sequence[Steer], background: Steer) -> Flo
     return total
 
 
-def kl_along(states: States, steer: Steer | SteerOver, strengths: Sequence[float]) -> Float[Tensor, " n_strengths"]:
+def kl_at_strengths(
+    states: States, steer: Steer | SteerWithBackground, strengths: Sequence[float]
+) -> Float[Tensor, " n_strengths"]:
     """KL(p_0 ‖ p_s) at each strength, mean over the positions, nats per token; a background belongs to p_0 too."""
     head = states.readout.head
-    over = steer.background if isinstance(steer, SteerOver) else None
-    line = steer.steer if isinstance(steer, SteerOver) else steer
+    over = steer.background if isinstance(steer, SteerWithBackground) else None
+    line = steer.steer if isinstance(steer, SteerWithBackground) else steer
     total = torch.zeros(len(strengths), dtype=torch.float64)
     for c, target, _ in states.chunks(CHUNK, device=head.W_U.device):
         start, ahead = c if over is None else c + c @ over.W, c @ line.W
 
-        def ways(part: Head, start: Tensor = start, ahead: Tensor = ahead) -> list[Tensor]:
+        def ways(part: UnembedWeights, start: Tensor = start, ahead: Tensor = ahead) -> list[Tensor]:
             z, along = start @ part.W_U + part.b_U, ahead @ part.W_U
             return [z, *(z + s * along for s in strengths)]
 

@@ -6,13 +6,13 @@ from typing import cast
 
 from scipy.optimize import brentq
 
-from steerlens.evaluate.losses import kl_along
+from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 
-def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.05) -> float:
+def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, kl: float = 0.05) -> float:
     """The strength `s > 0` at which a steer costs `kl` nats per token on a text, so that steers have a common unit.
 
         ½ (KL(p_0 ‖ p_{+s}) + KL(p_0 ‖ p_{−s})) = kl        p_s = softmax(c W_U + b_U + s cW W_U)
@@ -23,7 +23,7 @@ def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.0
     has no other meaningful unit (Han et al. cut the strength tenfold by hand).
 
     Args:
-        steer: a `Steer`, or `steer.over(background)`: the background is then part of `p_0`.
+        steer: a `Steer`, or `steer.with_background(background)`: the background is then part of `p_0`.
         states: of the model on a text; some thousand positions are plenty.
         kl: nats per token, mean of both signs.
 
@@ -38,7 +38,7 @@ def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.0
         >>> model = sl.load_model("toy-64")
         >>> states = sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False)
         >>> tone = sl.fit_steer(states).value
-        >>> round(calibrate(0.5 * tone, states) / calibrate(tone, states), 3)
+        >>> round(strength_at_kl(0.5 * tone, states) / strength_at_kl(tone, states), 3)
         2.0
     """
     steer = steer.value if isinstance(steer, Fit) else steer
@@ -50,10 +50,10 @@ def calibrate(steer: Steer | SteerOver | Fit, states: States, *, kl: float = 0.0
             "states of that model"
         )
 
-    return strength_at(lambda s: kl_at(steer, states, s), kl, steer.name)
+    return solve_strength(lambda s: kl_at_strength(steer, states, s), kl, steer.name)
 
 
-def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
+def solve_strength(cost: Callable[[float], float], kl: float, name: str) -> float:
     """The strength at which a cost that grows about as its square is `kl`.
 
     Raises:
@@ -88,6 +88,6 @@ def strength_at(cost: Callable[[float], float], kl: float, name: str) -> float:
     return math.exp(cast(float, brentq(excess, low, high, xtol=1e-4)))
 
 
-def kl_at(steer: Steer | SteerOver, states: States, strength: float) -> float:
+def kl_at_strength(steer: Steer | SteerWithBackground, states: States, strength: float) -> float:
     """KL from the model (with its background) to the steered one, nats per token, mean of both signs."""
-    return float(kl_along(states, steer, (strength, -strength)).mean())
+    return float(kl_at_strengths(states, steer, (strength, -strength)).mean())

@@ -10,14 +10,14 @@ from jaxtyping import Float, Int
 from scipy.stats import t as student
 from torch import Tensor
 
-from steerlens.maths.newton import Along, climb, log_prob_along
+from steerlens.maths.newton import LogProbDerivatives, log_prob_along, maximize_concave
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 CHUNK = 512
 
@@ -61,7 +61,7 @@ class TextStrengths:
 
 def infer_strength(
     model: Model,
-    steer: Steer | SteerOver | Fit,
+    steer: Steer | SteerWithBackground | Fit,
     texts: str | Sequence[str],
     *,
     prior: float | None = None,
@@ -93,7 +93,7 @@ def infer_strength(
 
     Args:
         model: the one the steer lives on.
-        steer: a `Steer`, or `steer.over(background)`: the background is then on at every strength.
+        steer: a `Steer`, or `steer.with_background(background)`: the background is then on at every strength.
         texts: one or several, not empty; cut to the model's context.
         prior: standard deviation of a normal prior around 0 on the strength; `strength`, `error` are then those of the
             posterior. 1 is natural where labels are ±1. None: none.
@@ -122,7 +122,7 @@ def infer_strength(
 
 def state_strengths(
     states: States,
-    steer: Steer | SteerOver,
+    steer: Steer | SteerWithBackground,
     *,
     prior: float | None = None,
     limit: float = 10.0,
@@ -137,7 +137,7 @@ def state_strengths(
         slope, information = (states.sum_by_text(x) for x in (along.slope, along.information))
         return slope - pull * s, information + pull
 
-    found, beyond = climb(derivatives, len(states.labels), limit, tolerance=1e-5)
+    found, beyond = maximize_concave(derivatives, len(states.labels), limit, tolerance=1e-5)
     there = _along(states, steer, found)
     values = [0.0, 1.0, -1.0, *map(float, strengths)]
     log_probs = state_log_probs(states, steer, values).double()
@@ -169,7 +169,7 @@ def state_strengths(
 
 
 def _robust_error(
-    states: States, there: Along, information: Float[Tensor, " n_texts"], pull: float
+    states: States, there: LogProbDerivatives, information: Float[Tensor, " n_texts"], pull: float
 ) -> Float[Tensor, " n_texts"]:
     """Halve the reach of the 95 % interval that takes the spread of the slopes from the slopes.
 
@@ -185,18 +185,18 @@ def _robust_error(
     return torch.where(information > 0, reach * variance.sqrt() / information, torch.inf)
 
 
-def _along(states: States, steer: Steer | SteerOver, s: Float[Tensor, " n_texts"]) -> Along:
+def _along(states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, " n_texts"]) -> LogProbDerivatives:
     """Log-probability, slope and information of each position, each text at its own strength; stored order, float64."""
     head = states.readout.head
-    over = steer.background if isinstance(steer, SteerOver) else None
-    line = steer.steer if isinstance(steer, SteerOver) else steer
+    over = steer.background if isinstance(steer, SteerWithBackground) else None
+    line = steer.steer if isinstance(steer, SteerWithBackground) else steer
     parts = []
     for c, target, text in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
         z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
         u = (c @ line.W) @ head.W_U
         parts.append(log_prob_along(head, z, u, s[text].to(c), target))
-    return Along(*(torch.cat(column).double().cpu() for column in zip(*parts, strict=True)))
+    return LogProbDerivatives(*(torch.cat(column).double().cpu() for column in zip(*parts, strict=True)))
 
 
 def _order(states: States) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], list[str]]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import Head, log_sum_exp, post, slope
+from steerlens.maths.logits import UnembedWeights, apply_softcap, log_sum_exp, softcap_gradient
 from steerlens.maths.svd import svd
 
 ROOM, LEAST, MOST = 1 << 18, 64, 512
@@ -14,7 +14,7 @@ ROOM, LEAST, MOST = 1 << 18, 64, 512
 
 
 def even_kl(
-    head: Head, c: Float[Tensor, "n d"], move: Float[Tensor, "n d"]
+    head: UnembedWeights, c: Float[Tensor, "n d"], move: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
     """Return the KL that a move of contexts costs, mean of both signs, and its gradient in the move.
 
@@ -25,7 +25,7 @@ def even_kl(
     are taken as they are, with the cap's slope in the gradient; convex it then is near 0 only.
 
     Example:
-        >>> head = Head(torch.eye(2), torch.zeros(2))
+        >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))
         >>> kl, slope = even_kl(head, torch.zeros(1, 2), torch.tensor([[1.0, -1.0]]))
         >>> round(kl.item(), 4), [round(x, 4) for x in slope[0].tolist()]  # log cosh 1, tanh 1 / 2
         (0.4338, [0.3808, -0.3808])
@@ -41,7 +41,7 @@ def even_kl(
 
 
 def _linear(
-    head: Head, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
+    head: UnembedWeights, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
     """Return the even KL and its gradient in `u`; both inputs are overwritten."""
     if head.scale != 1.0:
@@ -52,16 +52,16 @@ def _linear(
 
 
 def _capped(
-    head: Head, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
+    head: UnembedWeights, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
     """Return the same under a soft cap: the logits are not odd in the move, so the plain ones stay in."""
-    plain = post(head, z)
+    plain = apply_softcap(head, z)
     p = torch.softmax(plain, 1)
     cost, pull = -log_sum_exp(plain), torch.zeros_like(u)
     for sign in (1, -1):
-        moved = post(head, z + sign * u)
+        moved = apply_softcap(head, z + sign * u)
         cost += (log_sum_exp(moved) - torch.linalg.vecdot(p, moved - plain)) / 2
-        pull += sign / 2 * slope(head, moved) * (torch.softmax(moved, 1) - p)
+        pull += sign / 2 * softcap_gradient(head, moved) * (torch.softmax(moved, 1) - p)
     return cost, pull
 
 
@@ -72,7 +72,7 @@ def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float
     return top - p.amax(1).log(), p
 
 
-def soft_threshold(
+def soft_threshold_singular_values(
     M: Float[Tensor, "rows cols"], threshold: float, rank: int | None = None
 ) -> Float[Tensor, "rows cols"]:
     """Lower all singular values by a threshold, those below it to 0, and keep at most `rank` of them.
@@ -80,7 +80,7 @@ def soft_threshold(
     Without a rank it is the minimum of `½ |V − M|² + threshold · |V|_*`.
 
     Example:
-        >>> soft_threshold(torch.diag(torch.tensor([3.0, 1.0])), 2.0).diagonal().tolist()
+        >>> soft_threshold_singular_values(torch.diag(torch.tensor([3.0, 1.0])), 2.0).diagonal().tolist()
         [1.0, 0.0]
     """
     U, s, Vh = svd(M)
@@ -142,7 +142,7 @@ def _descend(
         # what the penalty may give up for a smaller |V|_* is no sign of a step too long
         if not value <= first + threshold * size + 1e-9:
             return None
-        new = soft_threshold(Y - pull / curvature, threshold / curvature, rank)
+        new = soft_threshold_singular_values(Y - pull / curvature, threshold / curvature, rank)
         if float(((Y - new) * (new - V)).sum()) > 0:
             inertia = 1.0
         following = (1 + (1 + 4 * inertia**2) ** 0.5) / 2

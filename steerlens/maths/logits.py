@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class Head(NamedTuple):
+class UnembedWeights(NamedTuple):
     """The numbers of a read-out: `logits = softcap · tanh(scale · (c W_U + b_U) / softcap)`, no tanh if `softcap` is None."""
 
     W_U: Float[Tensor, "d vocab"]
@@ -17,21 +17,23 @@ class Head(NamedTuple):
     softcap: float | None = None
 
 
-def post(head: Head, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+def apply_softcap(head: UnembedWeights, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
     """Scale and soft cap: what follows the matrix product."""
     if head.scale != 1.0:
         z = head.scale * z
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-def slope(head: Head, capped: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"] | float:
-    """The derivative of `post` where it is `capped`: `scale · (1 − tanh²)`, the number `scale` where there is no soft cap."""
+def softcap_gradient(
+    head: UnembedWeights, capped: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"] | float:
+    """Return the derivative of `apply_softcap` where it is `capped`: `scale · (1 − tanh²)`; just `scale` without a soft cap."""
     return head.scale if head.softcap is None else head.scale * (1 - (capped / head.softcap) ** 2)
 
 
-def logits(head: Head, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+def logits(head: UnembedWeights, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
     """Logits of context vectors."""
-    return post(head, c @ head.W_U + head.b_U)
+    return apply_softcap(head, c @ head.W_U + head.b_U)
 
 
 def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -49,7 +51,7 @@ BLOCK = 4096
 make them run a quarter faster, and no array is so large that the system hands out and clears its pages anew each time."""
 
 
-def blocks(head: Head) -> list[tuple[int, Head]]:
+def blocks(head: UnembedWeights) -> list[tuple[int, UnembedWeights]]:
     """The read-out in parts of the vocabulary, each with the id of its first word; on a GPU, and where it is small, in one."""
     vocab = head.W_U.shape[1]
     n = 1 if head.W_U.is_cuda else -(-vocab // BLOCK)
@@ -60,7 +62,7 @@ def blocks(head: Head) -> list[tuple[int, Head]]:
     ]
 
 
-def rounded(head: Head) -> Head:
+def to_bfloat16(head: UnembedWeights) -> UnembedWeights:
     """The read-out in bfloat16, for gradients that are random anyway: `nll_gradient` then makes its products in bfloat16.
 
     Without a soft cap the words' mean is taken out first. That changes no probability, and logits that are all far from 0
@@ -88,19 +90,22 @@ class Readings(NamedTuple):
 
 
 def readings(
-    head: Head, target: Int[Tensor, " n"], ways: Callable[[Head], Sequence[Float[Tensor, "n words"]]], others: int = 0
+    head: UnembedWeights,
+    target: Int[Tensor, " n"],
+    ways: Callable[[UnembedWeights], Sequence[Float[Tensor, "n words"]]],
+    others: int = 0,
 ) -> Readings:
     """What several sets of logits say of the target, and of each other; logits of the whole vocabulary are never held.
 
         −log p(target) = logΣexp z − z_target        KL(p ‖ q) = Σ p (z − z′) + logΣexp z′ − logΣexp z
 
     Args:
-        ways: from a part of the read-out to the logits there, before `post`.
+        ways: from a part of the read-out to the logits there, before `apply_softcap`.
         others: how many of the last sets are held against the first.
     """
     sizes, found, gaps = [], [], []
     for start, part in blocks(head):
-        zs = [post(part, z) for z in ways(part)]
+        zs = [apply_softcap(part, z) for z in ways(part)]
         column = target - start
         inside = (column >= 0) & (column < part.W_U.shape[1])
         column = torch.where(inside, column, 0)[:, None]
@@ -118,7 +123,7 @@ def readings(
 
 
 def nll_gradient(
-    head: Head, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+    head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
 ) -> Float[Tensor, "n d"]:
     """The gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
 
@@ -130,14 +135,14 @@ def nll_gradient(
     c, parts = c.to(head.W_U.dtype), blocks(head)
     if len(parts) > 1:
         return _gradient_in_parts(head, parts, c, target, weight)
-    z = post(head, torch.addmm(head.b_U, c, head.W_U))
-    bend = slope(head, z)
+    z = apply_softcap(head, torch.addmm(head.b_U, c, head.W_U))
+    bend = softcap_gradient(head, z)
     return _through(head, torch.softmax(z, 1, out=z), bend, target, weight)
 
 
 def _gradient_in_parts(
-    head: Head,
-    parts: list[tuple[int, Head]],
+    head: UnembedWeights,
+    parts: list[tuple[int, UnembedWeights]],
     c: Float[Tensor, "n d"],
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
@@ -145,8 +150,8 @@ def _gradient_in_parts(
     """`nll_gradient` from the softmax within each part and each part's share of the probability."""
     sizes, means = [], []
     for _, part in parts:
-        z = post(head, torch.addmm(part.b_U, c, part.W_U))
-        bend, top = slope(head, z), z.amax(1)
+        z = apply_softcap(head, torch.addmm(part.b_U, c, part.W_U))
+        bend, top = softcap_gradient(head, z), z.amax(1)
         p = torch.softmax(z, 1, out=z)
         # logΣexp z: the largest probability is at least 1/words
         sizes.append(top.to(weight) - p.amax(1).to(weight).log())
@@ -154,18 +159,18 @@ def _gradient_in_parts(
     share = torch.stack(sizes).softmax(0)[..., None]
     e = head.W_U.index_select(1, target).mT
     mean = (share * torch.stack(means)).sum(0)
-    bend = slope(head, post(head, (c * e).sum(1) + head.b_U[target]))
+    bend = softcap_gradient(head, apply_softcap(head, (c * e).sum(1) + head.b_U[target]))
     if isinstance(bend, Tensor):
         return weight[:, None] * (mean - bend[:, None] * e)
     return (bend * weight)[:, None] * (mean - e)
 
 
 def nll_and_gradient(
-    head: Head, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+    head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
     """`Σ w · nll` and its gradient in `c`; see `nll_gradient`. Reading the buffer twice more is what the loss costs."""
-    z = post(head, torch.addmm(head.b_U, c, head.W_U))
-    bend, top, at_target = slope(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
+    z = apply_softcap(head, torch.addmm(head.b_U, c, head.W_U))
+    bend, top, at_target = softcap_gradient(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
     p = torch.softmax(z, 1, out=z)
     # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would underflow
     loss = (weight * (top - p.amax(1).log() - at_target)).sum()
@@ -173,13 +178,13 @@ def nll_and_gradient(
 
 
 def _through(
-    head: Head,
+    head: UnembedWeights,
     p: Float[Tensor, "n vocab"],
     bend: Float[Tensor, "n vocab"] | float,
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """From probabilities, which are overwritten, and the slope of `post` to the gradient in `c`."""
+    """From probabilities, which are overwritten, and the slope of `apply_softcap` to the gradient in `c`."""
     p[torch.arange(len(target), device=p.device), target] -= 1
     if isinstance(bend, Tensor):
         p *= bend
@@ -189,14 +194,14 @@ def _through(
 
 
 def kl_and_gradient(
-    head: Head, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
+    head: UnembedWeights, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
     """`KL(p ‖ q)` in nats, one per row, of `p` at context vectors `aim` from `q` at `c`, and the gradient of `Σ w · KL` in `c`.
 
     ∂/∂c = w · post'(z) (q − p) W_Uᵀ
     """
-    z = post(head, torch.addmm(head.b_U, c, head.W_U))
+    z = apply_softcap(head, torch.addmm(head.b_U, c, head.W_U))
     log_q, log_p = torch.log_softmax(z, 1), torch.log_softmax(logits(head, aim), 1)
     p = log_p.exp()
     kl = (p * (log_p - log_q)).sum(1)
-    return kl, (weight[:, None] * slope(head, z) * (log_q.exp() - p)) @ head.W_U.mT
+    return kl, (weight[:, None] * softcap_gradient(head, z) * (log_q.exp() - p)) @ head.W_U.mT

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import Head, blocks, log_sum_exp, logits, post, slope
+from steerlens.maths.logits import UnembedWeights, apply_softcap, blocks, log_sum_exp, logits, softcap_gradient
 
 
 class Moments(NamedTuple):
@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
 
 def moments(
-    head: Head,
+    head: UnembedWeights,
     c: Float[Tensor, "n d"],
     target: Int[Tensor, " n"],
     label: Float[Tensor, " n"],
@@ -48,7 +48,7 @@ def moments(
     share = torch.stack([log_sum_exp(z) for _, z in parts]).softmax(0)[..., None]
     mean, mass = torch.zeros_like(c), []
     for (part, z), of in zip(parts, share, strict=True):
-        bend = slope(part, z)
+        bend = softcap_gradient(part, z)
         p = torch.softmax(z, 1, out=z).mul_(of)
         if isinstance(bend, Tensor):
             p = p.mul_(bend)
@@ -58,7 +58,7 @@ def moments(
             mean += bend * (p @ part.W_U.mT)
             mass.append(bend**2 * (weight @ p))
     e = head.W_U.mT[target]
-    bend = slope(head, post(head, (c * e).sum(1) + head.b_U[target]))
+    bend = softcap_gradient(head, apply_softcap(head, (c * e).sum(1) + head.b_U[target]))
     missing = (bend[:, None] if isinstance(bend, Tensor) else bend) * e - mean
     weighted = weight[:, None] * c
     return Moments(
@@ -73,7 +73,7 @@ def moments(
     )
 
 
-def second_moments(head: Head, sums: Moments) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+def second_moments(head: UnembedWeights, sums: Moments) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
     """Turn sums into `C = E[cᵀc]` and the mean covariance of what words add to a logit, float64.
 
         S = E_t[Cov_{p_t}(s e)] = W_U diag(E[p s²]) W_Uᵀ − E[ēᵀē]
@@ -82,7 +82,7 @@ def second_moments(head: Head, sums: Moments) -> tuple[Float[Tensor, "d d"], Flo
 
     Example:
         >>> import torch
-        >>> head = Head(torch.eye(2), torch.zeros(2), scale=2.0)   # two words of probability ½
+        >>> head = UnembedWeights(torch.eye(2), torch.zeros(2), scale=2.0)   # two words of probability ½
         >>> sums = moments(head, torch.zeros(1, 2), torch.tensor([0]), torch.ones(1), torch.ones(1))
         >>> second_moments(head, sums)[1].tolist()                    # 2² · (½ − ¼)
         [[1.0, -1.0], [-1.0, 1.0]]
@@ -115,7 +115,7 @@ class Costs(NamedTuple):
 
 
 def costs(
-    head: Head,
+    head: UnembedWeights,
     c: Float[Tensor, "n d"],
     probes: Float[Tensor, "rank d"],
     writes: Float[Tensor, "rank d"],
@@ -130,7 +130,7 @@ def costs(
 
     Example:
         >>> import torch
-        >>> head = Head(torch.eye(2), torch.zeros(2))                 # two words of probability ½
+        >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))                 # two words of probability ½
         >>> one = torch.tensor([[1.0, 0.0]])                          # reads and writes the first
         >>> found = costs(head, torch.tensor([[2.0, 2.0]]), one, one, torch.ones(1))
         >>> float(found.total), found.part.tolist()                   # ½ · 2² · ¼
@@ -141,7 +141,7 @@ def costs(
     sizes, firsts, squares, crosses, means, others = [], [], [], [], [], []
     for _, part in blocks(head):
         z = logits(part, c)
-        bend = slope(part, z)
+        bend = softcap_gradient(part, z)
         shift = bend * (step @ part.W_U)
         sizes.append(log_sum_exp(z))
         p = torch.softmax(z, 1, out=z)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import Head, post
+from steerlens.maths.logits import UnembedWeights, apply_softcap
 
 
-class Along(NamedTuple):
+class LogProbDerivatives(NamedTuple):
     """Log-probability of each token, its slope in the strength, and its information (nats, per unit, per unit²)."""
 
     log_prob: Float[Tensor, " n"]
@@ -19,25 +19,25 @@ class Along(NamedTuple):
 
 
 def log_prob_along(
-    head: Head,
+    head: UnembedWeights,
     z: Float[Tensor, "n vocab"],
     u: Float[Tensor, "n vocab"],
     s: Float[Tensor, " n"],
     target: Int[Tensor, " n"],
-) -> Along:
-    """Log-probabilities of the targets at logits `post(z + s u)`, and their derivatives in `s`.
+) -> LogProbDerivatives:
+    """Log-probabilities of the targets at logits `apply_softcap(z + s u)`, and their derivatives in `s`.
 
-        slope = g_x − E_p g        information = Var_p g        g = ∂ post(z + s u) / ∂s
+        slope = g_x − E_p g        information = Var_p g        g = ∂ cap(z + s u) / ∂s
 
     The information is minus the second derivative where the logits are linear in `s`; under a soft cap it is its
     expectation (Fisher's), which is never negative.
 
     Example:
-        >>> z, u = torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
-        >>> [x.item() for x in log_prob_along(Head(torch.eye(2), torch.zeros(2)), z, u, torch.zeros(1), torch.tensor([0]))[1:]]
+        >>> head, z, u = UnembedWeights(torch.eye(2), torch.zeros(2)), torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
+        >>> [x.item() for x in log_prob_along(head, z, u, torch.zeros(1), torch.tensor([0]))[1:]]
         [1.0, 1.0]
     """
-    logits = post(head, z + s[:, None] * u)
+    logits = apply_softcap(head, z + s[:, None] * u)
     log_p = torch.log_softmax(logits, 1)
     g = head.scale * u
     if head.softcap is not None:
@@ -47,10 +47,10 @@ def log_prob_along(
     mean = (p * g).sum(1)
     # around the mean: a difference of squares would lose everything where the variance is small
     variance = (p * (g - mean[:, None]) ** 2).sum(1)
-    return Along(log_p.gather(1, at).squeeze(1), g.gather(1, at).squeeze(1) - mean, variance)
+    return LogProbDerivatives(log_p.gather(1, at).squeeze(1), g.gather(1, at).squeeze(1) - mean, variance)
 
 
-def climb(
+def maximize_concave(
     derivatives: Callable[[Float[Tensor, " n"]], tuple[Float[Tensor, " n"], Float[Tensor, " n"]]],
     n: int,
     limit: float,
@@ -69,7 +69,7 @@ def climb(
         The points, and whether the top lies beyond the limit (the point is then the limit).
 
     Example:
-        >>> top, beyond = climb(lambda s: (torch.tensor([3.0, 99.0]) - s, torch.ones(2)), 2, limit=8.0)
+        >>> top, beyond = maximize_concave(lambda s: (torch.tensor([3.0, 99.0]) - s, torch.ones(2)), 2, limit=8.0)
         >>> top.tolist(), beyond.tolist()
         ([3.0, 8.0], [False, True])
     """

@@ -14,14 +14,14 @@ class Solution(NamedTuple):
 
     V: Float[Tensor, "2 d d"]
     objective: float | None
-    gap: float | None
+    optimality_gap: float | None
     evaluations: int
 
 
 def averaged_sgd(
     gradients: Iterable[Callable[[Float[Tensor, "2 d d"]], Float[Tensor, "2 d d"]]],
     start: Float[Tensor, "2 d d"],
-    step: float,
+    lr: float,
     n_steps: int,
 ) -> Float[Tensor, "2 d d"]:
     """Stochastic gradient descent, the step falling tenfold, averaged over the second half of the path.
@@ -34,7 +34,7 @@ def averaged_sgd(
     """
     V, mean, averaged = start.clone(), torch.zeros_like(start), 0
     for k, gradient in enumerate(gradients):
-        V.sub_(gradient(V), alpha=step * 10 ** (-k / max(n_steps, 1)))
+        V.sub_(gradient(V), alpha=lr * 10 ** (-k / max(n_steps, 1)))
         if k >= n_steps // 2:
             averaged += 1
             mean.lerp_(V, 1 / averaged)
@@ -166,7 +166,7 @@ def newton_step(
     return torch.einsum("ij,jab->iab", torch.linalg.inv(H).to(gradient), -gradient)
 
 
-def crossed_gain(
+def cross_validated_gain(
     one: Float[Tensor, "a b"], other: Float[Tensor, "a b"], curvature: Float[Tensor, "a b"], ridge: float
 ) -> float:
     """What the Newton step from each half of a sample gains on the other half, mean of both, to second order.
@@ -183,7 +183,7 @@ def crossed_gain(
 
     Example:
         >>> g, one = torch.tensor([[1.0]]), torch.ones(1, 1)
-        >>> crossed_gain(g, g, one, ridge=1.0)  # half the step of the minimum, so three quarters of ½
+        >>> cross_validated_gain(g, g, one, ridge=1.0)  # half the step of the minimum, so three quarters of ½
         0.375
     """
     gain = 0.0

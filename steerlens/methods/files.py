@@ -12,14 +12,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from steerlens.methods.gist.mask import GistMask, check_heeds
-from steerlens.methods.prompt.soft_prompt import Prompt
+from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.methods.reft.reft import Reft
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 
 FORMAT = 1
 NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
@@ -49,7 +49,7 @@ class Saved(Protocol):
     def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Saved": ...
 
 
-KINDS: tuple[type["Saved"], ...] = (Steer, SteerOver, Reft, Prompt, GistMask)
+KINDS: tuple[type["Saved"], ...] = (Steer, SteerWithBackground, Reft, SoftPrompt, GistMask)
 """The kinds of value that steerlens itself makes."""
 
 
@@ -60,8 +60,8 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
     the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
 
     Args:
-        value: a `Steer`, `steer.over(background)`, a `Reft`, a `Prompt`, a gist mask, a class of your own with `file_kind`,
-            `pack` and `unpack` (see `steerlens.methods.files.Saved`), or a `Fit`, which brings its report.
+        value: a `Steer`, `steer.with_background(background)`, a `Reft`, a `SoftPrompt`, a gist mask, a class of your own with
+            `file_kind`, `pack` and `unpack` (see `steerlens.methods.files.Saved`), or a `Fit`, which brings its report.
         path: ends in .safetensors; its folder exists.
         report: of the fit, for whoever reads the file.
 

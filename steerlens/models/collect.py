@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, convention, edited, evaluating, run_to
+from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
@@ -22,7 +22,7 @@ from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.progress import hidden
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
@@ -83,7 +83,7 @@ def collect(
             f"memory: the states of {len(given.labels)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= "
             "to keep them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
         )
-    with evaluating(model), tqdm(total=n, unit="token", desc="collect", disable=hidden(progress)) as bar:
+    with eval_mode(model), tqdm(total=n, unit="token", desc="collect", disable=hidden(progress)) as bar:
         if folder is None:
             shards: tuple[Shard | Path, ...] = (_run(model, given.order, given.encoded, under, dtype, bar),)
         else:
@@ -108,7 +108,7 @@ def reader(
 
     def at(strength: float | Sequence[float]) -> States:
         under = _Under(intervention, _strengths(strength, len(given.labels)))
-        with evaluating(model), tqdm(disable=True) as bar:
+        with eval_mode(model), tqdm(disable=True) as bar:
             return given.states((_run(model, given.order, given.encoded, under, torch.float32, bar),))
 
     return at
@@ -193,9 +193,9 @@ def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: 
         tokens, mask = pad([encoded.ids[row] for row in picked])
         places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
         edits = () if under.intervention is None else under.intervention.edits(under.strength[picked].to(device))
-        here = Places(*(t.to(device) for t in places))
-        with edited(model, edits, lambda _, t, here=here: here):
-            c = run_to(model, UNEMBED_IN, tokens.to(device), mask.to(device))
+        here = TokenIndex(*(t.to(device) for t in places))
+        with apply_edits(model, edits, lambda _, t, here=here: here):
+            c = run_until(model, UNEMBED_IN, tokens.to(device), mask.to(device))
         # a position counts where the token after it is real and to be predicted
         real = places.index[:, 1:] >= places.prompt[:, None]
         found = slice(start, start + int(real.sum()))

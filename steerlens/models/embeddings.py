@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.hooks import Model, evaluating, run_to
+from steerlens.models.hooks import Model, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, pad
 from steerlens.values.hook_names import EMBED
@@ -15,10 +15,10 @@ from steerlens.values.hook_names import EMBED
 def states_at(model: Model, ids: Sequence[Sequence[int]], site: str) -> list[Float[Tensor, "pos *width"]]:
     """The activation at a site of every token of some texts, float32, on the CPU; one pass up to the site."""
     found: dict[int, Tensor] = {}
-    with evaluating(model):
+    with eval_mode(model):
         for rows in batches([len(text) for text in ids], batch_tokens(model.W_U)):
             tokens, mask = (t.to(model.W_U.device) for t in pad([list(ids[row]) for row in rows]))
-            h = run_to(model, site, tokens, mask).float()
+            h = run_until(model, site, tokens, mask).float()
             found |= {row: h[k, : len(ids[row])].cpu() for k, row in enumerate(rows)}
     return [found[row] for row in range(len(ids))]
 
@@ -28,5 +28,5 @@ def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
     n = readout(model).n_tokens
     width = min(int(model.cfg.n_ctx), 256)
     ids = torch.arange(-(-n // width) * width, device=model.W_U.device).clamp(max=n - 1).reshape(-1, width)
-    with evaluating(model):
-        return torch.cat([run_to(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)])[:n].float()
+    with eval_mode(model):
+        return torch.cat([run_until(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)])[:n].float()

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, convention, decoder, edited, evaluating
+from steerlens.models.hooks import Model, apply_edits, convention, decoder, eval_mode
 from steerlens.models.pieces import text_of
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
@@ -136,7 +136,7 @@ def _write(
     n_ctx: int,
 ) -> tuple[list[list[int]], list[float]]:
     """New token ids and their log-probability, for one batch of rows."""
-    with evaluating(model):  # also away from a user's inference mode, whose tensors bear no sums in place
+    with eval_mode(model):  # also away from a user's inference mode, whose tensors bear no sums in place
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
         end = model.tokenizer.eos_token_id
@@ -150,10 +150,10 @@ def _write(
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
             places = places_of(mask, lengths)
             # a pass over new tokens alone holds the last of them
-            with edited(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
+            with apply_edits(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
                 logits = _finite(step(tokens, mask).float(), strength)
             # what is no token is never sampled; its probability is the model's all the same
-            tokens = pick(logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling)[:, None]
+            tokens = sample_tokens(logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling)[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)
             written.append(torch.where(alive, tokens.squeeze(1), -1))
@@ -218,7 +218,7 @@ def _continuation(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> st
     return whole[len(before) :] if whole.startswith(before) else text_of(tokenizer, new)
 
 
-def pick(
+def sample_tokens(
     logits: Float[Tensor, "rows vocab"],
     uniform: Float[Tensor, " rows"],
     temperature: float,

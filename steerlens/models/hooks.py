@@ -18,7 +18,7 @@ from torch import Tensor
 from steerlens.models.exclusive import exclusive
 from steerlens.models.tokenization import Convention
 from steerlens.values.intervention import UNEMBED_IN, Edit
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
 Model = Any
@@ -71,7 +71,7 @@ def check_site(model: Model, site: str) -> None:
 
 
 @contextmanager
-def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+def add_hooks(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
     """Run functions at their sites inside the block; hooks that were there before stay, ours go on any exit."""
     functions = tuple(functions)
     for site, _ in functions:
@@ -89,22 +89,22 @@ def hooked(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tenso
 
 
 @contextmanager
-def edited(model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], Places]) -> Iterator[None]:
+def apply_edits(model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], TokenIndex]) -> Iterator[None]:
     """Run an intervention's edits inside the block; `places` says which tokens the activation of the k-th edit belongs to.
 
     It is given the activation with its tokens on the second axis, where those of attention have the heads.
     """
 
-    def placed(k: int, site: str, edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor], Tensor]:
+    def placed(k: int, site: str, edit: Callable[[Tensor, TokenIndex], Tensor]) -> Callable[[Tensor], Tensor]:
         heads = site.endswith(("hook_attn_scores", "hook_pattern"))
         return lambda tensor: edit(tensor, places(k, tensor.transpose(1, 2) if heads else tensor))
 
-    with hooked(model, ((site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits))):
+    with add_hooks(model, ((site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits))):
         yield
 
 
 @contextmanager
-def evaluating(model: Model, *, gradients: bool = False) -> Iterator[None]:
+def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
     """Dropout off and no gradients inside the block; every module's mode is as before afterwards.
 
     With `gradients` they flow through the model to what was put into it, never to the model's own numbers.
@@ -129,7 +129,7 @@ class _Reached(Exception):
     """Raised at a hook to stop a forward pass: the unembedding that follows is never run."""
 
 
-def run_to(
+def run_until(
     model: Model, site: str, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos *width"]:
     """The activation at a site, stopping the forward pass there.
@@ -144,7 +144,7 @@ def run_to(
         raise _Reached
 
     try:
-        with hooked(model, ((site, stop),)):
+        with add_hooks(model, ((site, stop),)):
             model(tokens, attention_mask=mask)
     except _Reached:
         return seen[0]
@@ -224,8 +224,8 @@ def convention(model: Model, on: Readout) -> Convention:
     space = False
     if bos and plain and spaced and on.tokens[spaced[0]].startswith(" ") and not on.tokens[plain[0]].startswith(" "):
         start = torch.tensor([[tokenizer.bos_token_id]], device=on.W_U.device)
-        with evaluating(model):
-            c = run_to(model, UNEMBED_IN, start, torch.ones_like(start))
+        with eval_mode(model):
+            c = run_until(model, UNEMBED_IN, start, torch.ones_like(start))
         p = on.logits(c.float())[0, 0].softmax(0)
         space = float(p[[i for i, token in enumerate(on.tokens) if token.startswith(" ")]].sum()) > 0.5
     return Convention(bos, space, int(model.cfg.n_ctx), on.d_vocab)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import Model, convention, edited, evaluating, run_to
+from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.labelled import Labelled
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.readout import Readout
 
 AGREES = 1e-4
@@ -24,7 +24,7 @@ AGREES = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class ResidualCache:
     """Texts as a model has read them up to a layer: tokens, and the residual stream behind the layer.
 
     Args:
@@ -63,7 +63,7 @@ class Batch:
 
     tokens: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]
-    places: Places
+    places: TokenIndex
     labels: Float[Tensor, " batch"]
     resid: Float[Tensor, "batch pos d"] | None
 
@@ -76,7 +76,7 @@ class Batch:
         return self.tokens[:, 1:][self.real]
 
 
-def keep(model: Model, data: Labelled, layer: int, *, end: bool = True) -> Kept:
+def cache_residuals(model: Model, data: Labelled, layer: int, *, end: bool = True) -> ResidualCache:
     """Read texts once, up to a layer.
 
     Whether a pass that is resumed there gives what a whole pass gives is tried first; where it does not (a model whose
@@ -84,10 +84,12 @@ def keep(model: Model, data: Labelled, layer: int, *, end: bool = True) -> Kept:
     """
     how = convention(model, readout(model))
     encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
-    return keep_tokens(model, encoded, torch.tensor(data.labels), layer)
+    return cache_residuals_of_tokens(model, encoded, torch.tensor(data.labels), layer)
 
 
-def keep_tokens(model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"], layer: int) -> Kept:
+def cache_residuals_of_tokens(
+    model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"], layer: int
+) -> ResidualCache:
     """The same for tokens; with layer -1 nothing is kept and passes start from the tokens."""
     on = readout(model)
     lengths = torch.tensor([len(ids) for ids in encoded.ids])
@@ -97,10 +99,12 @@ def keep_tokens(model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"
     if can:
         resid = torch.cat(states_at(model, encoded.ids, resid_post(layer)))
     ids = tuple(tuple(ids) for ids in encoded.ids)
-    return Kept(on, layer if can else -1, ids, torch.tensor(encoded.prompt), labels, resid, starts, encoded.n_truncated)
+    return ResidualCache(
+        on, layer if can else -1, ids, torch.tensor(encoded.prompt), labels, resid, starts, encoded.n_truncated
+    )
 
 
-def batch_of(kept: Kept, rows: Sequence[int]) -> Batch:
+def batch_of(kept: ResidualCache, rows: Sequence[int]) -> Batch:
     """Some of the texts, on the model's device."""
     device = kept.readout.W_U.device
     tokens, mask = pad([list(kept.ids[row]) for row in rows])
@@ -109,11 +113,11 @@ def batch_of(kept: Kept, rows: Sequence[int]) -> Batch:
         parts = [kept.resid[kept.starts[row] : kept.starts[row] + len(kept.ids[row])] for row in rows]
         resid = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device)
     index, prompt = places_of(mask, kept.prompt[list(rows)])
-    places = Places(index.to(device), prompt.to(device))
+    places = TokenIndex(index.to(device), prompt.to(device))
     return Batch(tokens.to(device), mask.to(device), places, kept.labels[list(rows)].to(device), resid)
 
 
-def final_states(model: Model, kept: Kept, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "n d_model"]:
+def final_states(model: Model, kept: ResidualCache, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "n d_model"]:
     """The final hidden states of a batch's predicting positions under some edits, with gradients to what they hold.
 
     Edits behind the kept layer are made on the kept states, later ones where they belong.
@@ -122,15 +126,15 @@ def final_states(model: Model, kept: Kept, batch: Batch, edits: Sequence[Edit]) 
     dtype = next(model.parameters()).dtype
     later = list(edits)
     if batch.resid is None:
-        with edited(model, later, lambda _, t: batch.places):
-            c = run_to(model, UNEMBED_IN, batch.tokens, batch.mask)
+        with apply_edits(model, later, lambda _, t: batch.places):
+            c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask)
     else:
         start = batch.resid
         for edit in [edit for site, edit in edits if site == here]:
             start = edit(start, batch.places)
         later = [one for one in edits if one[0] != here]
-        with resumed(model, kept.layer, start.to(dtype)), edited(model, later, lambda _, t: batch.places):
-            c = run_to(model, UNEMBED_IN, batch.tokens, batch.mask)
+        with resumed(model, kept.layer, start.to(dtype)), apply_edits(model, later, lambda _, t: batch.places):
+            c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask)
     return c[:, :-1][batch.real].float()
 
 
@@ -164,12 +168,12 @@ def resumes(model: Model, layer: int) -> bool:
     device = model.W_U.device
     tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=random).to(device)
     mask = torch.ones_like(tokens)
-    with evaluating(model):
+    with eval_mode(model):
         try:
-            whole = run_to(model, UNEMBED_IN, tokens, mask)
-            resid = run_to(model, resid_post(layer), tokens, mask)
+            whole = run_until(model, UNEMBED_IN, tokens, mask)
+            resid = run_until(model, resid_post(layer), tokens, mask)
             with resumed(model, layer, resid):
-                found = run_to(model, UNEMBED_IN, tokens, mask)
+                found = run_until(model, UNEMBED_IN, tokens, mask)
         except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
             return False
     tolerance = AGREES if whole.dtype == torch.float32 else 100 * AGREES

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import Head
+from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
-from steerlens.models.hooks import Model, architecture, check_model, evaluating, hooked, model_id
+from steerlens.models.hooks import Model, add_hooks, architecture, check_model, eval_mode, model_id
 from steerlens.models.vocabulary import special_ids, token_strings
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum
@@ -36,13 +36,13 @@ def readout(model: Model) -> Readout:
         64
     """
     check_model(model)
-    with evaluating(model):
+    with eval_mode(model):
         W_U, b_U = model.W_U.detach(), model.b_U.detach()
         known = _KNOWN.get(model)
         tokenizer = getattr(model, "tokenizer", None)
         tokens, special = _names(tokenizer, W_U.shape[1], known)
         same = known is not None and known.holds(W_U, b_U)
-        head = known.readout.head if known is not None and same else Head(W_U.float(), b_U.float())
+        head = known.readout.head if known is not None and same else UnembedWeights(W_U.float(), b_U.float())
         scale, softcap = _after_unembedding(model, *_probe(model, len(tokens)), head)
         made = (tokens, special, scale, softcap)
         if known is None or not same or made != known.form:
@@ -95,7 +95,7 @@ def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[st
 
 
 def _after_unembedding(
-    model: Model, c: Float[Tensor, "batch pos d_model"], found: Float[Tensor, "batch pos vocab"], head: Head
+    model: Model, c: Float[Tensor, "batch pos d_model"], found: Float[Tensor, "batch pos vocab"], head: UnembedWeights
 ) -> tuple[float, float | None]:
     """The scale and the soft cap with which the read-out gives the model's own logits.
 
@@ -142,7 +142,7 @@ def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
         seen.append(c)
         return c
 
-    with evaluating(model), hooked(model, ((UNEMBED_IN, look),)):
+    with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
         logits = model(tokens, attention_mask=torch.ones_like(tokens))
     return seen[0], logits
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import post
+from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import as_floats
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, convention
@@ -18,7 +18,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver
+from steerlens.values.steer import Steer, SteerWithBackground
 from steerlens.values.texts import as_texts
 
 CHUNK = 512
@@ -44,7 +44,7 @@ def score(
     Args:
         model: a TransformerLens model.
         texts: what to read; not empty. Of labelled texts with prompts the texts alone are scored.
-        steer: a `Steer`, `steer.over(background)`, a `Reft`, …, or None for the plain model.
+        steer: a `Steer`, `steer.with_background(background)`, a `Reft`, …, or None for the plain model.
         strengths: any number of them.
         end: whether the end of a text is scored too.
 
@@ -67,7 +67,7 @@ def score(
     if steer is not None:
         check_lives_on(steer, model)
     data = texts if isinstance(texts, Labelled) else as_texts(texts)
-    if steer is None or isinstance(steer, Steer | SteerOver):
+    if steer is None or isinstance(steer, Steer | SteerWithBackground):
         states = collect(model, data, end=end, progress=False)
         log_probs = state_log_probs(states, steer, strengths)
     else:
@@ -106,12 +106,12 @@ def _token_texts(
 
 
 def state_log_probs(
-    states: States, steer: Steer | SteerOver | None, strengths: Sequence[float]
+    states: States, steer: Steer | SteerWithBackground | None, strengths: Sequence[float]
 ) -> Float[Tensor, "n_strengths n_positions"]:
     """Log-probability of each next token of some states at each strength, positions in stored order."""
     head = states.readout.head
-    over = steer.background if isinstance(steer, SteerOver) else None
-    line = steer.steer if isinstance(steer, SteerOver) else steer
+    over = steer.background if isinstance(steer, SteerWithBackground) else None
+    line = steer.steer if isinstance(steer, SteerWithBackground) else steer
     rows = max(BLOCK // head.W_U.shape[1], 1)
     found = []
     for c, target, _ in states.chunks(CHUNK):
@@ -123,7 +123,7 @@ def state_log_probs(
             part = slice(start, start + rows)
             for k, s in enumerate(strengths):
                 here = z[part] if along is None or s == 0 else torch.add(z[part], along[part], alpha=s)
-                log_p = torch.log_softmax(post(head, here), 1)
+                log_p = torch.log_softmax(apply_softcap(head, here), 1)
                 log_probs[k, part] = log_p.gather(1, target[part, None]).squeeze(1)
         found.append(log_probs)
     return torch.cat(found, dim=1).cpu()

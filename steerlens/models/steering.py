@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from steerlens.models.exclusive import exclusive
-from steerlens.models.hooks import Model, check_model, edited
+from steerlens.models.hooks import Model, apply_edits, check_model
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention, Strength
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import bit_sum
 
 
@@ -32,7 +32,7 @@ def steered(
 
     Args:
         model: a TransformerLens model of either class.
-        intervention: e.g. a `Steer`, or `steer.over(background)`; a `Fit` stands for its value.
+        intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its value.
         strength: a number, or a tensor with one value a row of the batch.
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
@@ -54,22 +54,22 @@ def steered(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
             "cannot be given; use steerlens.generate, score or collect"
         )
-    with exclusive(model, by_user=True), edited(model, intervention.edits(strength), _following(prompt)):
+    with exclusive(model, by_user=True), apply_edits(model, intervention.edits(strength), _following(prompt)):
         yield model
 
 
-def _following(prompt: int | None) -> Callable[[int, Tensor], Places]:
+def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:
     """The places of passes of which only the length is known: each edit sees every pass once."""
     known: dict[int, tuple[int, int]] = {}
 
-    def places(k: int, t: Tensor) -> Places:
+    def places(k: int, t: Tensor) -> TokenIndex:
         rows, n = t.shape[:2]
         first, read = known.get(k, (0, 0))
         if read == 0 or n > 1:
             first, read = n if prompt is None else prompt, 0
         known[k] = (first, read + n)
         index = torch.arange(read, read + n, device=t.device).expand(rows, n)
-        return Places(index, torch.full((rows,), first, device=t.device))
+        return TokenIndex(index, torch.full((rows,), first, device=t.device))
 
     return places
 

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from steerlens.show.numbers import fixed, signed
+from steerlens.show.numbers import fixed, format_signed
 from steerlens.show.style import (
     AMBER,
     BLUE,
@@ -47,7 +47,12 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for label, part in table.sort_values("strength").groupby("label"):
         colour = shade(float(label), top)
         sns.lineplot(
-            x=part.strength, y=part.log_likelihood, ax=ax, color=colour, label=signed(float(label)), errorbar=None
+            x=part.strength,
+            y=part.log_likelihood,
+            ax=ax,
+            color=colour,
+            label=format_signed(float(label)),
+            errorbar=None,
         )
         low, high = part.log_likelihood - 2 * part.error, part.log_likelihood + 2 * part.error
         ax.fill_between(part.strength, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -93,7 +98,7 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
     ax.set(
         xlim=(-1, 1), ylim=(-0.35, len(strengths) + 0.75), yticks=range(len(strengths)), xticks=(-1, -0.5, 0, 0.5, 1)
     )
-    ax.set_yticklabels([signed(s) for s in strengths])
+    ax.set_yticklabels([format_signed(s) for s in strengths])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel(f"{name} of the text (exact posterior mean)", parse_math=False)
@@ -127,7 +132,7 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.axhline(100, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
     ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color=neutral(SOFT))
-    ax.set_xticks(range(len(shown)), ["all" if g == "all" else signed(g) for g in shown.grade])
+    ax.set_xticks(range(len(shown)), ["all" if g == "all" else format_signed(g) for g in shown.grade])
     lows = shown[["low", "best_low"]] if len(bars) == 2 else shown[["low"]]
     ax.set(
         ylim=(min(0.0, 100 * float(lows.min().min())) - 2, 105), xlabel="grade of the texts", ylabel="gap closed (%)"
@@ -143,7 +148,7 @@ def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token. Below 0 is better.
     """
     ax = axes(ax)
-    labels = ["all" if label == "all" else signed(float(label)) for label in table.label]
+    labels = ["all" if label == "all" else format_signed(float(label)) for label in table.label]
     at = np.arange(len(table))
     ax.bar(at - 0.19, table.steered - table.background, width=0.34, color=GREEN, label="strength = label")
     ax.bar(at + 0.19, table.flipped - table.background, width=0.34, color=AMBER, label="sign turned")

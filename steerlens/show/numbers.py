@@ -23,11 +23,11 @@ def fixed(x: float | None, digits: int = 3, *, sign: bool = False) -> str:
     return f"{x:{'+' if sign and x else ''},.{digits}f}".replace("-", "−")
 
 
-def signed(x: float) -> str:
+def format_signed(x: float) -> str:
     """Return a strength or a label as short as it can be: '+2', '−0.5', '0'.
 
     Example:
-        >>> signed(2.0), signed(-0.5), signed(-0.0)
+        >>> format_signed(2.0), format_signed(-0.5), format_signed(-0.0)
         ('+2', '−0.5', '0')
     """
     return "0" if x == 0 else f"{x:+g}".replace("-", "−")

@@ -28,7 +28,7 @@ def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None =
 
     Args:
         table: of `compare_priors`.
-        number: a column of it, e.g. "nll", "contrast", "drift", "nearest".
+        number: a column of it, e.g. "nll", "sign_margin", "drift", "nearest".
         start: the column that says what it was before the fit, drawn as a grey ring, e.g. "start_drift".
     """
     ax = axes(ax, height=2.6)
@@ -56,7 +56,7 @@ def plot_readability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, height=2.2)
     shown = [way for way in WAYS if way in set(table.what)]
     for k, (way, colour) in enumerate(zip(shown, (RED, BLUE, GREY), strict=False)):
-        values = table[table.what == way].contrast.to_numpy()
+        values = table[table.what == way].sign_margin.to_numpy()
         mean, low, high = mean_interval(values)
         ax.bar(
             k,

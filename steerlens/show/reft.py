@@ -119,8 +119,8 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         x = rows.parameters * 1.04 ** (k - len(groups) / 2)  # beside one another where they are the same
         name = "steer" if method == "steer" else f"{method}, layer{'s' if ',' in layers else ''} {layers}"
         ax.errorbar(
-            x, rows.contrast, yerr=[rows.contrast - rows.low, rows.high - rows.contrast], color=colour, marker="o", ms=4, lw=1.2,
-            elinewidth=0.8, capsize=1.5, label=name,
+            x, rows.sign_margin, yerr=[rows.sign_margin - rows.low, rows.high - rows.sign_margin], color=colour, marker="o",
+            ms=4, lw=1.2, elinewidth=0.8, capsize=1.5, label=name,
         )  # fmt: skip
     log_scale(ax, "x", subs=(1, 2, 5))
     ax.set_ylim(bottom=min(0.0, float(table.low.min())))
@@ -141,10 +141,10 @@ def plot_composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for k, (task, colour) in enumerate(zip(tasks, _colours(len(tasks) + 1)[1:], strict=True)):
         rows = table[table.task == task].set_index("edit").loc[edits]
         x = np.arange(len(edits)) + (k - (len(tasks) - 1) / 2) * 0.36
-        error = [rows.contrast - rows.low, rows.high - rows.contrast]
+        error = [rows.sign_margin - rows.low, rows.high - rows.sign_margin]
         ax.bar(
             x,
-            rows.contrast,
+            rows.sign_margin,
             0.33,
             yerr=error,
             color=colour,

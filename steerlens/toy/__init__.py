@@ -11,7 +11,7 @@
 The models are trained by `python -m steerlens.toy.train`. Importing this package imports no model library.
 """
 
-from steerlens.toy.condition import Condition, Planted, Rate
+from steerlens.toy.condition import Condition, EntropyRate, WordFactor
 from steerlens.toy.corpus import corpus
 from steerlens.toy.hmm import Grammar
 from steerlens.toy.posterior import Posterior
@@ -23,9 +23,9 @@ __all__ = [
     "NAMES",
     "Condition",
     "Grammar",
-    "Planted",
+    "WordFactor",
     "Posterior",
-    "Rate",
+    "EntropyRate",
     "Template",
     "WordClass",
     "corpus",

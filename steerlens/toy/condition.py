@@ -15,14 +15,14 @@ class Condition:
     topic: str | None = None
 
 
-class Planted(NamedTuple):
+class WordFactor(NamedTuple):
     """The truth about a word: the factor that it depends on and its level there."""
 
     factor: str | None
     level: Level
 
 
-class Rate(NamedTuple):
+class EntropyRate(NamedTuple):
     """Entropy in nats per token (the end of a text is one), its standard error, both given the condition."""
 
     nats: float

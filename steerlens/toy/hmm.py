@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from steerlens.toy.condition import Condition, Planted, Rate
+from steerlens.toy.condition import Condition, EntropyRate, WordFactor
 from steerlens.toy.forward import (
     Sentences,
     before_each,
@@ -17,7 +17,7 @@ from steerlens.toy.forward import (
     sentence_likelihood,
     split_sentences,
 )
-from steerlens.toy.posterior import Posterior, judge
+from steerlens.toy.posterior import Posterior, posterior
 from steerlens.toy.sample import draw_texts
 from steerlens.toy.tables import (
     FACTORS,
@@ -96,11 +96,11 @@ class Grammar:
         return {word: i for i, word in enumerate(self.vocab) if i > 0}
 
     @cached_property
-    def lexicon(self) -> dict[str, Planted]:
+    def lexicon(self) -> dict[str, WordFactor]:
         """The truth about every word: (factor, level), (None, None) for words that depend on nothing."""
-        truth = {word: Planted(None, None) for word in self.vocab[1:]}
+        truth = {word: WordFactor(None, None) for word in self.vocab[1:]}
         for c in self.classes:
-            truth.update({w: Planted(c.factor, v) for w, v in zip(c.words, c.levels, strict=True) if c.factor})
+            truth.update({w: WordFactor(c.factor, v) for w, v in zip(c.words, c.levels, strict=True) if c.factor})
         return truth
 
     def log_prob(self, text: str, condition: Condition | None = None, end: bool = True) -> float:
@@ -163,14 +163,14 @@ class Grammar:
         return mixture_table(self.tables)
 
     def posterior(self, text: str, condition: Condition | None = None) -> Posterior:
-        """P(condition | text begins like this); `judge` has the rule for what the grammar cannot produce."""
+        """P(condition | text begins like this); `posterior` has the rule for what the grammar cannot produce."""
         many = self.posteriors([text], condition)
         return Posterior(many.table[0], many.axes, many.grammatical[0, ...])
 
     def posteriors(self, texts: Iterable[str], condition: Condition | None = None) -> Posterior:
         """`posterior` of many texts at once; texts may be cut anywhere and may be ungrammatical."""
         axes = (self.sentiments, self.tones, self.topics)
-        return judge(self.tables, self._parse(texts), self._log_prior(condition), axes)
+        return posterior(self.tables, self._parse(texts), self._log_prior(condition), axes)
 
     def attribute_mean(self, texts: Iterable[str], factor: str) -> Float[np.ndarray, " texts"]:
         """E[label | text] of "sentiment" or "tone", between -1 and 1.
@@ -204,7 +204,7 @@ class Grammar:
         texts = draw_texts(self.tables, chosen, self.min_sentences, self.stop, generator) if n else []
         return texts, self.tables.levels[chosen]
 
-    def entropy_rate(self, n: int = 2000, condition: Condition | None = None, seed: int = 0) -> Rate:
+    def entropy_rate(self, n: int = 2000, condition: Condition | None = None, seed: int = 0) -> EntropyRate:
         """Nats per token, Σ -log P(text) / Σ (tokens + 1), over `n` samples; the end of a text counts as one
         token.
 
@@ -219,7 +219,7 @@ class Grammar:
         for log_p in (log_sum_exp(self._log_prior(condition) + like), own):
             rate = -log_p.sum() / tokens.sum()
             values += [rate, (-log_p - rate * tokens).std() / tokens.mean() / np.sqrt(n)]
-        return Rate(*(float(v) for v in values))
+        return EntropyRate(*(float(v) for v in values))
 
     def _parse(self, texts: Iterable[str]) -> Sentences:
         # imported here so that a plain import of the toy world brings no pandas

@@ -59,7 +59,7 @@ def _axis(factor: str) -> int:
     return FACTORS.index(factor)
 
 
-def judge(
+def posterior(
     tables: Tables,
     sentences: Sentences,
     log_prior: Float[np.ndarray, " conditions"],

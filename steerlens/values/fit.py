@@ -22,8 +22,8 @@ class Report:
     good (few choices, many texts). A steer is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked
     to be; `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and `by_label` are
     measured, around `mean_label`.
-    `gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why. `trials`
-    lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
+    `optimality_gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why.
+    `trials` lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
     nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `penalty`, `threshold`, `weights`) is
     None for other values, whose own settings are in `settings`.
     """
@@ -34,7 +34,7 @@ class Report:
     by_label: dict[float, Losses]
     kl: tuple[float, float]
     objective: float | None
-    gap: float | None
+    optimality_gap: float | None
     gap_reason: str | None
     passes: float
     seconds: float
@@ -43,7 +43,7 @@ class Report:
     n_truncated: int
     seed: int
     rank: int | None = None
-    step: float | None = None
+    lr: float | None = None
     damping: float | None = None
     ridge: tuple[float, float] | None = None
     whitening: float | None = None
@@ -60,13 +60,13 @@ class Report:
         """Plain numbers and strings, ready for JSON."""
         plain = asdict(self)
         plain["by_label"] = {str(label): asdict(losses) for label, losses in self.by_label.items()}
-        plain["contrast"] = self.heldout.contrast
+        plain["sign_margin"] = self.heldout.sign_margin
         return plain
 
     def rows(self) -> list[tuple[str, str]]:
         """The report as names and readable values."""
         h, t = self.heldout, self.train
-        gap = f"<= {self.gap:.2g}" if self.gap is not None else f"none: {self.gap_reason}"
+        gap = f"<= {self.optimality_gap:.2g}" if self.optimality_gap is not None else f"none: {self.gap_reason}"
         verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
         return [
             *verdict,
@@ -74,7 +74,7 @@ class Report:
                 "held-out NLL, base -> background -> steered",
                 f"{h.base:.4f} -> {h.background:.4f} -> {h.steered:.4f}",
             ),
-            ("held-out NLL, sign flipped (contrast)", f"{h.flipped:.4f} ({h.contrast:+.4f})"),
+            ("held-out NLL, sign flipped (sign margin)", f"{h.flipped:.4f} ({h.sign_margin:+.4f})"),
             (
                 "train NLL, base -> background -> steered",
                 f"{t.base:.4f} -> {t.background:.4f} -> {t.steered:.4f}",
@@ -94,8 +94,8 @@ class Report:
         """The settings, as names and readable values."""
         found = []
         if self.ridge is not None:
-            step = "" if self.step is None else f", step {self.step:.3g}"
-            three = f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{step}"
+            lr = "" if self.lr is None else f", lr {self.lr:.3g}"
+            three = f"{self.ridge[0]:.3g}, {self.ridge[1]:.3g}, {self.damping:g}{lr}"
             found.append(("ridge (steer, background), damping", three))
         if self.threshold is not None:
             found.append(
@@ -123,8 +123,8 @@ Value = TypeVar("Value", bound=Intervention, default=Steer)
 @dataclass(frozen=True, repr=False)
 class Fit(Generic[Value]):
     """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
-    for a steer `(fit.report.strength * fit.value).over(fit.background)` is the model that explains the training texts, a
-    label of 1 at strength 1."""
+    for a steer `(fit.report.strength * fit.value).with_background(fit.background)` is the model that explains the training
+    texts, a label of 1 at strength 1."""
 
     value: Value
     background: Steer

@@ -5,13 +5,13 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
 UNEMBED_IN = "unembed.hook_in"
 """The site of a steer: the input of the unembedding, after the final norm, in every TransformerLens class."""
 
-Edit = tuple[str, Callable[[Tensor, Places], Tensor]]
+Edit = tuple[str, Callable[[Tensor, TokenIndex], Tensor]]
 Strength = float | Tensor
 
 
@@ -20,7 +20,7 @@ class Intervention(Protocol):
     """A frozen value that says which activations to replace by what, at a strength.
 
     `readout` is where it lives: a model with another `W_U` is refused. `edits(strength)` gives pairs of a TransformerLens
-    hook name and a pure function from the activation `[batch, pos, …]` and its `Places` (whoever runs the model knows which
+    hook name and a pure function from the activation `[batch, pos, …]` and its `TokenIndex` (whoever runs the model knows which
     tokens these are) to its replacement, of the same shape, dtype and device. `strength` is a number, or a tensor with one
     value a row of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it needs before the
     input, begin-of-text included; whoever runs the model puts fillers there.

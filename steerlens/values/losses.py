@@ -21,7 +21,7 @@ class Losses:
     flipped: float
 
     @property
-    def contrast(self) -> float:
+    def sign_margin(self) -> float:
         """`flipped − steered`: what the sign is worth, free of what the background explains and of what all texts share."""
         return self.flipped - self.steered
 

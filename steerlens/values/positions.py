@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-class Places(NamedTuple):
+class TokenIndex(NamedTuple):
     """Which tokens a batch holds: each one's `index` in its row's text, 0 the first and -1 padding, and how many tokens of
     each row are its `prompt`. A step of cached generation holds one token per row, whose index is that of the whole text."""
 
@@ -17,13 +17,13 @@ class Places(NamedTuple):
     prompt: Int[Tensor, " batch"]
 
 
-def places_of(mask: Int[Tensor, "batch pos"], prompt: Int[Tensor, " batch"]) -> Places:
+def places_of(mask: Int[Tensor, "batch pos"], prompt: Int[Tensor, " batch"]) -> TokenIndex:
     """The places of the tokens that an attention mask marks, padded on either side."""
-    return Places(torch.where(mask.bool(), mask.cumsum(1) - 1, -1), prompt)
+    return TokenIndex(torch.where(mask.bool(), mask.cumsum(1) - 1, -1), prompt)
 
 
 @dataclass(frozen=True)
-class Positions:
+class PositionSelector:
     """The first `first` and last `last` tokens of the prompt (or the whole `prompt`), and with `new` what comes after it.
 
     Where both ends are asked of a prompt of `n` tokens, the first take at most ⌊n/2⌋ and the last at most ⌈n/2⌉, so that no
@@ -35,7 +35,7 @@ class Positions:
     prompt: bool = False
     new: bool = False
 
-    def masks(self, places: Places) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    def masks(self, places: TokenIndex) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Where the beginning and where the end is; the whole prompt counts as beginning, new tokens as end."""
         index, n = places.index, places.prompt[:, None]
         first = torch.minimum(torch.full_like(n, self.first), n // 2 if self.last else n)
@@ -45,12 +45,12 @@ class Positions:
         return beginning, real & (((index >= n - last) & within) | (~within if self.new else torch.zeros_like(within)))
 
 
-def parse_positions(text: str) -> Positions:
+def parse_positions(text: str) -> PositionSelector:
     """`"f2+l3"`: the first two and the last three tokens of the prompt. `"prompt"`: all of it. `"new"`: all after it.
     Joined by `+`; `"all"` is `"prompt+new"`.
 
-    Of a prompt shorter than that, one end takes all tokens and both ends share them (see `Positions`). pyreft takes at most
-    half of the prompt for either end, even where only one is asked for, and moves the rest to padding: of three tokens its
+    Of a prompt shorter than that, one end takes all tokens and both ends share them (see `PositionSelector`). pyreft takes at
+    most half of the prompt for either end, even where only one is asked for, and moves the rest to padding: of three tokens its
     `f3` edits the first alone, ours all three.
 
     Raises:
@@ -58,7 +58,7 @@ def parse_positions(text: str) -> Positions:
 
     Example:
         >>> parse_positions("f2+l3")
-        Positions(first=2, last=3, prompt=False, new=False)
+        PositionSelector(first=2, last=3, prompt=False, new=False)
     """
     found = {"first": 0, "last": 0, "prompt": False, "new": False}
     for part in ["prompt", "new"] if text == "all" else text.split("+"):
@@ -72,4 +72,4 @@ def parse_positions(text: str) -> Positions:
         found[key] = int(counted[2]) if counted else True
     if found["prompt"] and (found["first"] or found["last"]):
         raise ValueError(f"positions: {text!r} asks for the whole prompt and for a part of it; leave one out")
-    return Positions(int(found["first"]), int(found["last"]), bool(found["prompt"]), bool(found["new"]))
+    return PositionSelector(int(found["first"]), int(found["last"]), bool(found["prompt"]), bool(found["new"]))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import Head, logits
+from steerlens.maths.logits import UnembedWeights, logits
 
 PART = re.compile(r"<0x[0-9A-F]{2}>")
 """A byte of a character in the spelling of a token that holds part of it."""
@@ -142,9 +142,9 @@ class Readout:
         return {name: x for name, x in vars(self).items() if name not in ("head", "word_ids")}
 
     @cached_property
-    def head(self) -> Head:
+    def head(self) -> UnembedWeights:
         """Its numbers alone, in float32."""
-        return Head(self.W_U.float(), self.b_U.float(), self.scale, self.softcap)
+        return UnembedWeights(self.W_U.float(), self.b_U.float(), self.scale, self.softcap)
 
     def logits(self, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits of context vectors, float32.

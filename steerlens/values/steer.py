@@ -12,7 +12,7 @@ from torch import Tensor
 from steerlens.maths.svd import truncate
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
 
@@ -77,9 +77,9 @@ class Steer:
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         return ((UNEMBED_IN, lambda c, places: self.apply(c, strength)),)
 
-    def over(self, background: "Steer") -> "SteerOver":
-        """This steer, on a model whose background is always on; see `SteerOver`."""
-        return SteerOver(self, background)
+    def with_background(self, background: "Steer") -> "SteerWithBackground":
+        """This steer, on a model whose background is always on; see `SteerWithBackground`."""
+        return SteerWithBackground(self, background)
 
     def truncate(self, rank: int, metric: Metric | None = None) -> "Steer":
         """The nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of `C^{1/2} W S^{1/2}`, which is
@@ -150,12 +150,12 @@ class Steer:
 
 
 @dataclass(frozen=True, eq=False)
-class SteerOver:
+class SteerWithBackground:
     """A steer over a background that is always on: `c' = c + cD + s · cW`.
 
     The background `D` of a fit absorbs how its texts differ from what the model was trained on. The steer alone is
     what most uses want; over its background it explains the texts it was fitted on. Strength 0 gives the background,
-    not the plain model. Made by `steer.over(background)`.
+    not the plain model. Made by `steer.with_background(background)`.
     """
 
     steer: Steer
@@ -175,7 +175,7 @@ class SteerOver:
         return f"{self.steer.name} over {self.background.name}"
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        def edit(c: Tensor, places: Places) -> Tensor:
+        def edit(c: Tensor, places: TokenIndex) -> Tensor:
             wide = c.to(torch.promote_types(c.dtype, torch.float32))
             return (self.steer.apply(wide, strength) + wide @ self.background.W.to(wide)).to(c.dtype)
 
@@ -188,7 +188,7 @@ class SteerOver:
         return {part: x.W for part, x in parts.items()}, {"site": UNEMBED_IN, **about}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SteerOver":
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SteerWithBackground":
         """Make it again from what `pack` gave."""
         parts = ("steer", "background")
         return cls(*(Steer.unpack({"W": tensors[part]}, about[part], readout) for part in parts))

@@ -17,7 +17,7 @@ TEXT = "the plot was wonderful . the waiter was awful ."
 @pytest.fixture(scope="module")
 def joy(model) -> Steer:
     states = sl.collect(model, sl.toy.corpus("sentiment", n=300, seed=0), progress=False)
-    return sl.fit_steer(states, name="joy", ridge=0.1, damping=0.1, step=0.1).value
+    return sl.fit_steer(states, name="joy", ridge=0.1, damping=0.1, lr=0.1).value
 
 
 @pytest.mark.parametrize("bos", [True, False])

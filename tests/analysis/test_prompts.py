@@ -18,15 +18,15 @@ from steerlens.analysis.prompts import (
     compare_priors,
     drift,
     effective_rank,
+    embedding_geometry,
     nearest_tokens,
     of_words,
     over_seeds,
-    posterior,
     readability,
 )
-from steerlens.evaluate.contrast import signed, text_nll
+from steerlens.evaluate.sign_margin import text_nll, with_nonzero_label
 from steerlens.maths.stats import bootstrap_ratio, mean_interval
-from steerlens.methods.prompt.priors import Exclusion, Given, Vocabulary, Xavier, fit_gaussian, isotropic
+from steerlens.methods.prompt.priors import Exclusion, FixedRows, Vocabulary, Xavier, fit_gaussian, isotropic
 from steerlens.models.embeddings import embeddings
 from tests.values.make import random
 
@@ -75,16 +75,16 @@ def test_words_are_found_at_distance_zero_and_what_is_near_is_named(model) -> No
 
 def test_words_lie_among_words_and_a_heap_has_collapsed(model, E) -> None:
     many = [E[torch.randperm(len(E), generator=torch.Generator().manual_seed(9 + k))[:N]] for k in range(20)]
-    found = pd.DataFrame([posterior(model, words, start=words) for words in many])
+    found = pd.DataFrame([embedding_geometry(model, words, start=words) for words in many])
     assert (found.nearest == 0).all() and (found.moved == 0).all() and (found.same_word == 1).all()
     assert abs(found.collapse.mean()) < 0.1 and found.spread.mean() == pytest.approx(1, abs=0.1)
     words, here = many[0], found.iloc[0]
     heap = E[:1] + 1e-3 * random(N, D)
-    there = posterior(model, heap, start=words)
+    there = embedding_geometry(model, heap, start=words)
     assert there.spread < 0.02 and there.same_word < 0.5 and there.moved > 0.5
     line = torch.linspace(-3, 3, N)[:, None] * E[:1]
-    assert posterior(model, line).collapse == pytest.approx(1, abs=1e-5)
-    far = posterior(model, 10 * words, start=words)
+    assert embedding_geometry(model, line).collapse == pytest.approx(1, abs=1e-5)
+    far = embedding_geometry(model, 10 * words, start=words)
     assert far.nearest > 5 and far["size"] == pytest.approx(10 * here["size"], rel=1e-5)
     assert far.moved == pytest.approx(9 * here["size"], rel=1e-5)
 
@@ -114,7 +114,7 @@ def test_priors_without_a_density_are_taken_for_their_moments() -> None:
     assert table.distance["cloud"] == pytest.approx(1, abs=0.1)
     assert table.distance["outside"] < table.own_low["outside"]  # it is inside of what the prior leaves out
     # one and the same row each time has no covariance
-    same = drift(cloud[:N], {"one": Given(cloud[:1])})
+    same = drift(cloud[:N], {"one": FixedRows(cloud[:1])})
     assert same.distance.isna().all()
     with pytest.raises(ValueError, match="makes rows of width 3, the prompt's are 64"):
         drift(cloud[:N], {"thin": isotropic(3)})
@@ -132,13 +132,13 @@ def test_a_prompt_of_words_is_read_faithfully(model, E, test) -> None:
     assert torch.equal(prompt.at(1.0)[0], embeddings(model)[plus * 2])
     table = readability(model, prompt, test, draws=2).set_index("what")
     assert table.loc["nearest words"].tolist() == pytest.approx(table.loc["prompt"].tolist(), abs=1e-6)
-    assert table.kept["nearest words"] == pytest.approx(1, abs=1e-4) and table.contrast["prompt"] > 0.005
-    assert table.contrast["random words"] < table.contrast["prompt"] and table.contrast["no prompt"] == 0
-    assert table.nll["no prompt"] == pytest.approx(bootstrap_ratio(*text_nll(model, signed(test), None))[0])
-    assert table.nll["prompt"] == pytest.approx(-_scores(model, signed(test), prompt), rel=1e-4)
+    assert table.kept["nearest words"] == pytest.approx(1, abs=1e-4) and table.sign_margin["prompt"] > 0.005
+    assert table.sign_margin["random words"] < table.sign_margin["prompt"] and table.sign_margin["no prompt"] == 0
+    assert table.nll["no prompt"] == pytest.approx(bootstrap_ratio(*text_nll(model, with_nonzero_label(test), None))[0])
+    assert table.nll["prompt"] == pytest.approx(-_scores(model, with_nonzero_label(test), prompt), rel=1e-4)
 
 
-def _scores(model: Any, test: sl.Labelled, prompt: sl.Prompt) -> float:
+def _scores(model: Any, test: sl.Labelled, prompt: sl.SoftPrompt) -> float:
     """Mean log-probability of a token, each text at its own label, by `score`."""
     found = []
     for label in set(test.labels):
@@ -150,10 +150,10 @@ def _scores(model: Any, test: sl.Labelled, prompt: sl.Prompt) -> float:
 def test_a_prompt_far_from_words_is_not_what_they_say(model, E, test) -> None:
     on = sl.readout(model)
     rows = 5 * random(1, 3, D)
-    table = readability(model, sl.Prompt(rows, 0.1 * random(1, 3, D, seed=1), "soft", (), on), test, draws=1)
+    table = readability(model, sl.SoftPrompt(rows, 0.1 * random(1, 3, D, seed=1), "soft", (), on), test, draws=1)
     assert table.nll[0] != pytest.approx(table.nll[1], abs=1e-2)
     wide = model.cfg.n_heads * model.cfg.d_head
-    other = sl.Prompt(torch.zeros(2, 3, wide), torch.zeros(2, 3, wide), "kv", (0,), on)
+    other = sl.SoftPrompt(torch.zeros(2, 3, wide), torch.zeros(2, 3, wide), "kv", (0,), on)
     with pytest.raises(ValueError, match="got kind 'kv', expected 'soft'"):
         readability(model, other, test)
 
@@ -170,9 +170,13 @@ def test_every_prior_and_seed_has_a_row_and_the_numbers_are_those_of_the_fit(mod
     table = compare_priors(model, train, test, known, seeds=(0, 1), length=2, epochs=1, progress=False)
     assert list(zip(table.prior, table.seed, strict=True)) == [("narrow", 0), ("narrow", 1), ("words", 0), ("words", 1)]
     for row, fit in zip(table.itertuples(), kept, strict=True):
-        assert row.nll == pytest.approx(bootstrap_ratio(*text_nll(model, signed(test), fit.value))[0], rel=1e-5)
+        assert row.nll == pytest.approx(
+            bootstrap_ratio(*text_nll(model, with_nonzero_label(test), fit.value))[0], rel=1e-5
+        )
         start = known[row.prior].sample(2, row.seed)
-        assert row.moved == pytest.approx(float(posterior(model, fit.value.rows[0], start=start).moved), rel=1e-5)
+        assert row.moved == pytest.approx(
+            float(embedding_geometry(model, fit.value.rows[0], start=start).moved), rel=1e-5
+        )
         assert row.seconds == fit.report.seconds and row.half_way in (0, 1)
         assert row.start_nll > row.plain_nll  # random rows before a text do harm
     assert table.start_drift[:2].between(0.7, 1.3).all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.analysis.state_shift import moves
+from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer
 from tests.models.zoo import hook_count, random_reft, random_steer
@@ -48,7 +48,7 @@ def by_hand(model: Any, value: Any, data: sl.Labelled) -> Tensor:
 
 def test_a_steer_moves_as_it_does_itself_and_not_as_another(model, data, metric) -> None:
     one, other = (low_rank(model, metric, RANK, seed) for seed in (1, 2))
-    table = moves(model, one, one, data, metric, rank=RANK, controls={"other": other}, draws=5)
+    table = state_shift_overlap(model, one, one, data, metric, rank=RANK, controls={"other": other}, draws=5)
     own, far = shares(table, one.name), shares(table, "other")
     assert own["writes"] == pytest.approx(1, abs=1e-3)
     assert own["steer's move"] == pytest.approx(1, abs=1e-3)
@@ -57,7 +57,7 @@ def test_a_steer_moves_as_it_does_itself_and_not_as_another(model, data, metric)
 
 def test_the_shares_are_those_of_the_moves_by_hand(model, data, metric) -> None:
     steer, edit = random_steer(model, seed=1), random_reft(model, layers=(1,))
-    found = shares(table := moves(model, edit, steer, data, metric, rank=RANK, draws=3), steer.name)
+    found = shares(table := state_shift_overlap(model, edit, steer, data, metric, rank=RANK, draws=3), steer.name)
     moved = by_hand(model, edit, data)
     X = moved @ metric.S_root.double()
     U, _, Vh = torch.linalg.svd(metric.whiten(steer.W).double())
@@ -75,12 +75,12 @@ def test_the_shares_are_those_of_the_moves_by_hand(model, data, metric) -> None:
 def test_all_directions_hold_everything_and_random_ones_their_share(model, data, metric) -> None:
     steer, edit = random_steer(model, seed=1), random_reft(model, layers=(1,))
     d = steer.readout.d_model
-    whole = moves(model, edit, steer, data, metric, rank=d, draws=1)
+    whole = state_shift_overlap(model, edit, steer, data, metric, rank=d, draws=1)
     rows = whole[whole.question.isin(["writes", "reads"])]
     assert rows.share.tolist() == pytest.approx([1, 1], abs=1e-6) and rows.chance.tolist() == pytest.approx(
         [1, 1], abs=1e-6
     )
-    few = moves(model, edit, steer, data, metric, rank=8, draws=60)
+    few = state_shift_overlap(model, edit, steer, data, metric, rank=8, draws=60)
     few = few[few.question.isin(["writes", "reads"])]
     assert few.chance.tolist() == pytest.approx([8 / d] * 2, rel=0.25)
     assert (few.chance_high > few.chance).all()
@@ -88,20 +88,20 @@ def test_all_directions_hold_everything_and_random_ones_their_share(model, data,
 
 def test_intervals_hold_the_share_and_more_of_a_steer_is_the_same_move(model, data, metric) -> None:
     steer, edit = random_steer(model, seed=1), random_reft(model, layers=(1,))
-    one, doubled = (moves(model, edit, by * steer, data, metric, draws=2) for by in (1.0, 2.0))
+    one, doubled = (state_shift_overlap(model, edit, by * steer, data, metric, draws=2) for by in (1.0, 2.0))
     assert ((one.low <= one.share) & (one.share <= one.high)).all()
     pd.testing.assert_series_equal(one.share, doubled.share, rtol=1e-6)
-    again = moves(model, edit, steer, data, metric, draws=2)
+    again = state_shift_overlap(model, edit, steer, data, metric, draws=2)
     pd.testing.assert_frame_equal(one, again)
 
 
 def test_the_model_is_left_alone_and_what_moves_nothing_is_refused(model, data, metric) -> None:
     before = hook_count(model)
     steer = random_steer(model, seed=1)
-    moves(model, steer, steer, data, metric, draws=1)
+    state_shift_overlap(model, steer, steer, data, metric, draws=1)
     assert hook_count(model) == before
     with pytest.raises(ValueError, match="moves nothing at strength 0"):
-        moves(model, steer, steer, data, metric, strength=0.0)
+        state_shift_overlap(model, steer, steer, data, metric, strength=0.0)
     for options in ({"rank": 0}, {"rank": 65}, {"draws": 0}):
         with pytest.raises(ValueError, match="rank, draws: got"):
-            moves(model, steer, steer, data, metric, **options)
+            state_shift_overlap(model, steer, steer, data, metric, **options)

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.analysis import subspaces
 from steerlens.analysis.subspaces import carried, compare_subspaces
-from steerlens.models.hooks import evaluating, run_to
-from steerlens.models.partial_forward import Kept, batch_of, keep, resumed
+from steerlens.models.hooks import eval_mode, run_until
+from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals, resumed
 from steerlens.values.metric import Metric
 from tests.models.zoo import hook_count, random_steer
 from tests.values.make import make_reft, orthonormal_rows
@@ -29,8 +29,8 @@ def data() -> sl.Labelled:
 
 
 @pytest.fixture(scope="module")
-def kept(model, data) -> Callable[[int], Kept]:
-    found = {layer: keep(model, data, layer) for layer in range(LAST + 1)}
+def kept(model, data) -> Callable[[int], ResidualCache]:
+    found = {layer: cache_residuals(model, data, layer) for layer in range(LAST + 1)}
     return found.__getitem__
 
 
@@ -75,15 +75,15 @@ def answer(table: pd.DataFrame, question: str, layer: int = 0) -> pd.Series:
     return table[(table.question == question) & (table.layer == layer)].iloc[0]
 
 
-def exact(model, kept: Kept, directions: Tensor) -> Tensor:
+def exact(model, kept: ResidualCache, directions: Tensor) -> Tensor:
     """`E[∂c/∂h] · r` by automatic differentiation, backwards and then backwards through that."""
     total, n = torch.zeros(len(directions), D), 0
-    with evaluating(model, gradients=True):
+    with eval_mode(model, gradients=True):
         for rows in kept.batches(range(len(kept))):
             batch = batch_of(kept, rows)
             step, weight = (torch.zeros(D, requires_grad=True) for _ in range(2))
             with resumed(model, kept.layer, batch.resid + step):
-                c = run_to(model, "unembed.hook_in", batch.tokens, batch.mask)
+                c = run_until(model, "unembed.hook_in", batch.tokens, batch.mask)
             (slope,) = torch.autograd.grad(c[:, :-1][batch.real].sum(0) @ weight, step, create_graph=True)
             for k, r in enumerate(directions):
                 total[k] += torch.autograd.grad(slope @ r, weight, retain_graph=True)[0]
@@ -134,7 +134,7 @@ def test_what_is_carried_is_linear_in_the_directions_and_their_scale_does_not_ma
 def test_a_mean_over_the_positions_of_all_texts(model, data, kept):
     directions = orthonormal_rows(1, D)
     parts = [sl.Labelled(data.texts[:4], data.labels[:4]), sl.Labelled(data.texts[4:], data.labels[4:])]
-    means = [carried(model, keep(model, part, 0), directions) for part in parts]
+    means = [carried(model, cache_residuals(model, part, 0), directions) for part in parts]
     n = [sl.collect(model, part, progress=False).n_positions for part in parts]
     assert_close(
         (n[0] * means[0] + n[1] * means[1]) / sum(n), carried(model, kept(0), directions), rtol=1e-3, atol=1e-4
@@ -157,7 +157,7 @@ def test_carrying_needs_a_known_way_and_passes_that_can_be_resumed(
         carried(model, kept(0), torch.eye(D)[:1], "lens")
     monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
     with pytest.raises(ValueError, match="model: its passes cannot be resumed"):
-        carried(model, keep(model, data, 0), torch.eye(D)[:1])
+        carried(model, cache_residuals(model, data, 0), torch.eye(D)[:1])
 
 
 def test_the_table_has_a_row_a_layer_and_question_and_shares_of_one(model, few, metric):
@@ -186,7 +186,7 @@ def test_edits_fitted_twice_the_same_share_all_and_others_what_chance_gives(mode
     assert apart.overlap < 0.2 > apart.largest_chance_high
 
 
-def mean_difference(kept: Kept) -> tuple[Tensor, Tensor]:
+def mean_difference(kept: ResidualCache) -> tuple[Tensor, Tensor]:
     """Mean states of the texts that have a sign, their labels' signs: text by text."""
     ends = [*kept.starts.tolist()[1:], len(kept.resid)]
     mean = torch.stack([kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)])
@@ -232,7 +232,7 @@ def test_an_edit_that_pushes_the_final_states_as_the_steer_does_is_seen(
     model, few, metric, layer: int, through: str, question: str
 ):
     mine, other = (edit(model, layer=layer, seed=seed) for seed in (0, 7))
-    written = torch.tensor([0.8, -0.6]) @ carried(model, keep(model, few, layer), mine.R[0], through)
+    written = torch.tensor([0.8, -0.6]) @ carried(model, cache_residuals(model, few, layer), mine.R[0], through)
     steer = steer_that_writes(model, written)
     table = compared(model, few, metric, mine, steer)
     row = answer(table, question, layer)
@@ -246,7 +246,7 @@ def test_an_edit_that_pushes_the_final_states_as_the_steer_does_is_seen(
 def test_only_as_many_of_the_steers_directions_count_as_asked(model, few, metric):
     mine = edit(model)
     strong, weak = (torch.randn(D, generator=torch.Generator().manual_seed(k)) for k in (1, 2))
-    written = carried(model, keep(model, few, 0), mine.R[0])[0]
+    written = carried(model, cache_residuals(model, few, 0), mine.R[0])[0]
     W = 9 * torch.outer(strong, weak) + 0.1 * torch.outer(weak, written / written.norm())
     steer = sl.Steer(W, sl.readout(model))
     one, two = (answer(compared(model, few, metric, mine, steer, rank=k, draws=1), "writes") for k in (1, 2))

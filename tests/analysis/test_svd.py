@@ -7,7 +7,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 import steerlens as sl
-from steerlens.analysis.svd import directions, singular_scores, singular_words, spectrum, stability
+from steerlens.analysis.svd import directions, singular_scores, singular_words, spectrum, split_half_reliability
 from steerlens.analysis.svd.scores import _false_share, against
 from steerlens.evaluate.fluency import strength_cost
 from steerlens.methods.steer.fit import fit_shuffled
@@ -222,7 +222,7 @@ def test_a_spectrum_with_states_costs_what_a_small_strength_does(damping: float)
     """Of a fitted steer, whole and by directions; the Kronecker number is off by more than 1.4."""
     model = sl.load_model("toy-64")
     states = sl.collect(model, sl.toy.corpus("sentiment", n=150, seed=0), progress=False)
-    steer = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, step=0.1).value
+    steer = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, lr=0.1).value
     metric = sl.natural_metric(states, damping=damping, weights="tokens")
     found = spectrum(steer, metric=metric, states=states)
 
@@ -264,14 +264,14 @@ def test_what_comes_again_is_kept_and_noise_is_not():
 
     pairs = [(noisy(1.0), noisy(1.0)) for _ in range(3)]
     mean = sum((x for pair in pairs for x in pair[1:]), pairs[0][0]) / 4
-    table = stability(mean, pairs, rank=4)
+    table = split_half_reliability(mean, pairs, rank=4)
     assert table.kept[0] > 0.8 and table.reads[0] > 0.8 and table.writes[0] > 0.8
     assert (table.kept[1:].abs() < 0.3).all() and (table.reads[1:] < 5 * table.chance[1:]).all()
     assert table.comparisons[0] == 6
     with pytest.raises(ValueError, match="pairs"):
-        stability(mean, [])
+        split_half_reliability(mean, [])
     with pytest.raises(ValueError, match="different W_U"):
-        stability(mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))])
+        split_half_reliability(mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))])
 
 
 def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
@@ -281,7 +281,7 @@ def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
     pairs = [(noise[0], noise[1]), (noise[2], noise[3])]
     weak, none = 1e-2 * noise[0], 1e-6 * noise[0]
 
-    bounded = stability(weak, pairs, rank=3)  # halves with a hundred times its gain
+    bounded = split_half_reliability(weak, pairs, rank=3)  # halves with a hundred times its gain
     assert bounded.kept.abs().max() <= 1 and (bounded.comparisons == 4).all()
     unbounded = directions(noise[1].W, 1).gains / directions(weak.W, 1).gains
     assert float(unbounded) > 50
@@ -292,24 +292,24 @@ def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
         (noise[0], [(noise[1], none)]),  # the other half has no gain, or the one where it is found
         (zero_steer(on), [(zero_steer(on), zero_steer(on))]),
     ):
-        table = stability(steer, halves, rank=3)
+        table = split_half_reliability(steer, halves, rank=3)
         assert table.kept.isna().all() and table.spread.isna().all()
         assert (table.comparisons == 0).all() and table.reads.notna().all()
 
-    single = stability(noise[0].truncate(1), pairs, rank=2)
+    single = split_half_reliability(noise[0].truncate(1), pairs, rank=2)
     assert single.kept.notna().tolist() == [True, False]  # the second direction is rounding
-    mixed = stability(noise[0], [*pairs, (noise[1], none)], rank=2)
+    mixed = split_half_reliability(noise[0], [*pairs, (noise[1], none)], rank=2)
     assert mixed.comparisons.tolist() == [4, 4] and mixed.kept.notna().all()
-    pd.testing.assert_series_equal(mixed.kept, stability(noise[0], pairs, rank=2).kept)
+    pd.testing.assert_series_equal(mixed.kept, split_half_reliability(noise[0], pairs, rank=2).kept)
 
 
 def test_on_the_toy_the_first_direction_lists_the_planted_lexicon():
     """Of the words that the believed direction writes and avoids, most are of the right end of the lexicon."""
     model = sl.load_model("toy-64")
     states = sl.collect(model, sl.toy.corpus("sentiment", n=1000, seed=0), progress=False)
-    fit = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, step=0.1)
+    fit = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, lr=0.1)
     metric = sl.natural_metric(states.sample(8_000, seed=0), damping=0.1)
-    pairs = sl.refit(states, fit, pairs=1)
+    pairs = sl.fit_split_halves(states, fit, pairs=1)
     table = singular_words(fit.value, rank=1, tokens=10, metric=metric, states=states, refits=pairs)
     assert table.kept[0] > 0.5
     grade = {

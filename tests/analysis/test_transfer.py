@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.analysis.transfer import align, token_weights, transfer, transfer_report
 from steerlens.analysis.transfer.distill import distil, selftrain, shift_match, strengths_of_texts
-from steerlens.evaluate.losses import contrasts, measure
-from steerlens.evaluate.matched_kl import kl_at
+from steerlens.evaluate.losses import measure, sign_margins
+from steerlens.evaluate.matched_kl import kl_at_strength
 from steerlens.values.alignment import Alignment
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
@@ -109,7 +109,7 @@ def test_matching_logit_shifts_finds_the_steer_in_any_basis(softcap):
     assert shift_match(steer, found, pairs) > 0.97
     assert shift_match(steer, Steer(random(D, D, seed=9), pairs.tgt.readout), pairs) < 0.5
     # the unit of the source: the scale of the best match is 1
-    assert kl_at(found, pairs.tgt, 1.0) == pytest.approx(kl_at(steer, pairs.src, 1.0), rel=0.1)
+    assert kl_at_strength(found, pairs.tgt, 1.0) == pytest.approx(kl_at_strength(steer, pairs.src, 1.0), rel=0.1)
     assert shift_match(steer, Steer(truth, pairs.tgt.readout), pairs) == pytest.approx(1, abs=1e-5)
 
 
@@ -264,7 +264,7 @@ def toys():
     labelled, text, new = (sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((400, 0), (300, 1), (200, 2)))
     fits = {
         name: sl.fit_steer(
-            sl.collect(models[name], labelled, progress=False), name="joy", ridge=0.1, damping=0.1, step=0.1
+            sl.collect(models[name], labelled, progress=False), name="joy", ridge=0.1, damping=0.1, lr=0.1
         )
         for name in ("toy-128", "toy-64")
     }
@@ -288,13 +288,15 @@ def test_rules_that_read_text_keep_more_than_those_that_do_not(toys):
     # every steer costs what was asked for, over the background, on the sample that says so
     sample = states["toy-128"].sample(4_096, seed=0)
     for steer in report.steers.values():
-        assert kl_at(steer.over(fits["toy-128"].background), sample, 1.0) == pytest.approx(0.05, rel=1e-3)
+        assert kl_at_strength(steer.with_background(fits["toy-128"].background), sample, 1.0) == pytest.approx(
+            0.05, rel=1e-3
+        )
     # and the contrast is that of the fit's own measure
     own = report.steers["trained"]
     losses = measure(states["toy-128"], own, fits["toy-128"].background).all
-    assert table.contrast["trained"] == pytest.approx(losses.contrast, abs=1e-4)
-    summed = contrasts(states["toy-128"], [own], fits["toy-128"].background).sum() / states["toy-128"].n_positions
-    assert float(summed) == pytest.approx(losses.contrast, abs=1e-4)
+    assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-4)
+    summed = sign_margins(states["toy-128"], [own], fits["toy-128"].background).sum() / states["toy-128"].n_positions
+    assert float(summed) == pytest.approx(losses.sign_margin, abs=1e-4)
     assert "shared tokens" in report._repr_html_()
 
 
@@ -317,7 +319,7 @@ def test_a_steer_reaches_a_model_with_another_tokenizer(toys):
     found = transfer(steer, llama, rule="distil", text=pairs)
     assert shift_match(steer, found, pairs) > 0.8 > shift_match(steer, transfer(steer, llama), pairs) + 0.3
     new = sl.collect(llama, sl.toy.corpus("sentiment", n=100, seed=5), progress=False)
-    right, by_rule = (contrasts(new, [x], zero_steer(x.readout)).sum() for x in (found, transfer(steer, llama)))
+    right, by_rule = (sign_margins(new, [x], zero_steer(x.readout)).sum() for x in (found, transfer(steer, llama)))
     assert right > 3 * by_rule.abs() and right > 0
 
 

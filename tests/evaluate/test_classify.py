@@ -16,7 +16,7 @@ def train() -> sl.Labelled:
 
 @pytest.fixture(scope="module")
 def joy(model, train: sl.Labelled) -> sl.Steer:
-    return sl.fit_steer(sl.collect(model, train, progress=False), ridge=(0.05, 2.0), damping=0.1, step=0.1).value
+    return sl.fit_steer(sl.collect(model, train, progress=False), ridge=(0.05, 2.0), damping=0.1, lr=0.1).value
 
 
 def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(model, joy: sl.Steer, train: sl.Labelled):

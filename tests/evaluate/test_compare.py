@@ -11,10 +11,10 @@ import pytest
 import steerlens as sl
 from steerlens.analysis import reft
 from steerlens.analysis.reft import composition, reft_quality
-from steerlens.evaluate import compare
-from steerlens.evaluate.compare import at_equal_kl
-from steerlens.evaluate.contrast import contrast, kl_cost
-from steerlens.evaluate.matched_kl import calibrate
+from steerlens.evaluate import compare as module
+from steerlens.evaluate.compare import compare
+from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.values.steer import Steer
 from steerlens.values.training import Training
@@ -34,7 +34,7 @@ def held() -> sl.Labelled:
 
 def quickly(states: Any, **options: Any) -> sl.Fit[Steer]:
     """A fit that tries one step and one damping."""
-    return sl.fit_steer(states, ridge=(0.1, 1.0), damping=0.1, step=0.1, **options)
+    return sl.fit_steer(states, ridge=(0.1, 1.0), damping=0.1, lr=0.1, **options)
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +43,25 @@ def tone(model, train) -> Steer:
 
 
 def test_at_equal_cost_the_scale_of_a_steer_does_not_matter(model, held, tone):
-    table = at_equal_kl(model, {"plain": tone, "turned": -3 * tone}, held, kl=0.1)
-    assert table.columns.tolist() == ["name", "contrast", "low", "high", "strength"]
+    table = compare(model, {"plain": tone, "turned": -3 * tone}, held, kl=0.1)
+    assert table.columns.tolist() == ["name", "sign_margin", "low", "high", "strength"]
     assert table.name.tolist() == ["plain", "turned"]
-    plain, turned = table.contrast
+    plain, turned = table.sign_margin
     assert plain == pytest.approx(-turned, rel=1e-2)
-    assert plain > 1.05 * contrast(model, held, tone, strength=table.strength[1]).contrast > 0
+    assert plain > 1.05 * sign_margin(model, held, tone, strength=table.strength[1]).sign_margin > 0
     assert table.strength[0] == pytest.approx(3 * table.strength[1], rel=1e-2)
     for strength, value in zip(table.strength, (tone, -3 * tone), strict=True):
-        assert kl_cost(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
+        assert kl_at_strength(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
 
 
 def test_the_cost_is_measured_on_the_first_hundred_texts(model, tone, monkeypatch: pytest.MonkeyPatch):
     data, seen = sl.toy.corpus("tone", n=130, seed=5), []
     data = sl.Labelled(data.texts, data.labels, ("it was",) * 130)
-    monkeypatch.setattr(
-        compare, "strength_for_kl", lambda _, sample, value, kl: seen.append((sample, value, kl)) or 0.3
-    )
-    found = at_equal_kl(model, {"tone": tone}, data, kl=0.1)
+    monkeypatch.setattr(module, "strength_at_kl", lambda _, sample, value, kl: seen.append((sample, value, kl)) or 0.3)
+    found = compare(model, {"tone": tone}, data, kl=0.1)
     assert seen == [(sl.Labelled(data.texts[:100], data.labels[:100], data.prompts[:100]), tone, 0.1)]
     assert found.strength.tolist() == [0.3]
-    assert found.contrast[0] == contrast(model, data, tone, strength=0.3).contrast
+    assert found.sign_margin[0] == sign_margin(model, data, tone, strength=0.3).sign_margin
 
 
 KL = 0.04
@@ -101,7 +99,7 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
 def test_quality_lists_edits_beside_steers_of_the_same_rank_and_of_full_rank(quality):
     table, edits, _ = quality
     assert table.columns.tolist() == [
-        "method", "layers", "rank", "parameters", "contrast", "low", "high", "strength", "seconds"
+        "method", "layers", "rank", "parameters", "sign_margin", "low", "high", "strength", "seconds"
     ]  # fmt: skip
     rows = list(table[["method", "layers", "rank", "parameters"]].itertuples(index=False, name=None))
     assert rows == [
@@ -125,11 +123,11 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
 
     def unmeasured(_: Any, values: dict[str, Any], data: sl.Labelled, *, kl: float) -> pd.DataFrame:
         assert data is held and kl == 0.05
-        return pd.DataFrame([{"name": n, "contrast": 0.0, "low": 0.0, "high": 0.0, "strength": 1.0} for n in values])
+        return pd.DataFrame([{"name": n, "sign_margin": 0.0, "low": 0.0, "high": 0.0, "strength": 1.0} for n in values])
 
     monkeypatch.setattr(reft, "fit_reft", stand_in)
     monkeypatch.setattr(reft, "fit_steer", quickly)
-    monkeypatch.setattr(reft, "at_equal_kl", unmeasured)
+    monkeypatch.setattr(reft, "compare", unmeasured)
     table = reft_quality(model, train, held, variants=("direft", "r1"), ranks=(2, 3), training=Training(epochs=7))
     assert asked == [("direft", 2, 7), ("direft", 3, 7), ("r1", 1, 7)]
     assert table.method.tolist() == ["steer"] * 3 + ["direft"] * 2 + ["r1"]
@@ -144,11 +142,11 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
 def test_quality_holds_all_at_the_same_cost(model, held, quality):
     table, edits, _ = quality
     for strength, edit in zip(table.strength[2:], edits, strict=True):
-        assert kl_cost(model, held, edit, strength=strength) == pytest.approx(KL, rel=1e-3)
-        assert abs(kl_cost(model, held, edit) - KL) > 0.01  # at strength 1 it does not
+        assert kl_at_strength(model, held, edit, strength=strength) == pytest.approx(KL, rel=1e-3)
+        assert abs(kl_at_strength(model, held, edit) - KL) > 0.01  # at strength 1 it does not
     for (_, row), edit in zip(table[2:].iterrows(), edits, strict=True):
-        found = contrast(model, held, edit, strength=row.strength)
-        assert row[["contrast", "low", "high"]].tolist() == found[["contrast", "low", "high"]].tolist()
+        found = sign_margin(model, held, edit, strength=row.strength)
+        assert row[["sign_margin", "low", "high"]].tolist() == found[["sign_margin", "low", "high"]].tolist()
 
 
 def test_quality_of_steers_is_that_of_truncated_steers(model, train, held, quality):
@@ -158,10 +156,12 @@ def test_quality_of_steers_is_that_of_truncated_steers(model, train, held, quali
     metric = sl.natural_metric(states.sample(16_384, seed=3), damping=fit.report.damping or 0.0)
     for row, rank in zip(table[:2].itertuples(), (1, 64), strict=True):
         steer = fit.value.truncate(rank, metric)
-        strength = calibrate(steer, sl.collect(model, held, progress=False), kl=KL)
+        strength = strength_at_kl(steer, sl.collect(model, held, progress=False), kl=KL)
         assert row.strength == pytest.approx(strength, rel=5e-3)
-        assert row.contrast == pytest.approx(contrast(model, held, steer, strength=strength).contrast, rel=2e-2)
-    assert np.ptp(table.contrast[:2]) > 1e-4
+        assert row.sign_margin == pytest.approx(
+            sign_margin(model, held, steer, strength=strength).sign_margin, rel=2e-2
+        )
+    assert np.ptp(table.sign_margin[:2]) > 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -177,22 +177,22 @@ def tasks(model) -> tuple[Any, dict[str, sl.Reft], dict[str, sl.Labelled], pd.Da
 
 def test_each_part_is_worth_more_on_its_own_task_and_the_whole_on_both(tasks):
     table = tasks[-1]
-    assert table.columns.tolist() == ["edit", "task", "contrast", "low", "high"]
+    assert table.columns.tolist() == ["edit", "task", "sign_margin", "low", "high"]
     assert table.edit.tolist() == ["sentiment"] * 2 + ["tone"] * 2 + ["together"] * 2
     assert table.task.tolist() == ["sentiment", "tone"] * 3
-    at = table.set_index(["edit", "task"]).contrast
+    at = table.set_index(["edit", "task"]).sign_margin
     for mine, other in (("sentiment", "tone"), ("tone", "sentiment")):
         assert at[mine, mine] > at[mine, other]
         assert at[mine, mine] > at[other, mine]
         assert at["together", mine] > 0.5 * at[mine, mine] > 0
-    assert (table.low < table.contrast).all() and (table.contrast < table.high).all()
+    assert (table.low < table.sign_margin).all() and (table.sign_margin < table.high).all()
 
 
-def test_composition_is_the_contrast_of_each_part_on_each_task(model, tasks):
+def test_composition_is_the_sign_margin_of_each_part_on_each_task(model, tasks):
     _, parts, tests, table = tasks
     for row in table[1:4].itertuples():
-        found = contrast(model, tests[row.task], parts[row.edit])
-        assert (row.contrast, row.low, row.high) == (found.contrast, found.low, found.high)
+        found = sign_margin(model, tests[row.task], parts[row.edit])
+        assert (row.sign_margin, row.low, row.high) == (found.sign_margin, found.low, found.high)
 
 
 def test_composition_needs_the_texts_of_the_parts_tasks(model, tasks):

@@ -25,7 +25,7 @@ def states(model, data: sl.Labelled) -> States:
 
 @pytest.fixture(scope="module")
 def tone(states: States) -> Steer:
-    fit = sl.fit_steer(states, name="tone", ridge=(0.1, 1.0), damping=0.1, step=0.1)
+    fit = sl.fit_steer(states, name="tone", ridge=(0.1, 1.0), damping=0.1, lr=0.1)
     return fit.report.strength * fit.value  # as long as labels ask for
 
 
@@ -85,7 +85,7 @@ def test_gap_closed_repeats_itself_and_depends_on_the_seed(model, tone: Steer):
 
 
 def test_a_background_is_not_part_of_the_base(model, tone: Steer):
-    over = gap_closed(model, tone.over(0.3 * tone), "tone", n=30, strengths=(1,))
+    over = gap_closed(model, tone.with_background(0.3 * tone), "tone", n=30, strengths=(1,))
     alone = gap_closed(model, tone, "tone", n=30, strengths=(1,))
     np.testing.assert_allclose(over.base, alone.base, rtol=1e-6)
     assert over.steered.iloc[0] != alone.steered.iloc[0]

@@ -6,19 +6,19 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure
-from steerlens.evaluate.matched_kl import calibrate, kl_at, strength_at
+from steerlens.evaluate.matched_kl import kl_at_strength, solve_strength, strength_at_kl
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerOver, zero_steer
+from steerlens.values.steer import Steer, SteerWithBackground, zero_steer
 from tests.values.make import D, V, make_readout, make_states, make_steer, random
 
 
-def measured(steer: Steer | SteerOver, states: States, strength: float) -> float:
+def measured(steer: Steer | SteerWithBackground, states: States, strength: float) -> float:
     """KL(p_0 ‖ p_s), mean of both signs and of all positions."""
     on = states.readout
     c = next(states.chunks(10**9)).hidden.double()
-    W = (steer.steer if isinstance(steer, SteerOver) else steer).W.double()
-    start = c + c @ steer.background.W.double() if isinstance(steer, SteerOver) else c
+    W = (steer.steer if isinstance(steer, SteerWithBackground) else steer).W.double()
+    start = c + c @ steer.background.W.double() if isinstance(steer, SteerWithBackground) else c
 
     def log_p(x: Tensor) -> Tensor:
         z = on.scale * (x @ on.W_U.double() + on.b_U.double())
@@ -34,11 +34,15 @@ def toy() -> States:
     return sl.collect(sl.load_model("toy-64"), sl.toy.corpus("tone", n=8, seed=0), progress=False)
 
 
-def steers(states: States) -> list[Steer | SteerOver]:
+def steers(states: States) -> list[Steer | SteerWithBackground]:
     on = states.readout
     wide = Steer(random(on.d_model, on.d_model) / on.d_model**0.5, on, "wide")
     narrow = Steer(random(on.d_model, 1, seed=1) @ random(1, on.d_model, seed=2), on, "narrow")
-    return [wide, narrow, wide.over(Steer(0.3 * random(on.d_model, on.d_model, seed=3) / on.d_model**0.5, on, "bg"))]
+    return [
+        wide,
+        narrow,
+        wide.with_background(Steer(0.3 * random(on.d_model, on.d_model, seed=3) / on.d_model**0.5, on, "bg")),
+    ]
 
 
 @pytest.mark.parametrize("which", range(3), ids=["wide", "narrow", "over a background"])
@@ -46,16 +50,16 @@ def test_at_the_strength_the_kl_is_the_wanted_one_and_it_grows_with_it(toy: Stat
     steer = steers(toy)[which]
     found = []
     for kl in (2e-3, 0.05, 2.0):
-        found.append(calibrate(steer, toy, kl=kl))
+        found.append(strength_at_kl(steer, toy, kl=kl))
         assert measured(steer, toy, found[-1]) == pytest.approx(kl, rel=3e-3)
     assert found[0] < found[1] < found[2]
-    assert found[1] == calibrate(steer, toy)  # the default
+    assert found[1] == strength_at_kl(steer, toy)  # the default
     assert abs((found[2] / found[0]) ** 2 / 1000 - 1) > 0.05  # the quadratic law alone would miss it
 
 
 def test_a_fitted_steer_costs_the_wanted_kl_by_the_report_s_own_measure(toy: States) -> None:
     fit = sl.fit_steer(toy, tolerance=1e-2)
-    s = calibrate(fit.value, toy, kl=0.2)
+    s = strength_at_kl(fit.value, toy, kl=0.2)
     assert measured(fit.value, toy, s) == pytest.approx(0.2, rel=3e-3)
     up, down = measure(toy, s * fit.value, zero_steer(toy.readout)).kl
     assert (up + down) / 2 == pytest.approx(0.2, rel=3e-3)
@@ -65,14 +69,16 @@ def test_a_fitted_steer_costs_the_wanted_kl_by_the_report_s_own_measure(toy: Sta
 @pytest.mark.parametrize("factor", [1e-4, 0.5, -1.0, 30.0, 1e4])
 def test_a_steer_k_times_as_large_needs_a_strength_k_times_as_small(factor: float) -> None:
     states, steer = make_states(), make_steer()
-    assert calibrate(factor * steer, states) == pytest.approx(calibrate(steer, states) / abs(factor), rel=1e-3)
+    assert strength_at_kl(factor * steer, states) == pytest.approx(
+        strength_at_kl(steer, states) / abs(factor), rel=1e-3
+    )
 
 
 def test_a_background_is_part_of_where_the_kl_starts() -> None:
     states, steer, other = make_states(), make_steer(), make_steer(1)
-    assert calibrate(steer.over(zero_steer(states.readout)), states) == calibrate(steer, states)
-    s = calibrate(steer.over(other), states)
-    assert measured(steer.over(other), states, s) == pytest.approx(0.05, rel=3e-3)
+    assert strength_at_kl(steer.with_background(zero_steer(states.readout)), states) == strength_at_kl(steer, states)
+    s = strength_at_kl(steer.with_background(other), states)
+    assert measured(steer.with_background(other), states, s) == pytest.approx(0.05, rel=3e-3)
     assert abs(measured(steer, states, s) / 0.05 - 1) > 0.05
 
 
@@ -80,52 +86,52 @@ def test_a_background_is_part_of_where_the_kl_starts() -> None:
 def test_scale_and_soft_cap_are_the_read_out_s(scale: float, softcap: float | None) -> None:
     on = Readout(random(D, V), random(V, seed=1), tuple(map(str, range(V))), scale=scale, softcap=softcap)
     states, steer = make_states(on=on), make_steer(on=on)
-    assert measured(steer, states, calibrate(steer, states, kl=0.1)) == pytest.approx(0.1, rel=3e-3)
+    assert measured(steer, states, strength_at_kl(steer, states, kl=0.1)) == pytest.approx(0.1, rel=3e-3)
 
 
 def test_only_texts_that_are_kept_count_and_shards_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     states, steer = make_states(), make_steer()
-    whole = calibrate(steer, states)
-    assert calibrate(steer, make_states(n_shards=3)) == pytest.approx(whole, rel=1e-4)
+    whole = strength_at_kl(steer, states)
+    assert strength_at_kl(steer, make_states(n_shards=3)) == pytest.approx(whole, rel=1e-4)
     some, _ = states.split(0.3, seed=0)
-    s = calibrate(steer, some)
+    s = strength_at_kl(steer, some)
     assert measured(steer, some, s) == pytest.approx(0.05, rel=3e-3)
     assert abs(s / whole - 1) > 1e-3
     monkeypatch.setattr("steerlens.evaluate.losses.CHUNK", 7)
-    assert calibrate(steer, states) == pytest.approx(whole, rel=1e-4)
+    assert strength_at_kl(steer, states) == pytest.approx(whole, rel=1e-4)
 
 
 def test_the_kl_at_a_strength_is_even_and_zero_at_zero() -> None:
     states, steer = make_states(), make_steer()
-    assert kl_at(steer, states, 0.0) == pytest.approx(0.0, abs=1e-6)
-    assert kl_at(steer, states, 0.7) == pytest.approx(kl_at(steer, states, -0.7))
-    assert kl_at(steer, states, 0.7) == pytest.approx(measured(steer, states, 0.7), rel=1e-4)
+    assert kl_at_strength(steer, states, 0.0) == pytest.approx(0.0, abs=1e-6)
+    assert kl_at_strength(steer, states, 0.7) == pytest.approx(kl_at_strength(steer, states, -0.7))
+    assert kl_at_strength(steer, states, 0.7) == pytest.approx(measured(steer, states, 0.7), rel=1e-4)
 
 
 @pytest.mark.parametrize("kl", [0.0, -0.1, float("nan")])
 def test_a_kl_that_is_not_positive_is_refused(kl: float) -> None:
     with pytest.raises(ValueError, match="expected a positive number of nats"):
-        calibrate(make_steer(), make_states(), kl=kl)
+        strength_at_kl(make_steer(), make_states(), kl=kl)
 
 
 def test_a_steer_of_another_read_out_is_refused() -> None:
     other = make_steer(on=make_readout(1), name="rude")
-    for steer in (other, other.over(other)):
+    for steer in (other, other.with_background(other)):
         with pytest.raises(ValueError, match=r"'m0', steer 'rude.*' lives on 'm1'.*collect states of that model"):
-            calibrate(steer, make_states())
+            strength_at_kl(steer, make_states())
 
 
 def test_a_steer_that_no_strength_makes_cost_anything_is_refused() -> None:
     states = make_states()
     for steer in (zero_steer(states.readout, "nothing"), 1e-12 * make_steer(name="nothing")):
         with pytest.raises(ValueError, match=r"nothing' costs 0\.05 nats .* is it zero\?"):
-            calibrate(steer, states)
+            strength_at_kl(steer, states)
 
 
 def test_a_kl_beyond_what_a_soft_cap_allows_is_refused() -> None:
     on = Readout(random(D, V), random(V, seed=1), tuple(map(str, range(V))), softcap=0.5)
     with pytest.raises(ValueError, match="costs 50 nats per token at no strength up to a million"):
-        calibrate(make_steer(on=on), make_states(on=on), kl=50.0)
+        strength_at_kl(make_steer(on=on), make_states(on=on), kl=50.0)
 
 
 @pytest.mark.parametrize("power", [0.7, 1.0, 2.0, 3.5])
@@ -137,14 +143,14 @@ def test_the_strength_at_a_cost_solves_for_it_whatever_the_power(power: float, s
         calls.append(s)
         return (scale * s) ** power
 
-    found = strength_at(cost, 0.05, "it")
+    found = solve_strength(cost, 0.05, "it")
     assert found == pytest.approx(0.05 ** (1 / power) / scale, rel=1e-3)
     assert min(calls) > 0 and len(calls) < 80
     assert power != 2.0 or len(calls) < 10
 
 
 def test_the_strength_at_a_cost_is_found_where_the_cost_levels_off_or_steps():
-    assert strength_at(lambda s: 0.06 * s**2 / (1 + s**2), 0.05, "it") == pytest.approx(5**0.5, rel=1e-3)
-    assert strength_at(lambda s: 1e-9 * s**2 if s < 3 else s, 0.05, "it") == pytest.approx(3, rel=1e-3)
+    assert solve_strength(lambda s: 0.06 * s**2 / (1 + s**2), 0.05, "it") == pytest.approx(5**0.5, rel=1e-3)
+    assert solve_strength(lambda s: 1e-9 * s**2 if s < 3 else s, 0.05, "it") == pytest.approx(3, rel=1e-3)
     with pytest.raises(ValueError, match="'it' costs 0.05"):
-        strength_at(lambda s: 0.04 * s**2 / (1 + s**2), 0.05, "it")
+        solve_strength(lambda s: 0.04 * s**2 / (1 + s**2), 0.05, "it")

@@ -18,7 +18,7 @@ WORDS = tuple("abcdefgh")
 @pytest.fixture(scope="module")
 def tone(model) -> Steer:
     states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
-    return sl.fit_steer(states, name="tone", ridge=0.1, damping=0.1, step=0.1).value
+    return sl.fit_steer(states, name="tone", ridge=0.1, damping=0.1, lr=0.1).value
 
 
 def sampled(n_texts: int, length: int, strengths: list[float]) -> tuple[States, Steer]:

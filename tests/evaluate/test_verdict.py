@@ -14,7 +14,7 @@ from tests.values.make import make_readout, make_states, random
 D, V = 16, 40
 ON = make_readout(d=D, vocab=V)
 PLANTED = torch.outer(random(D, seed=70), random(D, seed=71)) / D
-GIVEN = {"ridge": (0.0, 0.05), "damping": 3e-2, "step": 0.1}
+GIVEN = {"ridge": (0.0, 0.05), "damping": 3e-2, "lr": 0.1}
 
 
 def test_a_planted_steer_is_told_from_shuffled_labels_and_they_from_nothing() -> None:
@@ -39,7 +39,7 @@ def test_labels_of_0_and_1_get_the_verdict_of_minus_and_plus_and_the_domain_does
     assert (zero_one.mean_label, plus_minus.mean_label) == pytest.approx((0.5, 0.0), abs=0.01)
     losses = zero_one.heldout
     assert losses.base - losses.background > 0.1  # there is a domain to be learned
-    assert abs(losses.contrast) < 0.02
+    assert abs(losses.sign_margin) < 0.02
     a, b = zero_one.verdict, plus_minus.verdict
     assert a is not None and b is not None and not a.found
     assert (a.margin, a.low, a.high, a.p) == pytest.approx((b.margin, b.low, b.high, b.p), abs=2e-3)

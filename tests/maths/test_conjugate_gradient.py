@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.logits import Head, post, slope
+from steerlens.maths.logits import UnembedWeights, apply_softcap, softcap_gradient
 from steerlens.maths.solvers import conjugate_gradient
 
 A_ROWS, B_COLS = 4, 3
@@ -124,10 +124,10 @@ def test_the_slope_is_left_alone_and_its_dtype_kept() -> None:
 
 @pytest.mark.parametrize("scale, softcap", [(1.0, None), (0.25, None), (1.0, 2.0), (3.0, 1.5)])
 def test_the_slope_of_post_is_that_of_autograd(scale: float, softcap: float | None) -> None:
-    head = Head(torch.eye(2).double(), torch.zeros(2).double(), scale, softcap)
+    head = UnembedWeights(torch.eye(2).double(), torch.zeros(2).double(), scale, softcap)
     z = torch.linspace(-4, 4, 30).double().reshape(2, 5, 3).requires_grad_(True)
-    derivative = torch.autograd.grad(post(head, z).sum(), z)[0]
-    found = slope(head, post(head, z.detach()))
+    derivative = torch.autograd.grad(apply_softcap(head, z).sum(), z)[0]
+    found = softcap_gradient(head, apply_softcap(head, z.detach()))
     assert isinstance(found, float) == (softcap is None)
     assert_close(found * torch.ones_like(derivative), derivative, rtol=1e-10, atol=1e-12)
     if softcap is not None:

@@ -6,18 +6,18 @@ from torch.testing import assert_close
 
 from steerlens.maths import evidence
 from steerlens.maths.evidence import even_kl, nuclear_descent
-from steerlens.maths.logits import Head
+from steerlens.maths.logits import UnembedWeights
 from tests.values.make import random
 
-HEAD = Head(random(6, 30, seed=1), random(30, seed=2), scale=0.7)
+HEAD = UnembedWeights(random(6, 30, seed=1), random(30, seed=2), scale=0.7)
 
 
-def logits(head: Head, c: torch.Tensor) -> torch.Tensor:
+def logits(head: UnembedWeights, c: torch.Tensor) -> torch.Tensor:
     z = head.scale * (c @ head.W_U.double() + head.b_U.double())
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
 
-def brute(head: Head, c: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+def brute(head: UnembedWeights, c: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
     p = torch.log_softmax(logits(head, c), 1)
     kls = [(p.exp() * (p - torch.log_softmax(logits(head, c + sign * move), 1))).sum(1) for sign in (1, -1)]
     return (kls[0] + kls[1]) / 2

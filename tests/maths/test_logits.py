@@ -9,15 +9,15 @@ from torch.testing import assert_close
 
 from steerlens.maths import logits as module
 from steerlens.maths.logits import (
-    Head,
+    UnembedWeights,
+    apply_softcap,
     blocks,
     logits,
     multiplies_bfloat16,
     nll_and_gradient,
     nll_gradient,
-    post,
     readings,
-    rounded,
+    to_bfloat16,
     token_nll,
 )
 from steerlens.maths.moments import moments
@@ -26,10 +26,12 @@ N, D, V = 7, 5, 11
 HEADS = {"plain": (1.0, None), "scale": (0.25, None), "softcap": (1.0, 2.0), "scale and softcap": (3.0, 1.5)}
 
 
-def problem(seed: int, scale: float, softcap: float | None, size: float = 1.0) -> tuple[Head, Tensor, Tensor, Tensor]:
+def problem(
+    seed: int, scale: float, softcap: float | None, size: float = 1.0
+) -> tuple[UnembedWeights, Tensor, Tensor, Tensor]:
     """A head with a bias, contexts, targets and weights that differ, one of them 0."""
     r = torch.Generator().manual_seed(seed)
-    head = Head(
+    head = UnembedWeights(
         torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), scale=scale, softcap=softcap
     )
     c = size * torch.randn(N, D, generator=r).double()
@@ -38,7 +40,7 @@ def problem(seed: int, scale: float, softcap: float | None, size: float = 1.0) -
     return head, c, torch.randint(V, (N,), generator=r), weight
 
 
-def by_autograd(head: Head, c: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def by_autograd(head: UnembedWeights, c: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     c = c.clone().requires_grad_(True)
     z = head.scale * (c @ head.W_U + head.b_U)
     if head.softcap is not None:
@@ -69,7 +71,7 @@ def test_loss_stays_exact_where_the_target_has_no_probability_left(kind: str) ->
 
 def test_loss_in_float32_is_finite_where_the_target_underflows() -> None:
     head, c, target, weight = problem(0, 1.0, None, size=200.0)
-    single = Head(head.W_U.float(), head.b_U.float())
+    single = UnembedWeights(head.W_U.float(), head.b_U.float())
     found, slope = nll_and_gradient(single, c.float(), target, weight.float())
     assert_close(found.double(), by_autograd(head, c, target, weight)[0], rtol=1e-5, atol=0.0)
     assert torch.isfinite(slope).all()
@@ -97,16 +99,16 @@ def test_loss_is_convex_along_chords_without_a_soft_cap(seed: int, share: float)
 
 
 def test_loss_is_not_convex_under_a_soft_cap() -> None:
-    head = Head(torch.tensor([[1.0, -1.0]]).double(), torch.zeros(2).double(), softcap=2.0)
+    head = UnembedWeights(torch.tensor([[1.0, -1.0]]).double(), torch.zeros(2).double(), softcap=2.0)
     target, weight = torch.tensor([0]), torch.ones(1).double()
     ends = [nll_and_gradient(head, torch.tensor([[x]]).double(), target, weight)[0] for x in (-8.0, -4.0, 0.0)]
     assert ends[1] > (ends[0] + ends[2]) / 2 + 0.1
 
 
 def test_post_keeps_logits_below_the_cap_and_nearly_the_same_when_small() -> None:
-    head = Head(torch.eye(2), torch.zeros(2), scale=0.5, softcap=3.0)
+    head = UnembedWeights(torch.eye(2), torch.zeros(2), scale=0.5, softcap=3.0)
     z = torch.tensor([[-1e4, 1e4], [-1e-3, 1e-3]])
-    capped = post(head, z)
+    capped = apply_softcap(head, z)
     assert capped[0].tolist() == [-3.0, 3.0]
     assert_close(capped[1], 0.5 * z[1], rtol=1e-5, atol=0.0)
 
@@ -124,7 +126,9 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
 ) -> None:
     r = torch.Generator().manual_seed(block)
     scale, softcap = HEADS[kind]
-    head = Head(torch.randn(D, 50, generator=r).double(), torch.randn(50, generator=r).double(), scale, softcap)
+    head = UnembedWeights(
+        torch.randn(D, 50, generator=r).double(), torch.randn(50, generator=r).double(), scale, softcap
+    )
     c, target, weight = (
         torch.randn(N, D, generator=r).double(),
         torch.arange(1, 50, N),
@@ -160,10 +164,10 @@ def test_readings_are_those_of_whole_distributions(kind: str, monkeypatch: pytes
     assert (told.kl > 0.01).any() and readings(head, target, lambda part: [c @ part.W_U + part.b_U]).kl.shape == (0, N)
 
 
-def single(kind: str, *, n: int = 4096) -> tuple[Head, Tensor, Tensor, Tensor]:
+def single(kind: str, *, n: int = 4096) -> tuple[UnembedWeights, Tensor, Tensor, Tensor]:
     """A head in float32 whose logits have a spread of some 3, and what its model would write."""
     r = torch.Generator().manual_seed(5)
-    head = Head(3 * torch.randn(32, 300, generator=r) / 32**0.5, torch.randn(300, generator=r), *HEADS[kind])
+    head = UnembedWeights(3 * torch.randn(32, 300, generator=r) / 32**0.5, torch.randn(300, generator=r), *HEADS[kind])
     c = torch.randn(n, 32, generator=r)
     target = torch.multinomial(logits(head, c).softmax(1), 1, generator=r).squeeze(1)
     return head, c, target, torch.full((n,), 1 / n)
@@ -181,7 +185,7 @@ def test_rounding_a_gradient_is_nothing_beside_the_noise_of_its_minibatch(
 ) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
     head, c, target, weight = single(kind)
-    exact, found = nll_gradient(head, c, target, weight), nll_gradient(rounded(head), c, target, weight)
+    exact, found = nll_gradient(head, c, target, weight), nll_gradient(to_bfloat16(head), c, target, weight)
     assert found.dtype == torch.float32 and not torch.equal(found, exact)
     few = 512
     minibatch = len(c) / few * step(c[:few], exact[:few])
@@ -197,7 +201,7 @@ def test_logits_far_from_zero_are_moved_there_before_they_are_rounded() -> None:
     assert float(logits(far, c).mean()) < -90
     exact = nll_gradient(far, c, target, weight)
     plainly = nll_gradient(far._replace(W_U=far.W_U.bfloat16(), b_U=far.b_U.bfloat16()), c, target, weight)
-    centred = nll_gradient(rounded(far), c, target, weight)
+    centred = nll_gradient(to_bfloat16(far), c, target, weight)
     assert step(c, centred - exact).norm() < 0.5 * step(c, plainly - exact).norm()
 
 

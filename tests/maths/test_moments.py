@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.maths import logits as head_module
-from steerlens.maths.logits import Head, blocks, logits, nll_and_gradient
+from steerlens.maths.logits import UnembedWeights, blocks, logits, nll_and_gradient
 from steerlens.maths.moments import costs, moments, second_moments
 
 N, D, V = 23, 4, 9
-Problem = tuple[Head, Tensor, Tensor, Tensor, Tensor]
+Problem = tuple[UnembedWeights, Tensor, Tensor, Tensor, Tensor]
 
 
 def problem(seed: int, softcap: float | None = None) -> Problem:
     r = torch.Generator().manual_seed(seed)
     W_U, b_U = torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double()
-    head = Head(W_U, b_U, 1.5, softcap)
+    head = UnembedWeights(W_U, b_U, 1.5, softcap)
     c, label = torch.randn(N, D, generator=r).double(), 2 * torch.rand(N, generator=r).double() - 1
     return head, c, torch.randint(V, (N,), generator=r), label, torch.rand(N, generator=r).double()
 
@@ -68,12 +68,12 @@ def test_label_sums_are_weighted() -> None:
 
 def test_sums_of_single_precision_states_are_kept_in_double() -> None:
     head, c, target, label, weight = problem(3)
-    single = Head(head.W_U.float(), head.b_U.float(), scale=head.scale)
+    single = UnembedWeights(head.W_U.float(), head.b_U.float(), scale=head.scale)
     sums = moments(single, c.float(), target, label.float(), weight.float())
     assert {part.dtype for part in sums} == {torch.float64}
 
 
-def autograd(head: Head, c: Tensor, target: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def autograd(head: UnembedWeights, c: Tensor, target: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Minus the gradient of the weighted NLL in a steer and a background, at zero."""
     W, B = torch.zeros(2, D, D, dtype=torch.float64).requires_grad_().unbind()
     z = logits(head, c + label[:, None] * (c @ W) + c @ B)
@@ -82,7 +82,7 @@ def autograd(head: Head, c: Tensor, target: Tensor, label: Tensor, weight: Tenso
     return found[0], found[1]
 
 
-def covariance(head: Head, c: Tensor, weight: Tensor) -> Tensor:
+def covariance(head: UnembedWeights, c: Tensor, weight: Tensor) -> Tensor:
     """The mean over positions of the covariance of logit gradients, by autograd, word by word."""
     total = torch.zeros(D, D, dtype=torch.float64)
     for row, w in zip(c, weight, strict=True):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths.logits import Head, nll_and_gradient
-from steerlens.maths.solvers import averaged_sgd, crossed_gain, lbfgs, newton_step
+from steerlens.maths.logits import UnembedWeights, nll_and_gradient
+from steerlens.maths.solvers import averaged_sgd, cross_validated_gain, lbfgs, newton_step
 
 D, V, N = 4, 12, 60
 RIDGE = torch.tensor([0.05, 0.2])[:, None, None].double()
@@ -20,7 +20,7 @@ Objective = Callable[[Tensor], tuple[float, Tensor]]
 def likelihood(seed: int = 0) -> Objective:
     """Mean NLL of a steer and a background plus their ridge: what the fit minimises, small and in float64."""
     r = torch.Generator().manual_seed(seed)
-    head = Head(torch.randn(D, V, generator=r).double(), torch.zeros(V).double())
+    head = UnembedWeights(torch.randn(D, V, generator=r).double(), torch.zeros(V).double())
     c, y = torch.randn(N, D, generator=r).double(), torch.randn(N, 1, generator=r).double().clamp(-1, 1)
     target, weight = torch.randint(V, (N,), generator=r), torch.full((N,), 1 / N).double()
 
@@ -49,9 +49,9 @@ def test_the_certified_gap_is_never_below_the_true_one(tolerance: float) -> None
     objective = likelihood()
     optimum = lbfgs(objective, ZERO, RIDGE, 1e-13)
     found = lbfgs(objective, ZERO, RIDGE, tolerance)
-    assert found.objective is not None and optimum.objective is not None and found.gap is not None
-    assert found.gap <= tolerance
-    assert found.gap >= found.objective - optimum.objective >= -1e-13
+    assert found.objective is not None and optimum.objective is not None and found.optimality_gap is not None
+    assert found.optimality_gap <= tolerance
+    assert found.optimality_gap >= found.objective - optimum.objective >= -1e-13
     assert found.objective == pytest.approx(objective(found.V)[0], abs=1e-12)
 
 
@@ -60,7 +60,7 @@ def test_the_solution_is_stationary_and_half_way_to_it_is_not() -> None:
     solution = lbfgs(objective, ZERO, RIDGE, 1e-12)
     assert objective(solution.V)[1].norm() < 1e-5
     assert objective(solution.V / 2)[1].norm() > 1e-2
-    assert solution.gap is not None and solution.gap < 1e-11
+    assert solution.optimality_gap is not None and solution.optimality_gap < 1e-11
 
 
 def test_lbfgs_reaches_the_same_point_from_anywhere() -> None:
@@ -86,7 +86,7 @@ def test_lbfgs_counts_every_evaluation() -> None:
 )
 def test_there_is_no_certificate_without_strong_convexity(ridge: Tensor, convex: bool) -> None:
     found = lbfgs(likelihood(), ZERO, ridge, 1e-6, max_evaluations=30, convex=convex)
-    assert found.gap is None
+    assert found.optimality_gap is None
     assert found.objective is not None and found.objective < likelihood()(ZERO)[0]
 
 
@@ -94,9 +94,9 @@ def test_lbfgs_stops_at_its_budget_with_an_honest_gap() -> None:
     found = lbfgs(likelihood(), ZERO, RIDGE, 1e-13, max_evaluations=3)
     optimum = lbfgs(likelihood(), ZERO, RIDGE, 1e-13)
     assert found.evaluations < optimum.evaluations
-    assert found.gap is not None and found.gap > 1e-13
+    assert found.optimality_gap is not None and found.optimality_gap > 1e-13
     assert found.objective is not None and optimum.objective is not None
-    assert found.gap >= found.objective - optimum.objective
+    assert found.optimality_gap >= found.objective - optimum.objective
 
 
 def test_the_start_is_left_alone() -> None:
@@ -163,7 +163,9 @@ def test_a_crossed_gain_is_that_of_the_quadratic_it_speaks_of(seed: int, size: f
     for here, there in ((one, other), (other, one)):
         v = torch.linalg.solve(torch.diag(curvature.flatten()) + ridge * torch.eye(12).double(), here.flatten())
         by_hand.append(v @ there.flatten() - v @ torch.diag(curvature.flatten()) @ v / 2)
-    assert crossed_gain(one, other, curvature, ridge) == pytest.approx(float(sum(by_hand)) / 2, rel=1e-9, abs=1e-12)
+    assert cross_validated_gain(one, other, curvature, ridge) == pytest.approx(
+        float(sum(by_hand)) / 2, rel=1e-9, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("noise", [0.03, 0.3, 3.0])
@@ -173,7 +175,8 @@ def test_crossed_gains_ask_for_the_ridge_that_the_noise_asks_for(noise: float) -
     signal, *rest = torch.randn(3, 200, 200, generator=random, dtype=torch.float64)
     one, other = (signal + noise**0.5 * e for e in rest)
     gains = {
-        ridge: crossed_gain(one, other, torch.ones(200, 200).double(), ridge) for ridge in (0.003, 0.03, 0.3, 3.0, 30.0)
+        ridge: cross_validated_gain(one, other, torch.ones(200, 200).double(), ridge)
+        for ridge in (0.003, 0.03, 0.3, 3.0, 30.0)
     }
     assert max(gains, key=lambda ridge: gains[ridge]) == noise
     assert gains[noise] > 1.2 * min(gains.values())  # it matters

@@ -11,7 +11,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.evaluate.losses import contrasts
+from steerlens.evaluate.losses import sign_margins
 from steerlens.values.states import States
 from tests.values.make import make_readout, make_states, random
 
@@ -20,7 +20,7 @@ ON = make_readout(d=D, vocab=V)
 DIRECTION = torch.outer(random(D, seed=60), random(D, seed=61)) / D
 """A planted steer of rank 1."""
 FLOOR = 0.2 * random(D, D, seed=62) / D**0.5
-GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "step": 0.1}
+GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "lr": 0.1}
 
 
 @cache
@@ -50,8 +50,8 @@ def test_of_new_texts_it_explains_more_at_equal_cost() -> None:
     worth = {}
     for solver in ("auto", "lbfgs"):
         fit = fitted(solver)
-        s = sl.calibrate(fit.value.over(fit.background), new, kl=0.05)
-        worth[solver] = float(contrasts(new, [s * fit.value], fit.background).sum())
+        s = sl.strength_at_kl(fit.value.with_background(fit.background), new, kl=0.05)
+        worth[solver] = float(sign_margins(new, [s * fit.value], fit.background).sum())
     assert worth["auto"] > worth["lbfgs"] > 0
 
 

@@ -183,7 +183,7 @@ class Loud:
 
 
 def test_a_steer_over_its_background_is_read_back_exactly(tmp_path: Path) -> None:
-    both = (2 * make_steer(0)).over(make_steer(1, name="plain") - make_steer(2, name="odd"))
+    both = (2 * make_steer(0)).with_background(make_steer(1, name="plain") - make_steer(2, name="odd"))
     back = read_value(save(both, tmp_path / "both.safetensors"), make_readout())
     assert torch.equal(back.steer.W, both.steer.W) and torch.equal(back.background.W, both.background.W)
     assert (back.name, back.steer.terms, back.background.terms) == (both.name, both.steer.terms, both.background.terms)

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.maths.logits import Head, kl_and_gradient, logits
+from steerlens.maths.logits import UnembedWeights, kl_and_gradient, logits
 from steerlens.methods.gist.distill import compression, distil_prompt
 from steerlens.methods.gist.mask import Distilled
 from steerlens.methods.prompt.model_priors import states_of, text_prior, vocabulary_prior
-from steerlens.methods.prompt.priors import Given
+from steerlens.methods.prompt.priors import FixedRows
 from steerlens.methods.prompt.soft_prompt import prompt_sites
 from steerlens.models.embeddings import embeddings
 from steerlens.values.training import Training
@@ -61,7 +61,7 @@ def kl_by_hand(p: list[Tensor], q: list[Tensor]) -> float:
 def test_kl_and_its_gradient_are_those_of_autograd(scale: float, softcap: float | None) -> None:
     r = torch.Generator().manual_seed(0)
     W, b, c, aim = (torch.randn(*s, generator=r).double() for s in ((5, 11), (11,), (7, 5), (7, 5)))
-    head, weight = Head(W, b, scale, softcap), torch.rand(7, generator=r).double()
+    head, weight = UnembedWeights(W, b, scale, softcap), torch.rand(7, generator=r).double()
     c = c.requires_grad_(True)
     p, q = (torch.distributions.Categorical(logits=logits(head, x)) for x in (aim, c))
     kl = torch.distributions.kl_divergence(p, q)
@@ -128,7 +128,7 @@ def test_the_table_is_that_of_plain_passes_over_one_text_at_a_time(name: str) ->
     prompt, texts = "the film was good . a very", ["fine cast", "slow plot ? we liked the food", "dull book ."]
     n, words = 2, text_prior(m, "the film")
     rows = words.sample(n, 0)[None]
-    value = sl.Prompt(rows, torch.zeros_like(rows), "soft", (), sl.readout(m))
+    value = sl.SoftPrompt(rows, torch.zeros_like(rows), "soft", (), sl.readout(m))
     table = compression(m, prompt, texts, {"words": value}, seed=4).set_index("way")
     begin = [m.tokenizer.bos_token_id] if ids_of(m, "a", end=False)[0] == m.tokenizer.bos_token_id else []
     front = len(ids_of(m, prompt, end=False))
@@ -186,7 +186,7 @@ def test_it_starts_from_means_of_the_prompts_own_tokens_or_where_the_prior_says(
         own = torch.stack([known[:5].mean(0), known[5:10].mean(0), known[10:].mean(0)])
         expected = states_of(model(), fit.value.readout, own, prompt_sites(kind, fit.value.layers))
         assert_close(fit.value.rows, expected, rtol=0, atol=1e-5)
-    prior = Given(known[2:4], "two")
+    prior = FixedRows(known[2:4], "two")
     fit = distil_prompt(model(), PROMPT, written()[:8], prior=prior, **TINY)
     assert_close(fit.value.rows[0], known[2:4], rtol=0, atol=1e-5)
     assert fit.settings["prior"] == "two"
@@ -223,7 +223,7 @@ def test_bad_arguments_are_refused_by_name() -> None:
         ({"texts": texts[:3]}, "data: got 3 texts with something to predict, expected at least 4"),
         ({"texts": []}, "texts: got none"),
         ({"texts": None, "n": 3}, "n: got 3, expected at least 4"),
-        ({"prior": Given(torch.zeros(1, 5))}, r"prior: its rows have shape \(2, 5\), expected \(2, 64\)"),
+        ({"prior": FixedRows(torch.zeros(1, 5))}, r"prior: its rows have shape \(2, 5\), expected \(2, 64\)"),
         ({"layers": (1,)}, "kind, layers: got 'soft' at layers"),
     ]
     for change, message in cases:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerlens.methods.gist.formulas import gist_mask
 from steerlens.methods.gist.mask import GistMask
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 from tests.contract import laws
 from tests.values.make import make_readout, random
 
@@ -33,7 +33,7 @@ def test_masks_keep_the_laws_of_interventions(dtype: torch.dtype) -> None:
 
         def edits(self, strength):
             def short(edit):
-                def run(t: Tensor, places: Places) -> Tensor:
+                def run(t: Tensor, places: TokenIndex) -> Tensor:
                     return edit(t, places._replace(prompt=places.prompt - 3))
 
                 return run

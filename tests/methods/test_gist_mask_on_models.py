@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.methods.gist.mask import GistMask, heeds, mask_gist
+from steerlens.methods.gist.mask import GistMask, mask_gist, respects_mask
 from tests.models.test_collect import by_text, ids_of
 from tests.models.zoo import BUILDERS, TEXTS, hook_count, zoo
 
@@ -36,19 +36,19 @@ def states(model: Any, data: sl.Labelled, value: Any = None) -> list[Tensor]:
 def test_every_model_of_the_zoo_heeds_its_mask_or_says_that_it_does_not(model) -> None:
     n = int(model.cfg.n_layers)
     if model is zoo("native"):
-        assert heeds(model, n) == (False,) * n
+        assert respects_mask(model, n) == (False,) * n
         with pytest.raises(
             ValueError, match="does not read what is put at hook_attn_scores of layers 0, 1.*load_model"
         ):
             mask_gist(model)
     else:
-        assert heeds(model, n) == (True,) * n
+        assert respects_mask(model, n) == (True,) * n
         assert mask_gist(model).sites == tuple(f"blocks.{k}.attn.hook_attn_scores" for k in range(n))
 
 
 def test_a_model_without_the_hook_is_refused(tiny) -> None:
     with pytest.raises(KeyError, match="has no hook 'blocks.2.attn.hook_attn_scores'"):
-        heeds(tiny, 3)
+        respects_mask(tiny, 3)
 
 
 def test_patterns_are_zero_where_the_mask_says_and_sum_to_one(name: str) -> None:

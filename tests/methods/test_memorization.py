@@ -212,14 +212,14 @@ def test_more_steps_hold_more(case):
 
 def test_where_passes_cannot_be_resumed_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch):
     model, sequences = zoo("toy-64"), sequences_of(zoo("toy-64"))[2:4]
-    kept, layers = module.keep_tokens, []
+    kept, layers = module.cache_residuals_of_tokens, []
 
     def keeping(*args: Any) -> Any:
         found = kept(*args)
         layers.append(found.layer)
         return found
 
-    monkeypatch.setattr(module, "keep_tokens", keeping)
+    monkeypatch.setattr(module, "cache_residuals_of_tokens", keeping)
     here = memorise(model, sequences, layer=1, steps=6, progress=False)
     monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
     there = memorise(model, sequences, layer=1, steps=6, progress=False)

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 from steerlens.methods.prompt.priors import (
     Exclusion,
-    Filled,
+    FixedRows,
+    FixedThenPrior,
     Gaussian,
-    Given,
     Interpolation,
     Prior,
     Vocabulary,
@@ -49,7 +49,7 @@ PRIORS: dict[str, Callable[[], Any]] = {
     "published": lambda: Exclusion(gaussian(), rule="published"),
     "interpolation": lambda: Interpolation(gaussian(), Vocabulary(random(40, D))),
     "vocabulary": lambda: Vocabulary(random(40, D)),
-    "filled": lambda: Filled(random(2, D, seed=8), Vocabulary(random(40, D))),
+    "filled": lambda: FixedThenPrior(random(2, D, seed=8), Vocabulary(random(40, D))),
 }
 
 
@@ -216,7 +216,7 @@ def test_a_rule_that_accepts_next_to_nothing_says_so() -> None:
 
 
 def test_interpolated_rows_lie_between_two_and_are_spread() -> None:
-    first, second = Given(torch.zeros(1, D), "zero"), Given(torch.arange(1.0, D + 1)[None], "one")
+    first, second = FixedRows(torch.zeros(1, D), "zero"), FixedRows(torch.arange(1.0, D + 1)[None], "one")
     rows = Interpolation(first, second).sample(300, 0)
     share = 1 - rows / second.vectors
     assert_close(share, share[:, :1].expand(-1, D), rtol=1e-4, atol=1e-5)
@@ -227,7 +227,7 @@ def test_interpolated_rows_lie_between_two_and_are_spread() -> None:
 def test_the_two_ends_of_an_interpolation_are_drawn_apart() -> None:
     g = isotropic(WIDE, std=1.0)
     rows = Interpolation(g, g).sample(50, 0)
-    both = Interpolation(g, Given(g.sample(50, 0))).sample(50, 0)
+    both = Interpolation(g, FixedRows(g.sample(50, 0))).sample(50, 0)
     # αx + (1−α)y of two that are apart is shorter than either; of twice the same it would be as long
     assert rows.norm(dim=1).mean() < 0.9 * math.sqrt(WIDE)
     assert_close(both, g.sample(50, 0), rtol=1e-4, atol=1e-5)
@@ -241,12 +241,12 @@ def test_vocabulary_rows_are_of_it_and_do_not_repeat_before_all_are_used(n: int,
         counts = (rows[:, None] == vectors).all(2).sum(0)
         assert int(counts.sum()) == n
         assert counts.max() == most and counts.min() >= n // 10
-    assert not torch.equal(rows, Given(vectors).sample(n, 0))
+    assert not torch.equal(rows, FixedRows(vectors).sample(n, 0))
 
 
 def test_given_rows_are_always_the_same_and_repeat_in_order() -> None:
     vectors = random(3, D)
-    prior = Given(vectors, "labels")
+    prior = FixedRows(vectors, "labels")
     assert torch.equal(prior.sample(2, 0), vectors[:2]) and torch.equal(prior.sample(3, 5), vectors)
     assert torch.equal(prior.sample(7, 1), torch.cat([vectors, vectors, vectors[:1]]))
     assert (prior.name, Vocabulary(vectors).name) == ("labels", "vocabulary") and isinstance(prior, Prior)

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.methods.prompt.model_priors import states_of
-from steerlens.methods.prompt.priors import Exclusion, Gaussian, Given, Vocabulary, fit_gaussian
+from steerlens.methods.prompt.priors import Exclusion, FixedRows, Gaussian, Vocabulary, fit_gaussian
 from steerlens.methods.prompt.soft_prompt import prompt_sites
 from steerlens.models.embeddings import embeddings
 from steerlens.values.training import Training
@@ -41,7 +41,7 @@ def believed() -> Gaussian:
 
 
 @cache
-def fitted(kind: Any = "soft", encoder: Any = "none") -> sl.Fit[sl.Prompt]:
+def fitted(kind: Any = "soft", encoder: Any = "none") -> sl.Fit[sl.SoftPrompt]:
     """Trained enough to have moved: few texts, one epoch, or for the first more of them."""
     if (kind, encoder) == ("soft", "none"):
         return sl.fit_prompt(model(), data(60), **{**QUICK, "training": replace(ONCE, epochs=3, lr=0.1)})
@@ -136,7 +136,7 @@ def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> 
     assert h.base == pytest.approx(h.steered, abs=1e-5) and h.base == pytest.approx(h.flipped, abs=1e-5)
     assert first == pytest.approx(h.base, abs=1e-4)
     some = rows_of(data(8), heldout_rows(8, seed=3, tries=2))
-    other = sl.Prompt(start, torch.zeros_like(start), kind, fit.value.layers, on)
+    other = sl.SoftPrompt(start, torch.zeros_like(start), kind, fit.value.layers, on)
     assert nll_of(model(), some, other, 0.0) == pytest.approx(first, abs=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_every_kind_starts_as_the_same_prompt() -> None:
 
 
 def test_rows_start_where_the_prior_says() -> None:
-    for prior in (Exclusion(believed()), Given(vocabulary()[5:7], "two")):
+    for prior in (Exclusion(believed()), FixedRows(vocabulary()[5:7], "two")):
         fit = sl.fit_prompt(model(), data(8), prior=prior, seed=1, **TINY)
         assert_close(fit.value.rows[0], prior.sample(LENGTH, 1), rtol=0, atol=1e-5)
         assert fit.report.settings["prior"] == prior.name
@@ -250,10 +250,10 @@ def test_a_report_is_plain_numbers_and_goes_into_the_file(tmp_path: Path) -> Non
     fit = fitted()
     plain = fit.report.as_dict()
     written = json.loads(json.dumps(plain, allow_nan=False))
-    assert (plain["solver"], plain["gap"], plain["n_texts"]) == ("adam", None, 60)
+    assert (plain["solver"], plain["optimality_gap"], plain["n_texts"]) == ("adam", None, 60)
     assert plain["n_positions"] == sl.collect(model(), data(60), progress=False).n_positions
     back = sl.load(sl.save(fit.value, tmp_path / "cheer.safetensors", report=fit.report), model())
-    assert isinstance(back, sl.Prompt)
+    assert isinstance(back, sl.SoftPrompt)
     assert torch.equal(back.rows, fit.value.rows) and torch.equal(back.directions, fit.value.directions)
     assert sl.read_metadata(tmp_path / "cheer.safetensors")["report"] == written
 
@@ -271,9 +271,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a layer below": ({"kind": "kv", "layers": (-1, 0)}, r"layers: got \(-1, 0\)"),
     "encoder": ({"encoder": "gru"}, "encoder: got 'gru', expected 'none', 'mlp' or 'lstm'"),
     "weight of no prior": ({"prior_weight": 1.0}, "prior_weight: got 1.0 for kind 'soft' and prior None"),
-    "weight below 0": ({"prior_weight": -1.0, "prior": Given(torch.ones(1, 64))}, "prior_weight: got -1.0"),
+    "weight below 0": ({"prior_weight": -1.0, "prior": FixedRows(torch.ones(1, 64))}, "prior_weight: got -1.0"),
     "weight of a prior without a density": (
-        {"prior_weight": 1.0, "prior": Given(torch.ones(1, 64))}, "prior: 'given' has no density",
+        {"prior_weight": 1.0, "prior": FixedRows(torch.ones(1, 64))}, "prior: 'given' has no density",
     ),
 }  # fmt: skip
 

@@ -19,8 +19,8 @@ from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.methods.reft.formulas import FORMS
 from steerlens.methods.reft.parameters import Learned, Shape
 from steerlens.models import partial_forward
-from steerlens.models.hooks import evaluating
-from steerlens.models.partial_forward import batch_of, final_states, keep
+from steerlens.models.hooks import eval_mode
+from steerlens.models.partial_forward import batch_of, cache_residuals, final_states
 from steerlens.values.training import Training
 from tests.methods.make import cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_partial_forward import traces
@@ -51,8 +51,8 @@ def test_labels_that_mean_something_are_learned() -> None:
     report = fitted().report
     h = report.heldout
     assert h.steered < h.base - 0.003 and h.steered < h.flipped
-    assert h.contrast > 0.02
-    assert report.train.contrast > 0.02 and min(report.kl) > 1e-3
+    assert h.sign_margin > 0.02
+    assert report.train.sign_margin > 0.02 and min(report.kl) > 1e-3
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -61,7 +61,7 @@ def test_three_hundred_texts_are_learned_from_by_every_draw_and_nobody_is_warned
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         report = sl.fit_reft(model(), texts, seed=seed, training=Training(epochs=3), progress=False).report
-    assert report.heldout.steered < report.heldout.base - 0.0005 and report.heldout.contrast > 0.002
+    assert report.heldout.steered < report.heldout.base - 0.0005 and report.heldout.sign_margin > 0.002
     assert report.settings["epoch_kept"] > 0 and report.verdict is not None and report.verdict.learnt
 
 
@@ -88,7 +88,7 @@ def test_labels_of_other_texts_are_not_learned_and_whoever_keeps_the_start_is_to
             warnings.simplefilter("always")
             fit = sl.fit_reft(model(), turned, **{**QUICK, "training": replace(ONCE, lr=0.3)})
         said = [str(w.message) for w in caught if "nothing was learnt" in str(w.message)]
-        assert len(said) == (fit.report.settings["epoch_kept"] == 0) and fit.report.heldout.contrast < 0.02
+        assert len(said) == (fit.report.settings["epoch_kept"] == 0) and fit.report.heldout.sign_margin < 0.02
         assert all("do the labels belong to other texts?" in message for message in said)
         warned += len(said)
     assert warned
@@ -193,7 +193,11 @@ def test_a_report_is_plain_numbers_and_goes_into_the_file(tmp_path: Path) -> Non
     plain = fit.report.as_dict()
     written = json.loads(json.dumps(plain, allow_nan=False))
     assert written["heldout"] == plain["heldout"] and len(written["trials"]) == len(fit.report.trials) > 1
-    assert (plain["solver"], plain["gap"], plain["gap_reason"]) == ("adam", None, "the problem is not convex")
+    assert (plain["solver"], plain["optimality_gap"], plain["gap_reason"]) == (
+        "adam",
+        None,
+        "the problem is not convex",
+    )
     assert (plain["n_texts"], plain["seed"], plain["rank"]) == (N, SEED, 2)
     assert plain["n_positions"] == sl.collect(model(), data(N), progress=False).n_positions
     assert "noreft" in str(fit.report) and "noreft" in fit._repr_html_()
@@ -205,7 +209,7 @@ def test_a_report_is_plain_numbers_and_goes_into_the_file(tmp_path: Path) -> Non
 def test_r1_adds_the_mean_size_of_training_and_says_what_the_largest_was() -> None:
     options = {**QUICK, "rank": 1}
     fit = sl.fit_reft(model(), data(60), variant="r1", layers=1, **options)
-    kept = keep(model(), data(60), 1)
+    kept = cache_residuals(model(), data(60), 1)
     sizes, largest = [], 0.0
     for row in sorted(set(range(60)) - set(heldout_rows(60, tries=fit.report.settings["tries"]))):
         found = fit.value.detect(kept.resid[kept.starts[row] : kept.starts[row] + len(kept.ids[row])])
@@ -310,7 +314,7 @@ def test_only_what_follows_a_prompt_counts_and_the_edit_is_made_where_it_was_ask
     )
     seen: list[Tensor] = []
     one = rows_of(held, [0])
-    ids = keep(model(), one, 0)
+    ids = cache_residuals(model(), one, 0)
     with torch.no_grad(), sl.steered(model(), fit.value, 1.0, prompt=int(ids.prompt)):
         hooks = [("blocks.0.hook_resid_post", lambda h, hook: seen.append(h[0]))]
         model().run_with_hooks(torch.tensor(ids.ids), fwd_hooks=hooks)
@@ -351,10 +355,10 @@ def test_rows_of_a_task_are_trained_on_its_texts_alone() -> None:
 
 def test_gradients_of_a_text_reach_the_rows_of_its_task_alone() -> None:
     learned = Learned(Shape("noreft", 4, (1,), "all", True, None, 64), torch.zeros(1, 64), [1.0], SEED)
-    kept = keep(model(), data(8), 1)
+    kept = cache_residuals(model(), data(8), 1)
     rows = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).expand(8, -1)
     assert learned.A is not None
-    with evaluating(model(), gradients=True):
+    with eval_mode(model(), gradients=True):
         batch = batch_of(kept, list(range(8)))
         c = final_states(model(), kept, batch, learned.edits(torch.ones(8), rows, []))
         (c @ random(64, seed=2)).sum().backward()

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from steerlens.methods.files import read_metadata, read_value, save
 from steerlens.methods.reft.formulas import ACTIVATIONS, FORMS
 from steerlens.methods.reft.reft import Reft
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 from tests.contract import everywhere, laws, run
 from tests.values.make import D, contents, forget, make_readout, make_reft, make_steer, picked, random, rewrite
 
@@ -336,6 +336,6 @@ def test_a_cached_step_is_edited_as_the_token_is_in_one_pass() -> None:
     ((_, function),) = edit.edits(1.0)
     prompts = torch.tensor([1, 3, 5])
     whole = function(h, everywhere(h)._replace(prompt=prompts))
-    steps = [function(h[:, i : i + 1], Places(torch.full((3, 1), i), prompts)) for i in range(5)]
+    steps = [function(h[:, i : i + 1], TokenIndex(torch.full((3, 1), i), prompts)) for i in range(5)]
     assert_close(torch.cat(steps, 1), whole)
     assert [int((row != before).any(1).sum()) for row, before in zip(whole, h, strict=True)] == [5, 3, 1]

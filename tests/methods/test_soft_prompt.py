@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.methods.files import read_metadata, read_value, save
-from steerlens.methods.prompt.soft_prompt import Prompt, prompt_edits, prompt_sites
+from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_edits, prompt_sites
 from steerlens.values.hook_names import EMBED
 from steerlens.values.positions import places_of
 from tests.contract import laws, run
@@ -36,12 +36,12 @@ SITES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def make_prompt(case: str, *, n: int = N, still: bool = False, seed: int = 0) -> Prompt:
+def make_prompt(case: str, *, n: int = N, still: bool = False, seed: int = 0) -> SoftPrompt:
     """A seeded prompt; `still` is the one of the same rows whose directions are zero."""
     kind, layers = KINDS[case]
     shape = (len(SITES[case]), n, D)
     directions = torch.zeros(shape) if still else random(*shape, seed=seed + 1)
-    return Prompt(random(*shape, seed=seed), directions, kind, layers, make_readout(), "cheer")
+    return SoftPrompt(random(*shape, seed=seed), directions, kind, layers, make_readout(), "cheer")
 
 
 def activations(case: str, *, rows: int = 3, width: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -182,10 +182,10 @@ def test_what_does_not_belong_together_is_refused_by_name(case: str, unchecked: 
     parts: dict[str, Any] = {
         "rows": good.rows, "directions": good.directions, "kind": "soft", "layers": (), "readout": good.readout, "name": "cheer",
     }  # fmt: skip
-    Prompt(**parts)
+    SoftPrompt(**parts)
     changes, message = BAD[case]
     with pytest.raises(ValueError, match=message):
-        Prompt(**{**parts, **changes})
+        SoftPrompt(**{**parts, **changes})
 
 
 # on disk
@@ -195,7 +195,7 @@ def test_what_does_not_belong_together_is_refused_by_name(case: str, unchecked: 
 def test_a_prompt_is_read_back_exactly(case: str, tmp_path: Path) -> None:
     prompt = make_prompt(case)
     back = read_value(save(prompt, tmp_path / "cheer.safetensors"), make_readout())
-    assert isinstance(back, Prompt)
+    assert isinstance(back, SoftPrompt)
     assert torch.equal(back.rows, prompt.rows) and torch.equal(back.directions, prompt.directions)
     assert (back.kind, back.layers, back.name, back.prefix) == (*KINDS[case], "cheer", N)
     at = activations(case)
@@ -218,7 +218,7 @@ def test_metadata_says_what_the_prompt_is(path: Path) -> None:
 
 
 def test_a_changed_number_and_exchanged_ones_are_noticed(path: Path) -> None:
-    assert isinstance(read_value(path, make_readout()), Prompt)
+    assert isinstance(read_value(path, make_readout()), SoftPrompt)
     meta, tensors = contents(path)
     moved = tensors["rows"].clone()
     moved[0, 0, 0] += 1e-3

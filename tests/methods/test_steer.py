@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
-from steerlens.maths.logits import rounded
+from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
 from steerlens.methods.steer import problem as module
@@ -28,7 +28,7 @@ ON = make_readout(d=D, vocab=V)
 PLANTED = 0.4 * random(D, D, seed=50) / D**0.5
 BACKGROUND = 0.4 * random(D, D, seed=51) / D**0.5
 SOLVERS = ("auto", "closed-form", "lbfgs")
-GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "step": 0.3}
+GIVEN: dict[str, Any] = {"ridge": 0.05, "damping": 1e-2, "lr": 0.3}
 """Settings given, so that a test does not pay for choosing them."""
 
 
@@ -73,7 +73,7 @@ def test_losses_order_as_they_must_where_there_is_something_to_find(solver: str)
     for losses in (report.heldout, report.train):
         assert losses.steered < losses.background < losses.base
         assert losses.steered < losses.flipped
-        assert losses.contrast == losses.flipped - losses.steered
+        assert losses.sign_margin == losses.flipped - losses.steered
     assert set(report.by_label) == {-1.0, 0.0, 1.0}
     assert (
         report.by_label[0.0].steered == report.by_label[0.0].flipped == pytest.approx(report.by_label[0.0].background)
@@ -126,23 +126,25 @@ def test_the_certificate_is_honest_and_half_way_is_not_optimal() -> None:
     optimum = lbfgs(problem.objective, zero.double(), problem.ridge.double(), 1e-9)
     for tolerance in (1e-1, 1e-3, 1e-5):
         found = lbfgs(problem.objective, zero, problem.ridge, tolerance)
-        assert found.gap is not None and found.objective is not None and optimum.objective is not None
-        assert found.gap <= tolerance
-        assert found.gap >= found.objective - optimum.objective - 1e-7  # the objective's own rounding in float32
+        assert found.optimality_gap is not None and found.objective is not None and optimum.objective is not None
+        assert found.optimality_gap <= tolerance
+        assert (
+            found.optimality_gap >= found.objective - optimum.objective - 1e-7
+        )  # the objective's own rounding in float32
     fine = lbfgs(problem.objective, zero, problem.ridge, 1e-7)
-    assert fine.gap is not None and fine.objective is not None and fine.gap < 2e-7
-    assert 0 <= fine.objective - optimum.objective <= fine.gap  # taken in float64
+    assert fine.optimality_gap is not None and fine.objective is not None and fine.optimality_gap < 2e-7
+    assert 0 <= fine.objective - optimum.objective <= fine.optimality_gap  # taken in float64
     slope, half = (problem.objective(V)[1].norm() for V in (optimum.V, optimum.V / 2))
     assert slope < 1e-4 < 1e-2 < half
 
 
 def test_lbfgs_reports_objective_and_gap_and_the_others_say_why_not() -> None:
     report = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-5, **GIVEN).report
-    assert report.gap is not None and report.gap <= 1e-5 and report.gap_reason is None
+    assert report.optimality_gap is not None and report.optimality_gap <= 1e-5 and report.gap_reason is None
     assert report.objective is not None and report.objective < report.train.base
     for solver in ("auto", "closed-form"):
         other = fitted(solver).report
-        assert other.gap is None and other.objective is None and "lbfgs" in str(other.gap_reason)
+        assert other.optimality_gap is None and other.objective is None and "lbfgs" in str(other.gap_reason)
 
 
 def test_the_objective_is_the_formula_and_its_gradient_that_of_autograd() -> None:
@@ -253,14 +255,14 @@ def test_a_low_rank_fit_has_that_rank_and_is_the_truncation_of_the_full_one(rank
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_given_settings_are_used_and_reported(solver: Any) -> None:
     report = sl.fit_steer(
-        planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, step=0.2, weights="texts", seed=4
+        planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.2, weights="texts", seed=4
     ).report
     assert report.ridge == pytest.approx((0.3, 0.7))
     assert (report.damping, report.weights, report.seed, report.solver) == (0.05, "texts", 4, solver)
-    assert report.step == (None if solver == "closed-form" else 0.2)
+    assert report.lr == (None if solver == "closed-form" else 0.2)
     assert all(set(trial) == {"penalty", "margin"} for trial in report.trials)
-    small = sl.fit_steer(planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, step=0.02, seed=4)
-    large = sl.fit_steer(planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, step=0.02, seed=4)
+    small = sl.fit_steer(planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, lr=0.02, seed=4)
+    large = sl.fit_steer(planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.02, seed=4)
     if solver == "auto":  # how far it goes is asked of the halves, where it goes of the ridge too
         assert cosine(small.value.W, large.value.W) < 0.99
     else:
@@ -300,13 +302,17 @@ def test_auto_takes_the_penalty_with_the_largest_margin_or_the_usual_one_where_c
 def test_under_a_soft_cap_there_is_no_certificate_and_the_reason_says_so() -> None:
     capped = make_states(90, on=make_readout(d=D, vocab=V, softcap=3.0), planted=PLANTED)
     report = sl.fit_steer(capped, solver="lbfgs", tolerance=1e-2, **GIVEN).report
-    assert report.gap is None and "soft cap" in str(report.gap_reason) and "not convex" in str(report.gap_reason)
+    assert (
+        report.optimality_gap is None
+        and "soft cap" in str(report.gap_reason)
+        and "not convex" in str(report.gap_reason)
+    )
     assert report.heldout.steered < report.heldout.flipped
 
 
 def test_without_a_ridge_there_is_no_certificate_and_the_reason_says_so() -> None:
-    report = sl.fit_steer(planted(90), solver="lbfgs", ridge=0.0, damping=0.1, step=0.1, tolerance=1e-2).report
-    assert report.gap is None and "ridge" in str(report.gap_reason)
+    report = sl.fit_steer(planted(90), solver="lbfgs", ridge=0.0, damping=0.1, lr=0.1, tolerance=1e-2).report
+    assert report.optimality_gap is None and "ridge" in str(report.gap_reason)
 
 
 BAD: dict[str, tuple[Callable[[], States], dict[str, Any], str]] = {
@@ -319,7 +325,7 @@ BAD: dict[str, tuple[Callable[[], States], dict[str, Any], str]] = {
     "negative ridge": (planted, {"ridge": -1.0}, "ridge: got -1"),
     "negative background ridge": (planted, {"ridge": (1.0, -0.5)}, "ridge: got -0.5"),
     "negative damping": (planted, {"damping": -0.1}, "damping: got -0.1"),
-    "no step": (planted, {"step": 0.0}, "step: got 0.0"),
+    "no lr": (planted, {"lr": 0.0}, "lr: got 0.0"),
 }
 
 
@@ -372,7 +378,7 @@ def test_a_second_attribute_needs_no_second_pass_of_the_model(monkeypatch: pytes
     second = sl.fit_steer(states.relabel(states.labels.roll(1)), seed=0, **GIVEN)
     assert not torch.equal(first.value.W, second.value.W)
     # sentiment can be learned, labels that belong to other texts cannot
-    assert first.report.heldout.contrast > 5 * abs(second.report.heldout.contrast)
+    assert first.report.heldout.sign_margin > 5 * abs(second.report.heldout.sign_margin)
 
 
 def test_on_the_toy_the_sign_is_worth_something_on_texts_never_seen() -> None:
@@ -395,7 +401,7 @@ def test_the_report_reads_as_text_html_and_json(tmp_path: Path) -> None:
     path = sl.save(fit.value, tmp_path / "steer.safetensors", report=fit.report)
     saved = sl.read_metadata(path)["report"]
     assert saved["heldout"]["steered"] == fit.report.heldout.steered
-    assert saved["contrast"] == fit.report.heldout.contrast
+    assert saved["sign_margin"] == fit.report.heldout.sign_margin
     assert set(saved["by_label"]) == {"-1.0", "0.0", "1.0"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         fit.report.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
@@ -446,7 +452,7 @@ def test_a_step_on_another_device_stays_there(rough: bool) -> None:
     on = dataclasses.replace(ON, W_U=there(D, V), b_U=there(V))
     metric = Metric(there(D, D, dtype=torch.float64), there(D, D, dtype=torch.float64), damping=0.1)
     states = dataclasses.replace(planted(), readout=on)
-    head = rounded(on.head) if rough else None
+    head = to_bfloat16(on.head) if rough else None
     problem = Problem(states, metric, there(9), there(9), there(2, 1, 1))
     chunk = Shard(there(32, D), there(32, dtype=torch.long), there(32, dtype=torch.long))
     gradient = problem.gradient(chunk, there(2, D, D), head)

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from steerlens.methods.prompt.priors import Prior, total_log_prob
-from steerlens.methods.prompt.vae import VAE, Health, Layers, examine, fit_vae
+from steerlens.methods.prompt.vae import VAE, CollapseDiagnostics, Layers, diagnose_collapse, fit_vae
 from tests.values.make import random
 
 D = 6
@@ -33,7 +33,7 @@ def plane(n: int = 300) -> Tensor:
 @cache
 def fitted(data: str = "mixture", hidden: int = 32) -> VAE:
     rows = {"mixture": mixture, "plane": plane}[data]()
-    return fit_vae(rows, latent=3, hidden=hidden, step=0.02, batch=32, epochs=60, name=data)
+    return fit_vae(rows, latent=3, hidden=hidden, lr=0.02, batch_size=32, epochs=60, name=data)
 
 
 def exact(vae: VAE) -> MultivariateNormal:
@@ -73,15 +73,15 @@ def test_samples_spread_as_the_data_do_and_a_collapsed_one_says_that_its_do_not(
     # a decoder that ignores its units, and an encoder that says nothing with them
     for part in ("decoder", "encoder"):
         still = replace(alive, **{part: Layers(*(torch.zeros_like(t) for t in getattr(alive, part)))})
-        health = examine(still, rows, rows[:50])
+        health = diagnose_collapse(still, rows, rows[:50])
         assert health.collapsed and health.heldout_elbo < alive.health.heldout_elbo - 1
         assert (health.means_keep == 0) == (part == "decoder") and (health.active == 0) == (part == "encoder")
         assert "collapsed" in repr(replace(still, health=health))
-    assert examine(alive, rows, rows[:50]).unit_kl == pytest.approx(alive.health.unit_kl)
+    assert diagnose_collapse(alive, rows, rows[:50]).unit_kl == pytest.approx(alive.health.unit_kl)
 
 
 def test_a_large_beta_makes_units_fall_silent() -> None:
-    loose, tight = (fit_vae(mixture(), latent=3, hidden=0, beta=b, step=0.1, epochs=40) for b in (1.0, 100.0))
+    loose, tight = (fit_vae(mixture(), latent=3, hidden=0, beta=b, lr=0.1, epochs=40) for b in (1.0, 100.0))
     assert loose.health.active == 3 and tight.health.active == 0 and tight.health.collapsed
 
 
@@ -115,7 +115,7 @@ def test_the_bound_of_a_linear_vae_is_below_its_exact_density_and_near() -> None
 def test_the_start_is_probabilistic_pca() -> None:
     """A step of no size: the exact density is that of the closed form, and the bound touches it."""
     rows = plane()
-    vae = fit_vae(rows, latent=2, hidden=0, epochs=1, step=1e-12)
+    vae = fit_vae(rows, latent=2, hidden=0, epochs=1, lr=1e-12)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     used = rows[order[30:]].double()
     centred = used - rows.double().mean(0)
@@ -141,11 +141,11 @@ def test_the_bound_is_in_the_units_of_the_data() -> None:
 
 
 def test_health_counts_units_and_says_so() -> None:
-    health = Health((0.5, 0.009, 0.02), 0.5, 0.4, -1.0)
+    health = CollapseDiagnostics((0.5, 0.009, 0.02), 0.5, 0.4, -1.0)
     assert health.active == 2 and not health.collapsed
     assert "alive: 2 of 3 units active, samples keep 50% of the variance (40% without noise)" in str(health)
-    assert Health((0.0, 0.0), 0.9, 0.0, -1.0).collapsed
-    assert Health((0.5, 0.0), 0.9, 0.001, -1.0).collapsed
+    assert CollapseDiagnostics((0.0, 0.0), 0.9, 0.0, -1.0).collapsed
+    assert CollapseDiagnostics((0.5, 0.0), 0.9, 0.001, -1.0).collapsed
 
 
 def test_more_units_than_dimensions_are_allowed_and_fall_silent() -> None:
@@ -158,8 +158,8 @@ BAD = {
     "hidden": ({"hidden": -1}, "hidden: got -1"),
     "beta": ({"beta": 0.0}, "beta: got 0.0, expected a number > 0"),
     "epochs": ({"epochs": 0}, "epochs: got 0"),
-    "step": ({"step": 0.0}, "step: got 0.0"),
-    "batch": ({"batch": 0}, "batch: got 0"),
+    "lr": ({"lr": 0.0}, "lr: got 0.0"),
+    "batch_size": ({"batch_size": 0}, "batch_size: got 0"),
 }
 
 

@@ -57,13 +57,13 @@ def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
     tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    run_to = module.run_to
+    run_until = module.run_until
 
     def spy(model, site, tokens, mask):
         seen.append((tokens, mask))
-        return run_to(model, site, tokens, mask)
+        return run_until(model, site, tokens, mask)
 
-    monkeypatch.setattr(module, "run_to", spy)
+    monkeypatch.setattr(module, "run_until", spy)
     monkeypatch.setattr(module, "batch_tokens", lambda W_U: 30)
     sl.collect(tiny, TEXTS, progress=False)
     widths = [mask.shape[1] for _, mask in seen]
@@ -134,16 +134,16 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
     whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
     n = len(shards_made)
     shards_made.clear()
-    run_to, calls = module.run_to, []
+    run_until, calls = module.run_until, []
 
     def interrupted(*arguments):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return run_to(*arguments)
+        return run_until(*arguments)
 
     training = [module.training for module in tiny.modules()]
-    monkeypatch.setattr(module, "run_to", interrupted)
+    monkeypatch.setattr(module, "run_until", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
     assert [module.training for module in tiny.modules()] == training

@@ -7,7 +7,7 @@ import torch
 
 import steerlens as sl
 from steerlens.models import generate as module
-from steerlens.models.generate import pick
+from steerlens.models.generate import sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
 
@@ -145,9 +145,9 @@ def test_padding_rows_of_the_vocabulary_are_never_written(monkeypatch: pytest.Mo
 
     def spy(logits, *rest):
         picked.append(logits.shape[1])
-        return pick(logits, *rest)
+        return sample_tokens(logits, *rest)
 
-    monkeypatch.setattr(module, "pick", spy)
+    monkeypatch.setattr(module, "sample_tokens", spy)
 
     def favour(z, hook):
         z[..., on.n_tokens :] += 30
@@ -274,7 +274,7 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
 ) -> None:
     n = 20_000
     uniform = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(pick(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k), minlength=5) / n
+    counts = torch.bincount(sample_tokens(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k), minlength=5) / n
     p = torch.zeros(5)
     p[list(kept)] = torch.softmax(LOGITS[0, list(kept)] / temperature, 0)
     # five standard deviations of a proportion
@@ -283,7 +283,7 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
 
 def test_the_smallest_and_largest_uniform_numbers_pick_tokens_that_were_kept() -> None:
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    picked = pick(LOGITS.expand(2, -1), edges, 1.0, 1.0, None)
+    picked = sample_tokens(LOGITS.expand(2, -1), edges, 1.0, 1.0, None)
     assert picked.tolist() == [0, 3]  # the likeliest and the least likely, never the impossible
-    assert pick(LOGITS.expand(2, -1), edges, 1.0, 1.0, 2).tolist() == [0, 2]
-    assert pick(LOGITS, edges[:1], 0, 1.0, None).tolist() == [0]
+    assert sample_tokens(LOGITS.expand(2, -1), edges, 1.0, 1.0, 2).tolist() == [0, 2]
+    assert sample_tokens(LOGITS, edges[:1], 0, 1.0, None).tolist() == [0]

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.models import readout as readout_module
-from steerlens.models.hooks import check_site, convention, hooked
+from steerlens.models.hooks import add_hooks, check_site, convention
 from steerlens.models.readout import readout
 from tests.models.zoo import BUILDERS, PADDING, by_hand, contexts, near, tokens_of, zoo
 
@@ -68,7 +68,7 @@ def test_an_unknown_site_is_refused_with_the_nearest_names(model) -> None:
         check_site(model, "unembed.hook_inn")
     with (
         pytest.raises(KeyError, match="nearest"),
-        hooked(model, (("unembed.hook_in", torch.relu), ("nowhere", torch.relu))),
+        add_hooks(model, (("unembed.hook_in", torch.relu), ("nowhere", torch.relu))),
     ):
         raise AssertionError("the block ran")
 

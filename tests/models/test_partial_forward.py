@@ -12,8 +12,8 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.methods.reft.reft import edits_at
 from steerlens.models import partial_forward as module
-from steerlens.models.hooks import evaluating, run_to
-from steerlens.models.partial_forward import Kept, batch_of, final_states, keep, resumed, resumes
+from steerlens.models.hooks import eval_mode, run_until
+from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals, final_states, resumed, resumes
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN
 from tests.models.test_collect import by_text, ids_of
@@ -28,8 +28,8 @@ def layers_of(model: Any) -> range:
     return range(int(model.cfg.n_layers))
 
 
-def states_of(model: Any, kept: Kept, rows: list[int], value: Any, strength: Tensor) -> Tensor:
-    with evaluating(model):
+def states_of(model: Any, kept: ResidualCache, rows: list[int], value: Any, strength: Tensor) -> Tensor:
+    with eval_mode(model):
         return final_states(model, kept, batch_of(kept, rows), value.edits(strength))
 
 
@@ -65,22 +65,22 @@ def disturbed(model: Any) -> Iterator[list[Any]]:
 def test_every_model_whose_blocks_are_called_as_modules_resumes_and_the_others_fall_back(model) -> None:
     for layer in layers_of(model):
         assert resumes(model, layer) == (model is not zoo("native"))
-    kept = keep(model, DATA, 1)
+    kept = cache_residuals(model, DATA, 1)
     assert kept.layer == (-1 if model is zoo("native") else 1)
     assert len(kept.resid) == (0 if model is zoo("native") else sum(map(len, kept.ids)))
 
 
 def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resumes(tiny, 0)
-    run_to = module.run_to
+    run_until = module.run_until
 
     def other(model, site, tokens, mask):
-        found = run_to(model, site, tokens, mask)
+        found = run_until(model, site, tokens, mask)
         return found if site == UNEMBED_IN else found.roll(1, -1)  # kept states that are not the model's
 
-    monkeypatch.setattr(module, "run_to", other)
+    monkeypatch.setattr(module, "run_until", other)
     assert not resumes(tiny, 0)
-    monkeypatch.setattr(module, "run_to", run_to)
+    monkeypatch.setattr(module, "run_until", run_until)
 
     @contextmanager
     def failing(*_: Any) -> Iterator[None]:
@@ -93,7 +93,7 @@ def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPa
 
 def test_kept_states_are_those_of_each_text_alone(model) -> None:
     for layer in layers_of(model)[-1:]:
-        kept = keep(model, DATA, layer)
+        kept = cache_residuals(model, DATA, layer)
         assert (len(kept), kept.n_truncated, kept.labels.tolist()) == (len(TEXTS), 0, list(DATA.labels))
         if kept.layer < 0:
             continue
@@ -107,7 +107,7 @@ def test_kept_states_are_those_of_each_text_alone(model) -> None:
 
 def test_texts_are_read_as_everywhere_and_cut_to_the_context(tiny) -> None:
     data = sl.Labelled(("good .", "bad . " * 60), (1.0, -1.0))
-    kept, without = keep(tiny, data, 0), keep(tiny, data, 0, end=False)
+    kept, without = cache_residuals(tiny, data, 0), cache_residuals(tiny, data, 0, end=False)
     assert list(kept.ids[0]) == ids_of(tiny, "good .")
     assert list(without.ids[0]) == ids_of(tiny, "good .", end=False)
     assert list(kept.ids[1]) == ids_of(tiny, "bad . " * 60)[:N_CTX]
@@ -115,7 +115,7 @@ def test_texts_are_read_as_everywhere_and_cut_to_the_context(tiny) -> None:
 
 
 def test_batches_hold_every_text_once_with_those_of_similar_length(tiny) -> None:
-    kept = keep(tiny, sl.Labelled(TEXTS * 3, (0.0,) * 12), 0)
+    kept = cache_residuals(tiny, sl.Labelled(TEXTS * 3, (0.0,) * 12), 0)
     rows = [7, 0, 3, 11, 4, 6, 2]
     found = kept.batches(rows, max_tokens=30)
     assert sorted(row for batch in found for row in batch) == sorted(rows) and len(found) > 2
@@ -125,7 +125,7 @@ def test_batches_hold_every_text_once_with_those_of_similar_length(tiny) -> None
 
 
 def test_a_batch_says_what_is_to_be_predicted(tiny) -> None:
-    kept = keep(tiny, DATA, 0)
+    kept = cache_residuals(tiny, DATA, 0)
     batch = batch_of(kept, [2, 0, 3])
     assert batch.labels.tolist() == [0.25, 1.0, -1.0]
     predicted = [list(kept.ids[row][int(kept.prompt[row]) :]) for row in (2, 0, 3)]
@@ -146,7 +146,7 @@ def test_resumed_states_are_those_of_whole_passes_with_hooks_at_every_layer(mode
     for k, layers in enumerate([*((layer,) for layer in every), every]):
         variant, options = CASES[k % 3]
         reft = random_reft(model, variant, layers=layers, **options)
-        kept = keep(model, DATA, layers[0])
+        kept = cache_residuals(model, DATA, layers[0])
         found = states_of(model, kept, rows, reft, strength)
         expected = []
         for row, s in zip(rows, strength.tolist(), strict=True):
@@ -160,7 +160,7 @@ def test_resumed_states_are_those_of_whole_passes_with_hooks_at_every_layer(mode
 
 
 def test_steers_are_edits_behind_every_layer(tiny) -> None:
-    steer, kept = random_steer(tiny), keep(tiny, DATA, 0)
+    steer, kept = random_steer(tiny), cache_residuals(tiny, DATA, 0)
     found = states_of(tiny, kept, ALL, steer, torch.tensor(DATA.labels))
     plain = by_text(sl.collect(tiny, DATA, progress=False))
     expected = [steer.apply(plain[row][0], DATA.labels[row]) for row in ALL]
@@ -169,7 +169,7 @@ def test_steers_are_edits_behind_every_layer(tiny) -> None:
 
 def test_a_batch_is_each_text_alone_whatever_the_padding(tiny) -> None:
     reft = random_reft(tiny, positions="f1+l1+new")
-    kept = keep(tiny, DATA, 0)
+    kept = cache_residuals(tiny, DATA, 0)
     y = torch.tensor(DATA.labels)
     together = states_of(tiny, kept, [3, 0, 2, 1], reft, y[[3, 0, 2, 1]])
     alone = [states_of(tiny, kept, [row], reft, y[[row]]) for row in (3, 0, 2, 1)]
@@ -179,9 +179,9 @@ def test_a_batch_is_each_text_alone_whatever_the_padding(tiny) -> None:
 
 def test_whole_passes_take_the_place_of_resumed_ones(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     reft, y = random_reft(tiny, layers=(0, 1), positions="prompt"), torch.tensor(DATA.labels)
-    one = states_of(tiny, keep(tiny, DATA, 0), ALL, reft, y)
+    one = states_of(tiny, cache_residuals(tiny, DATA, 0), ALL, reft, y)
     monkeypatch.setattr(module, "resumes", lambda model, layer: False)
-    kept = keep(tiny, DATA, 0)
+    kept = cache_residuals(tiny, DATA, 0)
     assert kept.layer == -1 and batch_of(kept, [0]).resid is None
     assert_close(states_of(tiny, kept, ALL, reft, y), one, **near(tiny))
 
@@ -193,8 +193,8 @@ def test_gradients_of_resumed_passes_are_those_of_whole_ones(single, monkeypatch
 
     def gradients() -> list[Tensor]:
         R, b = (t.clone().requires_grad_() for t in values)
-        kept = keep(single, DATA, 0)
-        with evaluating(single, gradients=True):
+        kept = cache_residuals(single, DATA, 0)
+        with eval_mode(single, gradients=True):
             batch = batch_of(kept, ALL)
             edits = edits_at((0, 1), "all", 2, lambda h, k, _: (b[k] - h @ R[k].mT) @ R[k], batch.labels)
             (final_states(single, kept, batch, edits) @ weight).sum().backward()
@@ -221,7 +221,7 @@ def test_blocks_below_are_not_run_and_their_hooks_do_not_fire(name: str) -> None
     fired: list[str] = []
     hooks = [(site, lambda t, hook, site=site: fired.append(site)) for site in sites]
     resid = torch.randn(3, 7, sl.readout(model).d_model, generator=torch.Generator().manual_seed(1))
-    with evaluating(model), model.hooks(fwd_hooks=hooks):
+    with eval_mode(model), model.hooks(fwd_hooks=hooks):
         model(tokens)
         assert fired == sites
         fired.clear()
@@ -238,13 +238,13 @@ def test_what_is_put_in_is_what_the_next_block_reads(name: str) -> None:
     for layer in layers_of(model):
         resid = 2 * torch.randn(3, 7, sl.readout(model).d_model, generator=torch.Generator().manual_seed(layer))
         resid = resid.to(model.W_U.dtype)
-        with evaluating(model):
-            plain = run_to(model, UNEMBED_IN, tokens, mask).float()
+        with eval_mode(model):
+            plain = run_until(model, UNEMBED_IN, tokens, mask).float()
             with resumed(model, layer, resid):
-                found = run_to(model, UNEMBED_IN, tokens, mask).float()
+                found = run_until(model, UNEMBED_IN, tokens, mask).float()
             with model.hooks(fwd_hooks=[(resid_post(layer), lambda t, hook, resid=resid: resid)]):
-                expected = run_to(model, UNEMBED_IN, tokens, mask).float()
-            after = run_to(model, UNEMBED_IN, tokens, mask).float()
+                expected = run_until(model, UNEMBED_IN, tokens, mask).float()
+            after = run_until(model, UNEMBED_IN, tokens, mask).float()
         assert_close(found, expected, **near(model))
         assert (found - plain).abs().max() > 0.1
         assert torch.equal(after, plain)
@@ -262,12 +262,12 @@ def test_nothing_is_left_behind_whatever_happens_inside(model) -> None:
             raise KeyboardInterrupt
         assert traces(model) == before
         resumes(model, last)
-        kept = keep(model, DATA, 0)
+        kept = cache_residuals(model, DATA, 0)
         assert traces(model) == before
-        with pytest.raises(ValueError, match="one value per row"), evaluating(model, gradients=True):
+        with pytest.raises(ValueError, match="one value per row"), eval_mode(model, gradients=True):
             final_states(model, kept, batch_of(kept, ALL), reft.edits(torch.ones(len(ALL) + 1)))
         assert traces(model) == before
-        with evaluating(model, gradients=True):
+        with eval_mode(model, gradients=True):
             batch = batch_of(kept, ALL)
             final_states(model, kept, batch, reft.edits(batch.labels))
         assert traces(model) == before

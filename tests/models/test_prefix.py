@@ -30,14 +30,14 @@ def layers_of(model: Any, kind: str) -> tuple[int, ...]:
 
 
 @cache
-def prompt_of(name: str, kind: Kind, moved: float = 0.0, directed: float = 0.0) -> sl.Prompt:
+def prompt_of(name: str, kind: Kind, moved: float = 0.0, directed: float = 0.0) -> sl.SoftPrompt:
     """A prompt that starts as the embeddings of tokens, and what the model makes of them; then its first rows moved."""
     model, layers = zoo(name), layers_of(zoo(name), kind)
     on = sl.readout(model)
     rows = states_of(model, on, embeddings(model)[list(WORDS)], prompt_sites(kind, layers)).clone()
     size = rows.std()
     rows[-1, 0] += moved * size * random(rows.shape[2], seed=5)
-    return sl.Prompt(rows, directed * size * random(*rows.shape, seed=6), kind, layers, on, "words")
+    return sl.SoftPrompt(rows, directed * size * random(*rows.shape, seed=6), kind, layers, on, "words")
 
 
 def by_hand(model: Any, ids: list[int], before: tuple[int, ...] = WORDS) -> torch.Tensor:
@@ -137,7 +137,7 @@ def test_a_prompt_without_the_text_that_follows_gives_an_other_score_at_another_
     parts = {s: part.log_prob.to_numpy() for s, part in table.groupby("strength")}
     assert abs(parts[1.0] - parts[0.0]).max() > 0.01 and abs(parts[1.0] - parts[-1.0]).max() > 0.01
     for s in (-1.0, 1.0):
-        still = sl.Prompt(prompt.at(s), torch.zeros_like(prompt.rows), "soft", (), prompt.readout)
+        still = sl.SoftPrompt(prompt.at(s), torch.zeros_like(prompt.rows), "soft", (), prompt.readout)
         assert_close(torch.tensor(parts[s]), torch.cat(scored(tiny, TEXTS, still)).to(torch.tensor(parts[s])), **CLOSE)
     assert table.position.tolist() == sl.score(tiny, TEXTS, strengths=(-1.0, 0.0, 1.0)).position.tolist()
     assert table.token.tolist() == sl.score(tiny, TEXTS, strengths=(-1.0, 0.0, 1.0)).token.tolist()
@@ -177,7 +177,7 @@ def test_texts_with_prompts_are_read_behind_the_rows_and_only_the_texts_count(ti
 # written
 
 
-def written(model: Any, prompt: str, value: sl.Prompt, strength: float, n: int) -> tuple[str, float]:
+def written(model: Any, prompt: str, value: sl.SoftPrompt, strength: float, n: int) -> tuple[str, float]:
     """The likeliest token again and again, each from a whole pass without a cache; its log-probability.
 
     Rows go in by TransformerLens' own hooks at every place of the kind.
@@ -294,14 +294,14 @@ def test_a_prompt_of_another_model_is_refused(tiny) -> None:
     for verb in (sl.generate, sl.score):
         with pytest.raises(ValueError, match="transfer"):
             verb(tiny, TEXTS, other)
-    wide = sl.Prompt(torch.zeros(1, 2, D + 1), torch.zeros(1, 2, D + 1), "soft", (), sl.readout(tiny))
+    wide = sl.SoftPrompt(torch.zeros(1, 2, D + 1), torch.zeros(1, 2, D + 1), "soft", (), sl.readout(tiny))
     with pytest.raises(ValueError, match=f"rows: width {D + 1} at a site of width {D}"):
         sl.score(tiny, TEXTS, wide)
 
 
 def test_values_without_rows_need_no_room(tiny) -> None:
     assert random_steer(tiny).prefix == 0 and prompt_of("gpt2", "soft").prefix == 3
-    assert random_steer(tiny).over(random_steer(tiny, seed=1)).prefix == 0
+    assert random_steer(tiny).with_background(random_steer(tiny, seed=1)).prefix == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -311,7 +311,7 @@ def test_a_prompt_survives_a_file_and_the_model_stays_as_it_was(tiny, kind: Kind
     warm("gpt2")
     before, plain = traces(tiny), sl.score(tiny, TEXTS)
     back = sl.load(sl.save(value, tmp_path / "words.safetensors"), tiny)
-    assert isinstance(back, sl.Prompt)
+    assert isinstance(back, sl.SoftPrompt)
     found, expected = (sl.score(tiny, TEXTS, v, strengths=(1.0,)) for v in (back, value))
     assert found.equals(expected) and abs(found.log_prob - plain.log_prob).max() > 0.01
     sl.generate(tiny, ["the film"], value, max_new_tokens=2)

@@ -29,7 +29,7 @@ def column(table, text: int, strength: float) -> torch.Tensor:
 @pytest.mark.parametrize("over", [False, True], ids=["steer", "over a background"])
 def test_scores_are_log_softmax_of_the_steered_models_logits(model, over: bool) -> None:
     steer = random_steer(model, size=0.3)
-    value = steer.over(random_steer(model, seed=1, size=0.3, name="background")) if over else steer
+    value = steer.with_background(random_steer(model, seed=1, size=0.3, name="background")) if over else steer
     table = sl.score(model, TEXTS, value, strengths=STRENGTHS)
     plain = sl.score(model, TEXTS)
     for i, text in enumerate(TEXTS):

@@ -45,7 +45,7 @@ def test_each_row_has_its_own_strength(model) -> None:
 
 def test_a_steer_over_its_background_adds_both(model) -> None:
     tokens, steer, background = tokens_of(model), random_steer(model), random_steer(model, seed=1, name="background")
-    with sl.steered(model, steer.over(background), 2.0):
+    with sl.steered(model, steer.with_background(background), 2.0):
         found = logits_of(model, tokens)
     with sl.steered(model, 2.0 * steer + background):
         assert_close(found, logits_of(model, tokens), **near(model))

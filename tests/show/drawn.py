@@ -56,15 +56,15 @@ SUBSPACES = frame(
     ),
 )
 QUALITY = frame(
-    "method layers parameters contrast low high",
+    "method layers parameters sign_margin low high",
     *((m, "0, 1", 130 * r, 0.1, 0.05, 0.12) for m in ("steer", "loreft", "direft") for r in (1, 4, 16)),
 )
 COMPOSED = frame(
-    "edit task contrast low high",
+    "edit task sign_margin low high",
     *((e, t, 0.3, 0.2, 0.4) for e in ("sentiment", "tone", "together") for t in ("sentiment", "tone")),
 )
 PRIORS = frame("prior seed nll", *((p, s, 1.5 + 0.01 * s) for p in ("vocabulary", "Xavier") for s in SEEDS))
-READ = frame("what contrast seed", *((w, 0.05 + 0.01 * s, s) for w in ("prompt", "nearest words") for s in SEEDS))
+READ = frame("what sign_margin seed", *((w, 0.05 + 0.01 * s, s) for w in ("prompt", "nearest words") for s in SEEDS))
 MOVES = frame(
     "intervention steer question share chance_high seed",
     *((i, t, "writes", 0.2 + 0.01 * s, 0.05, s) for i in ("soft", "kv") for t in ("joy", "tone") for s in SEEDS),

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from steerlens.show import figures
-from steerlens.show.numbers import signed
+from steerlens.show.numbers import format_signed
 from steerlens.show.style import look, shade
 
 
@@ -109,4 +109,4 @@ def test_the_look_is_left_behind_but_not_the_backends_switch():
 def test_colours_and_signs():
     assert shade(-2, 2) == shade(-5, 2) != shade(2, 2)
     assert shade(0, 0) == shade(0, 3)
-    assert [signed(x) for x in (-0.5, 0.0, 2.0)] == ["−0.5", "0", "+2"]
+    assert [format_signed(x) for x in (-0.5, 0.0, 2.0)] == ["−0.5", "0", "+2"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlens.show.numbers import fixed, interval, percent, signed, tidy
+from steerlens.show.numbers import fixed, format_signed, interval, percent, tidy
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -32,7 +32,7 @@ def test_what_is_missing_is_nothing(missing: float | None):
 
 @given(st.floats(-100, 100).map(lambda x: round(x, 2)))
 def test_a_label_says_its_sign_but_for_zero(x: float):
-    assert value(signed(x)) == x and (signed(x)[0] in "+−") == (x != 0)
+    assert value(format_signed(x)) == x and (format_signed(x)[0] in "+−") == (x != 0)
 
 
 @given(NUMBERS, st.sampled_from(["+.4f", ".3f", "g", ".2e"]))

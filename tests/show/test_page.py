@@ -103,7 +103,7 @@ def test_the_numbers_are_json_and_those_of_the_page(folder):
     html = (folder / "index.html").read_text(encoding="utf-8")
     assert found["transfer"]["target"] == "toy-128" and found["transfer"]["rules"][0]["share"] == 1
     for rule in found["transfer"]["rules"]:
-        assert f'<td class="n">{fixed(rule["contrast"])}</td>' in html
+        assert f'<td class="n">{fixed(rule["sign_margin"])}</td>' in html
     for name, steer in found["steers"].items():
         if not steer["fit"]["verdict"]["p"] <= 0.05:
             assert name == "tone"  # of 120 texts

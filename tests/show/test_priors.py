@@ -58,7 +58,7 @@ def test_what_is_worth_what() -> None:
     ways = {"prompt": 0.05, "nearest words": 0.02, "random words": -0.01, "no prompt": 0.0}
     table = pd.DataFrame(
         [(what, worth + 0.001 * seed, seed) for what, worth in ways.items() for seed in SEEDS],
-        columns=["what", "contrast", "seed"],
+        columns=["what", "sign_margin", "seed"],
     )
     ax = plot_readability(table)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["prompt", "nearest\nwords", "random\nwords"]

@@ -56,7 +56,7 @@ def quality() -> pd.DataFrame:
         ("loreft", "0", 1, 129, 0.05, 0.03, 0.08), ("loreft", "0", 4, 516, 0.09, 0.08, 0.12),
         ("loreft", "0, 1", 1, 258, -0.02, -0.04, 0.01), ("r1", "0", 1, 65, 0.04, 0.01, 0.05),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "contrast", "low", "high"])
+    return pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "sign_margin", "low", "high"])
 
 
 def composition() -> pd.DataFrame:
@@ -65,7 +65,7 @@ def composition() -> pd.DataFrame:
         ("tone", "mood", 0.02, -0.05, 0.1), ("tone", "tone", 0.3, 0.25, 0.4),
         ("together", "mood", 0.45, 0.35, 0.5), ("together", "tone", 0.28, 0.2, 0.3),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["edit", "task", "contrast", "low", "high"])
+    return pd.DataFrame(rows, columns=["edit", "task", "sign_margin", "low", "high"])
 
 
 FIGURES: list[tuple[Callable[..., Axes], Callable[[], pd.DataFrame]]] = [
@@ -168,7 +168,7 @@ def test_subspaces_name_every_layer_and_chance_once():
     assert len(colours) == 3
 
 
-def test_quality_has_a_dot_at_each_contrast_and_its_interval():
+def test_quality_has_a_dot_at_each_sign_margin_and_its_interval():
     table = quality()
     ax = plot_quality(table)
     groups = [container for container in ax.containers if isinstance(container, ErrorbarContainer)]
@@ -176,7 +176,7 @@ def test_quality_has_a_dot_at_each_contrast_and_its_interval():
     assert len(groups) == len(expected) == 4
     for drawn, rows in zip(groups, expected, strict=True):
         line = drawn.lines[0]
-        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), rows.contrast)
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), rows.sign_margin)
         np.testing.assert_allclose(
             np.asarray(line.get_xdata(), float), rows.parameters, rtol=0.15
         )  # moved a little to each side
@@ -201,7 +201,7 @@ def test_composition_has_a_bar_an_edit_and_task_with_its_interval():
     assert len(rows) == 2
     for (x, heights), task in zip(rows, ("mood", "tone"), strict=True):
         mine = table[table.task == task]
-        assert heights == pytest.approx(mine.contrast.tolist())
+        assert heights == pytest.approx(mine.sign_margin.tolist())
         assert [round(place) for place in x] == [0, 1, 2]
     intervals = [span(drawn) for drawn in ax.containers if isinstance(drawn, ErrorbarContainer)]
     np.testing.assert_allclose(intervals[1], table[table.task == "tone"][["low", "high"]])

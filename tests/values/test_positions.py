@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from steerlens.values.positions import Places, Positions, parse_positions, places_of
+from steerlens.values.positions import PositionSelector, TokenIndex, parse_positions, places_of
 from tests.values.make import picked
 
 LENGTH = 7
@@ -19,7 +19,7 @@ def mask_of(lengths: list[int], *, left: bool) -> Tensor:
     return torch.tensor(rows)
 
 
-def chosen(positions: str, places: Places) -> tuple[list[list[int]], list[list[int]]]:
+def chosen(positions: str, places: TokenIndex) -> tuple[list[list[int]], list[list[int]]]:
     """The indices, in their texts, of the tokens of beginning and end."""
     beginning, end = parse_positions(positions).masks(places)
     return tuple([row[m].tolist() for row, m in zip(places.index, mask, strict=True)] for mask in (beginning, end))  # pyright: ignore[reportReturnType]
@@ -73,7 +73,7 @@ def test_a_cached_step_holds_one_token_whose_index_is_that_of_the_text(
     positions: str, prompt: int, beginning: list[int], end: list[int]
 ) -> None:
     for i in range(LENGTH):
-        step = Places(torch.tensor([[i]]), torch.tensor([prompt]))
+        step = TokenIndex(torch.tensor([[i]]), torch.tensor([prompt]))
         at = [mask.tolist() == [[True]] for mask in parse_positions(positions).masks(step)]
         assert at == [i in beginning, i in end]
 
@@ -149,8 +149,8 @@ def test_what_was_written_is_read(positions: str) -> None:
 
 
 def test_all_is_the_prompt_and_what_is_new() -> None:
-    assert parse_positions("all") == parse_positions("prompt+new") == Positions(prompt=True, new=True)
-    assert parse_positions("f12+l3") == Positions(first=12, last=3)
+    assert parse_positions("all") == parse_positions("prompt+new") == PositionSelector(prompt=True, new=True)
+    assert parse_positions("f12+l3") == PositionSelector(first=12, last=3)
 
 
 BAD = [

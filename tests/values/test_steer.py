@@ -59,7 +59,7 @@ def test_steers_on_different_readouts_are_not_added_and_the_message_says_what_to
     with pytest.raises(ValueError, match="transfer"):
         make_steer() + make_steer(on=make_readout(5))
     with pytest.raises(ValueError, match="m5"):
-        make_steer().over(make_steer(on=make_readout(5)))
+        make_steer().with_background(make_steer(on=make_readout(5)))
 
 
 def test_steers_on_equal_readouts_are_added_whatever_object_holds_them() -> None:
@@ -148,7 +148,7 @@ def test_everything_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         joy.name = "gloom"  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(FrozenInstanceError):
-        joy.over(joy).steer = joy  # pyright: ignore[reportAttributeAccessIssue]
+        joy.with_background(joy).steer = joy  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(FrozenInstanceError):
         joy.readout.scale = 2.0  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -161,11 +161,11 @@ def test_steers_keep_the_laws_of_interventions(kind: str, dtype: torch.dtype) ->
     if kind == "steer":
         laws(joy, {UNEMBED_IN: c})
     else:
-        laws(joy.over(background), {UNEMBED_IN: c}, at_zero=background)
+        laws(joy.with_background(background), {UNEMBED_IN: c}, at_zero=background)
 
 
 def test_over_its_background_is_the_sum_of_both() -> None:
     joy, background, c = make_steer(), make_steer(1, name="background"), random(3, 4, D)
-    ((_, edit),) = joy.over(background).edits(2.0)
+    ((_, edit),) = joy.with_background(background).edits(2.0)
     assert_close(edit(c, everywhere(c)), (2 * joy + background).apply(c, 1.0), rtol=1e-4, atol=1e-4)
-    assert joy.over(background).name == "joy over background"
+    assert joy.with_background(background).name == "joy over background"

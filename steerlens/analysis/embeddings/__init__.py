@@ -15,12 +15,12 @@ from steerlens.analysis.embeddings.components import components
 from steerlens.analysis.embeddings.lexicon import lexicon_alignment
 from steerlens.analysis.embeddings.nearest import analogies, neighbours, word_similarity
 from steerlens.analysis.embeddings.probe import probe
-from steerlens.analysis.embeddings.table import Embedding, Found, embedding
+from steerlens.analysis.embeddings.table import Embedding, ResultTable, embedding
 
 __all__ = [
     "Comparison",
     "Embedding",
-    "Found",
+    "ResultTable",
     "analogies",
     "compare_embeddings",
     "components",

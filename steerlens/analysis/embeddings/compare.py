@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.analysis.embeddings.table import Embedding, enough
+from steerlens.analysis.embeddings.table import Embedding, require_at_least
 from steerlens.maths.numbers import generator
 
 LEADING = 10
@@ -61,7 +61,7 @@ def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1 neighbour")
     shared = [word for word in a.words if word.lower() in b.place]
-    enough("words in common", shared, max(k + 2, 5), ())
+    require_at_least("words in common", shared, max(k + 2, 5), ())
     X, Y = (e.vectors[e.find(shared)[0]].double() for e in (a, b))
     for name, e, Z in (("a", a, X), ("b", b, Y)):
         if not bool((Z - Z[0]).any()):

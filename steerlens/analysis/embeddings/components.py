@@ -12,7 +12,7 @@ from scipy.stats import kurtosis, skew
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
-from steerlens.analysis.embeddings.table import Embedding, Found
+from steerlens.analysis.embeddings.table import Embedding, ResultTable
 
 ITERATIONS = 400
 
@@ -25,7 +25,7 @@ def components(
     tokens: int = 10,
     seed: int = 0,
     repeats: int = 4,
-) -> Found:
+) -> ResultTable:
     """The main axes of an embedding (PCA), or its independent ones (ICA), with the words at both ends.
 
     PCA finds the axes of largest variance, which in real models are often those of word frequency; it depends on the inner
@@ -97,7 +97,7 @@ def components(
     ends = np.argsort(-values, axis=0)
     table["top"] = [", ".join(emb.words[i] for i in ends[:tokens, k]) for k in range(n)]
     table["bottom"] = [", ".join(emb.words[i] for i in ends[::-1][:tokens, k]) for k in range(n)]
-    return Found(pd.DataFrame(table))
+    return ResultTable(pd.DataFrame(table))
 
 
 def _same_axes(

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from steerlens.analysis.embeddings.table import Found, embedding, enough
+from steerlens.analysis.embeddings.table import ResultTable, embedding, require_at_least
 from steerlens.maths.numbers import generator
 from steerlens.maths.svd import svd
 from steerlens.values.metric import Metric
@@ -20,7 +20,7 @@ EMPTY = 1e-6
 
 def lexicon_alignment(
     steer: Steer, lexicon: Mapping[str, float], *, metric: Metric | None = None, rank: int = 5, seed: int = 0
-) -> Found:
+) -> ResultTable:
     """Measure how near the directions that a steer writes lie to that of a lexicon of scored words.
 
         lexicon direction   l = mean_v (score_v − mean score) · e_v
@@ -70,7 +70,7 @@ def lexicon_alignment(
         raise ValueError(f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's")
     emb = embedding(steer.readout)
     rows, given, dropped = emb.given("lexicon", lexicon)
-    enough("lexicon", rows, 10, dropped)
+    require_at_least("lexicon", rows, 10, dropped)
     scores = torch.tensor([float(score) for score in given], dtype=torch.float64)
     if not bool(scores.isfinite().all()):
         at = int((~scores.isfinite()).nonzero()[0, 0])
@@ -101,4 +101,4 @@ def lexicon_alignment(
     found = pd.DataFrame(table)
     nothing = (gains[: len(b)] <= EMPTY * gains[0]).numpy()  # those directions are the SVD's choice, not the steer's
     found.loc[nothing, ["cosine", "p_shuffled", "spearman"]] = np.nan
-    return Found(found, dropped)
+    return ResultTable(found, dropped)

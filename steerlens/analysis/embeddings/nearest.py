@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from steerlens.analysis.embeddings.table import Embedding, Found, enough
+from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 
 Question = tuple[str, str, str, str]
 CHUNK, DRAWS = 512, 1_000
 
 
-def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Found:
+def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> ResultTable:
     """The nearest words by cosine, `cos(e, e') = e · e' / |e| |e'|`.
 
     Near means used in the same places, not meaning the same: of `good` the nearest three include `bad` in a GPT-2 of d_model
@@ -41,7 +41,7 @@ def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Found
         raise ValueError(f"n: got {n}, expected at least 1 neighbour")
     rows, dropped = emb.find([words] if isinstance(words, str) else words)
     rows = list(dict.fromkeys(rows))
-    enough("words", rows, 1, dropped)
+    require_at_least("words", rows, 1, dropped)
     cosine = emb.unit[rows] @ emb.unit.mT
     cosine[torch.arange(len(rows)), rows] = -torch.inf
     top = torch.topk(cosine, min(n, len(emb.words) - 1))
@@ -50,7 +50,7 @@ def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Found
         for row, values, places in zip(rows, top.values.tolist(), top.indices.tolist(), strict=True)
         for rank, (value, i) in enumerate(zip(values, places, strict=True), 1)
     ]
-    return Found(pd.DataFrame(table, columns=["word", "rank", "neighbour", "cosine"]), dropped)
+    return ResultTable(pd.DataFrame(table, columns=["word", "rank", "neighbour", "cosine"]), dropped)
 
 
 def analogies(
@@ -58,7 +58,7 @@ def analogies(
     questions: Iterable[Question] | Mapping[str, Iterable[Question]],
     *,
     method: Literal["add", "mul"] = "add",
-) -> Found:
+) -> ResultTable:
     """ "a is to b as c is to …": how often the fourth word is found.
 
         add:  argmax_w  cos(w, b) − cos(w, a) + cos(w, c)
@@ -106,7 +106,7 @@ def analogies(
             if not missing and found[3] not in found[:3]:
                 rows.append(found)
                 owner.append(name)
-    enough("questions", rows, 1, tuple(dropped))
+    require_at_least("questions", rows, 1, tuple(dropped))
     ranks, alone = (found.numpy() for found in _ranks(emb, torch.tensor(rows), method))
     owners = np.array(owner)
     table = []
@@ -120,7 +120,7 @@ def analogies(
         only_c = float((alone[those] == 1).mean()) if len(mine) else np.nan
         table.append((name, n, len(mine), share, low, high, reciprocal, only_c, 1 / max(len(emb.words) - 3, 1)))
     columns = ["section", "asked", "kept", "accuracy", "low", "high", "reciprocal_rank", "only_c", "chance"]
-    return Found(pd.DataFrame(table, columns=columns), tuple(dropped))
+    return ResultTable(pd.DataFrame(table, columns=columns), tuple(dropped))
 
 
 def _ranks(emb: Embedding, rows: Int[Tensor, "n 4"], method: str) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
@@ -159,7 +159,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(max((middle - half) / factor, 0)), float(min((middle + half) / factor, 1))
 
 
-def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0) -> Found:
+def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0) -> ResultTable:
     """Spearman's correlation of cosines with people's judgements of word pairs (WordSim-353 and the like).
 
     A vocabulary of some thousand tokens holds few of the pairs, and not a fair sample: the frequent words (of WordSim's 353 a
@@ -192,7 +192,7 @@ def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, 
         dropped |= dict.fromkeys(missing)
         if not missing:
             kept.append((*rows, float(score)))
-    enough("pairs", kept, 5, tuple(dropped))
+    require_at_least("pairs", kept, 5, tuple(dropped))
     wrong = [(emb.words[i], emb.words[j], score) for i, j, score in kept if not np.isfinite(score)]
     if wrong or len({score for *_, score in kept}) == 1:
         raise ValueError(
@@ -211,4 +211,4 @@ def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, 
         "pairs": len(kept),
         "asked": asked,
     }
-    return Found(pd.DataFrame([row]), tuple(dropped))
+    return ResultTable(pd.DataFrame([row]), tuple(dropped))

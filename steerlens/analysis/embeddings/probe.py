@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from steerlens.analysis.embeddings.table import Embedding, Found, enough
+from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 
 PENALTIES = np.logspace(-1, 6, 15)
 SUFFIXES = (
@@ -27,7 +27,7 @@ def probe(
     repeats: int = 5,
     controls: int = 39,
     seed: int = 0,
-) -> Found:
+) -> ResultTable:
     """Ask whether a property of words can be read linearly off their embeddings.
 
     Ridge regression on standardised vectors, the penalty chosen on the training folds by
@@ -83,7 +83,7 @@ def probe(
     if folds < 2 or repeats < 1 or controls < 1:
         raise ValueError(f"folds, repeats, controls: got {folds}, {repeats}, {controls}, expected at least 2, 1 and 1")
     rows, values, dropped = emb.given("labels", labels)
-    enough("labels", rows, 20, dropped)
+    require_at_least("labels", rows, 20, dropped)
     kept = [emb.words[i].lower() for i in rows]
     y = _as_array(values)
     numbers = y.dtype.kind == "f"
@@ -118,7 +118,7 @@ def probe(
         "spearman": float(np.mean(ranks)), "auc": float(auc), "words": len(kept), "groups": len(names),
         "classes": classes,
     }  # fmt: skip
-    return Found(pd.DataFrame([row]), dropped)
+    return ResultTable(pd.DataFrame([row]), dropped)
 
 
 def stem(word: str) -> str:

@@ -94,7 +94,7 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Found:
+class ResultTable:
     """A table, and the words that had to be left out because they are no single token of the model."""
 
     table: pd.DataFrame
@@ -157,7 +157,7 @@ def embedding(
     return Embedding(words, rows[columns].float(), f"{on.model_id} {which}{' causal' if inner == 'causal' else ''}")
 
 
-def enough(name: str, kept: Sequence[object], least: int, dropped: tuple[str, ...]) -> None:
+def require_at_least(name: str, kept: Sequence[object], least: int, dropped: tuple[str, ...]) -> None:
     """Raise where too few of what was given is left."""
     if len(kept) < least:
         some = f"; left out, as they are no single token: {', '.join(dropped[:8])}" if dropped else ""

@@ -2,20 +2,20 @@
 
 compare_priors   one fit for each prior and seed, judged on new texts
 over_seeds       means of such a table with intervals
-posterior        where rows lie among words, how spread, how far from their start
+embedding_geometry  where rows lie among words, how spread, how far from their start
 drift            how far rows are from each of several priors
 nearest_tokens   the words nearest to each row
 readability      what these words do in the prompt's place
 """
 
 from steerlens.analysis.prompts.compare import compare_priors, over_seeds
-from steerlens.analysis.prompts.rows import drift, effective_rank, nearest_tokens, posterior
+from steerlens.analysis.prompts.rows import drift, effective_rank, embedding_geometry, nearest_tokens
 from steerlens.analysis.prompts.words import of_words, readability
 
 __all__ = [
     "compare_priors",
     "over_seeds",
-    "posterior",
+    "embedding_geometry",
     "drift",
     "nearest_tokens",
     "readability",

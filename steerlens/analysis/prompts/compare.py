@@ -7,9 +7,9 @@ from itertools import product
 import pandas as pd
 from tqdm.auto import tqdm
 
-from steerlens.analysis.prompts.rows import drift, posterior
+from steerlens.analysis.prompts.rows import drift, embedding_geometry
 from steerlens.analysis.prompts.words import of_words
-from steerlens.evaluate.contrast import contrast, nll, signed
+from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
 from steerlens.maths.stats import mean_interval
 from steerlens.methods.prompt.fit import fit_prompt
 from steerlens.methods.prompt.priors import Prior
@@ -44,9 +44,10 @@ def compare_priors(
 
     Returns:
         One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats per token, texts of `test`
-        that have a sign, at each one's label), `plain_nll` (without a prompt), `contrast` of the signs; `half_way` (epochs
-        until half of the held-out gain was made), `seconds`; the columns of `posterior` for the rows at strength 0 against
-        their start (`moved`, `nearest`, `effective_rank`, …); `drift`, their distance from their own prior, and `start_drift`.
+        that have a sign, at each one's label), `plain_nll` (without a prompt), `sign_margin` of the signs; `half_way` (epochs
+        until half of the held-out gain was made), `seconds`; the columns of `embedding_geometry` for the rows at strength 0
+        against their start (`moved`, `nearest`, `effective_rank`, …); `drift`, their distance from their own prior, and
+        `start_drift`.
 
     Example:
         >>> import steerlens as sl
@@ -57,7 +58,7 @@ def compare_priors(
         ['small']
     """
     on, rows = readout(model), []
-    some = signed(test)
+    some = with_nonzero_label(test)
     plain = nll(model, some, None)
     plan = list(product(priors.items(), seeds))
     for (name, prior), seed in tqdm(plan, unit="fit", desc="compare_priors", disable=hidden(progress)):
@@ -71,12 +72,12 @@ def compare_priors(
         apart = [drift(x, {name: prior}, seed=seed).distance[0] for x in (start, end)]
         losses = [trial["heldout_nll"] for trial in fit.report.trials]
         goal = (losses[0] + min(losses)) / 2
-        worth = contrast(model, test, fit.value)
+        worth = sign_margin(model, test, fit.value)
         rows.append(
             {
                 "prior": name, "seed": seed, "start_nll": nll(model, some, begun), "nll": worth.nll, "plain_nll": plain,
-                "contrast": worth.contrast, "half_way": next(k for k, loss in enumerate(losses) if loss <= goal),
-                "seconds": fit.report.seconds, **posterior(model, end, start=start, seed=seed), "start_drift": apart[0],
+                "sign_margin": worth.sign_margin, "half_way": next(k for k, loss in enumerate(losses) if loss <= goal),
+                "seconds": fit.report.seconds, **embedding_geometry(model, end, start=start, seed=seed), "start_drift": apart[0],
                 "drift": apart[1],
             }
         )  # fmt: skip

@@ -51,7 +51,7 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     )
 
 
-def posterior(
+def embedding_geometry(
     model: Model,
     rows: Float[Tensor, "n d"],
     *,
@@ -72,7 +72,7 @@ def posterior(
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
-        >>> round(float(posterior(model, embeddings(model)[100:108]).nearest), 6)
+        >>> round(float(embedding_geometry(model, embeddings(model)[100:108]).nearest), 6)
         0.0
     """
     E, _ = ordinary_words(model, readout(model))

@@ -7,16 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.prompts.rows import distances, ordinary_words
-from steerlens.evaluate.contrast import contrast, nll, signed
+from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
 from steerlens.methods.prompt.priors import Vocabulary
-from steerlens.methods.prompt.soft_prompt import Prompt
+from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 
 
-def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5, seed: int = 0) -> pd.DataFrame:
+def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0) -> pd.DataFrame:
     """Is a prompt what its nearest words say? The words are put in its place and tried.
 
     A continuous prompt can do its work and lie next to any words whatever (prompt waywardness, Khashabi et al., arXiv
@@ -30,8 +30,8 @@ def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5,
 
     Returns:
         One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats per token, texts that have a
-        sign at their own label), `contrast` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the
-        share of the prompt's contrast. Random words are means over draws. A reading is faithful as far as the nearest words
+        sign at their own label), `sign_margin` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the
+        share of the prompt's sign margin. Random words are means over draws. A reading is faithful as far as the nearest words
         keep more than random ones.
 
     Raises:
@@ -50,14 +50,14 @@ def readability(model: Model, prompt: Prompt, test: Labelled, *, draws: int = 5,
         "nearest words": [of_words(*near, on)],
         "random words": [of_words(*r, on) for r in random],
     }
-    rows, columns = [], ["nll", "contrast", "low", "high"]
+    rows, columns = [], ["nll", "sign_margin", "low", "high"]
     for what, values in ways.items():
-        rows.append((what, *pd.DataFrame([contrast(model, test, value) for value in values])[columns].mean()))
-    rows.append(("no prompt", nll(model, signed(test), None), 0.0, 0.0, 0.0))
+        rows.append((what, *pd.DataFrame([sign_margin(model, test, value) for value in values])[columns].mean()))
+    rows.append(("no prompt", nll(model, with_nonzero_label(test), None), 0.0, 0.0, 0.0))
     table = pd.DataFrame(rows, columns=["what", *columns])
-    return table.assign(kept=table.contrast / table.contrast[0] if table.contrast[0] else math.nan)
+    return table.assign(kept=table.sign_margin / table.sign_margin[0] if table.sign_margin[0] else math.nan)
 
 
-def of_words(plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words") -> Prompt:
+def of_words(plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words") -> SoftPrompt:
     """The soft prompt that is exactly given token embeddings at strength 1, and others at −1."""
-    return Prompt((plus + minus)[None] / 2, (plus - minus)[None] / 2, "soft", (), on, name)
+    return SoftPrompt((plus + minus)[None] / 2, (plus - minus)[None] / 2, "soft", (), on, name)

@@ -155,7 +155,7 @@ def _costs(found: Directions, states: States) -> Costs:
     return reduce(Costs.plus, parts)
 
 
-def stability(
+def split_half_reliability(
     steer: Steer | Fit, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
 ) -> pd.DataFrame:
     """Say which singular directions of a steer replicate when it is fitted to other texts.
@@ -181,7 +181,7 @@ def stability(
     labels that say nothing, which may be all but zero where its halves are not.
 
     Args:
-        pairs: from `steerlens.refit`.
+        pairs: from `steerlens.fit_split_halves`.
         rank: how many directions.
         metric: of the same model; None for the plain SVD.
 
@@ -200,7 +200,7 @@ def stability(
         >>> from steerlens import Readout
         >>> on = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
         >>> one, other = (Steer(torch.diag(torch.tensor(x)), on) for x in ([2.0, 1.0], [2.0, -0.5]))
-        >>> stability(one, [(one, other)], rank=2).kept.tolist()
+        >>> split_half_reliability(one, [(one, other)], rank=2).kept.tolist()
         [1.0, -0.75]
     """
     steer = steer.value if isinstance(steer, Fit) else steer
@@ -208,7 +208,7 @@ def stability(
     check_rank(steer, rank)
     if not pairs:
         raise ValueError(
-            "pairs: got none, expected at least one pair of fits to halves of the texts; see steerlens.refit"
+            "pairs: got none, expected at least one pair of fits to halves of the texts; see steerlens.fit_split_halves"
         )
     found = directions(steer.W, rank, metric)
     kept, reads, writes = [], [], []

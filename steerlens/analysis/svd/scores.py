@@ -18,7 +18,7 @@ from steerlens.analysis.svd.directions import (
     check_states,
     directions,
 )
-from steerlens.maths.logits import logits, slope
+from steerlens.maths.logits import logits, softcap_gradient
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
@@ -194,7 +194,7 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
         c = c.to(head.W_U.device)
         z = logits(head, c)
         p, reading = torch.softmax(z, 1), c @ probes.mT
-        bent = p * slope(head, z)  # what a small shift moves is behind scale and soft cap
+        bent = p * softcap_gradient(head, z)  # what a small shift moves is behind scale and soft cap
         surplus = bent @ shift.mT  # what each direction adds to a mean logit
         total += reading.sum(0)[:, None].cpu()
         with_reading += (reading.mT @ p[:, columns]).cpu()
@@ -239,7 +239,7 @@ def _look(steer: Steer, seen: list, picked: list[int]) -> _Text:
     for c, _, _ in seen:
         z = logits(head, c.to(head.W_U.device))
         p = torch.softmax(z, 1)
-        bent = p * slope(head, z)
+        bent = p * softcap_gradient(head, z)
         mean = (bent @ head.W_U.mT).double().cpu()
         parts.append((c.double(), mean, p[:, picked].double().cpu(), bent[:, picked].double().cpu()))
     return _Text(*(torch.cat(column) for column in zip(*parts, strict=True)))

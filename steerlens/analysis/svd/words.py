@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from steerlens.analysis.svd.directions import stability
+from steerlens.analysis.svd.directions import split_half_reliability
 from steerlens.analysis.svd.scores import singular_scores
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
@@ -68,7 +68,7 @@ def singular_words(
             padding rows never.
         metric: of the same model, from `natural_metric`; None for the plain SVD.
         states: of the same model: rank the words by what happens on this text.
-        refits: the same steer from halves of the texts, from `refit`: adds `kept` and its `spread`, see `stability`.
+        refits: the same steer from halves of the texts, from `refit`: adds `kept` and its `spread`, see `split_half_reliability`.
         noise: the same steer from labels in random order, from `steerlens.methods.steer.fit.fit_shuffled`; 19 at least, or no
             word can be rare.
 
@@ -97,7 +97,7 @@ def singular_words(
     lists = shown.groupby([*keys, "role"], sort=False).word.agg(", ".join).unstack("role").reset_index()
     lists.columns.name = None
     if refits:
-        again = stability(steer, refits, rank=int(scores.direction.max()), metric=metric)
+        again = split_half_reliability(steer, refits, rank=int(scores.direction.max()), metric=metric)
         lists = lists.merge(again[["direction", "kept", "spread"]], on="direction")
         keys += ["kept", "spread"]
     order = ["direction", "side"]  # "+" comes before "-"

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.evaluate.losses import contrasts
-from steerlens.evaluate.matched_kl import kl_at
+from steerlens.evaluate.losses import sign_margins
+from steerlens.evaluate.matched_kl import kl_at_strength
 from steerlens.maths.least_squares import Regression, regress
-from steerlens.maths.logits import post, slope
+from steerlens.maths.logits import apply_softcap, softcap_gradient
 from steerlens.maths.newton import log_prob_along
 from steerlens.maths.solvers import conjugate_gradient
 from steerlens.methods.steer.fit import fit_steer, natural_metric
@@ -52,7 +52,7 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
     to_white, to_logits = metric.C_inverse_root, metric.S_inverse_root
     shared = Shared(src, part)
 
-    def covariance(shift: Callable[[Place], Float[Tensor, "n shared"]]) -> Float[Tensor, "d_tgt d_tgt"]:
+    def covariance(shift: Callable[[PairedContexts], Float[Tensor, "n shared"]]) -> Float[Tensor, "d_tgt d_tgt"]:
         """`E_t c'ᵀ Cov_p(u, e')` in whitened coordinates."""
         total = torch.zeros_like(to_white, dtype=torch.float64)
         for place in shared.places():
@@ -88,14 +88,14 @@ def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
     learned = fit_steer(train, seed=seed).value  # at the cost of strength 1; only its direction counts
     matched = distil(src, pairs, seed=seed)
     sample = pairs.tgt.sample(4_096, seed=seed)
-    costs = [kl_at(steer, sample, 1.0) for steer in (learned, matched)]
+    costs = [kl_at_strength(steer, sample, 1.0) for steer in (learned, matched)]
     if not min(costs) > 0:
         return matched
     # KL grows with the square of the strength: of these any mean of mixed weights is brought to the cost of `matched`
     units = learned * (costs[1] / costs[0]) ** 0.5, matched
     mixed = [share * units[0] + (1 - share) * units[1] for share in SHARES]
-    level = [(costs[1] / kl_at(steer, sample, 1.0)) ** 0.5 * steer for steer in mixed]
-    worth = contrasts(judge, level, zero_steer(states.readout)).sum(1)
+    level = [(costs[1] / kl_at_strength(steer, sample, 1.0)) ** 0.5 * steer for steer in mixed]
+    worth = sign_margins(judge, level, zero_steer(states.readout)).sum(1)
     return Steer(level[int(worth.argmax())].W, states.readout, src.name)
 
 
@@ -121,7 +121,7 @@ def shift_match(src: Steer, moved: Steer, pairs: Pairs) -> float:
     return max(cross, 0.0) ** 2 / (source * own) if source * own > 0 else 0.0
 
 
-class Place(NamedTuple):
+class PairedContexts(NamedTuple):
     """Some places: contexts of both models, and of the shared tokens the target's prediction and slope of its logits."""
 
     c_src: Float[Tensor, "n d_src"]
@@ -146,25 +146,25 @@ class Shared:
         """The target's embeddings of the shared tokens."""
         return self.pairs.tgt.readout.head.W_U[:, self.ids[1]]
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[PairedContexts]:
         head, ids = self.pairs.tgt.readout.head, self.ids[1]
         for c_src, c_tgt in self.pairs.chunks(CHUNK):
             c = c_tgt.to(head.W_U.device)
-            z = post(head, c @ head.W_U + head.b_U)
-            a = slope(head, z)
-            yield Place(c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
+            z = apply_softcap(head, c @ head.W_U + head.b_U)
+            a = softcap_gradient(head, z)
+            yield PairedContexts(c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
 
-    def centre(self, place: Place, u: Float[Tensor, "n shared"]) -> Float[Tensor, "n shared"]:
+    def centre(self, place: PairedContexts, u: Float[Tensor, "n shared"]) -> Float[Tensor, "n shared"]:
         """Less its mean under the prediction."""
         return u - (place.p * u).sum(1, keepdim=True) / place.p.sum(1, keepdim=True).clamp_min(1e-30)
 
-    def of_source(self, place: Place) -> Float[Tensor, "n shared"]:
+    def of_source(self, place: PairedContexts) -> Float[Tensor, "n shared"]:
         head = self.src.readout.head
         c, E = place.c_src.to(head.W_U.device), head.W_U[:, self.ids[0]]
-        a = slope(head, post(head, c @ E + head.b_U[self.ids[0]]))
+        a = softcap_gradient(head, apply_softcap(head, c @ E + head.b_U[self.ids[0]]))
         return (a * ((c @ self.src.W) @ E)).to(place.p.device)
 
-    def of_target(self, place: Place, W: Float[Tensor, "d_tgt d_tgt"]) -> Float[Tensor, "n shared"]:
+    def of_target(self, place: PairedContexts, W: Float[Tensor, "d_tgt d_tgt"]) -> Float[Tensor, "n shared"]:
         return place.slope * ((place.c_tgt @ W) @ self.e)
 
     def products(self, W: Float[Tensor, "d_tgt d_tgt"]) -> tuple[float, float, float]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.distill import context_map, shift_match
 from steerlens.analysis.transfer.move import transfer
-from steerlens.evaluate.losses import contrasts
-from steerlens.evaluate.matched_kl import calibrate
+from steerlens.evaluate.losses import sign_margins
+from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.methods.steer.fit import natural_metric
 from steerlens.values.alignment import Alignment
 from steerlens.values.fit import Fit
@@ -34,7 +34,7 @@ SAMPLE = 4_096
 class TransferReport:
     """What is left of a steer on another model, by every rule; made by `transfer_report`.
 
-    `table`, one row per rule, beginning with "trained": `rule`, `contrast` (held-out NLL with the sign turned less that with
+    `table`, one row per rule, beginning with "trained": `rule`, `sign_margin` (held-out NLL with the sign turned less that with
     the right sign, nats per token, over the target's background), `share` of the trained steer's, its 95 % interval over
     texts `low`, `high`, `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of
     the source's logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1 costs `kl`.
@@ -47,7 +47,8 @@ class TransferReport:
     kl: float
 
     def _repr_html_(self) -> str:
-        note = f"contrast at {self.kl:g} nats per token; {len(self.alignment.tokens):,} shared tokens, R² {self.alignment.r2:.2f}"
+        shared = f"{len(self.alignment.tokens):,} shared tokens, R² {self.alignment.r2:.2f}"
+        note = f"sign margin at {self.kl:g} nats per token; {shared}"
         return f"<p>{escape(note)}</p>{self.table.round(3).to_html(index=False, escape=True)}"
 
 
@@ -64,7 +65,7 @@ def transfer_report(
 ) -> TransferReport:
     """How much of a directly trained steer's effect a moved one keeps, for every rule, at equal KL.
 
-        contrast = NLL(sign turned) − NLL(sign right)        share = contrast of the moved steer / of the trained one
+        sign margin = NLL(sign turned) − NLL(sign right)        share = sign margin of the moved steer / of the trained one
 
     in nats per token on labelled texts that neither was fitted on, each read at its own label, all steers scaled to cost the
     same KL over the target's background. A share above 1 is possible: a rule may have read more text than the training.
@@ -107,7 +108,7 @@ def transfer_report(
         started[rule] = time.perf_counter() - begun
     metric = natural_metric(sample, damping=1e-2)
     for name, steer in candidates.items():
-        strength = calibrate(steer.over(tgt.background), sample, kl=kl)
+        strength = strength_at_kl(steer.with_background(tgt.background), sample, kl=kl)
         steers[name] = strength * steer
         rows.append(
             {
@@ -118,13 +119,13 @@ def transfer_report(
                 "seconds": started[name],
             }
         )
-    worth = contrasts(data, list(steers.values()), tgt.background)
+    worth = sign_margins(data, list(steers.values()), tgt.background)
     if home is not None:
-        strength = calibrate(src.value.over(src.background), home.sample(SAMPLE, seed=seed), kl=kl)
-        worth = torch.cat([worth, contrasts(home, [strength * src.value], src.background)])
+        strength = strength_at_kl(src.value.with_background(src.background), home.sample(SAMPLE, seed=seed), kl=kl)
+        worth = torch.cat([worth, sign_margins(home, [strength * src.value], src.background)])
         rows.append({"rule": "at home", "strength": strength, "seconds": float(src.report.seconds)})
     table = pd.concat([pd.DataFrame(rows), _shares(worth, data, seed)], axis=1)
-    order = ["rule", "contrast", "share", "low", "high", "strength", "cosine", "match", "seconds"]
+    order = ["rule", "sign_margin", "share", "low", "high", "strength", "cosine", "match", "seconds"]
     context = float("nan") if pairs is None else context_map(pairs).r2
     return TransferReport(table[order], steers, align(src.value.readout, data.readout), context, kl)
 
@@ -138,7 +139,7 @@ def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -
     drawn = values[:, pick].sum(2)
     low, high = np.quantile(drawn / drawn[:1], (0.025, 0.975), axis=1)
     whole = values.sum(1)
-    return pd.DataFrame({"contrast": whole / n, "share": whole / whole[0], "low": low, "high": high})
+    return pd.DataFrame({"sign_margin": whole / n, "share": whole / whole[0], "low": low, "high": high})
 
 
 def _cosine(metric: Metric, a: Steer, b: Steer) -> float:

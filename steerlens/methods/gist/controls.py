@@ -12,10 +12,10 @@ from torch import Tensor
 from steerlens.maths.logits import kl_and_gradient
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.methods.prompt.model_priors import vocabulary_prior
-from steerlens.methods.prompt.soft_prompt import Prompt, prompt_edits
+from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_edits
 from steerlens.methods.training import BATCH_TOKENS
-from steerlens.models.hooks import Model, convention, evaluating
-from steerlens.models.partial_forward import Kept, batch_of, final_states, keep_tokens
+from steerlens.models.hooks import Model, convention, eval_mode
+from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals_of_tokens, final_states
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, encode, encode_prompts, with_prefix
 from steerlens.values.intervention import Edit
@@ -23,7 +23,7 @@ from steerlens.values.texts import as_texts
 
 
 def compression(
-    model: Model, prompt: str, texts: Sequence[str], values: Mapping[str, Prompt], *, seed: int = 0
+    model: Model, prompt: str, texts: Sequence[str], values: Mapping[str, SoftPrompt], *, seed: int = 0
 ) -> pd.DataFrame:
     """How much of what a prompt changes some rows of `distil_prompt` change too, on any continuations, with controls.
 
@@ -72,30 +72,30 @@ class Task:
     """
 
     model: Model
-    prompted: Kept
+    prompted: ResidualCache
     begin: list[int]
     continued: list[list[int]]
     aim: tuple[Float[Tensor, "_ d"], ...]
 
-    def behind(self, tokens: Sequence[int] = (), *, fillers: int = 0) -> Kept:
+    def behind(self, tokens: Sequence[int] = (), *, fillers: int = 0) -> ResidualCache:
         """The same continuations behind other tokens, or behind fillers for rows."""
         ids = [[*self.begin, *tokens, *rest] for rest in self.continued]
         other = with_prefix(Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, self.model.tokenizer)
         return replace(self.prompted, ids=tuple(map(tuple, other.ids)), prompt=torch.tensor(other.prompt))
 
     def both(
-        self, kept: Kept, rows: Sequence[int], edits: Sequence[Edit]
+        self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """Final hidden states of some texts under edits, and what they should be."""
         c = final_states(self.model, kept, batch_of(kept, rows), edits)
         return c, torch.cat([self.aim[row] for row in rows]).to(c)
 
     def kl(
-        self, kept: Kept, rows: Sequence[int], edits: Sequence[Edit] = ()
+        self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit] = ()
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Summed KL from the prompted model of each of some texts, and their positions."""
         found: dict[int, float] = {}
-        with evaluating(self.model):
+        with eval_mode(self.model):
             for some in kept.batches(rows, BATCH_TOKENS):
                 c, aim = self.both(kept, some, edits)
                 kl = kl_and_gradient(kept.readout.head, c, aim, torch.zeros(len(c)).to(c))[0].double().cpu()
@@ -112,9 +112,9 @@ def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Tas
     encoded = encode(model.tokenizer, texts, how, end=True, prompts=[prompt] * len(texts))
     begin = [model.tokenizer.bos_token_id] if how.bos else []
     first = [read + (not begin) for read in encoded.prompt]
-    kept = keep_tokens(model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1)
+    kept = cache_residuals_of_tokens(model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1)
     aim = [torch.empty(0, kept.readout.d_model)] * len(texts)
-    with evaluating(model):
+    with eval_mode(model):
         for rows in kept.batches([row for row, ids in enumerate(kept.ids) if len(ids) > first[row]]):
             batch = batch_of(kept, rows)
             c = final_states(model, kept, batch, ()).cpu()
@@ -128,7 +128,7 @@ def against_controls(
     task: Task,
     prompt: Sequence[int],
     rows: Sequence[int],
-    values: Mapping[str, Prompt],
+    values: Mapping[str, SoftPrompt],
     words: Float[Tensor, "length d"],
     seed: int,
 ) -> pd.DataFrame:

@@ -11,9 +11,9 @@ from steerlens.maths.logits import kl_and_gradient
 from steerlens.methods.gist.controls import against_controls, compression, task_of, tokens_of
 from steerlens.methods.gist.mask import Distilled
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
-from steerlens.methods.prompt.priors import Given, Prior
-from steerlens.methods.prompt.soft_prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
-from steerlens.methods.training import CHUNK, Schedule, descend_on, split, warn_untrained
+from steerlens.methods.prompt.priors import FixedRows, Prior
+from steerlens.methods.prompt.soft_prompt import Kind, SoftPrompt, prompt_edits, prompt_layers, prompt_sites
+from steerlens.methods.training import CHUNK, Schedule, split, training_loop, warn_untrained
 from steerlens.models.embeddings import embeddings
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
@@ -56,7 +56,7 @@ def distil_prompt(
         texts: continuations to agree on; a part of them is held out. None: `n` of them, of at most `max_new_tokens`,
             written by the prompted model.
         length: rows; at most the prompt's tokens.
-        kind: "soft", "deep" or "kv"; see `Prompt`.
+        kind: "soft", "deep" or "kv"; see `SoftPrompt`.
         layers: for "deep" (default: the last third) and "kv" (default: all).
         prior: where the token embeddings of the rows start; None: means of the prompt's own, in so many parts. What deeper
             sites hold at the start is what the model makes of these rows.
@@ -112,11 +112,11 @@ def distil_prompt(
         kl, n = task.kl(parts.kept, parts.heldout, edits(start + typical * way))
         return {"heldout_kl": float(kl.sum() / n.sum())}
 
-    found = descend_on(model, parts, [(way, 1.0)], pull, judge, schedule)
+    found = training_loop(model, parts, [(way, 1.0)], pull, judge, schedule)
     warn_untrained(found, parts, schedule.name)
     rows = (start + typical * way).detach().clone()
-    value = Prompt(rows, torch.zeros_like(rows), kind, picked, on, name)
-    first = Prompt(start, torch.zeros_like(start), kind, picked, on, "untrained rows")
+    value = SoftPrompt(rows, torch.zeros_like(rows), kind, picked, on, name)
+    first = SoftPrompt(start, torch.zeros_like(start), kind, picked, on, "untrained rows")
     settings = {
         "kind": kind, "length": length, "layers": list(picked), "prior": "own tokens" if prior is None else prior.name,
         "n_parameters": rows.numel(),
@@ -128,6 +128,6 @@ def distil_prompt(
     )  # fmt: skip
 
 
-def _own(embedded: Float[Tensor, "m d"], length: int) -> Given:
+def _own(embedded: Float[Tensor, "m d"], length: int) -> FixedRows:
     """Means of so many parts of a prompt, in order."""
-    return Given(torch.stack([part.mean(0) for part in embedded.tensor_split(length)]), "own tokens")
+    return FixedRows(torch.stack([part.mean(0) for part in embedded.tensor_split(length)]), "own tokens")

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.methods.gist.formulas import Control, check_gist, gist_mask
-from steerlens.methods.prompt.soft_prompt import Prompt
-from steerlens.models.hooks import Model, architecture, edited, evaluating, hooked
+from steerlens.methods.prompt.soft_prompt import SoftPrompt
+from steerlens.models.hooks import Model, add_hooks, apply_edits, architecture, eval_mode
 from steerlens.models.readout import readout
 from steerlens.values.intervention import Edit, Strength
-from steerlens.values.positions import Places, places_of
+from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.readout import Readout
 
 
@@ -69,14 +69,16 @@ class GistMask:
         return tuple(f"blocks.{layer}.attn.hook_attn_scores" for layer in range(self.n_layers))
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        def edit(scores: Float[Tensor, "batch head new keys"], places: Places) -> Float[Tensor, "batch head new keys"]:
+        def edit(
+            scores: Float[Tensor, "batch head new keys"], places: TokenIndex
+        ) -> Float[Tensor, "batch head new keys"]:
             on = torch.as_tensor(strength, device=scores.device) != 0
             hidden = self.hidden(places, scores.shape[3]) & on.reshape(-1, 1, 1)
             return scores.masked_fill(hidden[:, None], -torch.inf)
 
         return tuple((site, edit) for site in self.sites)
 
-    def hidden(self, places: Places, n_keys: int) -> Bool[Tensor, "batch new keys"]:
+    def hidden(self, places: TokenIndex, n_keys: int) -> Bool[Tensor, "batch new keys"]:
         """What tokens may not attend to and otherwise would, of `n_keys` read so far: with a cache more than the new ones."""
         index, end = places
         keys = index
@@ -117,7 +119,7 @@ class Distilled:
         settings: its other arguments.
     """
 
-    value: Prompt
+    value: SoftPrompt
     prompt: str
     table: pd.DataFrame
     trials: tuple[dict[str, float], ...]
@@ -169,7 +171,7 @@ def mask_gist(
 
 def check_heeds(model: Model, mask: GistMask) -> None:
     """Raise where some layer's attention does not heed a mask, which would then change nothing in silence."""
-    deaf = [layer for layer, heard in enumerate(heeds(model, mask.n_layers)) if not heard]
+    deaf = [layer for layer, heard in enumerate(respects_mask(model, mask.n_layers)) if not heard]
     if deaf:
         raise ValueError(
             f"model: attention of {architecture(model)} ({type(model).__name__}) does not read what is put at "
@@ -178,7 +180,7 @@ def check_heeds(model: Model, mask: GistMask) -> None:
         )
 
 
-def heeds(model: Model, n_layers: int) -> tuple[bool, ...]:
+def respects_mask(model: Model, n_layers: int) -> tuple[bool, ...]:
     """Whether each layer's attention gives no weight to what a mask hides."""
     tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=generator(0)).to(model.W_U.device)
     mask = GistMask(1, n_layers, readout(model))
@@ -192,6 +194,6 @@ def heeds(model: Model, n_layers: int) -> tuple[bool, ...]:
         return pattern
 
     looks = [(f"blocks.{k}.attn.hook_pattern", lambda pattern, k=k: look(k, pattern)) for k in range(n_layers)]
-    with evaluating(model), edited(model, mask.edits(1.0), lambda _, t: places), hooked(model, looks):
+    with eval_mode(model), apply_edits(model, mask.edits(1.0), lambda _, t: places), add_hooks(model, looks):
         model(tokens, attention_mask=torch.ones_like(tokens))
     return tuple(heard.get(layer, False) for layer in range(n_layers))

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
 from steerlens.methods.prompt.priors import Prior, total_log_prob
-from steerlens.methods.prompt.soft_prompt import Kind, Prompt, prompt_edits, prompt_layers, prompt_sites
-from steerlens.methods.training import Data, Schedule, Sized, descend, described, nll, split
+from steerlens.methods.prompt.soft_prompt import Kind, SoftPrompt, prompt_edits, prompt_layers, prompt_sites
+from steerlens.methods.training import Data, Schedule, Sized, build_fit, nll, split, train_on_texts
 from steerlens.models.hooks import Model, convention
-from steerlens.models.partial_forward import keep_tokens
+from steerlens.models.partial_forward import cache_residuals_of_tokens
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode, with_prefix
 from steerlens.values.fit import Fit
@@ -42,7 +42,7 @@ def fit_prompt(
     seed: int = 0,
     name: str = "prompt",
     progress: bool = True,
-) -> Fit[Prompt]:
+) -> Fit[SoftPrompt]:
     """Fit the rows before the input that best explain labelled texts, on the steer's signed objective.
 
         minimise  mean CE(p(next token | P(y), text)) − λ/N · (log prior(P(1)) + log prior(P(−1)))
@@ -58,7 +58,7 @@ def fit_prompt(
         model: a TransformerLens model; unchanged afterwards.
         data: labelled texts; prompts of their own come behind the rows.
         length: rows.
-        kind: "soft", "deep" or "kv"; see `Prompt`.
+        kind: "soft", "deep" or "kv"; see `SoftPrompt`.
         layers: for "deep" (default: the last third) and "kv" (default: all).
         prior: where the token embeddings of the rows start; None: tokens drawn from the vocabulary. What deeper sites hold at the
             start is what the model makes of these rows, so that every kind starts as the same prompt.
@@ -73,7 +73,7 @@ def fit_prompt(
         seed, name, progress: as in `fit_reft`.
 
     Returns:
-        `Fit(value: Prompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
+        `Fit(value: SoftPrompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
         held-out NLL is `report.settings["plain_nll"]`.
 
     Warns:
@@ -107,7 +107,7 @@ def fit_prompt(
         model.tokenizer, list(data.texts), how._replace(n_ctx=how.n_ctx - length), end=True, prompts=data.prompts
     )
     labels = torch.tensor(data.labels)
-    kept = keep_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
+    kept = cache_residuals_of_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
     parts = split(model, kept, background, seed)
     prior = vocabulary_prior(model) if prior is None else prior
     start, typical = start_rows(model, prior, length, prompt_sites(kind, picked), seed)
@@ -127,16 +127,16 @@ def fit_prompt(
         belief = sum(total_log_prob(prior, (rows + sign * directions)[0]) for sign in (1, -1))
         return -prior_weight / n_tokens * torch.as_tensor(belief)
 
-    parts, found = descend(model, parts, learned.parameters(), editing, editing, schedule, penalty)
+    parts, found = train_on_texts(model, parts, learned.parameters(), editing, editing, schedule, penalty)
     rows, directions = (t.detach().clone() for t in learned.both())
-    value = Prompt(rows, directions, kind, picked, on, name)
-    plain = Data(keep_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
+    value = SoftPrompt(rows, directions, kind, picked, on, name)
+    plain = Data(cache_residuals_of_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
     settings = {
         "kind": kind, "length": length, "layers": list(picked), "prior": prior.name,
         "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,
         "plain_nll": nll(model, plain, plain.heldout, lambda texts, strength: ()),
     }  # fmt: skip
-    return described(model, parts, value, lambda texts, s: value.edits(s), found, seed, settings, started)
+    return build_fit(model, parts, value, lambda texts, s: value.edits(s), found, seed, settings, started)
 
 
 class _Rows:

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.methods.prompt.priors import Filled, Gaussian, Given, Prior, Vocabulary, fit_gaussian
+from steerlens.methods.prompt.priors import FixedRows, FixedThenPrior, Gaussian, Prior, Vocabulary, fit_gaussian
 from steerlens.methods.prompt.soft_prompt import prompt_edits
 from steerlens.models.embeddings import embeddings, states_at
-from steerlens.models.hooks import Model, convention, edited, evaluating, run_to
+from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
 from steerlens.values.hook_names import EMBED
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.texts import as_texts
 
@@ -56,7 +56,7 @@ def vocabulary_prior(
 
 def label_prior(
     model: Model, words: Sequence[str], *, frequent: int | None = None, name: str = "label words"
-) -> Filled:
+) -> FixedThenPrior:
     """A row for each class-label word (the mean of its tokens where it has several), then tokens of the vocabulary.
 
     Source: Lester et al. (arXiv 2104.08691), section 3.2.
@@ -79,10 +79,10 @@ def label_prior(
     if empty:
         raise ValueError(f"words: {empty[0]!r} holds no token; leave it out")
     rows = torch.stack([known[ids].mean(0) for ids in found])
-    return Filled(rows, vocabulary_prior(model, frequent=frequent), name)
+    return FixedThenPrior(rows, vocabulary_prior(model, frequent=frequent), name)
 
 
-def text_prior(model: Model, text: str, *, name: str = "text") -> Given:
+def text_prior(model: Model, text: str, *, name: str = "text") -> FixedRows:
     """The embeddings of a text's tokens in order, without begin-of-text; repeated where more rows are asked for.
 
     Raises:
@@ -96,7 +96,7 @@ def text_prior(model: Model, text: str, *, name: str = "text") -> Given:
     ids = _ids(model, [text])[0]
     if not ids:
         raise ValueError(f"text: {text!r} holds no token, expected some words")
-    return Given(embeddings(model)[ids], name)
+    return FixedRows(embeddings(model)[ids], name)
 
 
 def activation_prior(
@@ -155,12 +155,12 @@ def states_of(
     """
     n = len(embedded)
     tokens = torch.zeros(1, n, dtype=torch.long, device=on.W_U.device)
-    here = Places(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
+    here = TokenIndex(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
     edits = prompt_edits(embedded[None], torch.zeros_like(embedded[None]), "soft", (), 0.0)
     found = []
-    with evaluating(model), edited(model, edits, lambda _, t: here):
+    with eval_mode(model), apply_edits(model, edits, lambda _, t: here):
         for site in sites:
-            state = embedded if site == EMBED else run_to(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
+            state = embedded if site == EMBED else run_until(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
             found.append(state.float())
     widths = {state.shape[1]: site for state, site in zip(found, sites, strict=True)}
     if len(widths) > 1:

@@ -180,7 +180,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class FixedRows:
     """The same rows each time: the embeddings of class-label words or of a text; where more are asked for they are repeated."""
 
     vectors: Float[Tensor, "m d"]
@@ -194,7 +194,7 @@ class Given:
 
 
 @dataclass(frozen=True, eq=False)
-class Filled:
+class FixedThenPrior:
     """Given rows first; where more are asked for, the rest is drawn from another prior."""
 
     vectors: Float[Tensor, "m d"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.values.hook_names import EMBED
 from steerlens.values.intervention import Edit, Strength
-from steerlens.values.positions import Places
+from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.steer import per_row
 
@@ -18,7 +18,7 @@ Kind = Literal["soft", "deep", "kv"]
 
 
 @dataclass(frozen=True, eq=False)
-class Prompt:
+class SoftPrompt:
     """`n` rows before the input, begin-of-text included, that a model reads as if they were states of its own:
 
         P(s) = rows + s · directions
@@ -49,7 +49,7 @@ class Prompt:
     Example:
         >>> import torch
         >>> r = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
-        >>> Prompt(torch.zeros(1, 3, 2), torch.ones(1, 3, 2), "soft", (), r).prefix
+        >>> SoftPrompt(torch.zeros(1, 3, 2), torch.ones(1, 3, 2), "soft", (), r).prefix
         3
     """
 
@@ -94,7 +94,7 @@ class Prompt:
         return {"rows": self.rows, "directions": self.directions}, about
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Prompt":
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SoftPrompt":
         """Make it again from what `pack` gave."""
         what = about["prompt_kind"], tuple(about["layers"])
         return cls(tensors["rows"], tensors["directions"], *what, readout, about["name"])
@@ -144,8 +144,8 @@ def prompt_edits(
 ) -> tuple[Edit, ...]:
     """Put `rows + s · directions` in the place of the first `n` tokens at every site."""
 
-    def at(k: int) -> Callable[[Tensor, Places], Tensor]:
-        def edit(t: Tensor, places: Places) -> Tensor:
+    def at(k: int) -> Callable[[Tensor, TokenIndex], Tensor]:
+        def edit(t: Tensor, places: TokenIndex) -> Tensor:
             n = rows.shape[1]
             flat = t.flatten(2)
             if flat.shape[2] != rows.shape[2]:

@@ -29,7 +29,7 @@ class Layers(NamedTuple):
         return torch.tanh(x @ self.A + self.a) @ self.B + x @ self.C + self.b
 
 
-class Health(NamedTuple):
+class CollapseDiagnostics(NamedTuple):
     """Whether a VAE has learned anything.
 
     Args:
@@ -83,7 +83,7 @@ class VAE:
     mean: Float[Tensor, " d"]
     scale: float
     noise: Float[Tensor, " d"]
-    health: Health
+    health: CollapseDiagnostics
     name: str = "vae"
 
     @property
@@ -117,12 +117,12 @@ class VAE:
         return f"VAE({self.name!r}, {self.latent} units, {len(self.mean)} dimensions; {self.health})"
 
 
-def examine(vae: VAE, rows: Float[Tensor, "m d"], heldout: Float[Tensor, "n d"]) -> Health:
+def diagnose_collapse(vae: VAE, rows: Float[Tensor, "m d"], heldout: Float[Tensor, "n d"]) -> CollapseDiagnostics:
     """The health of a VAE of some rows."""
     x = (rows - vae.mean) / vae.scale
     kl = bound(vae.encoder, vae.decoder, vae.noise.log(), x, torch.zeros(1, len(x), vae.latent))[1].mean(0)
     samples, means = (float(f(SAMPLES, 0).var(0).sum() / rows.var(0).sum()) for f in (vae.sample, vae.means))
-    return Health(tuple(kl.tolist()), samples, means, float(vae.elbo(heldout, 0).mean()))
+    return CollapseDiagnostics(tuple(kl.tolist()), samples, means, float(vae.elbo(heldout, 0).mean()))
 
 
 def bound(
@@ -150,8 +150,8 @@ def fit_vae(
     hidden: int = 64,
     beta: float = 1.0,
     epochs: int = 100,
-    step: float = 1e-2,
-    batch: int = 64,
+    lr: float = 1e-2,
+    batch_size: int = 64,
     seed: int = 0,
     name: str = "vae",
 ) -> VAE:
@@ -171,7 +171,7 @@ def fit_vae(
         latent: units.
         hidden: of the network; 0: linear, factor analysis.
         beta: weight of the KL; above 1 units fall silent.
-        epochs, step, batch: of Adam, whose step falls to zero.
+        epochs, lr, batch_size: of Adam, whose lr falls to zero.
         seed: of the held-out rows, the start and the draws.
 
     Raises:
@@ -186,7 +186,7 @@ def fit_vae(
     for label, got, good, expected in (
         ("latent", latent, latent >= 1, "at least 1"), ("hidden", hidden, hidden >= 0, "at least 0"),
         ("beta", beta, beta > 0, "a number > 0"), ("epochs", epochs, epochs >= 1, "at least 1"),
-        ("step", step, step > 0, "a number > 0"), ("batch", batch, batch >= 1, "at least 1"),
+        ("lr", lr, lr > 0, "a number > 0"), ("batch_size", batch_size, batch_size >= 1, "at least 1"),
         ("vectors", f"{len(vectors)} of them", len(vectors) >= 10, "at least 10, some hundreds for a fit worth having"),
     ):  # fmt: skip
         if not good:
@@ -207,11 +207,11 @@ def fit_vae(
             fit, kl = bound(encoder, decoder, log_noise, held, fixed)
             return float(fit.mean() - beta * kl.sum(1).mean())
 
-    optimiser = torch.optim.Adam(learned, lr=step)
+    optimiser = torch.optim.Adam(learned, lr=lr)
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: 1 - epoch / epochs)
     best, kept = judged(), [t.detach().clone() for t in learned]
     for _ in range(epochs):
-        for part in torch.randperm(len(x), generator=random).split(batch):
+        for part in torch.randperm(len(x), generator=random).split(batch_size):
             optimiser.zero_grad()
             eps = torch.randn(1, len(part), latent, generator=random)
             fit, kl = bound(encoder, decoder, log_noise, x[part], eps)
@@ -223,8 +223,8 @@ def fit_vae(
         if (found := judged()) > best:
             best, kept = found, [t.detach().clone() for t in learned]
     encoder, decoder, log_noise = Layers(*kept[:5]), Layers(*kept[5:10]), kept[10]
-    vae = VAE(encoder, decoder, mean, scale, log_noise.exp(), Health((0.0,) * latent, 0.0, 0.0, 0.0), name)
-    return replace(vae, health=examine(vae, rows, mean + scale * held))
+    vae = VAE(encoder, decoder, mean, scale, log_noise.exp(), CollapseDiagnostics((0.0,) * latent, 0.0, 0.0, 0.0), name)
+    return replace(vae, health=diagnose_collapse(vae, rows, mean + scale * held))
 
 
 def _start(

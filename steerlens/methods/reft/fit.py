@@ -12,13 +12,13 @@ from steerlens.methods.reft.formulas import Activation, Variant
 from steerlens.methods.reft.parameters import IDLE, Learned, Shape, dropping
 from steerlens.methods.reft.reft import Reft, check_form, edits_at
 from steerlens.methods.reft.states import activations, survey
-from steerlens.methods.training import Editing, Schedule, descend, described, split
+from steerlens.methods.training import Editing, Schedule, build_fit, split, train_on_texts
 from steerlens.models.hooks import Model
-from steerlens.models.partial_forward import keep
+from steerlens.models.partial_forward import cache_residuals
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
-from steerlens.values.positions import Places, parse_positions
+from steerlens.values.positions import TokenIndex, parse_positions
 from steerlens.values.steer import Steer
 from steerlens.values.training import USUAL, Training
 
@@ -193,7 +193,7 @@ def _fit(
     name: str,
 ) -> Fit[Reft]:
     started = time.perf_counter()
-    kept = keep(model, texts, shape.layers[0])
+    kept = cache_residuals(model, texts, shape.layers[0])
     data = split(model, kept, background, schedule.seed)
     learned = Learned(shape, *survey(model, kept, data.fitting, shape.layers), schedule.seed)
     idle: list[Tensor] = []
@@ -212,7 +212,7 @@ def _fit(
     def penalty(progress: float) -> Tensor | None:
         return IDLE * progress * torch.stack([rest.mean() for rest in idle]).sum() if idle else None
 
-    data, found = descend(model, data, learned.parameters(), training, judged, schedule, penalty)
+    data, found = train_on_texts(model, data, learned.parameters(), training, judged, schedule, penalty)
     value = learned.value(kept.readout, name)
     settings = {
         "variant": shape.variant, "layers": list(shape.layers), "positions": shape.positions, "rank": shape.rank,
@@ -223,7 +223,7 @@ def _fit(
         size, largest = activations(model, kept, data.fitting, shape.layers[0], value.R[0, 0])
         value = replace(value, b=torch.full_like(value.b, size))
         settings["largest_activation"] = largest
-    return described(model, data, value, _editing(value, rows), found, schedule.seed, settings, started)
+    return build_fit(model, data, value, _editing(value, rows), found, schedule.seed, settings, started)
 
 
 def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:
@@ -234,7 +234,7 @@ def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:
     def of(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
         used = rows[list(texts)].to(strength.device)[:, None]
 
-        def change(h: Tensor, edit: int, places: Places) -> Tensor:
+        def change(h: Tensor, edit: int, places: TokenIndex) -> Tensor:
             return reft.change(h, edit, used)
 
         return edits_at(reft.layers, reft.positions, len(reft.R), change, strength)

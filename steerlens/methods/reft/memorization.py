@@ -9,12 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from steerlens.maths.logits import post, token_nll
+from steerlens.maths.logits import apply_softcap, token_nll
 from steerlens.maths.numbers import generator
 from steerlens.methods.reft.reft import Reft, edits_at
 from steerlens.methods.training import backward
-from steerlens.models.hooks import Model, convention, evaluating, run_to
-from steerlens.models.partial_forward import batch_of, final_states, keep_tokens
+from steerlens.models.hooks import Model, convention, eval_mode, run_until
+from steerlens.models.partial_forward import batch_of, cache_residuals_of_tokens, final_states
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, encode_prompts
 from steerlens.values.hook_names import resid_post
@@ -86,9 +86,9 @@ def memorise(
         raise ValueError(f"steps, lr: got {steps} and {lr}, expected at least 1, and a number > 0")
     _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
     ids = [[*begin, *sequence] for sequence in sequences]
-    kept = keep_tokens(model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer)
+    kept = cache_residuals_of_tokens(model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer)
     batch = batch_of(kept, range(len(ids)))
-    with evaluating(model):
+    with eval_mode(model):
         bare = final_states(model, kept, batch, ())
     lengths = torch.tensor([len(sequence) for sequence in sequences], device=bare.device)
     row = torch.repeat_interleave(torch.arange(len(ids), device=bare.device), lengths)
@@ -101,7 +101,7 @@ def memorise(
     falling = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / steps)
     none, best = zero_steer(on), _Best(on, batch.targets, row, lengths, bare, v.detach())
     with (
-        evaluating(model, gradients=True),
+        eval_mode(model, gradients=True),
         tqdm(total=steps, unit="step", desc="memorise", disable=hidden(progress)) as bar,
     ):
         for _ in range(steps):
@@ -151,7 +151,7 @@ class _Best:
     def _score(self, c: Float[Tensor, "n d"]) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
         """Tokens right before the first mistake, up to which greedy decoding reads what is read here, and mean NLL."""
         head = self.on.head
-        z = post(head, c @ head.W_U + head.b_U)
+        z = apply_softcap(head, c @ head.W_U + head.b_U)
         wrong = z[:, : self.on.n_tokens].argmax(1) != self.targets
         before = wrong.long().cumsum(0)
         starts = self.lengths.cumsum(0) - self.lengths
@@ -187,8 +187,8 @@ def _state(model: Model, on: Readout, begin: list[int], layer: int) -> Float[Ten
     """The state behind a layer at the last token of the prompt."""
 
     tokens = torch.tensor([begin], device=on.W_U.device)
-    with evaluating(model):
-        return run_to(model, resid_post(layer), tokens, torch.ones_like(tokens))[0, -1].float()
+    with eval_mode(model):
+        return run_until(model, resid_post(layer), tokens, torch.ones_like(tokens))[0, -1].float()
 
 
 def _check(

@@ -13,7 +13,7 @@ from steerlens.methods.reft.formulas import FORMS, Activation, Variant, change, 
 from steerlens.methods.reft.reft import Reft, edits_at
 from steerlens.methods.training import Sized
 from steerlens.values.intervention import Edit
-from steerlens.values.positions import Places, parse_positions
+from steerlens.values.positions import TokenIndex, parse_positions
 from steerlens.values.readout import Readout
 
 TOP = 8
@@ -103,7 +103,7 @@ class Learned:
         """
         s, R = self.shape, self.R
 
-        def delta(h: Tensor, k: int, places: Places) -> Tensor:
+        def delta(h: Tensor, k: int, places: TokenIndex) -> Tensor:
             if s.variant == "r1":
                 size, rest = top_mean(h, R[k, 0], (places.index >= 0).to(h), TOP)
                 idle.append(rest)
@@ -134,8 +134,8 @@ def dropping(edits: tuple[Edit, ...], positions: str, share: float) -> tuple[Edi
     """Dropout of the whole edited state, where it is edited."""
     where = parse_positions(positions)
 
-    def dropped(edit: Callable[[Tensor, Places], Tensor]) -> Callable[[Tensor, Places], Tensor]:
-        def run(h: Tensor, places: Places) -> Tensor:
+    def dropped(edit: Callable[[Tensor, TokenIndex], Tensor]) -> Callable[[Tensor, TokenIndex], Tensor]:
+        def run(h: Tensor, places: TokenIndex) -> Tensor:
             found = edit(h, places)
             beginning, end = where.masks(places)
             return torch.where((beginning | end)[..., None], nn.functional.dropout(found, share), found)

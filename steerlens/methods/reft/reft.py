@@ -11,7 +11,7 @@ from torch import Tensor
 from steerlens.methods.reft.formulas import ACTIVATIONS, FORMS, Activation, Form, Variant, change
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import Edit, Strength
-from steerlens.values.positions import Places, parse_positions
+from steerlens.values.positions import TokenIndex, parse_positions
 from steerlens.values.readout import Readout
 from steerlens.values.steer import per_row
 
@@ -167,15 +167,15 @@ def edits_at(
     layers: Sequence[int],
     positions: str,
     n_edits: int,
-    change: Callable[[Tensor, int, Places], Tensor],
+    change: Callable[[Tensor, int, TokenIndex], Tensor],
     strength: Strength,
 ) -> tuple[Edit, ...]:
     """`h + s · Δ(h)` behind each layer at some positions, for one change a layer or two (beginning and end of the prompt)."""
     where = parse_positions(positions)
     a_layer = n_edits // len(layers)
 
-    def at(first: int) -> Callable[[Tensor, Places], Tensor]:
-        def edit(h: Tensor, places: Places) -> Tensor:
+    def at(first: int) -> Callable[[Tensor, TokenIndex], Tensor]:
+        def edit(h: Tensor, places: TokenIndex) -> Tensor:
             wide = h.to(torch.promote_types(h.dtype, torch.float32))
             beginning, end = (mask[..., None] for mask in where.masks(places))
             if a_layer == 1:

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from steerlens.methods.reft.formulas import top_mean
 from steerlens.methods.reft.parameters import TOP
-from steerlens.models.hooks import Model, evaluating, run_to
-from steerlens.models.partial_forward import Batch, Kept, batch_of
+from steerlens.models.hooks import Model, eval_mode, run_until
+from steerlens.models.partial_forward import Batch, ResidualCache, batch_of
 from steerlens.values.hook_names import resid_post
 
 
 def survey(
-    model: Model, kept: Kept, texts: Sequence[int], layers: Sequence[int]
+    model: Model, kept: ResidualCache, texts: Sequence[int], layers: Sequence[int]
 ) -> tuple[Float[Tensor, "n_layers d"], list[float]]:
     """The mean state behind each layer, and the median norm of a state, over the first of some texts."""
     some = kept.batches(texts[:64])
     means, sizes = [], []
-    with evaluating(model):
+    with eval_mode(model):
         for layer in layers:
             batches = (batch_of(kept, picked) for picked in some)
             h = torch.cat([_states(model, kept, batch, layer)[batch.mask.bool()] for batch in batches])
@@ -30,11 +30,11 @@ def survey(
 
 
 def activations(
-    model: Model, kept: Kept, texts: Sequence[int], layer: int, v: Float[Tensor, " d"]
+    model: Model, kept: ResidualCache, texts: Sequence[int], layer: int, v: Float[Tensor, " d"]
 ) -> tuple[float, float]:
     """The mean over texts of what r1 adds in training, and the largest activation of a token."""
     sizes, largest = [], 0.0
-    with evaluating(model):
+    with eval_mode(model):
         for picked in kept.batches(texts):
             batch = batch_of(kept, picked)
             h = _states(model, kept, batch, layer)
@@ -43,8 +43,8 @@ def activations(
     return float(torch.cat(sizes).mean()), largest
 
 
-def _states(model: Model, kept: Kept, batch: Batch, layer: int) -> Float[Tensor, "batch pos d"]:
+def _states(model: Model, kept: ResidualCache, batch: Batch, layer: int) -> Float[Tensor, "batch pos d"]:
     """The states behind a layer, kept or run anew."""
     if batch.resid is not None and layer == kept.layer:
         return batch.resid
-    return run_to(model, resid_post(layer), batch.tokens, batch.mask).float()
+    return run_until(model, resid_post(layer), batch.tokens, batch.mask).float()

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
-from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold
-from steerlens.maths.logits import Head, multiplies_bfloat16, nll_gradient, rounded
+from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold_singular_values
+from steerlens.maths.logits import UnembedWeights, multiplies_bfloat16, nll_gradient, to_bfloat16
 from steerlens.maths.numbers import generator
 from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_error
 from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
@@ -74,7 +74,7 @@ class Asked(NamedTuple):
 class _Cost(NamedTuple):
     """The mean even KL of a whitened matrix over a sample of positions, and what it needs."""
 
-    head: Head
+    head: UnembedWeights
     over: Float[Tensor, "n d"]
     white: Float[Tensor, "n d"]
     size: Float[Tensor, "n 1"]
@@ -187,7 +187,7 @@ class _Objective(NamedTuple):
 
     def isotropic(self, threshold: float, rank: int | None) -> Float[Tensor, "d d"]:
         """Return the minimum for a cost that is the same in all directions, as long as this cost has it."""
-        V = soft_threshold(self.evidence, threshold, rank)
+        V = soft_threshold_singular_values(self.evidence, threshold, rank)
         gain = float((V * self.evidence).sum()) - threshold * float(torch.linalg.matrix_norm(V, "nuc"))
         # along a ray the cost is nearly a square
         return V * (gain / max(2 * self.cost(V)[0] + self.ridge * float(V.square().sum()), 1e-30))
@@ -282,10 +282,10 @@ def _evidence(
     return _Half((white / states.n_positions).float(), judges, pulls)
 
 
-def _head(states: States) -> Head:
+def _head(states: States) -> UnembedWeights:
     """The read-out, rounded where that is faster: what it does to a sum over positions is far below the sum's noise."""
     head = states.readout.head
-    return rounded(head) if multiplies_bfloat16(head.W_U.device) else head
+    return to_bfloat16(head) if multiplies_bfloat16(head.W_U.device) else head
 
 
 def _curvature(cost: _Cost, d: int) -> float:

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
-from steerlens.evaluate.matched_kl import calibrate
+from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import generator
 from steerlens.methods.steer.evidence import WHITENING, Asked, Explained, explain, mean_label
-from steerlens.methods.steer.problem import Problem, Weights, stable_step, sums_over
+from steerlens.methods.steer.problem import Problem, Weights, stable_lr, sums_over
 from steerlens.methods.steer.selection import (
     DAMPING,
     Setting,
@@ -49,7 +49,7 @@ def fit_steer(
     rank: int | None = None,
     ridge: float | tuple[float, float] | None = None,
     damping: float | None = None,
-    step: float | None = None,
+    lr: float | None = None,
     weights: Weights = "labels",
     tolerance: float = 1e-4,
     kl: float = 0.05,
@@ -96,7 +96,7 @@ def fit_steer(
             a sample says most about the other; `"auto"` has no ridge on the steer then, but its penalty.
         damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions; for
             `"auto"` 0.1 for the background, and 0.03 for the coordinates in which singular values are lowered.
-        step: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
+        lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
             within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
             token the same.
@@ -125,8 +125,8 @@ def fit_steer(
             "data: states were given, which hold their labels; leave it out, or give a model instead of states"
         )
     states.readout.check_unchanged()
-    check_arguments(states, solver, rank, ridge, damping, step, kl)
-    given = Given(solver, rank, ridge, damping, step, weights, tolerance, kl, seed)
+    check_arguments(states, solver, rank, ridge, damping, lr, kl)
+    given = Given(solver, rank, ridge, damping, lr, weights, tolerance, kl, seed)
     with tqdm(total=3, desc="fit", unit="stage", disable=hidden(progress)) as bar:
         return _fit(states, given, name, bar)
 
@@ -148,7 +148,7 @@ class Given(NamedTuple):
     rank: int | None
     ridge: float | tuple[float, float] | None
     damping: float | None
-    step: float | None
+    lr: float | None
     weights: Weights
     tolerance: float
     kl: float
@@ -169,7 +169,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
         raise ValueError("states: after a tenth of the texts was held out only one label is left; collect more texts")
-    settings = given_settings(given.ridge, given.damping, given.step, train.n_positions)
+    settings = given_settings(given.ridge, given.damping, given.lr, train.n_positions)
     if given.solver == "auto":  # of the background alone, which the search gives no better, and which is cut to fit
         settings = {"damping": DAMPING} | settings
     sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
@@ -200,12 +200,12 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     report = Report(
         solver=given.solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         damping=setting.damping, ridge=(ridge if auto else lambdas[0], lambdas[1]),
-        step=None if given.solver == "closed-form" else stable_step(problem, setting.step),
+        lr=None if given.solver == "closed-form" else stable_lr(problem, setting.lr),
         whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
         threshold=found.steer.threshold if auto else None,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
         verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
-        objective=solved.objective, gap=solved.gap, gap_reason=solved.gap_reason,
+        objective=solved.objective, optimality_gap=solved.optimality_gap, gap_reason=solved.gap_reason,
         # two more for the evidence, and for what each text says of it
         passes=solved.passes + 2 * auto + (1 + tried) * sample.n_positions / train.n_positions,
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
@@ -245,12 +245,12 @@ def _of_length(found: Explained, train: States, given: Given, name: str) -> tupl
     """Return the steer that costs what strength 1 is to cost, and the multiple of it that was found."""
     # halves that contradict each other leave a strength of 0, but a direction all the same
     direction = found.W
-    unit = calibrate(Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl)
+    unit = strength_at_kl(Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl)
     length = 1.0 if found.strength is None else found.strength
     return Steer(unit * direction, train.readout, name), length / unit
 
 
-def refit(
+def fit_split_halves(
     states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
 ) -> tuple[tuple[Steer, Steer], ...]:
     """The same steer fitted to both halves of the texts, several times over: how much of it replicates?
@@ -266,14 +266,15 @@ def refit(
         progress: show a bar.
 
     Returns:
-        Pairs of steers, to be given to `stability` or `singular_words`.
+        Pairs of steers, to be given to `split_half_reliability` or `singular_words`.
 
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
         >>> fit = sl.fit_steer(states, name="tone")
-        >>> again = sl.stability(fit.value, sl.refit(states, fit, pairs=1), rank=1, metric=sl.natural_metric(states))
+        >>> halves = sl.fit_split_halves(states, fit, pairs=1)
+        >>> again = sl.split_half_reliability(fit.value, halves, rank=1, metric=sl.natural_metric(states))
         >>> bool(again.reads[0] > again.chance[0])
         True
     """
@@ -334,7 +335,7 @@ def _like(
     asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, given.kl, seed)
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
-    setting = Setting(r.damping, steer, background, *(() if r.step is None else (r.step,)))
+    setting = Setting(r.damping, steer, background, *(() if r.lr is None else (r.lr,)))
 
     def metric_of(some: States) -> Metric:
         return natural_metric(some.sample(20_000, seed=seed), weights=weights)
@@ -390,7 +391,7 @@ def check_arguments(
     rank: int | None,
     ridge: float | tuple[float, float] | None,
     damping: float | None,
-    step: float | None,
+    lr: float | None,
     kl: float,
 ) -> None:
     """Raise on arguments that make no fit."""
@@ -415,8 +416,8 @@ def check_arguments(
     ):
         if value is not None and value < 0:
             raise ValueError(f"{label}: got {value}, expected a number ≥ 0")
-    if step is not None and not step > 0:
-        raise ValueError(f"step: got {step}, expected a number > 0, e.g. 0.1")
+    if lr is not None and not lr > 0:
+        raise ValueError(f"lr: got {lr}, expected a number > 0, e.g. 0.1")
     if not 0 < kl < math.inf:
         raise ValueError(
             f"kl: got {kl}, expected what strength 1 is to cost, a positive number of nats per token, e.g. 0.05"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import Head, multiplies_bfloat16, nll_and_gradient, nll_gradient, rounded
+from steerlens.maths.logits import UnembedWeights, multiplies_bfloat16, nll_and_gradient, nll_gradient, to_bfloat16
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
@@ -31,14 +31,16 @@ class Problem:
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
 
-    def gradient(self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: Head | None = None) -> Float[Tensor, "2 d d"]:
+    def gradient(
+        self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: UnembedWeights | None = None
+    ) -> Float[Tensor, "2 d d"]:
         """The gradient of the summed weighted NLL of some positions; without the ridge. `rough`: a read-out to use instead."""
         y, white, (head, *asked) = self._asked(chunk, V)
         return self._whitened(y, white, nll_gradient(rough or head, *asked))
 
     def _asked(
         self, chunk: Shard, V: Float[Tensor, "2 d d"]
-    ) -> tuple[Tensor, Tensor, tuple[Head, Tensor, Tensor, Tensor]]:
+    ) -> tuple[Tensor, Tensor, tuple[UnembedWeights, Tensor, Tensor, Tensor]]:
         """Labels and whitened states, then what `nll_gradient` is asked: read-out, steered states, targets, weights."""
         head = self.states.readout.head
         head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
@@ -57,7 +59,7 @@ class Problem:
         """Gradients of the mean objective on shuffled minibatches, ridge included; in bfloat16 where that is native."""
         device = self.labels.device
         # what rounding does to a step is far below what the choice of its minibatch does
-        rough = rounded(self.states.readout.head) if multiplies_bfloat16(device) else None
+        rough = to_bfloat16(self.states.readout.head) if multiplies_bfloat16(device) else None
         for epoch in range(passes):
             for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
                 # in place: a matrix of a wide model is larger than any cache
@@ -111,24 +113,24 @@ def batch_size(n_positions: int) -> int:
     return min(512, max(32, n_positions // 200))
 
 
-def stable_step(problem: Problem, step: float) -> float:
-    """The step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
+def stable_lr(problem: Problem, lr: float) -> float:
+    """Return the step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
 
     `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the product of the
     dimensions that count (Jain et al. 2018, for least squares; beyond about twice that it diverges).
     """
     n_C, n_S = problem.metric.dimensions
-    return min(step, 1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)))
+    return min(lr, 1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)))
 
 
-def sgd(problem: Problem, step: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
+def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
     """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
     n, d = problem.states.n_positions, problem.states.d_model
     size = batch_size(n)
     passes = max(1, math.ceil(200 * size / n))
     zero = torch.zeros(2, d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)
-    return averaged_sgd(problem.batches(size, passes, seed), zero, stable_step(problem, step), n_steps), passes
+    return averaged_sgd(problem.batches(size, passes, seed), zero, stable_lr(problem, lr), n_steps), passes
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:

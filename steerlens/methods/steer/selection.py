@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import readings
 from steerlens.maths.moments import Moments
-from steerlens.maths.solvers import crossed_gain, lbfgs
+from steerlens.maths.solvers import cross_validated_gain, lbfgs
 from steerlens.methods.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -25,8 +25,8 @@ class Setting(NamedTuple):
     damping: float
     ridge: float
     ridge_background: float
-    step: float = math.inf
-    """No more than minibatches bear; see `stable_step`."""
+    lr: float = math.inf
+    """No more than minibatches bear; see `stable_lr`."""
 
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
@@ -78,14 +78,12 @@ def choose(
         nonlocal passes
         problem = make_problem(sample, metric, weights, setting)
         if sums is None:
-            V, cost = sgd(problem, setting.step, seed)
+            V, cost = sgd(problem, setting.lr, seed)
             passes += cost
         else:
             V = closed_form(problem, sums)
         nll = tuning_nll(problem.metric, V, tuning)
-        trials.append(
-            {name: value for name, value in setting._asdict().items() if name != "step"} | {"heldout_nll": nll}
-        )
+        trials.append({name: value for name, value in setting._asdict().items() if name != "lr"} | {"heldout_nll": nll})
         return nll if math.isfinite(nll) else math.inf
 
     def moved(setting: Setting, name: str, factor: float) -> Setting:
@@ -108,8 +106,8 @@ def choose(
 def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float, float]:
     """The ridges of steer and background, in positions, under which each half of a sample says most about the other.
 
-    See `crossed_gain`. With `C` and `S` in their eigenbases the curvature is diagonal; labels less their mean part the steer
-    from the background, which explains what all texts share.
+    See `cross_validated_gain`. With `C` and `S` in their eigenbases the curvature is diagonal; labels less their mean part the
+    steer from the background, which explains what all texts share.
     """
     (c, U), (s, Q) = metric.spectra
     whiten = (metric.floored(c)[:, None] * metric.floored(s)).rsqrt()
@@ -126,7 +124,7 @@ def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float,
 
     def best(k: int, curvature: Tensor) -> float:
         n = float(total.weight) / 2
-        return max(RIDGES, key=lambda ridge: crossed_gain(one[k], other[k], curvature, ridge / n))
+        return max(RIDGES, key=lambda ridge: cross_validated_gain(one[k], other[k], curvature, ridge / n))
 
     return best(0, spread * curvature), best(1, curvature)
 
@@ -137,7 +135,7 @@ class Solved(NamedTuple):
     V: Float[Tensor, "2 d d"]
     passes: float
     objective: float | None = None
-    gap: float | None = None
+    optimality_gap: float | None = None
     gap_reason: str | None = None
 
 
@@ -146,18 +144,24 @@ def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, 
     if solver == "closed-form":
         V = closed_form(problem, sums_over(problem.states, weights))
         return Solved(V, 1, gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate")
-    start, passes = sgd(problem, setting.step, seed)
+    start, passes = sgd(problem, setting.lr, seed)
     if solver == "auto":  # of which the background is used
         reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
         return Solved(start, passes, gap_reason=reason)
     on = problem.states.readout
     found = lbfgs(problem.objective, start, problem.ridge, tolerance, convex=on.convex)
     reason = None
-    if found.gap is None and not on.convex:
+    if found.optimality_gap is None and not on.convex:
         reason = f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
-    elif found.gap is None:
+    elif found.optimality_gap is None:
         reason = "without a ridge on both matrices the objective has no lower bound"
-    return Solved(found.V, passes + found.evaluations, objective=found.objective, gap=found.gap, gap_reason=reason)
+    return Solved(
+        found.V,
+        passes + found.evaluations,
+        objective=found.objective,
+        optimality_gap=found.optimality_gap,
+        gap_reason=reason,
+    )
 
 
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
@@ -204,7 +208,7 @@ def _nll_of(tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[T
 
 
 def given_settings(
-    ridge: float | tuple[float, float] | None, damping: float | None, step: float | None, n_positions: int
+    ridge: float | tuple[float, float] | None, damping: float | None, lr: float | None, n_positions: int
 ) -> dict[str, float]:
     """The arguments that were given, as fields of `Setting`."""
     found: dict[str, float] = {}
@@ -213,6 +217,6 @@ def given_settings(
         found.update(ridge=both[0] * n_positions, ridge_background=both[1] * n_positions)
     if damping is not None:
         found["damping"] = damping
-    if step is not None:
-        found["step"] = step
+    if lr is not None:
+        found["lr"] = lr
     return found

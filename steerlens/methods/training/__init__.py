@@ -1,6 +1,6 @@
 """Fitting an intervention by descent on the signed objective: what such fits share."""
 
-from steerlens.methods.training.loop import Schedule, Sized, descend, descend_on, described, warn_untrained
+from steerlens.methods.training.loop import Schedule, Sized, build_fit, train_on_texts, training_loop, warn_untrained
 from steerlens.methods.training.texts import BATCH_TOKENS, CHUNK, Data, Editing, backward, nll, split
 
 __all__ = [
@@ -11,9 +11,9 @@ __all__ = [
     "Schedule",
     "Sized",
     "backward",
-    "descend",
-    "descend_on",
-    "described",
+    "train_on_texts",
+    "training_loop",
+    "build_fit",
     "nll",
     "split",
     "warn_untrained",

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.numbers import generator
 from steerlens.methods.training.texts import Data, Editing, backward, measure_edit, nll
-from steerlens.models.hooks import Model, evaluating
-from steerlens.models.partial_forward import Kept, batch_of, final_states
+from steerlens.models.hooks import Model, eval_mode
+from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.values.fit import Fit, Report
 from steerlens.values.progress import hidden
 from steerlens.values.training import Training
@@ -60,7 +60,7 @@ class Descent(NamedTuple):
         }  # fmt: skip
 
 
-def descend(
+def train_on_texts(
     model: Model,
     data: Data,
     parameters: Sequence[Sized],
@@ -69,7 +69,7 @@ def descend(
     schedule: Schedule,
     penalty: Callable[[float], Tensor | None] = lambda progress: None,
 ) -> tuple[Data, Descent]:
-    """`descend_on` the NLL of texts, each edited at its own label, judged at the best of some multiples of it.
+    """`training_loop` the NLL of texts, each edited at its own label, judged at the best of some multiples of it.
 
     A hundred texts may look worse for what other hundreds are better for. Where the untrained start is best, it is tried
     once more with others held out; if they say the same, the user is told.
@@ -91,15 +91,15 @@ def descend(
         strength = min(losses, key=lambda by: losses[by])
         return {"heldout_nll": losses[strength], "strength": strength}
 
-    found = descend_on(model, data, parameters, pull, judge, schedule)
+    found = training_loop(model, data, parameters, pull, judge, schedule)
     if not found.epoch:
         data = data.swapped()  # which `judge` sees, and the parameters are the untrained ones again
-        found = descend_on(model, data, parameters, pull, judge, schedule)._replace(tries=2)
+        found = training_loop(model, data, parameters, pull, judge, schedule)._replace(tries=2)
     warn_untrained(found, data, schedule.name)
     return data, found
 
 
-def descend_on(
+def training_loop(
     model: Model,
     data: Data,
     parameters: Sequence[Sized],
@@ -130,7 +130,7 @@ def descend_on(
     ):
         torch.manual_seed(schedule.seed)
         for epoch in range(1, training.epochs + 1):
-            with evaluating(model, gradients=True):
+            with eval_mode(model, gradients=True):
                 for texts in _shuffled(data.kept, fitting, training.batch_size, random):
                     optimiser.zero_grad()
                     pull(texts, at / total)
@@ -177,7 +177,7 @@ def warn_untrained(found: Descent, data: Data, name: str) -> None:
     )
 
 
-def described(
+def build_fit(
     model: Model,
     data: Data,
     value: Any,
@@ -203,7 +203,7 @@ def described(
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         verdict=verdict,
-        objective=None, gap=None, gap_reason="the problem is not convex", passes=float(len(found.trials) - 1),
+        objective=None, optimality_gap=None, gap_reason="the problem is not convex", passes=float(len(found.trials) - 1),
         seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
         n_truncated=kept.n_truncated, seed=seed, rank=settings.get("rank"), strength=found.strength,
         trials=found.trials,
@@ -212,7 +212,7 @@ def described(
     return Fit(value, data.background, report)
 
 
-def _shuffled(kept: Kept, rows: Sequence[int], size: int, random: torch.Generator) -> Iterator[list[int]]:
+def _shuffled(kept: ResidualCache, rows: Sequence[int], size: int, random: torch.Generator) -> Iterator[list[int]]:
     """Batches in random order, of texts of similar length drawn from a few batches' worth of random ones."""
     order = [rows[i] for i in torch.randperm(len(rows), generator=random).tolist()]
     found = []

@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.evaluate.losses import Ways, tally
-from steerlens.maths.logits import nll_gradient, post, token_nll
+from steerlens.maths.logits import apply_softcap, nll_gradient, token_nll
 from steerlens.maths.numbers import generator
-from steerlens.models.hooks import Model, evaluating
-from steerlens.models.partial_forward import Kept, batch_of, final_states
+from steerlens.models.hooks import Model, eval_mode
+from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.models.steering import check_lives_on
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured
@@ -31,7 +31,7 @@ Editing = Callable[[Sequence[int], Float[Tensor, " batch"]], tuple[Edit, ...]]
 class Data(NamedTuple):
     """Texts to fit to and texts to hold out, and the steer that is always on."""
 
-    kept: Kept
+    kept: ResidualCache
     fitting: list[int]
     heldout: list[int]
     background: Steer
@@ -42,7 +42,7 @@ class Data(NamedTuple):
         return self._replace(fitting=self.heldout + self.fitting[n:], heldout=self.fitting[:n])
 
 
-def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data:
+def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int) -> Data:
     """Random parts of the texts that have something to predict.
 
     A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
@@ -72,7 +72,7 @@ def split(model: Model, kept: Kept, background: Steer | None, seed: int) -> Data
 
 
 def backward(
-    kept: Kept,
+    kept: ResidualCache,
     c: Float[Tensor, "n d"],
     targets: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
@@ -97,12 +97,12 @@ def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
     """Mean NLL in nats per token, each text edited at its own label, over the background."""
     head, D = data.kept.readout.head, data.background.W
     total, n = 0.0, 0
-    with evaluating(model):
+    with eval_mode(model):
         for picked in data.kept.batches(texts):
             batch = batch_of(data.kept, picked)
             c = final_states(model, data.kept, batch, made(picked, batch.labels))
             z = (c + c @ D) @ head.W_U + head.b_U
-            total += float(token_nll(post(head, z), batch.targets).double().sum())
+            total += float(token_nll(apply_softcap(head, z), batch.targets).double().sum())
             n += len(c)
     return total / n
 
@@ -130,5 +130,5 @@ def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing, 
     counted = torch.zeros(len(kept), dtype=torch.long)
     for row in texts:
         counted[row] = len(kept.ids[row]) - int(kept.prompt[row])
-    with evaluating(model):
+    with eval_mode(model):
         return tally(head, ways(), kept.labels, counted)

@@ -3,12 +3,12 @@
 from typing import Any
 
 from steerlens.analysis.prompts import nearest_tokens, readability
-from steerlens.analysis.state_shift import moves
+from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.analysis.subspaces import compare_subspaces
 from steerlens.analysis.transfer import transfer_report
-from steerlens.evaluate.compare import at_equal_kl
+from steerlens.evaluate.compare import compare
 from steerlens.methods.prompt.fit import fit_prompt
-from steerlens.methods.prompt.soft_prompt import Prompt
+from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.steer.fit import fit_steer, natural_metric
 from steerlens.models.collect import collect
@@ -83,7 +83,7 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     fitted |= {f"{name}, {ROWS} rows": found for name, found in prompts.items()}
     for name, found in fitted.items():
         values[name], numbers[name] = found.value, (found.value.n_parameters, found.report.seconds)
-    table = at_equal_kl(lm, values, test)
+    table = compare(lm, values, test)
     table["parameters"], table["seconds"] = (
         list(column) for column in zip(*(numbers[n] for n in table.name), strict=True)
     )
@@ -99,7 +99,7 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
 
 
 def _prompt(
-    lm: Model, soft: Fit[Prompt], steer: Fit, some: Labelled, metric: Metric, test: Labelled, seed: int
+    lm: Model, soft: Fit[SoftPrompt], steer: Fit, some: Labelled, metric: Metric, test: Labelled, seed: int
 ) -> dict[str, Any]:
     """What a soft prompt says by its nearest words, what these words do in its place, and how it moves the context."""
     value = soft.value
@@ -110,7 +110,9 @@ def _prompt(
         "words": [list(words) for words in zip(*(end.token for end in ends), strict=True)],
         "distance": [float(end.distance.mean()) for end in ends],
         "readability": records(readability(lm, value, test, draws=3, seed=seed)),
-        "moves": [] if idle else records(moves(lm, value, steer.value, some, metric, rank=RANK, draws=20, seed=seed)),
+        "moves": []
+        if idle
+        else records(state_shift_overlap(lm, value, steer.value, some, metric, rank=RANK, draws=20, seed=seed)),
         "plain_nll": soft.report.settings["plain_nll"],
         "neutral_nll": soft.report.heldout.base,
     }

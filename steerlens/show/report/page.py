@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from steerlens.analysis.highlight import Highlight
-from steerlens.show.numbers import fixed, interval, percent, signed, tidy
+from steerlens.show.numbers import fixed, format_signed, interval, percent, tidy
 from steerlens.show.report.study import KL_BUDGET, Study, replicates
 from steerlens.show.style import BLUE, RED, on, shade
 
@@ -64,7 +64,7 @@ def _environment() -> Environment:
         autoescape=select_autoescape(enabled_extensions=("j2",)),
         undefined=StrictUndefined,
     )
-    filters = (fixed, signed, percent, interval, tidy, anchor, on)
+    filters = (fixed, format_signed, percent, interval, tidy, anchor, on)
     env.filters |= {f.__name__: f for f in filters} | {"shade": _chip_colour, "label": _label}
     return env
 
@@ -74,7 +74,7 @@ def _chip_colour(strength: float, top: float) -> str:
 
 
 def _label(value: float | str) -> str:
-    return value if isinstance(value, str) else signed(float(value))
+    return value if isinstance(value, str) else format_signed(float(value))
 
 
 def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:

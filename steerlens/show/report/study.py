@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.highlight import Highlight, highlight
-from steerlens.analysis.svd import Spectrum, singular_scores, singular_words, spectrum, stability
+from steerlens.analysis.svd import Spectrum, singular_scores, singular_words, spectrum, split_half_reliability
 from steerlens.evaluate.classify import classify_states
 from steerlens.evaluate.fluency import strength_cost, writing_cost
 from steerlens.evaluate.ground_truth import gap_closed, label_curve, written_attribute
 from steerlens.evaluate.losses import measure
-from steerlens.methods.steer.fit import fit_steer, natural_metric, refit
+from steerlens.methods.steer.fit import fit_split_halves, fit_steer, natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
@@ -23,7 +23,7 @@ from steerlens.toy import default_grammar
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
-from steerlens.values.steer import SteerOver
+from steerlens.values.steer import SteerWithBackground
 
 KL_BUDGET = 0.4
 """Nats per token that the largest strength shown may cost: beyond, text comes apart."""
@@ -127,9 +127,9 @@ def replicates(kept: float, spread: float) -> bool:
     return bool(kept > 2 * spread)
 
 
-def explaining(fit: Fit) -> SteerOver:
+def explaining(fit: Fit) -> SteerWithBackground:
     """Return the model that explains a fit's texts: a label of 1 is strength 1, over the background."""
-    return (fit.report.strength * fit.value).over(fit.background)
+    return (fit.report.strength * fit.value).with_background(fit.background)
 
 
 def openings(data: Labelled, n: int) -> list[str]:
@@ -152,7 +152,7 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
         {sign * s for top in TOPS for s in (0.0, top / 2, top) for sign in (-1, 1)}
     )  # all that _five may pick
     return {
-        "losses": losses.assign(contrast=losses.flipped - losses.steered),
+        "losses": losses.assign(sign_margin=losses.flipped - losses.steered),
         "label_curve": label_curve(
             new.sample(16_384, seed=seed), fit.value, background=fit.background, strengths=CURVE
         ),
@@ -166,13 +166,13 @@ def _read(
     """What the matrix says: directions with their words, which of them replicate, and the steer as a classifier."""
     states, known = train
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
-    pairs = refit(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()
+    pairs = fit_split_halves(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()
     found = {
         "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=states, refits=pairs),
         "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=states),
     }
     if pairs:
-        found["stability"] = stability(fit.value, pairs, rank=min(12, states.d_model), metric=metric)
+        found["stability"] = split_half_reliability(fit.value, pairs, rank=min(12, states.d_model), metric=metric)
     signs = [sum(sign * label > 0 for label in data.labels) for data in (known, test[1]) for sign in (1, -1)]
     if min(signs) >= 10:
         found["classify"] = classify_states(explaining(fit), train, test, seed=seed)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.evaluate.contrast import contrast, kl_cost, nll, signed, strength_for_kl
+from steerlens.evaluate import matched_kl
 from steerlens.evaluate.fluency import strength_cost
-from steerlens.evaluate.losses import contrasts, kl_along
-from steerlens.evaluate.matched_kl import calibrate
+from steerlens.evaluate.losses import kl_at_strengths, sign_margins
+from steerlens.evaluate.sign_margin import kl_at_strength, nll, sign_margin, strength_at_kl, with_nonzero_label
 from steerlens.values.steer import Steer, zero_steer
 from tests.models.zoo import TEXTS, by_hand, contexts, hook_count, random_reft, zoo
 
@@ -36,7 +36,7 @@ def held() -> sl.Labelled:
 def tone(model) -> Steer:
     """A quick fit: one step and one damping are tried."""
     states = sl.collect(model, sl.toy.corpus("tone", n=200, seed=0), progress=False)
-    return sl.fit_steer(states, ridge=(0.1, 1.0), damping=0.1, step=0.1, name="tone").value
+    return sl.fit_steer(states, ridge=(0.1, 1.0), damping=0.1, lr=0.1, name="tone").value
 
 
 def by_score(model, data: sl.Labelled, value: Any, strength: float) -> tuple[np.ndarray, int]:
@@ -51,46 +51,46 @@ def by_score(model, data: sl.Labelled, value: Any, strength: float) -> tuple[np.
 
 
 @pytest.mark.parametrize("kind", ["steer", "reft"])
-def test_the_contrast_is_that_of_the_scores(model, held, tone, kind: str):
+def test_the_sign_margin_is_that_of_the_scores(model, held, tone, kind: str):
     value = tone if kind == "steer" else random_reft(model, layers=(1,))
-    kept = signed(held)
+    kept = with_nonzero_label(held)
     (right, n), (wrong, _) = (by_score(model, kept, value, s) for s in (0.7, -0.7))
-    found = contrast(model, held, value, strength=0.7)
-    assert found.index.tolist() == ["contrast", "low", "high", "nll", "texts"]
-    assert found.contrast == pytest.approx((wrong - right).sum() / n, rel=1e-3, abs=1e-5)
+    found = sign_margin(model, held, value, strength=0.7)
+    assert found.index.tolist() == ["sign_margin", "low", "high", "nll", "texts"]
+    assert found.sign_margin == pytest.approx((wrong - right).sum() / n, rel=1e-3, abs=1e-5)
     assert found.nll == pytest.approx(right.sum() / n, rel=1e-4)
     # there every text counts
     assert nll(model, held, value, strength=0.7) != pytest.approx(found.nll, rel=1e-3)
-    assert abs(found.contrast) > 1e-3
+    assert abs(found.sign_margin) > 1e-3
     assert found.texts == len(kept) < len(held)
 
 
-def test_the_contrast_of_a_steer_is_that_of_its_states(model, held, tone):
-    kept = signed(held)
+def test_the_sign_margin_of_a_steer_is_that_of_its_states(model, held, tone):
+    kept = with_nonzero_label(held)
     states = sl.collect(model, kept, progress=False)
-    expected = float(contrasts(states, [tone], zero_steer(tone.readout)).sum()) / states.n_positions
-    assert contrast(model, held, tone).contrast == pytest.approx(expected, rel=1e-3)
+    expected = float(sign_margins(states, [tone], zero_steer(tone.readout)).sum()) / states.n_positions
+    assert sign_margin(model, held, tone).sign_margin == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-3
 
 
-def test_the_contrast_of_nothing_is_zero_and_turns_with_the_strength(model, held, tone):
+def test_the_sign_margin_of_nothing_is_zero_and_turns_with_the_strength(model, held, tone):
     for value, strength in ((zero_steer(tone.readout), 1.0), (tone, 0.0), (random_reft(model), 0.0)):
-        assert contrast(model, held, value, strength=strength)[["contrast", "low", "high"]].tolist() == [0, 0, 0]
+        assert sign_margin(model, held, value, strength=strength)[["sign_margin", "low", "high"]].tolist() == [0, 0, 0]
     for value in (tone, random_reft(model)):
-        one, other = (contrast(model, held, value, strength=s) for s in (2.0, -2.0))
-        assert one.contrast == -other.contrast != 0
+        one, other = (sign_margin(model, held, value, strength=s) for s in (2.0, -2.0))
+        assert one.sign_margin == -other.sign_margin != 0
         assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.2 * (one.high - one.low))
 
 
 def test_texts_without_a_sign_do_not_count_and_others_count_by_their_label(model, held, tone):
-    kept = signed(held)
+    kept = with_nonzero_label(held)
     more = sl.Labelled((*kept.texts, "it was good ."), (*kept.labels, 0.0))
-    pd.testing.assert_series_equal(contrast(model, kept, tone), contrast(model, more, tone))
+    pd.testing.assert_series_equal(sign_margin(model, kept, tone), sign_margin(model, more, tone))
     counted = sl.Labelled(more.texts, (*kept.labels, 1.0))
-    assert contrast(model, counted, tone).texts == len(kept) + 1
+    assert sign_margin(model, counted, tone).texts == len(kept) + 1
     half = sl.Labelled(kept.texts, tuple(y / 2 for y in kept.labels))
-    pd.testing.assert_series_equal(contrast(model, half, tone, strength=2.0), contrast(model, kept, tone))
-    assert contrast(model, half, tone).contrast != contrast(model, kept, tone).contrast
+    pd.testing.assert_series_equal(sign_margin(model, half, tone, strength=2.0), sign_margin(model, kept, tone))
+    assert sign_margin(model, half, tone).sign_margin != sign_margin(model, kept, tone).sign_margin
 
 
 def test_prompts_are_read_and_not_scored(model, tone):
@@ -101,49 +101,49 @@ def test_prompts_are_read_and_not_scored(model, tone):
         right, wrong = (sl.score(model, [text], tone, strengths=(s * label,)).log_prob.to_numpy() for s in (1.0, -1.0))
         behind = (right - wrong)[len(prompt.split()) :]
         gained, n, everything = gained + behind.sum(), n + len(behind), everything + (right - wrong).sum()
-    assert contrast(model, data, tone).contrast == pytest.approx(gained / n, rel=1e-3)
+    assert sign_margin(model, data, tone).sign_margin == pytest.approx(gained / n, rel=1e-3)
     assert n == 6 and abs(gained - everything) > 1e-3
 
 
-def test_the_interval_holds_the_contrast_and_narrows_with_more_texts(model, tone):
+def test_the_interval_holds_the_sign_margin_and_narrows_with_more_texts(model, tone):
     data = sl.toy.corpus("tone", n=160, seed=2)
-    few, many = (contrast(model, sl.Labelled(data.texts[:n], data.labels[:n]), tone) for n in (25, 160))
+    few, many = (sign_margin(model, sl.Labelled(data.texts[:n], data.labels[:n]), tone) for n in (25, 160))
     for found in (few, many):
-        assert found.low < found.contrast < found.high
+        assert found.low < found.sign_margin < found.high
     assert many.high - many.low < 0.7 * (few.high - few.low)
     # about two standard errors to each side
-    kept = signed(data)
+    kept = with_nonzero_label(data)
     (right, n), (wrong, _) = (by_score(model, kept, tone, s) for s in (1, -1))
     error = float((wrong - right).std()) * len(kept) ** 0.5 / n
     assert many.high - many.low == pytest.approx(2 * 1.96 * error, rel=0.3)
-    pd.testing.assert_series_equal(few, contrast(model, sl.Labelled(data.texts[:25], data.labels[:25]), tone))
+    pd.testing.assert_series_equal(few, sign_margin(model, sl.Labelled(data.texts[:25], data.labels[:25]), tone))
 
 
-def test_without_any_sign_there_is_no_contrast(model, tone):
+def test_without_any_sign_there_is_no_sign_margin(model, tone):
     with pytest.raises(ValueError, match="data: every label is 0"):
-        contrast(model, sl.Labelled(("it was good .",), (0.0,)), tone)
+        sign_margin(model, sl.Labelled(("it was good .",), (0.0,)), tone)
 
 
 def test_the_cost_of_a_steer_is_that_of_its_own_formula(model, held, tone):
     states = sl.collect(model, held, progress=False)
     for strength in (0.5, 3.0):
-        expected = float(kl_along(states, tone, (strength, -strength)).mean())
-        assert kl_cost(model, held, tone, strength=strength) == pytest.approx(expected, rel=1e-3)
+        expected = float(kl_at_strengths(states, tone, (strength, -strength)).mean())
+        assert kl_at_strength(model, held, tone, strength=strength) == pytest.approx(expected, rel=1e-3)
         assert strength_cost(states, tone, strengths=(strength, -strength)).kl.mean() == pytest.approx(expected)
         assert expected > 1e-3
-    assert kl_cost(model, list(held.texts), tone) == pytest.approx(kl_cost(model, held, tone), rel=1e-6)
+    assert kl_at_strength(model, list(held.texts), tone) == pytest.approx(kl_at_strength(model, held, tone), rel=1e-6)
 
 
 def test_the_cost_is_zero_at_zero_even_in_the_strength_and_grows(model, held, tone):
     for value in (tone, random_reft(model)):
-        up, down, twice = (kl_cost(model, held, value, strength=s) for s in (0.1, -0.1, 0.2))
+        up, down, twice = (kl_at_strength(model, held, value, strength=s) for s in (0.1, -0.1, 0.2))
         assert up == pytest.approx(down, rel=1e-9)
         assert twice == pytest.approx(4 * up, rel=0.15) and up > 1e-6
-        assert kl_cost(model, held, value, strength=0.0) == 0
+        assert kl_at_strength(model, held, value, strength=0.0) == 0
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere"])
-def test_cost_and_contrast_of_edits_are_those_of_whole_passes_under_soft_cap_and_scale_too(name: str):
+def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_and_scale_too(name: str):
     model, labels = zoo(name), (1.0, -1.0, 0.5, -0.5)
     edit, total, gained, n, signs = random_reft(model, layers=(0,), rank=3), 0.0, 0.0, 0, (1, -1)
     for text, label in zip(TEXTS, labels, strict=True):
@@ -159,8 +159,8 @@ def test_cost_and_contrast_of_edits_are_those_of_whole_passes_under_soft_cap_and
             gained += sign * float(read.gather(1, tokens[0, 1:, None]).sum())
         n += len(ids) - 1
     data = sl.Labelled(TEXTS, labels)
-    assert kl_cost(model, data, edit) == pytest.approx(total / n, rel=2e-3)
-    assert contrast(model, data, edit).contrast == pytest.approx(gained / n, rel=2e-3)
+    assert kl_at_strength(model, data, edit) == pytest.approx(total / n, rel=2e-3)
+    assert sign_margin(model, data, edit).sign_margin == pytest.approx(gained / n, rel=2e-3)
     assert total / n > 1e-2 and abs(gained / n) > 1e-3
 
 
@@ -170,23 +170,23 @@ def _ids(model, text: str) -> list[int]:
     return [model.tokenizer.bos_token_id, *states.shards[0].next.tolist()]
 
 
-def test_the_strength_of_a_steer_at_a_cost_is_that_of_calibrate(model, held, tone):
+def test_the_strength_of_a_steer_at_a_cost_is_that_of_its_states(model, held, tone):
     states = sl.collect(model, held, progress=False)
-    found = {kl: strength_for_kl(model, held, tone, kl=kl) for kl in (0.01, 0.2)}
+    found = {kl: strength_at_kl(model, held, tone, kl=kl) for kl in (0.01, 0.2)}
     for kl, strength in found.items():
-        assert strength == pytest.approx(calibrate(tone, states, kl=kl), rel=1e-3)
+        assert strength == pytest.approx(matched_kl.strength_at_kl(tone, states, kl=kl), rel=1e-3)
     assert found[0.2] > 2 * found[0.01]
 
 
 @pytest.mark.parametrize("variant", ["loreft", "lobireft"])
 def test_an_edit_at_its_strength_costs_what_was_asked(model, held, variant: str):
     edit = random_reft(model, variant, layers=(1,))
-    before = kl_cost(model, held, edit)
-    strength = strength_for_kl(model, held, edit, kl=0.03)
-    assert kl_cost(model, held, edit, strength=strength) == pytest.approx(0.03, rel=1e-3)
+    before = kl_at_strength(model, held, edit)
+    strength = strength_at_kl(model, held, edit, kl=0.03)
+    assert kl_at_strength(model, held, edit, strength=strength) == pytest.approx(0.03, rel=1e-3)
     assert abs(before - 0.03) > 0.01 and abs(strength - 1) > 0.05
 
 
 def test_what_costs_nothing_has_no_strength_at_a_cost(model, tone):
     with pytest.raises(ValueError, match="'zero' costs 0.05 nats per token at no strength up to a million; is it zero"):
-        strength_for_kl(model, ["it was good ."], zero_steer(tone.readout, "zero"))
+        strength_at_kl(model, ["it was good ."], zero_steer(tone.readout, "zero"))

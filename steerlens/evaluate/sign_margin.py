@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.evaluate.matched_kl import strength_at
+from steerlens.evaluate.matched_kl import solve_strength
 from steerlens.maths.logits import readings
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.collect import reader
@@ -21,15 +21,15 @@ from steerlens.values.states import States
 CHUNK = 1024
 
 
-def contrast(model: Model, data: Labelled, intervention: Intervention, *, strength: float = 1.0) -> pd.Series:
+def sign_margin(model: Model, data: Labelled, intervention: Intervention, *, strength: float = 1.0) -> pd.Series:
     """What the sign of an intervention is worth on labelled texts: NLL at the wrong sign less that at the right one.
 
         Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
 
-    Two passes of the model; texts with label 0 have no sign and do not count (see `signed`).
+    Two passes of the model; texts with label 0 have no sign and do not count (see `with_nonzero_label`).
 
     Returns:
-        `contrast`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per token), and `texts`.
+        `sign_margin`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per token), and `texts`.
 
     Raises:
         ValueError: no text has a sign.
@@ -38,15 +38,15 @@ def contrast(model: Model, data: Labelled, intervention: Intervention, *, streng
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=300, seed=0)
         >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> bool(contrast(model, sl.toy.corpus("tone", n=100, seed=1), tone).contrast > 0)
+        >>> bool(sign_margin(model, sl.toy.corpus("tone", n=100, seed=1), tone).sign_margin > 0)
         True
     """
-    some = signed(data)
+    some = with_nonzero_label(data)
     at = reader(model, some, intervention)
     (right, n), (wrong, _) = (_text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1))
     found, low, high = bootstrap_ratio(wrong - right, n)
     nll = float(right.sum() / n.sum())
-    return pd.Series({"contrast": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
+    return pd.Series({"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
 
 
 def nll(model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0) -> float:
@@ -81,29 +81,31 @@ def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.n
     return -nats.numpy(), states.lengths.double().numpy()
 
 
-def kl_cost(
+def kl_at_strength(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, strength: float = 1.0
 ) -> float:
     """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
 
-    Three passes of the model; for a steer `calibrate` and `strength_cost` need none.
+    Three passes of the model; for a steer `strength_at_kl` and `strength_cost` need none.
 
     Example:
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
-        >>> kl_cost(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
+        >>> kl_at_strength(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
         0.0
     """
-    return cost_of(model, data, intervention)(strength)
+    return kl_by_strength(model, data, intervention)(strength)
 
 
-def cost_of(model: Model, data: Labelled | Sequence[str], intervention: Intervention) -> Callable[[float], float]:
-    """`kl_cost` as a function of the strength; the states at strength 0 are read once.
+def kl_by_strength(
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention
+) -> Callable[[float], float]:
+    """`kl_at_strength` as a function of the strength; the states at strength 0 are read once.
 
     Example:
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
-        >>> cost_of(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value)(0.0)
+        >>> kl_by_strength(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value)(0.0)
         0.0
     """
     at = reader(model, data, intervention)
@@ -158,10 +160,10 @@ def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
         yield told.kl[0].double().cpu()
 
 
-def strength_for_kl(
+def strength_at_kl(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, kl: float = 0.05
 ) -> float:
-    """The strength at which any intervention costs `kl` nats per token: `calibrate` for what is no steer.
+    """The strength at which any intervention costs `kl` nats per token: `strength_at_kl` for what is no steer.
 
     Some ten passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
     not grow steadily with the strength, one of the strengths that cost as much.
@@ -173,14 +175,14 @@ def strength_for_kl(
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> s = strength_for_kl(model, data, tone)
-        >>> round(kl_cost(model, data, tone, strength=s), 3)
+        >>> s = strength_at_kl(model, data, tone)
+        >>> round(kl_at_strength(model, data, tone, strength=s), 3)
         0.05
     """
-    return strength_at(cost_of(model, data, intervention), kl, getattr(intervention, "name", "it"))
+    return solve_strength(kl_by_strength(model, data, intervention), kl, getattr(intervention, "name", "it"))
 
 
-def signed(data: Labelled) -> Labelled:
+def with_nonzero_label(data: Labelled) -> Labelled:
     """The texts whose label is not 0.
 
     Raises:
@@ -188,7 +190,7 @@ def signed(data: Labelled) -> Labelled:
 
     Example:
         >>> from steerlens import Labelled
-        >>> signed(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
+        >>> with_nonzero_label(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
         ('good .',)
     """
     rows = [i for i, y in enumerate(data.labels) if y]
