@@ -2,7 +2,8 @@
 
 `classify`, `compare` (everything at equal KL), `sign_margin` (of any intervention, with intervals), `fluency`, `ground_truth`
 (what only a toy model's grammar can tell), `losses` (on kept states), `matched_kl` (strengths that cost as much), `strength`
-(inferred from texts), `verdict`. Each is loaded on first use; those that need the toy world's truth are here by their own names too.
+(inferred from texts), `verdict`. Each is loaded on first use; those that need the toy world's truth are here by their
+own names too.
 
 Example:
     >>> import steerlens as sl

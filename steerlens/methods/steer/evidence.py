@@ -26,11 +26,14 @@ SHARES = (0.7, 0.4, 0.2, 0.0)
 USUAL = SHARES.index(0.4)
 """The penalty unless another one's margin is larger by more than its standard error."""
 
-TRIAL, FINALLY = (1_024, 3), ((2_048, 8), (8_192, 3))
+TRIAL, ROUGHLY, FINALLY = (1_024, 3), (2_048, 8), (8_192, 3)
 """Positions on which the cost is measured, at most, and steps of descent on them: while the penalty is chosen, and at the end.
 
 The cost knows no next token, but a matrix of many directions finds those that are cheap on the sample alone.
 """
+
+SPARSE = 25
+"""One position of so many is in the last sample at least: more evidence bears more directions, which need more of them."""
 
 METER = 512
 """Further positions that say what a matrix costs.
@@ -156,7 +159,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
 
     def end(share: float) -> tuple[Float[Tensor, "d d"], float]:
         threshold = min(share * top / 2**0.5, most)
-        return metric.unwhiten(fit(evidence, threshold, *FINALLY)), threshold
+        return metric.unwhiten(fit(evidence, threshold, ROUGHLY, (_last(states), FINALLY[1]))), threshold
 
     if asked.share is not None:
         W, threshold = end(asked.share)
@@ -251,11 +254,11 @@ def _per_text(
 def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int) -> _Cost:
     """Return the cost on positions drawn in proportion to weight · label²."""
     device = base.device
-    chunks = list(states.sample(2 * FINALLY[-1][0], seed=seed).chunks(CHUNK, device=device))
+    chunks = list(states.sample(2 * _last(states), seed=seed).chunks(CHUNK, device=device))
     text = torch.cat([chunk.text for chunk in chunks])
     c = torch.cat([chunk.hidden for chunk in chunks])
     share = weight[text] * labels[text].square()
-    n = METER + max(min(len(share), FINALLY[-1][0]), TRIAL[0])
+    n = METER + max(min(len(share), _last(states)), TRIAL[0])
     drawn = torch.multinomial(share.cpu(), n, replacement=True, generator=generator(seed))
     drawn = drawn.to(device)
     label2 = float(share.mean())
@@ -280,6 +283,11 @@ def _evidence(
                 pulls.append(pull.bfloat16())
     white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
     return _Half((white / states.n_positions).float(), judges, pulls)
+
+
+def _last(states: States) -> int:
+    """Return on how many positions the last steps are, at most."""
+    return max(FINALLY[0], states.n_positions // SPARSE)
 
 
 def _head(states: States) -> UnembedWeights:
