@@ -58,7 +58,7 @@ moved = sl.transfer(joy, small)
 sl.generate(small, ["the film was"], moved, strengths=(-3, 0, 3), seed=0)[["strength", "text"]]
 
 # %% [markdown]
-# A moved steer has no unit of its own. `calibrate` gives it one: the strength that costs so many nats per token.
+# A moved steer has no unit of its own. `strength_at_kl` gives it one: the strength that costs so many nats per token.
 
 # %%
 states = sl.collect(small, text.texts, progress=False).sample(8_192, seed=0)

@@ -316,7 +316,7 @@ pd.Series({key: about[key] for key in ("name", "model_id", "d_model", "readout_d
 
 # %% [markdown]
 # Another model has other coordinates, so the steer must be moved. The rule without texts compares the words that both models
-# share. After a move strength 1 has lost its meaning; `sl.calibrate` gives it back. How much survives? The same measure on
+# share. After a move strength 1 has lost its meaning; `sl.strength_at_kl` gives it back. How much survives? The same measure on
 # both models, on the held-out texts, at the same cost:
 
 # %%
