@@ -16,7 +16,7 @@ from steerlens.models.hooks import Model, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
 from steerlens.values.texts import as_texts
@@ -156,7 +156,7 @@ def highlight(
         >>> found.spans.text.tolist()
         ['wonderful', 'awful']
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     other = -strength if against is None else against
     if other == strength:
         raise ValueError(

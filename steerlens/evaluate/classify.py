@@ -18,7 +18,7 @@ from steerlens.evaluate.strength import state_strengths
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -76,7 +76,7 @@ def classify(
         >>> classify(model, joy, train, test).method.tolist()
         ['steer, likelihood ratio', 'steer, inferred strength', 'probe', 'bag of words']
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_lives_on(steer, model)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
     return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)

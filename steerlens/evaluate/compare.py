@@ -7,12 +7,13 @@ import pandas as pd
 
 from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin, strength_at_kl
 from steerlens.models.hooks import Model
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 
 
 def compare(
-    model: Model, interventions: Mapping[str, Intervention], test: Labelled, *, kl: float = 0.05
+    model: Model, interventions: Mapping[str, Intervention | Fit], test: Labelled, *, kl: float = 0.05
 ) -> pd.DataFrame:
     """What each intervention is worth at the same cost, so that none looks better by being stronger.
 

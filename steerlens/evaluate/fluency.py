@@ -9,7 +9,7 @@ import pandas as pd
 from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.models.hooks import Model
 from steerlens.models.score import score
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
@@ -31,7 +31,7 @@ def strength_cost(
         >>> strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()
         [0.0]
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_states(states)
     kl = kl_at_strengths(states, steer, strengths)
     return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})

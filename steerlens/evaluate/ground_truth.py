@@ -13,7 +13,7 @@ from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.toy import Condition, default_grammar
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States, check_states
@@ -56,7 +56,7 @@ def label_curve(
         0.0
     """
     check_states(states)
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     values = as_floats(strengths, "strengths")
     line = steer if background is None else steer.with_background(background)
     log_probs = state_log_probs(states, line, (0.0, *values)).double()
@@ -112,7 +112,7 @@ def gap_closed(
         >>> sl.gap_closed(model, tone, "tone", n=30).columns[:7].tolist()
         ['grade', 'texts', 'tokens', 'base', 'steered', 'truth', 'grammar']
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     multiples = as_floats(strengths, "strengths")
     chosen = _measure(model, steer, attribute, multiples, n, seed + 1)
     multiple = multiples[int(np.argmin([chosen[f"at {m}"].sum() for m in multiples]))]

@@ -7,7 +7,7 @@ from typing import cast
 from scipy.optimize import brentq
 
 from steerlens.evaluate.losses import kl_at_strengths
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, SteerWithBackground
 
@@ -41,7 +41,7 @@ def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, 
         >>> round(strength_at_kl(0.5 * tone, states) / strength_at_kl(tone, states), 3)
         2.0
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_states(states)
     states.readout.check_unchanged()
     if not steer.readout.same_as(states.readout):

@@ -14,6 +14,7 @@ from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
@@ -21,7 +22,7 @@ from steerlens.values.states import States
 CHUNK = 1024
 
 
-def sign_margin(model: Model, data: Labelled, intervention: Intervention, *, strength: float = 1.0) -> pd.Series:
+def sign_margin(model: Model, data: Labelled, intervention: Intervention | Fit, *, strength: float = 1.0) -> pd.Series:
     """What the sign of an intervention is worth on labelled texts: NLL at the wrong sign less that at the right one.
 
         Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
@@ -49,7 +50,7 @@ def sign_margin(model: Model, data: Labelled, intervention: Intervention, *, str
     return pd.Series({"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
 
 
-def nll(model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0) -> float:
+def nll(model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0) -> float:
     """Mean NLL in nats per token under an intervention at `strength` times each text's label; None: of the plain model.
 
     Example:
@@ -63,7 +64,7 @@ def nll(model: Model, data: Labelled, intervention: Intervention | None, *, stre
 
 
 def text_nll(
-    model: Model, data: Labelled, intervention: Intervention | None, *, strength: float = 1.0
+    model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0
 ) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
     """Summed NLL of each text in nats under an intervention at `strength` times its label, and its tokens.
 
@@ -82,7 +83,7 @@ def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.n
 
 
 def kl_at_strength(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, strength: float = 1.0
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, strength: float = 1.0
 ) -> float:
     """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
 
@@ -98,7 +99,7 @@ def kl_at_strength(
 
 
 def kl_by_strength(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit
 ) -> Callable[[float], float]:
     """`kl_at_strength` as a function of the strength; the states at strength 0 are read once.
 
@@ -118,7 +119,7 @@ def kl_by_strength(
     return cost
 
 
-def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention) -> Float[np.ndarray, " n"]:
+def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention | Fit) -> Float[np.ndarray, " n"]:
     """Return what an intervention costs along each text that it wrote: the mean over its tokens of
 
         KL(plain model ‖ under the intervention at the row's strength)        nats per token
@@ -161,7 +162,7 @@ def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
 
 
 def strength_at_kl(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention, *, kl: float = 0.05
+    model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, kl: float = 0.05
 ) -> float:
     """The strength at which any intervention costs `kl` nats per token: `strength_at_kl` for what is no steer.
 

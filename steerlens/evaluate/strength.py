@@ -15,7 +15,7 @@ from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
 
@@ -112,7 +112,7 @@ def infer_strength(
         >>> (found.table.strength > 0).tolist()
         [True, False]
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     if not (limit > 0 and (prior is None or prior > 0)):
         raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
     check_lives_on(steer, model)

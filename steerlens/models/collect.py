@@ -19,7 +19,7 @@ from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
 from steerlens.values.atomic import write_json, written_whole
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN, Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex, places_of
@@ -71,7 +71,7 @@ def collect(
         >>> sl.collect(sl.load_model("toy-64"), ["the film was good ."], progress=False).n_positions
         6
     """
-    intervention = intervention.value if isinstance(intervention, Fit) else intervention
+    intervention = value_of(intervention)
     given = _given(model, data, intervention, end, seed)
     under = _Under(intervention, _strengths(strength, len(given.labels)))
     if intervention is not None and folder is not None:
@@ -94,7 +94,7 @@ def collect(
 
 
 def reader(
-    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None
+    model: Model, data: Labelled | Iterable[str], intervention: Intervention | Fit | None
 ) -> Callable[[float | Sequence[float]], States]:
     """`collect` under one intervention at one strength after another: texts and read-out are prepared once.
 
@@ -104,6 +104,7 @@ def reader(
         >>> at(0.0).n_positions
         6
     """
+    intervention = value_of(intervention)
     given = _given(model, data, intervention, end=True, seed=0)
 
     def at(strength: float | Sequence[float]) -> States:

@@ -15,7 +15,7 @@ from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, encode_prompts, pad, with_prefix
 from steerlens.models.vocabulary import Tokenizer
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import places_of
@@ -71,7 +71,7 @@ def generate(
         ['prompt', 'strength', 'sample', 'text', 'log_prob']
     """
     prompts, strengths = _prompts(prompts), as_floats(strengths, "strengths")
-    intervention = intervention.value if isinstance(intervention, Fit) else intervention
+    intervention = value_of(intervention)
     _check(samples, max_new_tokens, temperature, top_p, top_k)
     on = readout(model)
     if intervention is not None:

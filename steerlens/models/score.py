@@ -14,7 +14,7 @@ from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
@@ -63,7 +63,7 @@ def score(
         >>> sl.score(sl.load_model("toy-64"), ["the film was good ."], end=False).token.tolist()
         ['the', ' film', ' was', ' good', ' .']
     """
-    steer, strengths = steer.value if isinstance(steer, Fit) else steer, as_floats(strengths, "strengths")
+    steer, strengths = value_of(steer), as_floats(strengths, "strengths")
     if steer is not None:
         check_lives_on(steer, model)
     data = texts if isinstance(texts, Labelled) else as_texts(texts)

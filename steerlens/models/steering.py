@@ -9,7 +9,7 @@ from torch import Tensor
 from steerlens.models.exclusive import exclusive
 from steerlens.models.hooks import Model, apply_edits, check_model
 from steerlens.models.readout import readout
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import bit_sum
@@ -47,7 +47,7 @@ def steered(
         >>> with sl.steered(model, joy, strength=2.0):
         ...     text = model.generate("the film was", max_new_tokens=5, verbose=False)
     """
-    intervention = intervention.value if isinstance(intervention, Fit) else intervention
+    intervention = value_of(intervention)
     check_lives_on(intervention, model)
     if intervention.prefix:
         raise ValueError(

@@ -94,12 +94,19 @@ def check_embedded(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Se
 
 
 def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
-    """Warn where more than a tenth of some texts is unknown to the tokenizer, or left out by it.
+    """Warn where a text is wholly unknown to the tokenizer, or more than a tenth of all, or is left out by it.
 
     Raises:
         ValueError: all of it is.
     """
     share, row, word = _unknown(tokenizer, ids, texts) or _left_out(tokenizer, texts) or (0.0, 0, "")
+    if 0 < share <= UNKNOWN_SHARE:
+        wholly = [row for row, text in enumerate(ids) if text and set(text) == {tokenizer.unk_token_id}]
+        if wholly:
+            warn_user(
+                f"the tokenizer knows nothing in {len(wholly)} of {len(texts)} texts, e.g. {_excerpt(texts[wholly[0]])}, text "
+                f"{wholly[0]}: the model sees none of it; leave such texts out, or write them as its own are written"
+            )
     if share <= UNKNOWN_SHARE:
         return
     example = f"e.g. {_excerpt(word)} of text {row}"

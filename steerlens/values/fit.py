@@ -3,7 +3,7 @@
 import html
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 from typing_extensions import TypeVar
 
@@ -117,7 +117,8 @@ class Report:
         return f"<table><caption>nats per token</caption>{rows}</table>"
 
 
-Value = TypeVar("Value", bound=Intervention, default=Steer)
+Other = TypeVar("Other", bound=Intervention | None)
+Value = TypeVar("Value", bound=Intervention, default=Steer, covariant=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,8 +136,39 @@ class Fit(Generic[Value]):
         verdict = "" if self.report.verdict is None else f"\n  {self.report.verdict}"
         return f"Fit({self.value!r}){verdict}"
 
+    def __mul__(self, factor: Any) -> Any:
+        """Scale the value; a fit stands for it in sums and multiples too."""
+        return self.value * factor
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Any:
+        return self.value + value_of(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self.value
+
+    def __sub__(self, other: Any) -> Any:
+        return self.value - value_of(other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return other - self.value
+
+    def __neg__(self) -> Any:
+        return -1 * self
+
     def _repr_html_(self) -> str:
         return f"<p><b>{html.escape(repr(self.value))}</b></p>{self.report._repr_html_()}"
+
+
+def value_of(given: Other | Fit[Any]) -> Other:
+    """Return the value of a fit, which stands for it wherever an intervention is asked for; anything else as it is.
+
+    Example:
+        >>> value_of("joy")
+        'joy'
+    """
+    return cast(Other, given.value if isinstance(given, Fit) else given)
 
 
 def _number(x: float | None) -> str:

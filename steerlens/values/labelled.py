@@ -259,7 +259,7 @@ def _whole(name: str, value: Any, more: str = "") -> int:
             return operator.index(value)
     except TypeError:
         pass
-    raise ValueError(f"{name}: got {value!r}, expected a whole number{more}")
+    raise ValueError(f"{name}: got {reprlib.repr(value)}, expected a whole number{more}")
 
 
 def _label_fault(row: int, label: Any, labels: list) -> str:

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import steerlens as sl
+from steerlens.evaluate.compare import compare
+from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.models.exclusive import exclusive
 from steerlens.values.readout import Readout, bit_sum
 
@@ -186,6 +188,20 @@ def test_a_fit_stands_for_its_value(model, fit: sl.Fit, tmp_path: Path) -> None:
     assert torch.equal(sl.load(path, model).W, joy.W)
     assert sl.read_metadata(path)["report"]["seed"] == 0
     assert torch.equal(sl.transfer(fit, "toy-128").W, sl.transfer(joy, sl.load_model("toy-128")).W)
+    few = DATA.first(4)
+    assert compare(model, {"joy": fit}, few).equals(compare(model, {"joy": joy}, few))
+    assert sign_margin(model, few, fit).equals(sign_margin(model, few, joy))
+
+
+def test_fits_are_summed_and_scaled_as_their_values_are(fit: sl.Fit, unchecked) -> None:
+    joy = fit.value
+    for one, other in (
+        (2 * fit, 2 * joy), (fit * 0.5, 0.5 * joy), (-fit, -joy), (fit + fit, 2 * joy), (sum([fit, fit]), 2 * joy),
+        (fit + joy, 2 * joy), (joy - 3 * fit, -2 * joy), (fit - 3 * joy, -2 * joy),
+    ):  # fmt: skip
+        assert isinstance(one, sl.Steer) and torch.allclose(one.W, other.W, atol=1e-6) and one.name == other.name
+    with pytest.raises(TypeError):
+        _ = fit * "2"
 
 
 def test_a_fit_from_a_model_and_texts_is_that_from_their_states(model, fit: sl.Fit, unchecked) -> None:

@@ -220,6 +220,9 @@ def test_a_text_that_the_tokenizer_does_not_know_is_said() -> None:
         sl.score(model, ["Xyzzy film plugh"], end=False)
     with pytest.raises(ValueError, match=r"knows nothing in them, e\.g\. 'Xyzzy' of text 0"):
         sl.collect(model, ["Xyzzy", "plugh xyzzy"], progress=False)
+    known = ["the film was good ."] * 20
+    with pytest.warns(UserWarning, match=r"knows nothing in 1 of 21 texts, e\.g\. 'Xyzzy', text 20: "):
+        sl.collect(model, [*known, "Xyzzy"], progress=False)
     with pytest.warns(UserWarning, match="does not know"):
         sl.generate(model, ["Xyzzy film"], max_new_tokens=1)
     with warnings.catch_warnings():

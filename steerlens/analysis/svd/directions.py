@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens.maths.moments import Costs, costs
 from steerlens.maths.svd import svd
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
@@ -120,7 +120,7 @@ def spectrum(steer: Steer | Fit, *, metric: Metric | None = None, states: States
         >>> spectrum(Steer(torch.diag(torch.tensor([2.0, 1.0])), on)).table.cumulative.tolist()
         [0.8, 1.0]
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_metric(steer, metric)
     check_states(steer, states)
     found = directions(steer.W, steer.readout.d_model, metric)
@@ -203,7 +203,7 @@ def split_half_reliability(
         >>> split_half_reliability(one, [(one, other)], rank=2).kept.tolist()
         [1.0, -0.75]
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_metric(steer, metric)
     check_rank(steer, rank)
     if not pairs:

@@ -19,7 +19,7 @@ from steerlens.analysis.svd.directions import (
     directions,
 )
 from steerlens.maths.logits import logits, softcap_gradient
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -82,7 +82,7 @@ def singular_scores(
     Raises:
         ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be rare.
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     check_rank(steer, rank)
     check_metric(steer, metric)
     check_texts(steer, tokens, states)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from steerlens.analysis.svd.directions import split_half_reliability
 from steerlens.analysis.svd.scores import singular_scores
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
@@ -89,7 +89,7 @@ def singular_words(
         >>> singular_words(Steer(W, on), rank=1, tokens=1).iloc[0][["reads", "writes", "avoids"]].tolist()
         ['(so)', '(good)', '(bad)']
     """
-    steer = steer.value if isinstance(steer, Fit) else steer
+    steer = value_of(steer)
     scores = singular_scores(steer, rank=rank, tokens=tokens, metric=metric, states=states, noise=noise)
     keys = [name for name in ("direction", "side", "gain", "share", "used") if name in scores]
     chance = scores.p_noise if noise else scores.p

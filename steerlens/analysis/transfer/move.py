@@ -16,7 +16,7 @@ from steerlens.models.load import load_model
 from steerlens.models.pair import pair
 from steerlens.models.readout import readout
 from steerlens.values.alignment import Alignment
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
@@ -81,7 +81,7 @@ def transfer(
     """
     if rule not in RULES:
         raise ValueError(f"rule: got {rule!r}, expected one of {', '.join(map(repr, RULES))}")
-    src = src.value if isinstance(src, Fit) else src
+    src = value_of(src)
     if not isinstance(src, Steer):
         raise ValueError(
             f"src: got {type(src).__name__}, expected a Steer; only what lives at the unembedding can be moved"

@@ -103,7 +103,7 @@ class SoftPrompt:
         r = self.readout
         where = "" if self.kind == "soft" else f" at layers {', '.join(map(str, self.layers))}"
         return (
-            f"Prompt({self.name!r}, {self.kind}, {self.prefix} rows{where}, {self.n_parameters:,} parameters, on "
+            f"SoftPrompt({self.name!r}, {self.kind}, {self.prefix} rows{where}, {self.n_parameters:,} parameters, on "
             f"{r.model_id!r} [{r.digest[:8]}])"
         )
 
