@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
     from steerlens.show.figures import plot_label_curve as plot_label_curve
@@ -53,6 +54,7 @@ _HOME = {
     "plot_composition": "reft",
     "plot_compression": "priors",
     "plot_cost": "figures",
+    "plot_few_texts": "few_texts",
     "plot_gap_closed": "figures",
     "plot_highlight": "reading",
     "plot_label_curve": "figures",

@@ -97,6 +97,15 @@ def walked() -> Trajectories:
 
 WALKED = walked()
 CLUSTERS = cluster_report(WALKED, permutations=9, draws=9, n_init=1, seed=0).assign(layer=0)
+FEW = frame(
+    "method texts draw sign_margin found",
+    *(
+        (m, n, k, f * (0.01 * k + 0.02), bool(f))
+        for m, f in (("steer", 1), ("LoReFT", 0))
+        for n in (30, 300)
+        for k in (0, 1)
+    ),
+)
 STEPS = step_statistics(WALKED, walks=5, draws=9, seed=0).assign(layer=0)
 
 DRAWN: dict[str, Callable[[Axes | None], Axes]] = {
@@ -114,6 +123,7 @@ DRAWN: dict[str, Callable[[Axes | None], Axes]] = {
     "plot_priors": lambda ax: show.plot_priors(PRIORS, ax=ax),
     "plot_quality": lambda ax: show.plot_quality(QUALITY, ax=ax),
     "plot_readability": lambda ax: show.plot_readability(READ, ax=ax),
+    "plot_few_texts": lambda ax: show.plot_few_texts(FEW, ax=ax),
     "plot_scaling": lambda ax: show.plot_scaling(TIMES, what="tokens", ax=ax),
     "plot_singular_words": lambda ax: show.plot_singular_words(SCORES, ax=ax),
     "plot_spectrum": lambda ax: show.plot_spectrum(SPECTRUM, KEPT, ax=ax),
