@@ -1,5 +1,6 @@
 """What the benchmarks run on: random models of real sizes, and texts."""
 
+import os
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,9 @@ import steerlens as sl
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 """Larger models and data lie beside the repository, where they are there at all."""
+
+SMOLLM2 = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerlens-lms/smollm2-135m"
+"""Where ../shared/lms/make_smollm2.sh puts a language model of 135M parameters."""
 
 GPT2_SMALL = (768, 12, 50_257)
 TOY = "toy-128"
@@ -96,10 +100,11 @@ def toy_case(name: str = TOY, n: int = 4000) -> Case:
 
 
 def reviews_case(name: str = "reviews-192") -> Case | str:
-    folder, train, test = SHARED / f"lms/{name}", *(SHARED / f"data/sst5_{part}.jsonl" for part in ("train", "dev"))
+    folder = SMOLLM2 if name == SMOLLM2.name else SHARED / f"lms/{name}"
+    train, test = (SHARED / f"data/sst5_{part}.jsonl" for part in ("train", "dev"))
     missing = [path.name for path in (folder, train, test) if not path.exists()]
     if missing:
-        return f"{', '.join(missing)} not found in ../shared"
+        return f"{', '.join(missing)} not found in ../shared (smollm2-135m: make it with ../shared/lms/make_smollm2.sh)"
     texts = sl.read_labelled(train)
     return Case(f"{name}, SST-5, {len(texts):,} texts", frozen(sl.load_model(folder)), texts, sl.read_labelled(test))
 
