@@ -1,5 +1,6 @@
 """Judge a fit by texts that it has not seen."""
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -29,5 +30,6 @@ def judge_heldout(
         return None
     gains = (measured.by_text[signed, 3] - measured.by_text[signed, 2]).numpy()
     found = permute_labels((gains / y)[None], y, units, seed=seed)
-    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
+    size = np.abs(y) / np.abs(y).max()
+    margin, low, high = bootstrap_ratio(gains, size * units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

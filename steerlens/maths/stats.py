@@ -80,7 +80,8 @@ def permute_labels(
     Args:
         worth: what a unit of label gains in each text, several ways.
         labels: of the texts.
-        units: of each text that has a label other than the mean, e.g. its tokens; returned for those.
+        units: of each text, e.g. its tokens; returned times `|y − ȳ|` over the largest, so that the gains over the units are
+            those at the largest label, and a text hardly off the mean hardly counts. Texts at the mean are left out.
 
     Example:
         >>> y = np.array([1.0, -1.0] * 10)
@@ -95,5 +96,6 @@ def permute_labels(
     own = (worth @ y[:, None]) / spread
     # a sum of the same numbers in another order is as large as the labels' own, not a rounding less
     reached = (sums / spread).max(0) >= own.max() * (1 - 1e-12)
-    signed = np.abs(y) > 1e-9
-    return Permuted((worth * y)[:, signed], units[signed], float((1 + reached.sum()) / (1 + orders)))
+    size = np.abs(y) / max(np.abs(y).max(), 1e-300)
+    off = np.abs(y) > 1e-9
+    return Permuted((worth * y)[:, off], (size * units)[off], float((1 + reached.sum()) / (1 + orders)))

@@ -117,7 +117,7 @@ class Report:
         return f"<table><caption>nats per token</caption>{rows}</table>"
 
 
-Other = TypeVar("Other", bound=Intervention | None)
+Other = TypeVar("Other")
 Value = TypeVar("Value", bound=Intervention, default=Steer, covariant=True)
 
 
