@@ -24,12 +24,13 @@ def judge_heldout(
         measured: the value's losses on the texts.
         labels, tokens: of each text; those that have 0 tokens are not held out.
     """
-    signed = (tokens > 0) & ((labels - mean_label).abs() > 1e-9)
-    y, units = (labels[signed] - mean_label).double().numpy(), tokens[signed].double().numpy()
+    there = tokens > 0
+    y, units = (labels[there] - mean_label).double().numpy(), tokens[there].double().numpy()
     if len(y) < 2 or (y == y[0]).all():
         return None
-    gains = (measured.by_text[signed, 3] - measured.by_text[signed, 2]).numpy()
-    found = permute_labels((gains / y)[None], y, units, seed=seed)
-    size = np.abs(y) / np.abs(y).max()
-    margin, low, high = bootstrap_ratio(gains, size * units, seed=seed)
+    gains = (measured.by_text[there, 3] - measured.by_text[there, 2]).numpy()
+    # what a unit of label is worth in a text; at the mean label it is not known, and multiplied by nothing
+    worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
+    found = permute_labels(worth[None], y, units, seed=seed)
+    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

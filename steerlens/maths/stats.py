@@ -80,8 +80,7 @@ def permute_labels(
     Args:
         worth: what a unit of label gains in each text, several ways.
         labels: of the texts.
-        units: of each text, e.g. its tokens; returned times `|y − ȳ|` over the largest, so that the gains over the units are
-            those at the largest label, and a text hardly off the mean hardly counts. Texts at the mean are left out.
+        units: of each text, e.g. its tokens; texts at the mean label gain nothing and count all the same.
 
     Example:
         >>> y = np.array([1.0, -1.0] * 10)
@@ -96,6 +95,4 @@ def permute_labels(
     own = (worth @ y[:, None]) / spread
     # a sum of the same numbers in another order is as large as the labels' own, not a rounding less
     reached = (sums / spread).max(0) >= own.max() * (1 - 1e-12)
-    size = np.abs(y) / max(np.abs(y).max(), 1e-300)
-    off = np.abs(y) > 1e-9
-    return Permuted((worth * y)[:, off], (size * units)[off], float((1 + reached.sum()) / (1 + orders)))
+    return Permuted(worth * y, units, float((1 + reached.sum()) / (1 + orders)))

@@ -12,8 +12,8 @@ class Verdict:
     """What texts that chose nothing say of a fit.
 
     `margin` is how much likelier the right sign makes a token than the wrong one, around the mean label
-    and at the largest one (a text counts as much as its label is off the mean), in nats per token, with
-    its 95 % interval over the texts; `p` is of the same sum against labels in random order. With
+    and at each text's own, in nats per token, mean over all texts (those at the mean label gain nothing),
+    with its 95 % interval over the texts; `p` is of the same sum against labels in random order. With
     `how="halves"` each half of the training texts gave a steer that the other half judges, at a KL of `kl` nats per
     token (of half the texts: the fit to all is better), and `agreement` is the cosine of both steers in whitened
     coordinates. With `how="held-out"` texts that were held out judge the fit itself, at the report's strength.
