@@ -57,7 +57,7 @@ class Highlight:
         return float(self.tokens.evidence.sum())
 
     def __str__(self) -> str:
-        """The text with its spans in brackets: `a [truly wonderful +3.1] film`."""
+        """Return the text with its spans in brackets: `a [truly wonderful +3.1] film`."""
         closing = {int(s.end) - 1: f" {s.evidence:+.1f}]" for s in self.spans.itertuples()}
         opening = set(self.spans.start)
         parts = []
@@ -68,7 +68,10 @@ class Highlight:
         return "".join(parts).strip()
 
     def _repr_html_(self) -> str:
-        """Each piece shaded by its evidence (the value on hover), the spans boxed; no script, nothing from elsewhere."""
+        """Return each piece shaded by its evidence (the value on hover), the spans boxed.
+
+        There is no script, and nothing from elsewhere.
+        """
         scale = max(float(self.tokens.evidence.abs().max()), 1e-9)
         opening = set(self.spans.start)
         closing = {int(s.end) - 1: s.evidence for s in self.spans.itertuples()}
@@ -96,7 +99,7 @@ class Highlight:
 
 
 def _shown(piece: str) -> str:
-    """A piece in HTML, with something to see in it."""
+    """Return a piece in HTML, with something to see in it."""
     if not any(map(str.isprintable, piece.strip())):  # spaces, line ends, joiners and marks of direction alone
         piece = "".join(c if c in "\r\n" or ord(c) < 0x20 else NAMED.get(c, f"U+{ord(c):04X}") for c in piece) or "␣"
     shown = html.escape(piece.replace("\r\n", "\n")).replace("\n", "⏎<br>")
@@ -116,7 +119,7 @@ def highlight(
     price: float = 0.0,
     whole_words: bool = True,
 ) -> Highlight:
-    """The evidence of each token for a steer, and the best spans.
+    """Return the evidence of each token for a steer, and the best spans.
 
         evidence_t = log P_s(x_t | x_<t) − log P_a(x_t | x_<t)       nats,    a = −s unless `against` is given
 
@@ -224,7 +227,7 @@ def _visible(pieces: list[str]) -> Bool[Tensor, " n"]:
 def _pieces(
     model: Model, states: States, text: str, evidence: Float[Tensor, " n_tokens"]
 ) -> tuple[list[str], Float[Tensor, " n_pieces"]]:
-    """A text in pieces of whole characters, and the evidence of the tokens of each."""
+    """Return a text in pieces of whole characters, and the evidence of the tokens of each."""
     how = convention(model, states.readout)
     (of,) = pieces(model.tokenizer, [text], how, end=False)
     found = torch.zeros(len(of), dtype=torch.float64)

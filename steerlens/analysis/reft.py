@@ -31,7 +31,9 @@ def reft_quality(
     training: Training = USUAL,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Numbers fitted against quality: ReFT of several ranks, layers and variants, beside steers of the same ranks.
+    """Set the quality of ReFT and of steers against how many numbers are fitted.
+
+    ReFT of several ranks, layers and variants, beside steers of the same ranks.
 
     All are held at the same cost, so that none looks better by being stronger. Over no background.
 
@@ -68,7 +70,7 @@ def reft_quality(
 
 
 def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]) -> pd.DataFrame:
-    """What parts of one subspace are worth alone and together, on the texts of each task.
+    """Measure what parts of one subspace are worth alone and together, on the texts of each task.
 
     Args:
         parts, whole: from `fit_reft_tasks`.

@@ -32,7 +32,7 @@ def state_shift_overlap(
     draws: int = 100,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How much of what an intervention does to `c` lies along a steer's directions.
+    """Measure how much of what an intervention does to `c` lies along a steer's directions.
 
         Δ = (c(+s) − c(−s)) / 2        one row a position of the texts
 
@@ -129,7 +129,10 @@ def state_shift_overlap(
 
 
 def _by_text(states: States) -> tuple[Float[Tensor, "n d"], Tensor]:
-    """States in the order of the texts, and the text of each; the order they are stored in depends on their batches."""
+    """Return the states in the order of the texts, and the text of each.
+
+    The order they are stored in depends on their batches.
+    """
     chunks = list(states.chunks(1 << 16))
     text = torch.cat([chunk.text for chunk in chunks])
     order = torch.argsort(text, stable=True)
@@ -137,14 +140,14 @@ def _by_text(states: States) -> tuple[Float[Tensor, "n d"], Tensor]:
 
 
 def _sums(x: Float[Tensor, " n"], text: Tensor) -> np.ndarray:
-    """Sums over each text that has positions."""
+    """Return the sums over each text that has positions."""
     return torch.zeros(int(text.max()) + 1, dtype=x.dtype).index_add_(0, text, x)[text.unique()].numpy()
 
 
 def _cosine(
     x: Float[Tensor, "n d"], y: Float[Tensor, "n d"], text: Tensor, seed: int | None
 ) -> tuple[float, float, float]:
-    """Squared cosine of two sets of moves, and its interval over texts."""
+    """Return the squared cosine of two sets of moves, and its interval over texts."""
     xy, xx, yy = (_sums((a * b).sum(1), text) for a, b in ((x, y), (x, x), (y, y)))
     found = float(xy.sum() ** 2 / (xx.sum() * yy.sum()))
     if seed is None:

@@ -35,7 +35,9 @@ def compare_subspaces(
     draws: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What the subspaces of edits behind several layers have to do with a steer, and with directions that need no fit.
+    """Compare the subspaces of edits behind several layers with a steer.
+
+    They are also compared with directions that need no fit.
 
     Four questions a layer, each with what random subspaces of the same rank answer there:
 
@@ -122,7 +124,9 @@ def compare_subspaces(
 def carried(
     model: Model, kept: ResidualCache, directions: Float[Tensor, "k d_resid"], through: str = "model"
 ) -> Float[Tensor, "k d_model"]:
-    """What small steps along directions behind a layer do to `c`: `E[∂c/∂h · r]`, mean over the positions.
+    """Return what small steps along directions behind a layer do to `c`.
+
+    That is `E[∂c/∂h · r]`, the mean over the positions.
 
         (c(h + εr) − c(h − εr)) / 2ε        ε = a hundredth of the states' size
 
@@ -161,7 +165,7 @@ def _check_kept(kept: ResidualCache) -> None:
 
 
 def _states(model: Model, kept: ResidualCache) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
-    """The states behind the layer and at the unembedding, at the same places."""
+    """Return the states behind the layer and at the unembedding, at the same places."""
     _check_kept(kept)
     h, c = [], []
     with eval_mode(model):
@@ -174,7 +178,10 @@ def _states(model: Model, kept: ResidualCache) -> tuple[Float[Tensor, "n d_resid
 
 
 def _directions(kept: ResidualCache, seed: int) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
-    """The mean difference of the two signs' states, and the normal of a probe on the texts' mean states."""
+    """Return the mean difference of the two signs' states, and the normal of a probe.
+
+    The probe is one on the texts' mean states.
+    """
     ends = [*kept.starts.tolist()[1:], len(kept.resid)]
     mean = torch.stack([kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)])
     signed = kept.labels != 0

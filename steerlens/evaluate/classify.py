@@ -37,7 +37,9 @@ def classify(
     prior: float = 1.0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How well the sign of a label is told from its text: by the steer, and by two usual classifiers.
+    """Return how well the sign of a label is told from its text.
+
+    By the steer, and by two usual classifiers.
 
         steer, likelihood ratio     P(+) = σ(log P_{+1}(text) − log P_{-1}(text) + log n₊/n₋)
         steer, inferred strength    P(+) = Φ(ŝ / error), the posterior of the strength under a normal prior
@@ -90,7 +92,10 @@ def classify_states(
     prior: float = 1.0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`classify` for texts whose states are there already; each with the states that `collect` made of it."""
+    """Do what `classify` does for texts whose states are there already.
+
+    Each comes with the states that `collect` made of it.
+    """
     (seen, known), (new, asked) = train, test
     for name, data in (("train", known), ("test", asked)):
         signs = {int(np.sign(label)) for label in data.labels}
@@ -113,7 +118,7 @@ def classify_states(
 
 
 def mean_states(states: States) -> Float[np.ndarray, "n_texts d_model"]:
-    """The mean context vector of each text."""
+    """Return the mean context vector of each text."""
     sums = torch.zeros(len(states.labels), states.d_model)
     for c, _, text in states.chunks(1 << 14):
         sums.index_add_(0, text, c)
@@ -148,13 +153,19 @@ def _judged(p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: i
 
 
 def _draws(y: Float[np.ndarray, " n"], seed: int) -> Int[np.ndarray, "draws n"]:
-    """Bootstrap samples of texts, drawn within each class so that both are always there, the first class first."""
+    """Return bootstrap samples of texts, the first class first.
+
+    They are drawn within each class so that both are always there.
+    """
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(y == label) for label in (0.0, 1.0)]
     return np.concatenate([random.choice(c, (DRAWS, len(c))) for c in classes], axis=1)
 
 
 def _auc(score: Float[np.ndarray, "*draws n"], y: Float[np.ndarray, "*draws n"]) -> np.ndarray:
-    """The chance that a positive text scores higher than a negative one, ties counting half (Mann and Whitney)."""
+    """Return the chance that a positive text scores higher than a negative one.
+
+    Ties count half (Mann and Whitney).
+    """
     ranks, n = rankdata(score, axis=-1), y.sum(-1)
     return np.asarray(((ranks * y).sum(-1) - n * (n + 1) / 2) / (n * (y.shape[-1] - n)))

@@ -15,7 +15,9 @@ from steerlens.values.labelled import Labelled
 def compare(
     model: Model, interventions: Mapping[str, Intervention | Fit], test: Labelled, *, kl: float = 0.05
 ) -> pd.DataFrame:
-    """What each intervention is worth at the same cost, so that none looks better by being stronger.
+    """Return what each intervention is worth at the same cost.
+
+    So none looks better by being stronger.
 
     Args:
         interventions: by name.

@@ -17,7 +17,9 @@ from steerlens.values.steer import Steer
 def strength_cost(
     states: States, steer: Steer | Fit, *, strengths: Sequence[float] = (-4, -2, -1, 0, 1, 2, 4)
 ) -> pd.DataFrame:
-    """KL(plain model ‖ steered model) over the positions of a text, at each strength; exact, nats per token.
+    """Return KL(plain model ‖ steered model) over the positions of a text, at each strength.
+
+    Exact, in nats per token.
 
     To second order it grows with the square of the strength; a sample of some thousand positions is plenty.
 
@@ -38,7 +40,9 @@ def strength_cost(
 
 
 def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
-    """Fluency and variety of what was written at each strength, so that a steer's effect is read beside its price.
+    """Return the fluency and variety of what was written at each strength.
+
+    So a steer's effect is read beside its price.
 
     Args:
         model: judges the texts as it is, without the steer.
@@ -72,7 +76,10 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float]:
-    """Mean NLL per token behind the first `heads` tokens of each text, and its standard error over texts."""
+    """Return the mean NLL per token behind the first `heads` tokens of each text, and its error.
+
+    The error is the standard error over texts.
+    """
     tokens = score(model, texts, end=False)
     new = tokens[tokens.position >= np.array(heads)[tokens.text]]
     if new.empty:
@@ -85,6 +92,6 @@ def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float
 
 
 def _distinct(texts: list[list[str]], n: int) -> float:
-    """Share of different n-grams among all n-grams of the texts."""
+    """Return the share of different n-grams among all n-grams of the texts."""
     grams = [tuple(text) for text in texts for text in (zip(text, strict=True) if n == 1 else pairwise(text))]
     return len(set(grams)) / len(grams) if grams else float("nan")

@@ -30,7 +30,7 @@ def label_curve(
     background: Steer | None = None,
     strengths: float | Iterable[float] = (-3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3),
 ) -> pd.DataFrame:
-    """How likely the texts of each label are at each strength, relative to strength 0.
+    """Return how likely the texts of each label are at each strength, relative to strength 0.
 
         Σ_texts (log P_s(text) − log P_0(text)) / Σ_texts tokens        nats per token
 
@@ -80,7 +80,7 @@ def gap_closed(
     n: int = 1000,
     seed: int = 1_000_003,
 ) -> pd.DataFrame:
-    """How much of the distance to the truth a steer covers, on texts of the toy world.
+    """Return how much of the distance to the truth a steer covers, on texts of the toy world.
 
         gap closed = (base − steered) / (base − truth)        of mean NLL in nats per token of the grammar
 
@@ -143,7 +143,7 @@ def written_attribute(
     seed: int = 0,
     max_new_tokens: int = 40,
 ) -> pd.DataFrame:
-    """What a toy model writes at each strength, judged by the grammar's exact posterior.
+    """Return what a toy model writes at each strength, judged by the grammar's exact posterior.
 
     The judge sees the prompt too. It knows the grammar and nothing of the steer: E[grade | text] is between -1 and 1, the
     mean of the grades weighted by how likely each would have made this text.
@@ -184,7 +184,10 @@ def _grades(attribute: str) -> tuple[float, ...]:
 def _measure(
     model: Model, steer: Steer | SteerWithBackground, attribute: str, multiples: Sequence[float], n: int, seed: int
 ) -> pd.DataFrame:
-    """NLL of fresh texts in nats, one row per text: of the model, steered at multiples of the grade, and of the grammar."""
+    """Return the NLL of fresh texts in nats, one row per text.
+
+    Of the model, steered at multiples of the grade, and of the grammar.
+    """
     grammar, grades = default_grammar(), _grades(attribute)
     if n < len(grades):
         raise ValueError(f"n: got {n}, expected at least one text for each of the {len(grades)} grades")
@@ -205,7 +208,7 @@ def _measure(
 
 
 def _closed(groups: list[pd.DataFrame], column: str, random: np.random.Generator) -> tuple[float, float, float]:
-    """Gap closed and its 95 % interval; texts are drawn again within each grade."""
+    """Return the gap closed and its 95 % interval; texts are drawn again within each grade."""
     gained = distance = np.zeros(1 + DRAWS)
     for group in groups:
         pick = random.integers(len(group), size=(DRAWS, len(group)))
@@ -219,7 +222,7 @@ def _closed(groups: list[pd.DataFrame], column: str, random: np.random.Generator
 
 
 def _ratio(x: Float[np.ndarray, " texts"], tokens: Float[np.ndarray, " texts"]) -> tuple[float, float]:
-    """`Σx / Σtokens` and its standard error over texts (delta method)."""
+    """Return `Σx / Σtokens` and its standard error over texts (delta method)."""
     mean = x.sum() / tokens.sum()
     n = len(x)
     spread = np.std(x - mean * tokens, ddof=1) if n > 1 else np.nan

@@ -27,7 +27,10 @@ class Ways(NamedTuple):
 def tally(
     head: UnembedWeights, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]
 ) -> Measured:
-    """Mean NLL in nats per token, four ways, and KL, every position weighing the same; `n` positions of each text."""
+    """Return the mean NLL in nats per token, four ways, and KL, every position weighing the same.
+
+    `n` is the number of positions of each text.
+    """
     sums = torch.zeros(len(labels), 4, dtype=torch.float64)
     kl = torch.zeros(2, dtype=torch.float64)
     for way in ways:
@@ -45,7 +48,9 @@ def tally(
 def measure(
     states: States, steer: Steer, background: Steer, *, strength: float = 1.0, mean_label: float = 0.0
 ) -> Measured:
-    """Mean NLL in nats per token, base, background, steered and flipped, every position weighing the same.
+    """Return the mean NLL in nats per token: base, background, steered and flipped.
+
+    Every position weighs the same.
 
     A label `y` asks for `y · strength`, flipped for `(2 · mean_label − y) · strength`. Three products
     with `W_U` per chunk serve all six distributions.
@@ -72,7 +77,10 @@ def measure(
 
 
 def sign_margins(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
-    """Summed NLL of each text with the steer's sign turned, less that with the right sign; one pass for all steers."""
+    """Return each text's summed NLL with the steer's sign turned, less that with the right sign.
+
+    One pass for all steers.
+    """
     head = states.readout.head
     total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
     for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
@@ -91,7 +99,10 @@ def sign_margins(states: States, steers: Sequence[Steer], background: Steer) -> 
 def kl_at_strengths(
     states: States, steer: Steer | SteerWithBackground, strengths: Sequence[float]
 ) -> Float[Tensor, " n_strengths"]:
-    """KL(p_0 ‖ p_s) at each strength, mean over the positions, nats per token; a background belongs to p_0 too."""
+    """Return KL(p_0 ‖ p_s) at each strength, mean over the positions, nats per token.
+
+    A background belongs to p_0 too.
+    """
     head = states.readout.head
     over = steer.background if isinstance(steer, SteerWithBackground) else None
     line = steer.steer if isinstance(steer, SteerWithBackground) else steer

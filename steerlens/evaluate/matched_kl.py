@@ -13,7 +13,9 @@ from steerlens.values.steer import Steer, SteerWithBackground
 
 
 def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, kl: float = 0.05) -> float:
-    """The strength `s > 0` at which a steer costs `kl` nats per token on a text, so that steers have a common unit.
+    """Return the strength `s > 0` at which a steer costs `kl` nats per token on a text.
+
+    So steers have a common unit.
 
         ½ (KL(p_0 ‖ p_{+s}) + KL(p_0 ‖ p_{−s})) = kl        p_s = softmax(c W_U + b_U + s cW W_U)
 
@@ -54,7 +56,7 @@ def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, 
 
 
 def solve_strength(cost: Callable[[float], float], kl: float, name: str) -> float:
-    """The strength at which a cost that grows about as its square is `kl`.
+    """Return the strength at which a cost that grows about as its square is `kl`.
 
     Raises:
         ValueError: a KL that is not positive, or that no strength up to a million costs.
@@ -89,5 +91,8 @@ def solve_strength(cost: Callable[[float], float], kl: float, name: str) -> floa
 
 
 def kl_at_strength(steer: Steer | SteerWithBackground, states: States, strength: float) -> float:
-    """KL from the model (with its background) to the steered one, nats per token, mean of both signs."""
+    """Return the KL from the model (with its background) to the steered one.
+
+    In nats per token, mean of both signs.
+    """
     return float(kl_at_strengths(states, steer, (strength, -strength)).mean())

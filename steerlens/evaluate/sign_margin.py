@@ -23,7 +23,9 @@ CHUNK = 1024
 
 
 def sign_margin(model: Model, data: Labelled, intervention: Intervention | Fit, *, strength: float = 1.0) -> pd.Series:
-    """What the sign of an intervention is worth on labelled texts: NLL at the wrong sign less that at the right one.
+    """Return what the sign of an intervention is worth on labelled texts.
+
+    That is the NLL at the wrong sign less that at the right one.
 
         Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
 
@@ -51,7 +53,9 @@ def sign_margin(model: Model, data: Labelled, intervention: Intervention | Fit, 
 
 
 def nll(model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0) -> float:
-    """Mean NLL in nats per token under an intervention at `strength` times each text's label; None: of the plain model.
+    """Return the mean NLL in nats per token under an intervention.
+
+    At `strength` times each text's label; None: of the plain model.
 
     Example:
         >>> import steerlens as sl
@@ -66,7 +70,9 @@ def nll(model: Model, data: Labelled, intervention: Intervention | Fit | None, *
 def text_nll(
     model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0
 ) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
-    """Summed NLL of each text in nats under an intervention at `strength` times its label, and its tokens.
+    """Return the summed NLL of each text in nats under an intervention, and its tokens.
+
+    The intervention is at `strength` times each text's label.
 
     Example:
         >>> import steerlens as sl
@@ -85,7 +91,9 @@ def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.n
 def kl_at_strength(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, strength: float = 1.0
 ) -> float:
-    """KL(at strength 0 ‖ under the intervention), mean over the positions of a text and over both signs, nats per token.
+    """Return KL(at strength 0 ‖ under the intervention), nats per token.
+
+    The mean is over the positions of a text and over both signs.
 
     Three passes of the model; for a steer `strength_at_kl` and `strength_cost` need none.
 
@@ -101,7 +109,9 @@ def kl_at_strength(
 def kl_by_strength(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit
 ) -> Callable[[float], float]:
-    """`kl_at_strength` as a function of the strength; the states at strength 0 are read once.
+    """Return `kl_at_strength` as a function of the strength.
+
+    The states at strength 0 are read once.
 
     Example:
         >>> import steerlens as sl
@@ -154,7 +164,7 @@ def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention |
 
 
 def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
-    """KL(base ‖ other) at each position of the same texts, in stored order."""
+    """Yield KL(base ‖ other) at each position of the same texts, in stored order."""
     head, device = base.readout.head, base.readout.W_U.device
     for a, b in zip(base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True):
         told = readings(head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1)
@@ -164,7 +174,9 @@ def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
 def strength_at_kl(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, kl: float = 0.05
 ) -> float:
-    """The strength at which any intervention costs `kl` nats per token: `strength_at_kl` for what is no steer.
+    """Return the strength at which any intervention costs `kl` nats per token.
+
+    This is `strength_at_kl` for what is no steer.
 
     Some ten passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
     not grow steadily with the strength, one of the strengths that cost as much.
@@ -184,7 +196,7 @@ def strength_at_kl(
 
 
 def with_nonzero_label(data: Labelled) -> Labelled:
-    """The texts whose label is not 0.
+    """Return the texts whose label is not 0.
 
     Raises:
         ValueError: there are none.

@@ -51,7 +51,7 @@ class TextStrengths:
         return sums.reset_index()
 
     def __repr__(self) -> str:
-        """The table, at most twenty texts of it; tokens and curves are in their own."""
+        """Return the table, at most twenty texts of it; tokens and curves are in their own."""
         more = f"\n... {len(self.table) - 20:,} more texts" if len(self.table) > 20 else ""
         return f"strengths of {self.name!r}\n{self.table.head(20).round(3).to_string(index=False)}{more}"
 
@@ -128,7 +128,7 @@ def state_strengths(
     limit: float = 10.0,
     strengths: Sequence[float] = (),
 ) -> TextStrengths:
-    """`infer_strength` for texts whose states are there already."""
+    """Do what `infer_strength` does for texts whose states are there already."""
     text, rows, token = _order(states)
     pull = 0.0 if prior is None else 1 / prior**2
 
@@ -171,7 +171,7 @@ def state_strengths(
 def _robust_error(
     states: States, there: LogProbDerivatives, information: Float[Tensor, " n_texts"], pull: float
 ) -> Float[Tensor, " n_texts"]:
-    """Halve the reach of the 95 % interval that takes the spread of the slopes from the slopes.
+    """Return half the reach of the 95 % interval that takes the slopes' spread from the slopes.
 
     A prior is one more observation, of known spread: it adds its information to the variance of the
     slopes and to the degrees of freedom. Infinite where nothing is known.
@@ -186,7 +186,10 @@ def _robust_error(
 
 
 def _along(states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, " n_texts"]) -> LogProbDerivatives:
-    """Log-probability, slope and information of each position, each text at its own strength; stored order, float64."""
+    """Return the log-probability, slope and information of each position, in stored order, float64.
+
+    Each text is at its own strength.
+    """
     head = states.readout.head
     over = steer.background if isinstance(steer, SteerWithBackground) else None
     line = steer.steer if isinstance(steer, SteerWithBackground) else steer
@@ -200,7 +203,10 @@ def _along(states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, 
 
 
 def _order(states: States) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], list[str]]:
-    """Texts in order with their positions in order: the text of each, its place in stored order, its token."""
+    """Return texts in order with their positions in order.
+
+    The text of each position, its place in stored order, its token.
+    """
     chunks = list(states.chunks(1 << 16))
     text = torch.cat([chunk.text for chunk in chunks])
     following = torch.cat([chunk.next for chunk in chunks])

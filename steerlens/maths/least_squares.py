@@ -36,7 +36,7 @@ class Sums(NamedTuple):
     xy: Float[Tensor, "d_x d_y"]
 
     def plus(self, other: "Sums", sign: float = 1.0) -> "Sums":
-        """The sums over both parts, or with sign −1 what is left without the other."""
+        """Return the sums over both parts, or with sign −1 what is left without the other."""
         return Sums(*(a + sign * b for a, b in zip(self, other, strict=True)))
 
 
@@ -48,14 +48,14 @@ def regress(
     ridge: float | None = 0.0,
     seed: int = 0,
 ) -> Regression:
-    """The linear map that takes one cloud nearest to the other.
+    """Fit the linear map that takes one cloud nearest to the other.
 
         M = argmin Σ_i w_i ‖y_i − x_i M‖² + ρ ‖M‖² = (XᵀwX + ρ I)⁺ XᵀwY        ρ = ridge · tr(XᵀwX) / d_x
 
     Rows fall into five random folds and each fold's products are summed once: the map from the other four is judged on it, so
     `r2 = 1 − Σ w ‖y − xM‖² / Σ w ‖y − ȳ‖²` is of rows that were not fitted, and a choice among ridges costs no further pass.
-    With fewer rows than two a fold there is no held-out `r2` (NaN), and a ridge must be given. Where `X` has dependent
-    columns the smallest map is taken.
+    With fewer rows than two per fold there is no held-out `r2` (NaN), and a ridge must be given. Where `X` has
+    dependent columns the smallest map is taken.
 
     Args:
         X, Y: matching rows.
@@ -101,7 +101,7 @@ def regress(
 def procrustes(
     X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], weight: Float[Tensor, " n"] | None = None
 ) -> Float[Tensor, "d_x d_y"]:
-    """The partial isometry along which two clouds agree best: `argmax Σ w ⟨xM, y⟩ = U Vᵀ`.
+    """Return the partial isometry along which two clouds agree best: `argmax Σ w ⟨xM, y⟩ = U Vᵀ`.
 
     `U`, `V` are the singular vectors of `XᵀwY` (Schönemann 1966). With `d_x = d_y` it is orthogonal, otherwise its smaller
     side is; for `d_x ≤ d_y` it is also the nearest, `argmin Σ w ‖y − xM‖²`.
@@ -118,7 +118,7 @@ def procrustes(
 
 
 def pseudo_inverse(M: Float[Tensor, "rows cols"]) -> Float[Tensor, "cols rows"]:
-    """`M⁺`, in float64; singular values below 1e-10 of the largest count as 0."""
+    """Return `M⁺`, in float64; singular values below 1e-10 of the largest count as 0."""
     return torch.linalg.pinv(M.double(), rtol=1e-10)
 
 
@@ -138,7 +138,7 @@ def _sums(
 
 
 def gram(X: Float[Tensor, "n d"], blocks: int = 4) -> Float[Tensor, "d d"]:
-    """`XᵀX`, the upper blocks alone, the others mirrored: 5/8 of the product's work."""
+    """Return `XᵀX`, computing the upper blocks alone and mirroring the others: 5/8 of the product's work."""
     parts = X.tensor_split(blocks, dim=1)
     upper = [[a.mT @ b for b in parts[i:]] for i, a in enumerate(parts)]
     return torch.cat(
@@ -149,13 +149,13 @@ def gram(X: Float[Tensor, "n d"], blocks: int = 4) -> Float[Tensor, "d d"]:
 def _solved(
     xy: Float[Tensor, "d_x d_y"], values: Float[Tensor, " d_x"], vectors: Float[Tensor, "d_x d_x"], ridge: float
 ) -> Float[Tensor, "d_x d_y"]:
-    """The map in the eigenbasis of `XᵀX`."""
+    """Return the map in the eigenbasis of `XᵀX`."""
     real = values > DEPENDENT * values[-1]
     inverse = torch.where(real, 1 / (values + ridge * values.mean()).clamp_min(1e-300), 0)
     return inverse[:, None] * (vectors.mT @ xy)
 
 
 def _error(part: Sums, vectors: Float[Tensor, "d_x d_x"], A: Float[Tensor, "d_x d_y"]) -> Float[Tensor, ""]:
-    """`Σ w ‖y − xM‖²` of some rows with `M = vectors · A`, from their sums alone."""
+    """Return `Σ w ‖y − xM‖²` of some rows with `M = vectors · A`, from their sums alone."""
     M = vectors @ A
     return part.yy - 2 * (M * part.xy).sum() + (M * (part.xx @ M)).sum()

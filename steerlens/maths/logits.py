@@ -18,7 +18,7 @@ class UnembedWeights(NamedTuple):
 
 
 def apply_softcap(head: UnembedWeights, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-    """Scale and soft cap: what follows the matrix product."""
+    """Apply the scale and the soft cap: what follows the matrix product."""
     if head.scale != 1.0:
         z = head.scale * z
     return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
@@ -32,17 +32,20 @@ def softcap_gradient(
 
 
 def logits(head: UnembedWeights, c: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
-    """Logits of context vectors."""
+    """Return the logits of context vectors."""
     return apply_softcap(head, c @ head.W_U + head.b_U)
 
 
 def token_nll(z: Float[Tensor, "n vocab"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """`-log softmax(z)[target]`, nats, one per row."""
+    """Return `-log softmax(z)[target]`, nats, one per row."""
     return torch.nn.functional.cross_entropy(z, target, reduction="none")
 
 
 def log_sum_exp(z: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
-    """`log Σ exp z` of finite numbers, one per row; the fused cross-entropy is faster at it than `torch.logsumexp`."""
+    """Return `log Σ exp z` of finite numbers, one per row.
+
+    The fused cross-entropy is faster at it than `torch.logsumexp`.
+    """
     return token_nll(z, torch.zeros(len(z), dtype=torch.long, device=z.device)) + z[:, 0]
 
 
@@ -52,7 +55,10 @@ make them run a quarter faster, and no array is so large that the system hands o
 
 
 def blocks(head: UnembedWeights) -> list[tuple[int, UnembedWeights]]:
-    """The read-out in parts of the vocabulary, each with the id of its first word; on a GPU, and where it is small, in one."""
+    """Split the read-out into parts of the vocabulary, each with the id of its first word.
+
+    On a GPU, and where it is small, it stays in one.
+    """
     vocab = head.W_U.shape[1]
     n = 1 if head.W_U.is_cuda else -(-vocab // BLOCK)
     size = vocab if n == 1 else -(-vocab // (16 * n)) * 16  # rows that begin on a cache line
@@ -63,17 +69,21 @@ def blocks(head: UnembedWeights) -> list[tuple[int, UnembedWeights]]:
 
 
 def to_bfloat16(head: UnembedWeights) -> UnembedWeights:
-    """The read-out in bfloat16, for gradients that are random anyway: `nll_gradient` then makes its products in bfloat16.
+    """Return the read-out in bfloat16, for gradients that are random anyway.
 
-    Without a soft cap the words' mean is taken out first. That changes no probability, and logits that are all far from 0
-    (GPT-2's are near −100) would be rounded to halves.
+    `nll_gradient` then makes its products in bfloat16. Without a soft cap the words' mean is taken
+    out first. That changes no probability, and logits that are all far from 0 (GPT-2's are near
+    −100) would be rounded to halves.
     """
     W_U = head.W_U if head.softcap is not None else head.W_U - head.W_U.mean(1, keepdim=True)
     return head._replace(W_U=W_U.bfloat16(), b_U=head.b_U.bfloat16())
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for products in bfloat16; where it has none they are slower than in float32."""
+    """Return whether a device has instructions for products in bfloat16.
+
+    Where it has none they are slower than in float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # not in PyTorch 2.6
@@ -95,7 +105,9 @@ def readings(
     ways: Callable[[UnembedWeights], Sequence[Float[Tensor, "n words"]]],
     others: int = 0,
 ) -> Readings:
-    """What several sets of logits say of the target, and of each other; logits of the whole vocabulary are never held.
+    """Return what several sets of logits say of the target, and of each other.
+
+    Logits of the whole vocabulary are never held.
 
         −log p(target) = logΣexp z − z_target        KL(p ‖ q) = Σ p (z − z′) + logΣexp z′ − logΣexp z
 
@@ -125,7 +137,7 @@ def readings(
 def nll_gradient(
     head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
 ) -> Float[Tensor, "n d"]:
-    """The gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
+    """Return the gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
 
         ∂/∂c = w · post'(z) (p − 1_target) W_Uᵀ
 
@@ -147,7 +159,7 @@ def _gradient_in_parts(
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """`nll_gradient` from the softmax within each part and each part's share of the probability."""
+    """Compute `nll_gradient` from the softmax within each part and each part's share of the probability."""
     sizes, means = [], []
     for _, part in parts:
         z = apply_softcap(head, torch.addmm(part.b_U, c, part.W_U))
@@ -168,7 +180,10 @@ def _gradient_in_parts(
 def nll_and_gradient(
     head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
-    """`Σ w · nll` and its gradient in `c`; see `nll_gradient`. Reading the buffer twice more is what the loss costs."""
+    """Return `Σ w · nll` and its gradient in `c`; see `nll_gradient`.
+
+    Reading the buffer twice more is what the loss costs.
+    """
     z = apply_softcap(head, torch.addmm(head.b_U, c, head.W_U))
     bend, top, at_target = softcap_gradient(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
     p = torch.softmax(z, 1, out=z)
@@ -184,7 +199,7 @@ def _through(
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """From probabilities, which are overwritten, and the slope of `apply_softcap` to the gradient in `c`."""
+    """Return the gradient in `c` from probabilities, which are overwritten, and the slope of `apply_softcap`."""
     p[torch.arange(len(target), device=p.device), target] -= 1
     if isinstance(bend, Tensor):
         p *= bend
@@ -196,7 +211,9 @@ def _through(
 def kl_and_gradient(
     head: UnembedWeights, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
-    """`KL(p ‖ q)` in nats, one per row, of `p` at context vectors `aim` from `q` at `c`, and the gradient of `Σ w · KL` in `c`.
+    """Return `KL(p ‖ q)` in nats, one per row, and the gradient of `Σ w · KL` in `c`.
+
+    `p` is at context vectors `aim`, `q` at `c`.
 
     ∂/∂c = w · post'(z) (q − p) W_Uᵀ
     """

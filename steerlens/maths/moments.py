@@ -32,7 +32,7 @@ class Moments(NamedTuple):
     background: Float[Tensor, "d d"]
 
     def plus(self, other: "Moments") -> "Moments":
-        """The sums over both parts."""
+        """Return the sums over both parts."""
         return Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -43,7 +43,7 @@ def moments(
     label: Float[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Moments:
-    """The sums over some positions. Cost: the two products of one gradient."""
+    """Return the sums over some positions. Cost: the two products of one gradient."""
     parts = [(part, logits(part, c)) for _, part in blocks(head)]
     share = torch.stack([log_sum_exp(z) for _, z in parts]).softmax(0)[..., None]
     mean, mass = torch.zeros_like(c), []
@@ -110,7 +110,7 @@ class Costs(NamedTuple):
     part: Float[Tensor, " rank"]
 
     def plus(self, other: "Costs") -> "Costs":
-        """The sums over both parts."""
+        """Return the sums over both parts."""
         return Costs(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -126,7 +126,7 @@ def costs(
         KL(p ‖ p_ε) = ε² ½ Var_p(s · c W e) + O(ε³)        for strength ε
 
     Gains belong to `writes`. Exact as the strength goes to 0: no mean is factorised. Cost: five
-    products with `W_U` a position where the rank is that of the model, four where it is small.
+    products with `W_U` per position where the rank is that of the model, four where it is small.
 
     Example:
         >>> import torch

@@ -25,7 +25,7 @@ def log_prob_along(
     s: Float[Tensor, " n"],
     target: Int[Tensor, " n"],
 ) -> LogProbDerivatives:
-    """Log-probabilities of the targets at logits `apply_softcap(z + s u)`, and their derivatives in `s`.
+    """Return the log-probabilities of the targets at logits `apply_softcap(z + s u)`, with derivatives in `s`.
 
         slope = g_x − E_p g        information = Var_p g        g = ∂ cap(z + s u) / ∂s
 
@@ -57,10 +57,11 @@ def maximize_concave(
     tolerance: float = 1e-6,
     max_steps: int = 60,
 ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-    """The top of `n` concave functions of one number each, within ±limit, by Newton steps kept inside a bracket.
+    """Find the top of `n` concave functions of one number each, within ±limit.
 
-    A step that leaves the bracket, or in a closed bracket is more than half as long as the one before, is replaced by the
-    bracket's middle: wrong curvatures make Newton swing around the top, and bisection is the worst case.
+    It takes Newton steps kept inside a bracket. A step that leaves the bracket, or in a closed
+    bracket is more than half as long as the one before, is replaced by the bracket's middle: wrong
+    curvatures make Newton swing around the top, and bisection is the worst case.
 
     Args:
         derivatives: from points to slopes and to minus second derivatives (or any positive stand-in for them).

@@ -24,7 +24,7 @@ def averaged_sgd(
     lr: float,
     n_steps: int,
 ) -> Float[Tensor, "2 d d"]:
-    """Stochastic gradient descent, the step falling tenfold, averaged over the second half of the path.
+    """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of the path.
 
     In whitened coordinates the Hessian is near the identity, so one pass with a constant-size step goes most of the
     way and the average takes out the noise of the minibatches (Polyak and Juditsky 1992).
@@ -53,7 +53,7 @@ def lbfgs(
     max_evaluations: int = 300,
     convex: bool = True,
 ) -> Solution:
-    """L-BFGS until the certificate says that the objective is within `tolerance` of its minimum.
+    """Run L-BFGS until the certificate says that the objective is within `tolerance` of its minimum.
 
     The objective contains `ridge/2 · |V|²`, so it is strongly convex and no point is better than this one by more than
 
@@ -78,7 +78,10 @@ def lbfgs(
     recent: list[tuple[Tensor, float, Tensor]] = []
 
     def evaluate() -> tuple[float, Tensor]:
-        """The objective at V; torch asks again for points that it has just seen, and each costs a pass over the data."""
+        """Return the objective at V and its gradient.
+
+        torch asks again for points that it has just seen, and each costs a pass over the data.
+        """
         nonlocal evaluations
         for point, value, gradient in recent:
             if torch.equal(point, V):
@@ -119,9 +122,10 @@ def conjugate_gradient(
     tolerance: float,
     max_steps: int = 100,
 ) -> tuple[Float[Tensor, "a b"], float, int]:
-    """The minimum of `½ ⟨V, A V⟩ − ⟨slope, V⟩ + ridge/2 |V|²`, `A` positive semidefinite, from zero (Hestenes and Stiefel).
+    """Find the minimum of `½ ⟨V, A V⟩ − ⟨slope, V⟩ + ridge/2 |V|²`, `A` positive semidefinite.
 
-    No point is better than the last by more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
+    It runs conjugate gradients from zero (Hestenes and Stiefel). No point is better than the last by
+    more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
 
     Args:
         curvature: `V ↦ A V`; one call a step.
@@ -154,7 +158,7 @@ def conjugate_gradient(
 def newton_step(
     gradient: Float[Tensor, "2 d d"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
 ) -> Float[Tensor, "2 d d"]:
-    """The first Newton step from zero in whitened coordinates, for steer and background together.
+    """Return the first Newton step from zero in whitened coordinates, for steer and background together.
 
     There the Hessian is `[[E y², E y], [E y, 1]] ⊗ I` to leading order, so two numbers are solved for at once:
 
@@ -169,7 +173,9 @@ def newton_step(
 def cross_validated_gain(
     one: Float[Tensor, "a b"], other: Float[Tensor, "a b"], curvature: Float[Tensor, "a b"], ridge: float
 ) -> float:
-    """What the Newton step from each half of a sample gains on the other half, mean of both, to second order.
+    """Return what the Newton step from each half of a sample gains on the other half.
+
+    The mean of both, to second order:
 
         v = g₁ / (κ + λ)        gain = ⟨v, g₂⟩ − ½ ⟨v, κ v⟩
 

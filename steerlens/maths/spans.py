@@ -27,7 +27,7 @@ def best_spans(
     starts: Bool[Tensor, " n"] | None = None,
     ends: Bool[Tensor, " n"] | None = None,
 ) -> list[Span]:
-    """At most `spans` disjoint spans of at most `max_len` positions whose sums are largest in all.
+    """Return at most `spans` disjoint spans of at most `max_len` positions whose sums are largest in all.
 
         maximise Σ_k v(Σ_{start_k ≤ t < end_k} x_t) − price · Σ_k (end_k − start_k)
 
@@ -36,9 +36,9 @@ def best_spans(
 
         f_k(j) = max( f_k(j-1),  f_{k-1}(j),  max_{j - max_len ≤ i < j} f_{k-1}(i) + w(i, j) )
 
-    for all `j` at once, from one row of numbers a length: `O(n · spans · max_len)` in a few array operations a span.
-    Exact in float64; among spans of equal worth the shortest, so no span begins or ends with a 0. A span that adds
-    nothing is left out.
+    for all `j` at once, from one row of numbers per length: `O(n · spans · max_len)` in a few array operations per
+    span. Exact in float64; among spans of equal worth the shortest, so no span begins or ends with a 0. A span
+    that adds nothing is left out.
 
     Args:
         price: what a position must be worth to be in a span; above 0, spans shed positions that hardly count.
@@ -91,7 +91,10 @@ def best_spans(
 
 
 def _before(x: Shaped[np.ndarray, "*rows m"], longest: int) -> Shaped[np.ndarray, "*rows longest n"]:
-    """What stands one, two, … `longest` places before each number from `x[longest]` on; the same numbers, not a copy."""
+    """Return what stands one, two, … `longest` places before each number from `x[longest]` on.
+
+    These are the same numbers, not a copy.
+    """
     *rows, m = x.shape
     *steps, step = x.strides
     return np.ndarray((*rows, longest, m - longest), x.dtype, x, (longest - 1) * step, (*steps, -step, step))

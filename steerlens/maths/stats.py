@@ -10,7 +10,9 @@ from scipy.stats import t
 
 
 def mean_interval(x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent numbers, e.g. one per seed, and the ends of its t interval; NaN ends for a single number.
+    """Return the mean of independent numbers, e.g. one per seed, and the ends of its t interval.
+
+    The ends are NaN for a single number.
 
         x̄ ± t_{n−1} s / √n
 
@@ -30,7 +32,9 @@ def mean_interval(x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0
 def bootstrap_ratio(
     top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """`Σ top / Σ bottom` over independent units (texts), and its 95 % interval by drawing units with replacement.
+    """Return `Σ top / Σ bottom` over independent units (texts), and its 95 % interval.
+
+    The interval is found by drawing units with replacement.
 
     Example:
         >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))

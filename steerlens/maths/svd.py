@@ -13,10 +13,11 @@ SMALL = 512
 def svd(
     M: Float[Tensor, "rows cols"],
 ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, " k"], Float[Tensor, "k cols"]]:
-    """`M = U diag(s) Vᵀ`, the largest first, `k = min(rows, cols)`, or less where the rest is 0.
+    """Return `U`, `s` and `Vᵀ` of `M = U diag(s) Vᵀ`, the largest first.
 
-    A large matrix of low rank, whose factors need not be known, costs a few products instead of a full SVD: with `Q` an
-    orthonormal basis of `M Ω` for a random `Ω` of r columns,
+    Here `k = min(rows, cols)`, or less where the rest is 0. A large matrix of low rank, whose factors
+    need not be known, costs a few products instead of a full SVD: with `Q` an orthonormal basis of
+    `M Ω` for a random `Ω` of r columns,
 
         M = Q (Qᵀ M) = (Q U') diag(s) Vᵀ        from the SVD of the r × cols matrix Qᵀ M
 
@@ -44,7 +45,7 @@ def svd(
 
 
 def truncate(M: Float[Tensor, "rows cols"], rank: int) -> Float[Tensor, "rows cols"]:
-    """The nearest matrix of a rank in the Frobenius norm (Eckart and Young): `U_r diag(s_r) V_rᵀ`.
+    """Return the nearest matrix of a rank in the Frobenius norm (Eckart and Young): `U_r diag(s_r) V_rᵀ`.
 
     Example:
         >>> truncate(torch.diag(torch.tensor([3.0, 1.0])), 1)
@@ -56,13 +57,16 @@ def truncate(M: Float[Tensor, "rows cols"], rank: int) -> Float[Tensor, "rows co
 
 
 def spectrum(M: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Eigenvalues and eigenvectors of a positive semidefinite matrix, float64; what rounding made negative is 0."""
+    """Return the eigenvalues and eigenvectors of a positive semidefinite matrix, float64.
+
+    What rounding made negative is 0.
+    """
     values, vectors = torch.linalg.eigh(M.double())
     return values.clamp_min(0), vectors
 
 
 def symmetric_power(M: Float[Tensor, "d d"], power: float, floor: float = 0.0) -> Float[Tensor, "d d"]:
-    """`(M + floor · I)^power` of a positive semidefinite matrix by its eigenvalues, in float64.
+    """Return `(M + floor · I)^power` of a positive semidefinite matrix by its eigenvalues, in float64.
 
     Example:
         >>> symmetric_power(torch.diag(torch.tensor([3.0, 8.0])), 0.5, floor=1.0).diagonal()

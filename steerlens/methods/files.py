@@ -137,7 +137,10 @@ def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
 
 
 def _version(package: str) -> str:
-    """Of an installed package; a checkout that is only on the path has none, and saving does not hang on it."""
+    """Return the version of an installed package, or that it is not installed.
+
+    A checkout that is only on the path has none, and saving does not hang on it.
+    """
     try:
         return version(package)
     except PackageNotFoundError:
@@ -145,7 +148,7 @@ def _version(package: str) -> str:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What a file says of its value, its fit's report included; the numbers are not kept.
+    """Return what a file says of its value, its fit's report included; the numbers are not kept.
 
     Raises:
         ValueError: the file is cut short or holds nothing of ours.
@@ -154,7 +157,9 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -> Any:
-    """The value of a file, bound to a read-out that must be the one it was saved with, or one that grew out of it.
+    """Return the value of a file, bound to a read-out.
+
+    The read-out must be the one it was saved with, or one that grew out of it.
 
     Args:
         kinds: classes of one's own that the file may hold, beside `KINDS`.

@@ -45,7 +45,9 @@ def collect(
     seed: int = 0,
     progress: bool = True,
 ) -> States:
-    """The final hidden states of a model over texts, each with the token that follows it; the unembedding never runs.
+    """Return the final hidden states of a model over texts, each with the token that follows it.
+
+    The unembedding never runs.
 
     One forward pass over right-padded batches of texts of similar length, the attention mask always passed. Padding,
     begin-of-text and prompts are never predicted. Texts longer than the model's context are cut, and counted in the result.
@@ -96,7 +98,9 @@ def collect(
 def reader(
     model: Model, data: Labelled | Iterable[str], intervention: Intervention | Fit | None
 ) -> Callable[[float | Sequence[float]], States]:
-    """`collect` under one intervention at one strength after another: texts and read-out are prepared once.
+    """Return `collect` under one intervention, to be called at one strength after another.
+
+    Texts and read-out are prepared once.
 
     Example:
         >>> import steerlens as sl
@@ -175,13 +179,13 @@ def _labelled(data: Labelled | Iterable[str]) -> Labelled:
 
 
 def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
-    """The order cut into runs of texts with at most SHARD_POSITIONS positions (one text at least)."""
+    """Cut the order into runs of texts with at most SHARD_POSITIONS positions (one text at least)."""
     shard = (lengths[order].cumsum(0) - 1) // SHARD_POSITIONS
     return [[order[i] for i in (shard == s).nonzero().squeeze(1).tolist()] for s in shard.unique().tolist()]
 
 
 def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm) -> Shard:
-    """One shard: the model over some texts."""
+    """Run the model over some texts and return them as one shard."""
     device = model.W_U.device
     n = sum(map(encoded.predicted, rows))
     # room for all at once: states that come to lie between what the layers leave behind would scatter the memory
@@ -223,7 +227,7 @@ def _on_disk(
     dtype: torch.dtype,
     bar: tqdm,
 ) -> tuple[Path, ...]:
-    """Shards as files; those that an earlier, interrupted call finished are kept."""
+    """Write shards as files; those that an earlier, interrupted call finished are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / "index.json"
     if index.exists():

@@ -13,7 +13,10 @@ from steerlens.values.hook_names import EMBED
 
 
 def states_at(model: Model, ids: Sequence[Sequence[int]], site: str) -> list[Float[Tensor, "pos *width"]]:
-    """The activation at a site of every token of some texts, float32, on the CPU; one pass up to the site."""
+    """Return the activation at a site of every token of some texts, float32, on the CPU.
+
+    It takes one pass up to the site.
+    """
     found: dict[int, Tensor] = {}
     with eval_mode(model):
         for rows in batches([len(text) for text in ids], batch_tokens(model.W_U)):
@@ -24,7 +27,7 @@ def states_at(model: Model, ids: Sequence[Sequence[int]], site: str) -> list[Flo
 
 
 def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
-    """What the model reads for each token of its vocabulary, at `hook_embed`."""
+    """Return what the model reads for each token of its vocabulary, at `hook_embed`."""
     n = readout(model).n_tokens
     width = min(int(model.cfg.n_ctx), 256)
     ids = torch.arange(-(-n // width) * width, device=model.W_U.device).clamp(max=n - 1).reshape(-1, width)

@@ -39,7 +39,7 @@ def generate(
     top_p: float = 1.0,
     top_k: int | None = None,
 ) -> pd.DataFrame:
-    """Continuations of prompts at every strength: one pass of the model a new token for all of them together.
+    """Continue prompts at every strength, with one pass of the model per new token for all together.
 
     Sampling is by inverse cumulative probability with one uniform number per token, drawn for each prompt and sample from
     `seed` and shared by all strengths: a row's text does not depend on which other rows are asked for, strength 0 is
@@ -135,7 +135,7 @@ def _write(
     sampling: tuple[float, float, int | None],
     n_ctx: int,
 ) -> tuple[list[list[int]], list[float]]:
-    """New token ids and their log-probability, for one batch of rows."""
+    """Return new token ids and their log-probability, for one batch of rows."""
     with eval_mode(model):  # also away from a user's inference mode, whose tensors bear no sums in place
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
@@ -168,7 +168,9 @@ def _write(
 
 
 def _finite(logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
-    """The logits, if they are numbers: one beyond what its dtype holds makes the softmax of its row NaN.
+    """Return the logits, if they are numbers.
+
+    One beyond what its dtype holds makes the softmax of its row NaN.
 
     Raises:
         ValueError: they are not.
@@ -184,7 +186,10 @@ def _finite(logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"
 
 
 def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
-    """−∞ for what is never written: ids that no token has, padding and begin-of-text, but where they end a text."""
+    """Return −∞ for what is never written.
+
+    That is ids that no token has, padding and begin-of-text, but where they end a text.
+    """
     never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, tokenizer.eos_token_id}
     found = torch.zeros(on.n_tokens)
     found[[i for i in never if i < on.n_tokens]] = -torch.inf
@@ -192,13 +197,16 @@ def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
 
 
 def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Float[Tensor, " n"]:
-    """Numbers in [0, 1) that depend on nothing but these, so that a row is the same in any company."""
+    """Return numbers in [0, 1) that depend on nothing but the arguments.
+
+    So a row is the same in any company.
+    """
     key = hashlib.blake2b(f"{seed} {occurrence} {sample} {prompt}".encode(), digest_size=7).digest()
     return torch.rand(n, dtype=torch.float64, generator=generator(int.from_bytes(key)))
 
 
 def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
-    """Rows in batches of at most ROWS.
+    """Put rows in batches of at most ROWS.
 
     Padding on the left takes room in the context: where that would cut a text short, only prompts of one length go
     together.
@@ -210,7 +218,9 @@ def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
 
 
 def _continuation(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> str:
-    """The text of new tokens, a space before it kept where one belongs: the prompt's text and this make the whole.
+    """Return the text of new tokens, a space before it kept where one belongs.
+
+    The prompt's text and this make the whole.
 
     Decoding the new tokens alone would lose the space that some tokenizers put between words.
     """
@@ -225,7 +235,9 @@ def sample_tokens(
     top_p: float,
     top_k: int | None,
 ) -> Int[Tensor, " rows"]:
-    """A token per row: the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
+    """Return a token per row, by inverse cumulative probability.
+
+    It is the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
 
     Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same token for most numbers.
     """
@@ -257,8 +269,10 @@ def _reach(
     *,
     left: bool = False,
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """The first token, likeliest first and of equals the first, whose cumulative probability exceeds a target (`left`: reaches
-    it), and that probability.
+    """Return the first token whose cumulative probability exceeds a target, and that probability.
+
+    Tokens come likeliest first, and of equals the first; with `left` it is the token whose probability
+    reaches the target.
 
     Exact, and no sort of the vocabulary: buckets are in order of probability, so only the one where the target is passed is
     put in order.

@@ -26,7 +26,7 @@ Model = Any
 
 
 def architecture(model: Model) -> str:
-    """The name of the model's architecture, for messages."""
+    """Return the name of the model's architecture, for messages."""
     return str(
         getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", None) or "unknown"
     )
@@ -105,7 +105,7 @@ def apply_edits(model: Model, edits: Iterable[Edit], places: Callable[[int, Tens
 
 @contextmanager
 def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
-    """Dropout off and no gradients inside the block; every module's mode is as before afterwards.
+    """Run the block with dropout off and no gradients; every module's mode is as before afterwards.
 
     With `gradients` they flow through the model to what was put into it, never to the model's own numbers.
     """
@@ -132,7 +132,7 @@ class _Reached(Exception):
 def run_until(
     model: Model, site: str, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos *width"]:
-    """The activation at a site, stopping the forward pass there.
+    """Return the activation at a site, stopping the forward pass there.
 
     Cost: one pass up to the site. At `unembed.hook_in` that leaves out the product with `W_U`, the larger part of a
     small model's cost.
@@ -156,7 +156,9 @@ def run_until(
 def decoder(
     model: Model,
 ) -> Callable[[Int[Tensor, "batch new"], Int[Tensor, "batch pos"]], Float[Tensor, "batch vocab"]]:
-    """A function that reads new tokens behind those it has read and returns the logits after the last of them.
+    """Return a function that reads new tokens behind those it has read.
+
+    It returns the logits after the last of them.
 
     It is called first with the left-padded prompts, then with one token per row; the mask covers all tokens so far.
     Keys and values are cached by the model's own class; a model that keeps none is run anew on all tokens each time.
@@ -203,7 +205,7 @@ def _hooked_transformer_decoder(model: Model) -> Callable[[Tensor, Tensor], Tens
 
 
 def convention(model: Model, on: Readout) -> Convention:
-    """How texts begin for a model, so that a text is read as the model was trained to read texts.
+    """Return how texts begin for a model, so that a text is read as the model was trained to read texts.
 
     Begin-of-text comes first where TransformerLens says so. A space comes first where the model itself expects one:
     where its byte-level tokenizer tells " word" from "word" and more than half of the probability after

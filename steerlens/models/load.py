@@ -52,7 +52,10 @@ def load_model(
 
 
 def _device(device: str | torch.device) -> torch.device:
-    """A device that is there and holds numbers; TransformerLens records a name without moving anything."""
+    """Return a device that is there and holds numbers.
+
+    TransformerLens records a name without moving anything.
+    """
     try:
         found = torch.device(device)
         if found.type == "meta":
@@ -89,7 +92,10 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Mod
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the bar that transformers shows while it copies weights; downloads keep theirs."""
+    """Run the block without the bar that transformers shows while it copies weights.
+
+    Downloads keep theirs.
+    """
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -21,7 +21,9 @@ from steerlens.values.texts import as_texts
 def pair(
     source: Model, target: Model, texts: Labelled | Iterable[str], *, memory: float = 2.0, progress: bool = True
 ) -> Pairs:
-    """The contexts of two models at the same places of the same texts; labels, if there are any, are not looked at.
+    """Return the contexts of two models at the same places of the same texts.
+
+    Labels, if there are any, are not looked at.
 
     A place is a character offset: both models have read the text up to there and nothing beyond, so both contexts predict
     what comes next. With one tokenizer that is every position (but inside a character of several tokens); with two, the ends
@@ -53,7 +55,9 @@ def pair(
 
 
 def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_positions"]:
-    """For each stored position, a number that names its text and how many characters had been read; −1 for no place."""
+    """Return, for each stored position, a number that names its text and how many characters had
+    been read; −1 for no place.
+    """
     ends = token_ends(model.tokenizer, texts, convention(model, readout(model)))
     stride = 1 + max(map(len, texts))
     text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
@@ -70,7 +74,10 @@ def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_p
 
 
 def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[list[int]]:
-    """How many characters of its text have been read after each token, begin-of-text included; −1 inside a character."""
+    """Return how many characters of its text have been read after each token, begin-of-text included.
+
+    −1 stands where a token ends inside a character.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"tokenizer: {type(tokenizer).__name__} does not say where in a text its tokens end; load the model with a fast "

@@ -51,7 +51,7 @@ class ResidualCache:
         return len(self.ids)
 
     def batches(self, rows: Sequence[int], max_tokens: int | None = None) -> list[list[int]]:
-        """Texts of similar length together, in no more than `max_tokens` padded ones."""
+        """Put texts of similar length together, in batches of at most `max_tokens` padded tokens."""
         picked, size = list(rows), batch_tokens(self.readout.W_U)
         lengths = [len(self.ids[row]) for row in picked]
         return [[picked[i] for i in batch] for batch in batches(lengths, min(size, max_tokens or size))]
@@ -90,7 +90,10 @@ def cache_residuals(model: Model, data: Labelled, layer: int, *, end: bool = Tru
 def cache_residuals_of_tokens(
     model: Model, encoded: Encoded, labels: Float[Tensor, " n_texts"], layer: int
 ) -> ResidualCache:
-    """The same for tokens; with layer -1 nothing is kept and passes start from the tokens."""
+    """Read tokens once, up to a layer, as `cache_residuals` does texts.
+
+    With layer -1 nothing is kept and passes start from the tokens.
+    """
     on = readout(model)
     lengths = torch.tensor([len(ids) for ids in encoded.ids])
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)[:-1]])
@@ -105,7 +108,7 @@ def cache_residuals_of_tokens(
 
 
 def batch_of(kept: ResidualCache, rows: Sequence[int]) -> Batch:
-    """Some of the texts, on the model's device."""
+    """Return some of the texts, on the model's device."""
     device = kept.readout.W_U.device
     tokens, mask = pad([list(kept.ids[row]) for row in rows])
     resid = None
@@ -118,7 +121,9 @@ def batch_of(kept: ResidualCache, rows: Sequence[int]) -> Batch:
 
 
 def final_states(model: Model, kept: ResidualCache, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "n d_model"]:
-    """The final hidden states of a batch's predicting positions under some edits, with gradients to what they hold.
+    """Return the final hidden states of a batch's predicting positions under some edits.
+
+    Gradients flow to what the edits hold.
 
     Edits behind the kept layer are made on the kept states, later ones where they belong.
     """
@@ -140,7 +145,9 @@ def final_states(model: Model, kept: ResidualCache, batch: Batch, edits: Sequenc
 
 @contextmanager
 def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> Iterator[None]:
-    """Inside the block the blocks up to `layer` are not run: what comes out of the last of them is `resid`.
+    """Run the block with the model's blocks up to `layer` passed over.
+
+    What comes out of the last of them is `resid`.
 
     Embedding, positions and masks are the model's own. Hooks of the blocks that are passed over do not run.
     """
@@ -163,7 +170,7 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
 
 def resumes(model: Model, layer: int) -> bool:
-    """Whether a resumed pass gives what a whole one gives, tried on a few random tokens."""
+    """Return whether a resumed pass gives what a whole one gives, tried on a few random tokens."""
     random = generator(0)
     device = model.W_U.device
     tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=random).to(device)

@@ -59,7 +59,10 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _cut(text: str, spans: Sequence[Span], n: int) -> list[str]:
-    """A text in the pieces of its first `n` tokens; a piece begins where no token before it reaches, between characters."""
+    """Cut a text into the pieces of its first `n` tokens.
+
+    A piece begins where no token before it reaches, between characters.
+    """
     edges = [0, *accumulate(map(len, regex.findall(r"\X", text)))]  # of characters as people see them
     firsts, starts, reach = [0], [0], 0
     for k, (i, j) in enumerate(spans[:n]):
@@ -79,7 +82,7 @@ def _cut(text: str, spans: Sequence[Span], n: int) -> list[str]:
 
 
 def _decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """What each token adds to the decoded text; the first token of a character has it."""
+    """Return what each token adds to the decoded text; the first token of a character has it."""
     found, first, before = [""] * len(ids), 0, ""
     for k in range(len(ids)):
         text = tokenizer.decode(ids[: k + 1], clean_up_tokenization_spaces=False)

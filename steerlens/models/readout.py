@@ -21,7 +21,7 @@ PROBE_TOLERANCE = 1e-3
 
 
 def readout(model: Model) -> Readout:
-    """The frozen read-out of a model, checked against the model itself.
+    """Return the frozen read-out of a model, checked against the model itself.
 
     `W_U`, `b_U` are the model's own, so folded and compatibility-mode models work; their numbers are another basis.
     On a seeded probe batch the logits that the model gives are compared with `softcap(scale · (c W_U + b_U))`.
@@ -65,7 +65,10 @@ class _Known(NamedTuple):
         return r.tokens, r.special, r.scale, r.softcap
 
     def holds(self, W_U: Tensor, b_U: Tensor) -> bool:
-        """Whether its numbers are still the model's: the same tensors, and nothing was written to them."""
+        """Return whether its numbers are still the model's.
+
+        They are if the tensors are the same and nothing was written to them.
+        """
         r = self.readout
         same = r.W_U.data_ptr() == W_U.data_ptr() and r.W_U.shape == W_U.shape and r.W_U.dtype == W_U.dtype
         return same and bit_sum(W_U, b_U) == r.checksum
@@ -80,7 +83,10 @@ def _size(tokenizer: Any) -> int:
 
 
 def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[str, ...], frozenset[int]]:
-    """The strings of all tokens, read anew where the tokenizer is another or has grown; and the special ones' ids."""
+    """Return the strings of all tokens and the ids of the special ones.
+
+    The strings are read anew where the tokenizer is another or has grown.
+    """
     if tokenizer is None:  # numbers for names, so that everything but text works
         return tuple(map(str, range(d_vocab))), frozenset()
     if (
@@ -97,7 +103,7 @@ def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[st
 def _after_unembedding(
     model: Model, c: Float[Tensor, "batch pos d_model"], found: Float[Tensor, "batch pos vocab"], head: UnembedWeights
 ) -> tuple[float, float | None]:
-    """The scale and the soft cap with which the read-out gives the model's own logits.
+    """Return the scale and the soft cap with which the read-out gives the model's own logits.
 
     Raises:
         ValueError: none that configurations name does.
@@ -126,14 +132,14 @@ def _after_unembedding(
 
 
 def _adapters(model: Model) -> str:
-    """Names of what a peft adapter puts beside the weight of the unembedding, for messages."""
+    """Return the names of what a peft adapter puts beside the weight of the unembedding, for messages."""
     unembed = getattr(getattr(model, "unembed", None), "original_component", getattr(model, "unembed", None))
     names = () if unembed is None else (name for name, _ in unembed.named_modules())
     return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[:60]
 
 
 def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """Context vectors and logits of one seeded batch of random tokens."""
+    """Return context vectors and logits of one seeded batch of random tokens."""
     device = model.W_U.device
     tokens = torch.randint(n_tokens, (2, 6), generator=generator(0)).to(device)
     seen: list[Tensor] = []
@@ -148,7 +154,7 @@ def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
-    """What may follow the unembedding, by the names that configurations use; the probe decides."""
+    """Yield what may follow the unembedding, by the names that configurations use; the probe decides."""
     configs = [model.cfg, getattr(getattr(model, "original_model", None), "config", None)]
 
     def value(*names: str) -> float | None:

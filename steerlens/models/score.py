@@ -34,7 +34,7 @@ def score(
     strengths: float | Iterable[float] = (0.0,),
     end: bool = True,
 ) -> pd.DataFrame:
-    """Log-probability of each token of each text at each strength.
+    """Return the log-probability of each token of each text at each strength.
 
         log softmax(post(c W_U + b_U + s · (cW) W_U))[token]        of a steer
 
@@ -97,7 +97,7 @@ def score(
 def _token_texts(
     model: Model, data: Labelled | list[str], states: States, steer: Intervention | None, end: bool
 ) -> list[list[str]]:
-    """The part of its text that each predicted token stands for."""
+    """Return the part of its text that each predicted token stands for."""
     texts, prompts = (data.texts, data.prompts) if isinstance(data, Labelled) else (data, ())
     how = convention(model, states.readout)
     how = how._replace(n_ctx=how.n_ctx - (0 if steer is None else steer.prefix))
@@ -108,7 +108,10 @@ def _token_texts(
 def state_log_probs(
     states: States, steer: Steer | SteerWithBackground | None, strengths: Sequence[float]
 ) -> Float[Tensor, "n_strengths n_positions"]:
-    """Log-probability of each next token of some states at each strength, positions in stored order."""
+    """Return the log-probability of each next token of some states at each strength.
+
+    Positions are in stored order.
+    """
     head = states.readout.head
     over = steer.background if isinstance(steer, SteerWithBackground) else None
     line = steer.steer if isinstance(steer, SteerWithBackground) else steer

@@ -66,13 +66,13 @@ class _Special:
     unknown_id: int | None
 
     def in_text(self, ids: list[int], string: str, start: int) -> bool:
-        """Whether the name of a special token in the text was read as the token."""
+        """Return whether the name of a special token in the text was read as the token."""
         if not self.ids.isdisjoint(ids) and self.beyond_prompt(ids, string, start):
             return True
         return bool(self.unknown) and self.unknown in string[start:] and self.unknown_id in ids
 
     def beyond_prompt(self, ids: list[int], string: str, start: int) -> list[int]:
-        """Special tokens among ids, if they are more than the prompt names."""
+        """Return the special tokens among ids, if they are more than the prompt names."""
         found = [i for i in ids if i in self.ids]
         named = sum(name != self.unknown for name in self.pattern.findall(string[:start]))
         return found if len(found) > named else []
@@ -96,7 +96,10 @@ def _ask(tokenizer: Tokenizer, strings: list[str], spans: bool) -> Tokens:
 
 
 def _split(tokenizer: Tokenizer, strings: list[str], starts: list[int], special: _Special) -> Tokens:
-    """A tokenizer in Python splits them when it is told to, all of them or none."""
+    """Tokenise with a tokenizer in Python, which splits names of special tokens when it is told to.
+
+    It splits all of them or none.
+    """
     for string, start in zip(strings, starts, strict=True):
         if special.pattern.search(string[:start]):
             raise ValueError(
@@ -128,7 +131,7 @@ def _literally(tokenizer: Tokenizer, strings: list[str], starts: list[int], spec
 
 
 def _renamed(tokenizer: Tokenizer, names: Sequence[str]) -> Any:
-    """A copy of a fast tokenizer whose special tokens have the same ids and other names."""
+    """Return a copy of a fast tokenizer whose special tokens have the same ids and other names."""
     made = json.loads(tokenizer.backend_tokenizer.to_str())
     other = {name: OPEN + name + CLOSE for name in names}
     for token in made["added_tokens"]:

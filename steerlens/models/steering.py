@@ -19,7 +19,7 @@ from steerlens.values.readout import bit_sum
 def steered(
     model: Model, intervention: Intervention | Fit, strength: Strength = 1.0, *, prompt: int | None = None
 ) -> Iterator[Model]:
-    """The model, steered inside the block and as before after it, however the block is left.
+    """Run the block with the model steered; afterwards it is as before, however the block is left.
 
     Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`, `run_with_cache`. Hooks
     that were there before stay. Nested blocks compose as maps, the inner one acting on what the outer one made:
@@ -59,7 +59,10 @@ def steered(
 
 
 def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:
-    """The places of passes of which only the length is known: each edit sees every pass once."""
+    """Return the places of passes of which only the length is known.
+
+    Each edit sees every pass once.
+    """
     known: dict[int, tuple[int, int]] = {}
 
     def places(k: int, t: Tensor) -> TokenIndex:

@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
     n_truncated: int
 
     def predicted(self, row: int) -> int:
-        """How many tokens of a text are predicted."""
+        """Return how many tokens of a text are predicted."""
         return max(len(self.ids[row]) - self.prompt[row], 0)
 
 
@@ -110,19 +110,22 @@ def begin(tokenizer: Tokenizer, convention: Convention, ids: list[int]) -> list[
 
 
 def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
-    """The same behind `n` fillers, which are only read; what they are does not matter, they are overwritten."""
+    """Return the same behind `n` fillers, which are only read.
+
+    What they are does not matter, they are overwritten.
+    """
     fill = getattr(tokenizer, "bos_token_id", None) or 0
     return encoded._replace(ids=[[fill] * n + ids for ids in encoded.ids], prompt=[n + read for read in encoded.prompt])
 
 
 def _joined(prompt: str, text: str) -> str:
-    """A space between where neither has one."""
+    """Join a prompt and a text, with a space between where neither has one."""
     apart = not prompt or not text or prompt[-1].isspace() or text[0].isspace()
     return prompt + ("" if apart else " ") + text
 
 
 def _common(a: list[int], b: list[int]) -> int:
-    """How many tokens two lists begin with in common."""
+    """Return how many tokens two lists begin with in common."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -132,12 +135,12 @@ stays in the caches, less of it is padding, and no array is so large that the sy
 
 
 def batch_tokens(W_U: Float[Tensor, "d_model vocab"]) -> int:
-    """Padded tokens per batch for a model with this unembedding."""
+    """Return the number of padded tokens per batch for a model with this unembedding."""
     return min(max(BATCH_NUMBERS // len(W_U), 256), 2_048) if W_U.device.type == "cpu" else 16_384
 
 
 def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Rows in order of length, as many a batch as fit `max_tokens` padded tokens."""
+    """Put rows in order of length, as many per batch as fit `max_tokens` padded tokens."""
     found: list[list[int]] = []
     width = 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -151,7 +154,10 @@ def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
 
 
 def pad(ids: list[list[int]], *, left: bool = False) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Token ids as one tensor with its attention mask; padded on the right, or on the left for generation."""
+    """Return token ids as one tensor with its attention mask.
+
+    They are padded on the right, or on the left for generation.
+    """
     lengths = torch.tensor([len(sequence) for sequence in ids])[:, None]
     places = torch.arange(int(lengths.max()))
     real = places >= places.numel() - lengths if left else places < lengths

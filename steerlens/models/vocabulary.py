@@ -50,7 +50,7 @@ def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:
-    """Whether tokens are bytes, written in the alphabet of GPT-2, in which `Ġ` is a space."""
+    """Return whether tokens are bytes, written in the alphabet of GPT-2, in which `Ġ` is a space."""
     if getattr(tokenizer, "is_fast", False):
         return "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
     # `Ġ` is a letter too (Maltese), so one such token does not tell
@@ -59,7 +59,7 @@ def is_byte_level(tokenizer: Tokenizer) -> bool:
 
 
 def _alphabet() -> dict[str, int]:
-    """The byte that each letter of byte-level tokens stands for."""
+    """Return the byte that each letter of byte-level tokens stands for."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(own))
     return {chr(b): b for b in own} | {chr(256 + k): b for k, b in enumerate(others)}
@@ -69,7 +69,7 @@ ALPHABET = _alphabet()
 
 
 def _byte_level(token: str) -> str:
-    """The text of a byte-level token; bytes that are part of a character by their numbers."""
+    """Return the text of a byte-level token; bytes that are part of a character by their numbers."""
     if not all(letter in ALPHABET for letter in token):
         return token
     text = bytes(ALPHABET[letter] for letter in token).decode("utf-8", "surrogateescape")
@@ -119,7 +119,7 @@ def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Seque
 
 
 def _unknown(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[float, int, str] | None:
-    """The share of unknown tokens, and a text and its word that is one; None where there are none."""
+    """Return the share of unknown tokens, and a text and its word that is one; None if there are none."""
     unknown = tokenizer.unk_token_id
     row = next((row for row, sequence in enumerate(ids) if unknown in sequence), None)
     if row is None:
@@ -132,7 +132,10 @@ def _unknown(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence
 
 
 def _left_out(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[float, int, str] | None:
-    """The share of characters that a tokenizer without an unknown token passes over, and a text with such a character."""
+    """Return the share of characters that a tokenizer without an unknown token passes over.
+
+    With it comes a text with such a character.
+    """
     if not texts or not getattr(tokenizer, "is_fast", False):
         return None
     if not SPACES.issuperset(tokenizer.convert_ids_to_tokens(tokenizer(RARE, add_special_tokens=False)["input_ids"])):

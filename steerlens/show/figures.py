@@ -201,7 +201,9 @@ def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None
 
 
 def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> list[Path]:
-    """`name.pdf`, `name.png` and `name.json` in a folder that exists: the picture twice, and the numbers it shows.
+    """Save `name.pdf`, `name.png` and `name.json` in a folder that exists.
+
+    They are the picture twice, and the numbers it shows.
 
     `numbers` is a DataFrame, or anything that JSON can say. The figure is closed.
     """
@@ -216,12 +218,18 @@ def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> lis
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table as JSON's own types, one object per row; what is missing or not finite becomes null."""
+    """Return a table as JSON's own types, one object per row.
+
+    What is missing or not finite becomes null.
+    """
     return json.loads(table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10))
 
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Gaussian density estimate on [-1, 1], reflected at both ends; bandwidth fixed, so that ridges compare."""
+    """Return a Gaussian density estimate on [-1, 1], reflected at both ends.
+
+    The bandwidth is fixed, so that ridges compare.
+    """
     width = 0.07
     points = np.concatenate([values, -2 - values, 2 - values])
     density = np.exp(-0.5 * ((grid[:, None] - points) / width) ** 2).sum(1)

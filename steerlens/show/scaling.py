@@ -10,7 +10,10 @@ COLOURS = (RED, BLUE, GREEN, GREY)
 
 
 def exponent(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
-    """The power law `y = a xᵏ` by least squares of the logarithms: `k`, its standard error and `a`."""
+    """Fit the power law `y = a xᵏ` by least squares of the logarithms.
+
+    The result is `k`, its standard error and `a`.
+    """
     u, v = np.log(x.to_numpy(float)), np.log(y.to_numpy(float))
     if len(set(u)) < 3:
         raise ValueError(f"x: got {len(set(u))} different values, expected at least 3 to fit an exponent and its error")

@@ -192,7 +192,7 @@ def _colours(dark: bool) -> dict[str, str]:
 
 
 def _height_above(ax: Axes) -> float:
-    """How high the legend above the axes is, points; 0 where it stands inside or there is none."""
+    """Return how high the legend above the axes is, points; 0 if it is inside or there is none."""
     legend, root = ax.get_legend(), ax.get_figure(root=True)
     if legend is None:
         return 0.0

@@ -139,7 +139,7 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
 
 
 def _line(ax: Axes, rows: pd.DataFrame, layers: Sequence[object], shift: float, colour: str, label: str) -> None:
-    """Mean and interval at each layer, a little beside the others'."""
+    """Draw mean and interval at each layer, a little beside the others'."""
     means = []
     for layer in layers:
         here = rows[rows.layer == layer]

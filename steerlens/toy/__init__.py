@@ -36,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Grammar:
-    """`grammar`, so that a plain import does not build the tables."""
+    """Return `grammar`, so that a plain import does not build the tables."""
     if name == "grammar":
         return default_grammar()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")

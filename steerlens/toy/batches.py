@@ -77,12 +77,14 @@ def build_batch(texts: list[str], grammar: Grammar, pieces: Pieces) -> Batch:
 
 
 def one_hot(ids: Int[np.ndarray, " n"], n_ids: int) -> Float[Tensor, "n ids"]:
-    """A row with a single 1 for each id."""
+    """Return a row with a single 1 for each id."""
     return torch.nn.functional.one_hot(torch.from_numpy(ids), n_ids).float()
 
 
 def training_batches(grammar: Grammar, pieces: Pieces, tokens: int, seed: int) -> Iterator[Batch]:
-    """Endless fresh batches; 2,048 texts at a time are sorted by length so that little is padding.
+    """Yield fresh batches without end.
+
+    2,048 texts at a time are sorted by length so that little is padding.
 
     `tokens` bounds the padded positions of a batch; texts of more than `N_POSITIONS` ids are left out.
     """
@@ -102,5 +104,5 @@ def training_batches(grammar: Grammar, pieces: Pieces, tokens: int, seed: int) -
 
 
 def spelled_length(text: str, grammar: Grammar, pieces: Pieces) -> int:
-    """Positions that a text occupies: bos and all pieces."""
+    """Return the number of positions that a text occupies: bos and all pieces."""
     return 1 + sum(len(pieces.spelling[grammar.word_index[word]]) for word in text.split())

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0) -> "Labelled":
-    """`n` texts labelled with their grade of `attribute` (-1 … 1), every grade equally often, the other
-    factors uniform.
+    """Draw `n` texts labelled with their grade of `attribute` (-1 … 1).
+
+    Every grade comes equally often, and the other factors are uniform.
 
     Example:
         >>> from steerlens.toy import corpus

@@ -46,7 +46,10 @@ class Alive:
 
 
 def split_sentences(texts: list[str], index: dict[str, int], unknown: int) -> Sentences:
-    """Tokens are what whitespace separates; a text may stop in the middle of a sentence and may be empty."""
+    """Split texts into sentences; tokens are what whitespace separates.
+
+    A text may stop in the middle of a sentence and may be empty.
+    """
     rows, text, order, complete = [], [], [], []
     for i, one in enumerate(texts):
         tokens, begin, count = one.split(), 0, 0
@@ -72,7 +75,7 @@ def split_sentences(texts: list[str], index: dict[str, int], unknown: int) -> Se
 
 
 def scan(tables: Tables, words: Int[np.ndarray, "sentences positions"]) -> Iterator[Alive]:
-    """After each position, P(template, words so far | condition) of the pairs that are still possible."""
+    """Yield, after each position, P(template, words so far | condition) of the pairs still possible."""
     if not len(words):
         return
     sentence, template = np.nonzero(tables.allowed[words[:, 0]])
@@ -88,7 +91,10 @@ def scan(tables: Tables, words: Int[np.ndarray, "sentences positions"]) -> Itera
 
 
 def prefix_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray, "sentences positions conditions"]:
-    """P(first p + 1 words of the sentence | condition); zero where the sentence is over or impossible."""
+    """Return P(first p + 1 words of the sentence | condition).
+
+    It is zero where the sentence is over or impossible.
+    """
     n, positions = sentences.words.shape
     out = np.zeros((n, positions, len(tables.start)))
     for p, alive in enumerate(scan(tables, sentences.words)):
@@ -97,7 +103,7 @@ def prefix_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray,
 
 
 def sentence_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray, "sentences conditions"]:
-    """P(all words of the sentence | condition)."""
+    """Return P(all words of the sentence | condition)."""
     n = len(sentences.words)
     out = np.zeros((n, len(tables.start)))
     for p, alive in enumerate(scan(tables, sentences.words)):
@@ -107,20 +113,20 @@ def sentence_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarra
 
 
 def safe_log(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Natural logarithm with log 0 = -inf and no warning."""
+    """Return the natural logarithm with log 0 = -inf and no warning."""
     with np.errstate(divide="ignore"):
         return np.log(x)
 
 
 def log_sum_exp(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
-    """log Σ exp over the last axis; -inf where every entry is -inf."""
+    """Return log Σ exp over the last axis; -inf where every entry is -inf."""
     top = x.max(axis=-1, keepdims=True)
     top = np.where(np.isfinite(top), top, 0.0)
     return safe_log(np.exp(x - top).sum(axis=-1)) + top[..., 0]
 
 
 def softmax(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch n"]:
-    """exp(x) normalised over the last axis; zeros where every entry is -inf."""
+    """Return exp(x) normalised over the last axis; zeros where every entry is -inf."""
     total = log_sum_exp(x)[..., None]
     return np.exp(x - np.where(np.isfinite(total), total, 0.0))
 
@@ -128,7 +134,7 @@ def softmax(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch n"]:
 def before_each(
     values: Num[np.ndarray, "sentences c"], order: Int[np.ndarray, " sentences"]
 ) -> Num[np.ndarray, "sentences c"]:
-    """Sum of `values` over the earlier sentences of the same text (they stand in order, side by side)."""
+    """Sum `values` over the earlier sentences of the same text (they stand in order, side by side)."""
     out = np.zeros_like(values)
     for k in range(1, max(order, default=0) + 1):
         here = np.nonzero(order == k)[0]

@@ -81,7 +81,7 @@ class Grammar:
 
     @cached_property
     def tables(self) -> Tables:
-        """The model as arrays, built at first use."""
+        """Return the model as arrays, built at first use."""
         spreads = {"sentiment": self.sentiment_spread, "tone": self.tone_spread}
         return build_tables(self.classes, self.templates, self.axes, spreads, self.topic_leak, self.boost)
 
@@ -92,19 +92,22 @@ class Grammar:
 
     @cached_property
     def word_index(self) -> dict[str, int]:
-        """Number of each word in `vocab`; the end of the text is not a word."""
+        """Return the number of each word in `vocab`; the end of the text is not a word."""
         return {word: i for i, word in enumerate(self.vocab) if i > 0}
 
     @cached_property
     def lexicon(self) -> dict[str, WordFactor]:
-        """The truth about every word: (factor, level), (None, None) for words that depend on nothing."""
+        """Return the truth about every word: (factor, level).
+
+        (None, None) stands for words that depend on nothing.
+        """
         truth = {word: WordFactor(None, None) for word in self.vocab[1:]}
         for c in self.classes:
             truth.update({w: WordFactor(c.factor, v) for w, v in zip(c.words, c.levels, strict=True) if c.factor})
         return truth
 
     def log_prob(self, text: str, condition: Condition | None = None, end: bool = True) -> float:
-        """log P(text | condition) in nats; -inf for what the grammar cannot say.
+        """Return log P(text | condition) in nats; -inf for what the grammar cannot say.
 
         With `end` the text must be whole: the probability includes that it ends here. Without, it is the
         probability that a text begins with these tokens, which may stop in the middle of a sentence.
@@ -119,11 +122,11 @@ class Grammar:
     def log_probs(
         self, texts: Iterable[str], condition: Condition | None = None, end: bool = True
     ) -> Float[np.ndarray, " texts"]:
-        """`log_prob` of many texts at once."""
+        """Return `log_prob` of many texts at once."""
         return log_sum_exp(self._log_prior(condition) + self._log_likelihood(self._parse(texts), end))
 
     def token_log_probs(self, text: str, condition: Condition | None = None) -> Float[np.ndarray, " tokens"]:
-        """log P(token | tokens before it, condition) for each token of the text.
+        """Return log P(token | tokens before it, condition) for each token of the text.
 
         The sum is `log_prob(text, condition, end=False)`. From the first impossible token on all are -inf.
         """
@@ -138,7 +141,9 @@ class Grammar:
         return np.where(np.isfinite(path[1:]), path[1:] - np.where(np.isfinite(path[:-1]), path[:-1], 0.0), -np.inf)
 
     def next_token(self, prefix: str, condition: Condition | None = None) -> Float[np.ndarray, " vocab"]:
-        """P(next token | prefix, condition) over `vocab`; entry 0 is the probability that the text ends.
+        """Return P(next token | prefix, condition) over `vocab`.
+
+        Entry 0 is the probability that the text ends.
 
         Raises ValueError where the prefix has probability 0: nothing can be said about what follows.
         """
@@ -153,27 +158,36 @@ class Grammar:
         return rows.weight[here] @ self.mixtures[rows.row[here]]
 
     def next_rows(self, texts: Iterable[str], condition: Condition | None = None) -> NextRows:
-        """Exact next-token distributions at every position of the texts: sparse weights over `mixtures`."""
+        """Return exact next-token distributions at every position of the texts.
+
+        They are sparse weights over `mixtures`.
+        """
         sentences = self._parse(texts)
         return next_rows(self.tables, sentences, self._log_prior(condition), self._stops(sentences))
 
     @cached_property
     def mixtures(self) -> Float[np.ndarray, "rows vocab"]:
-        """The distributions that `next_rows` mixes."""
+        """Return the distributions that `next_rows` mixes."""
         return mixture_table(self.tables)
 
     def posterior(self, text: str, condition: Condition | None = None) -> Posterior:
-        """P(condition | text begins like this); `posterior` has the rule for what the grammar cannot produce."""
+        """Return P(condition | text begins like this).
+
+        `posterior` has the rule for what the grammar cannot produce.
+        """
         many = self.posteriors([text], condition)
         return Posterior(many.table[0], many.axes, many.grammatical[0, ...])
 
     def posteriors(self, texts: Iterable[str], condition: Condition | None = None) -> Posterior:
-        """`posterior` of many texts at once; texts may be cut anywhere and may be ungrammatical."""
+        """Return `posterior` of many texts at once.
+
+        Texts may be cut anywhere and may be ungrammatical.
+        """
         axes = (self.sentiments, self.tones, self.topics)
         return posterior(self.tables, self._parse(texts), self._log_prior(condition), axes)
 
     def attribute_mean(self, texts: Iterable[str], factor: str) -> Float[np.ndarray, " texts"]:
-        """E[label | text] of "sentiment" or "tone", between -1 and 1.
+        """Return E[label | text] of "sentiment" or "tone", between -1 and 1.
 
         Example:
             >>> from steerlens.toy import grammar
@@ -195,7 +209,7 @@ class Grammar:
     def sample_with_conditions(
         self, n: int = 1, condition: Condition | None = None, seed: int = 0
     ) -> tuple[list[str], Int[np.ndarray, "texts 3"]]:
-        """`sample`, and the levels (as indices into `axes`) that each text was drawn under."""
+        """Return `sample`, and the levels (as indices into `axes`) that each text was drawn under."""
         if n < 0:
             raise ValueError(f"n is {n}; expected how many texts to draw, 0 or more")
         generator = np.random.default_rng(seed)
@@ -205,8 +219,9 @@ class Grammar:
         return texts, self.tables.levels[chosen]
 
     def entropy_rate(self, n: int = 2000, condition: Condition | None = None, seed: int = 0) -> EntropyRate:
-        """Nats per token, Σ -log P(text) / Σ (tokens + 1), over `n` samples; the end of a text counts as one
-        token.
+        """Return nats per token, Σ -log P(text) / Σ (tokens + 1), over `n` samples.
+
+        The end of a text counts as one token.
 
         The standard error is that of a ratio of means (delta method). `given_condition` is the same with the
         text's own condition known; the difference is what the condition is worth.
@@ -230,12 +245,15 @@ class Grammar:
         return split_sentences(list(plain_texts("texts", texts)), self.word_index, len(self.vocab))
 
     def _stops(self, sentences: Sentences) -> Float[np.ndarray, " counts"]:
-        """P(the text ends | j sentences are over) for j = 0 … as many as there are, and one more."""
+        """Return P(the text ends | j sentences are over).
+
+        j runs from 0 to as many as there are, and one more.
+        """
         counts = np.arange(max(sentences.order, default=0) + 2)
         return np.where(counts >= self.min_sentences, self.stop, 0.0)
 
     def _log_prior(self, condition: Condition | None) -> Float[np.ndarray, " conditions"]:
-        """Uniform over the conditions that agree with `condition`, -inf elsewhere."""
+        """Return the log prior, uniform over the conditions that agree with `condition`, -inf elsewhere."""
         fits = np.ones(len(self.tables.levels), bool)
         for i, factor in enumerate(FACTORS):
             level = getattr(condition, factor) if condition else None
@@ -246,7 +264,10 @@ class Grammar:
         return safe_log(fits / fits.sum())
 
     def _log_likelihood(self, sentences: Sentences, end: bool) -> Float[np.ndarray, "texts conditions"]:
-        """log P(text | each condition): product over sentences, times going on after each but the last."""
+        """Return log P(text | each condition).
+
+        It is the product over sentences, times going on after each but the last.
+        """
         stops = self._stops(sentences)
         out = np.zeros((sentences.n_texts, len(self.tables.start)))
         log_like = safe_log(sentence_likelihood(self.tables, sentences))

@@ -27,12 +27,15 @@ class Posterior:
     grammatical: Bool[np.ndarray, "*texts"]
 
     def marginal(self, factor: str) -> Float[np.ndarray, "*texts levels"]:
-        """P(level of `factor` | text), the other two factors summed out."""
+        """Return P(level of `factor` | text), the other two factors summed out."""
         axis = _axis(factor)
         return self.table.sum(axis=tuple(i - 3 for i in range(3) if i != axis))
 
     def mean(self, factor: str) -> Float[np.ndarray, "*texts"]:
-        """E[label | text], in the units of the label (sentiment and tone: -1 … 1). Topics have no mean."""
+        """Return E[label | text], in the units of the label (sentiment and tone: -1 … 1).
+
+        Topics have no mean.
+        """
         if factor == "topic":
             raise ValueError('factor is "topic", whose levels are names; expected "sentiment" or "tone"')
         return np.asarray(self.marginal(factor) @ np.array(self.axes[_axis(factor)], dtype=float))
@@ -65,7 +68,7 @@ def posterior(
     log_prior: Float[np.ndarray, " conditions"],
     axes: tuple[tuple[Level, ...], tuple[Level, ...], tuple[Level, ...]],
 ) -> Posterior:
-    """The posterior over conditions of every text; exact for texts that the grammar can begin.
+    """Return the posterior over conditions of every text; exact for texts that the grammar can begin.
 
     A sentence that the grammar cannot produce has likelihood 0 under every condition. Such a sentence is
     replaced by its bag of words: the product over its known words of P(word | condition), the word's expected

@@ -9,7 +9,7 @@ from steerlens.toy.tables import Tables
 def draw_rows(
     cumulative: Float[np.ndarray, "rows n"], row: Int[np.ndarray, " draws"], generator: np.random.Generator
 ) -> Int[np.ndarray, " draws"]:
-    """One index for each requested row, by inversion of all distribution functions laid end to end."""
+    """Draw one index for each requested row, inverting all distribution functions laid end to end."""
     n = cumulative.shape[1]
     ladder = (cumulative / cumulative[:, -1:] + np.arange(len(cumulative))[:, None]).ravel()
     found = np.searchsorted(ladder, row + generator.random(len(row)), side="right")
@@ -23,7 +23,10 @@ def draw_texts(
     stop: float,
     generator: np.random.Generator,
 ) -> list[str]:
-    """One text for each condition: sentences until it stops, a template for each, a word at each place."""
+    """Draw one text for each condition.
+
+    Draw sentences until it stops, a template for each, a word at each place.
+    """
     n_sentences = min_sentences - 1 + generator.geometric(stop, len(conditions))
     owner = np.repeat(np.arange(len(conditions)), n_sentences)
     template = draw_rows(tables.start.cumsum(axis=1), conditions[owner], generator)

@@ -12,7 +12,7 @@ SHIPPED = (*NAMES, TASK_MODEL)
 
 
 def weights_folder(name: str) -> Path:
-    """The folder of a shipped model, in Hugging Face's layout.
+    """Return the folder of a shipped model, in Hugging Face's layout.
 
     Example:
         >>> weights_folder("toy-128").name

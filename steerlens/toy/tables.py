@@ -92,7 +92,7 @@ class Tables:
 
 
 def check_templates(templates: tuple[Template, ...], classes: tuple[WordClass, ...]) -> None:
-    """There is a template, every slot has its class, no class holds a word that would end a sentence."""
+    """Raise where there is no template, a slot has no class, or a class holds a sentence's end."""
     if not templates:
         raise ValueError('templates is empty; expected at least one, as Template("the end .")')
     names = {word_class.name for word_class in classes}
@@ -112,7 +112,10 @@ def check_templates(templates: tuple[Template, ...], classes: tuple[WordClass, .
 
 
 def check_levels(word_class: WordClass, axes: dict[str, tuple[Level, ...]]) -> None:
-    """Topics must be among the grammar's; grades must be numbers, but may lie between the grammar's."""
+    """Raise where a topic is not among the grammar's, or a grade is no number.
+
+    Grades may lie between the grammar's.
+    """
     for word, level in zip(word_class.words, word_class.levels, strict=True):
         wrong = {
             None: level is not None,
@@ -133,7 +136,7 @@ def level_affinity(
     leak: float,
     n_levels: int,
 ) -> Float[np.ndarray, " words"]:
-    """How much a condition at `level` likes words of `levels`.
+    """Return how much a condition at `level` likes words of `levels`.
 
     exp(-(g - v)²/2σ²) for grades g and v; for topics 1 - leak, or leak/(n - 1) where they differ.
     """
@@ -151,7 +154,7 @@ def _class_rows(
     spreads: dict[str, float],
     leak: float,
 ) -> Float[np.ndarray, "rows words"]:
-    """One distribution over the vocabulary for each level of the class's factor, or a single one."""
+    """Return one distribution over the vocabulary for each level of the class's factor, or a single one."""
     levels = axes[word_class.factor] if word_class.factor else (None,)
     rows = np.zeros((len(levels), len(index) + 1))
     places = [index[word] for word in word_class.words]
@@ -166,7 +169,7 @@ def _class_rows(
 def _template_weights(
     templates: tuple[Template, ...], values: tuple[tuple[float, float], ...], boost: float
 ) -> Float[np.ndarray, "conditions templates"]:
-    """P(template | condition), from the sentiment and tone values of every condition."""
+    """Return P(template | condition), from the sentiment and tone values of every condition."""
     weights = np.ones((len(values), len(templates)))
     for c, (sentiment, tone) in enumerate(values):
         favoured = {

@@ -33,7 +33,10 @@ class NextRows:
 
 
 def mixture_table(tables: Tables) -> Float[np.ndarray, "rows vocab"]:
-    """The distributions that `NextRows.row` counts: emission rows, first words by condition, end of text."""
+    """Return the distributions that `NextRows.row` counts.
+
+    These are emission rows, first words by condition, end of text.
+    """
     end = np.zeros((1, len(tables.vocab)))
     end[0, 0] = 1.0
     return np.concatenate([tables.emission[:, :-1], tables.first[:, :-1], end])
@@ -42,7 +45,10 @@ def mixture_table(tables: Tables) -> Float[np.ndarray, "rows vocab"]:
 def _spread(
     alive: Alive, p: int, prior: Float[np.ndarray, "sentences conditions"], tables: Tables
 ) -> Float[np.ndarray, "sentences rows"]:
-    """Belief over the rows of the next position, inside a sentence, given the words up to position p."""
+    """Return the belief over the rows of the next position, inside a sentence.
+
+    The belief is that given the words up to position p.
+    """
     n, n_rows = len(prior), len(tables.emission)
     out = np.zeros((n, n_rows))
     going = tables.length[alive.template] > p + 1
@@ -62,7 +68,9 @@ def next_rows(
     log_prior: Float[np.ndarray, " conditions"],
     stops: Float[np.ndarray, " sentences_or_more"],
 ) -> NextRows:
-    """Every position's exact next-token mixture; `stops[j]` = P(the text ends | j sentences are over).
+    """Return every position's exact next-token mixture.
+
+    `stops[j]` = P(the text ends | j sentences are over).
 
     A position that the grammar cannot reach gets no entries (probabilities that sum to 0).
     """

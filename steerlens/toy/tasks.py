@@ -43,7 +43,7 @@ WORKBOOK, TRAINING = range(2)
 
 
 def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
-    """`n` texts of a task with their prompts; all labels are 0, a task is no attribute.
+    """Draw `n` texts of a task with their prompts; all labels are 0, a task is no attribute.
 
     - `reviews`: texts of the default grammar; the prompt is their first three words.
     - `masked words`: the first sentence of a text of the grammar with one word, any as likely as another, replaced by
@@ -76,7 +76,7 @@ def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
 
 
 def exact_answers(prompts: Iterable[str]) -> list[dict[str, float]]:
-    """P(word | question) for questions of "masked words": by the grammar, over all words that fit.
+    """Return P(word | question) for questions of "masked words": by the grammar, over all words that fit.
 
     `P(w) ∝ P(a text begins with the sentence with w in it)`: all words of a sentence are masked as often, so the place says
     nothing.
@@ -104,7 +104,10 @@ def exact_answers(prompts: Iterable[str]) -> list[dict[str, float]]:
 
 
 def task_batches(tokenizer: Tokenizer, tokens: int, seed: int) -> Iterator[Batch]:
-    """Endless fresh batches of at most `tokens` padded positions for training; every token is predicted."""
+    """Yield fresh batches of at most `tokens` padded positions for training, without end.
+
+    Every token is predicted.
+    """
     order = np.random.default_rng(seed)
     streams = {name: np.random.default_rng(_stream(name, seed, TRAINING)) for name in TASKS}
     while True:
@@ -125,7 +128,7 @@ def task_batches(tokenizer: Tokenizer, tokens: int, seed: int) -> Iterator[Batch
 
 
 def measure_tasks(model: torch.nn.Module, tokenizer: Tokenizer, n: int = 500, seed: int = HELD_OUT_SEED) -> dict:
-    """What a model of the three tasks has learned, on held-out texts.
+    """Measure what a model of the three tasks has learned, on held-out texts.
 
     `nll`: nats per token of each task, prompts and ends of texts included; `exact`: that of the grammar on the reviews.
     `right`: the share of first answers that the likeliest tokens spell whole, the `;` behind them too; for masked words also
@@ -171,7 +174,7 @@ def _nll(model: torch.nn.Module, tokenizer: Tokenizer, pairs: list[tuple[str, st
 
 
 def _ids(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
-    """Begin, prompt, text, end."""
+    """Return the ids of a prompt and its text: begin, prompt, text, end."""
     return [0, *tokenizer.encode(f"{prompt} {text}", add_special_tokens=False), 0]
 
 
@@ -182,7 +185,7 @@ def _stream(name: str, seed: int, use: int) -> np.random.SeedSequence:
 
 
 def _draw(name: str, n: int, generator: np.random.Generator) -> list[tuple[str, str]]:
-    """Prompts and texts."""
+    """Draw prompts and texts."""
     if name == "reviews":
         words = [text.split() for text in _reviews(n, generator)]
         return [(" ".join(w[:OPENING]), " ".join(w[OPENING:])) for w in words]

@@ -19,7 +19,10 @@ MAX_LENGTH = 256
 
 
 def word_tokenizer(grammar: Grammar, extra: tuple[str, ...] = ()) -> "Tokenizer":
-    """One id for each word: 0 ends (and begins) a text, 1 is any other word, then the vocabulary in order, then `extra`."""
+    """Build a tokenizer with one id for each word.
+
+    0 ends (and begins) a text, 1 is any other word, then the vocabulary in order, then `extra`.
+    """
     from tokenizers import Tokenizer as RawTokenizer
     from tokenizers import models, pre_tokenizers
 
@@ -30,7 +33,9 @@ def word_tokenizer(grammar: Grammar, extra: tuple[str, ...] = ()) -> "Tokenizer"
 
 
 def piece_tokenizer(grammar: Grammar, vocab_size: int, n: int = 20_000, seed: int = 7) -> "Tokenizer":
-    """Frequent words whole, the rest in byte-pair pieces; "▁" marks the beginning of a word.
+    """Build a tokenizer with frequent words whole and the rest in byte-pair pieces.
+
+    "▁" marks the beginning of a word.
 
     Two thirds of the ids are the words that are commonest in `n` sampled texts, in that order; the last third
     are letters and merges learned from the words that are left. (Merges learned from all words would spend
@@ -69,7 +74,10 @@ def piece_tokenizer(grammar: Grammar, vocab_size: int, n: int = 20_000, seed: in
 
 
 def _wrap(raw: "RawTokenizer") -> "Tokenizer":
-    """Special tokens and lengths; clean-up is off because texts keep a space before their punctuation."""
+    """Add special tokens and lengths.
+
+    Clean-up is off because texts keep a space before their punctuation.
+    """
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -83,5 +91,8 @@ def _wrap(raw: "RawTokenizer") -> "Tokenizer":
 
 
 def load_pieces(tokenizer: "Tokenizer", vocab: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """The ids that spell each token of the grammar's vocabulary; the end of the text is id 0."""
+    """Return the ids that spell each token of the grammar's vocabulary.
+
+    The end of the text is id 0.
+    """
     return ((0,), *(tuple(tokenizer.encode(word, add_special_tokens=False)) for word in vocab[1:]))

@@ -52,7 +52,7 @@ RECIPES = {
 
 
 def build_model(recipe: Recipe, n_ids: int) -> torch.nn.Module:
-    """A GPT-2 with tied embeddings, or a Llama with untied ones, at random weights."""
+    """Build a GPT-2 with tied embeddings, or a Llama with untied ones, at random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if recipe.llama_vocab is None:
@@ -88,19 +88,25 @@ def build_model(recipe: Recipe, n_ids: int) -> torch.nn.Module:
 
 
 def log_probs_at(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "predictions ids"]:
-    """log p(next id) at the places that predict something; the unembedding is not run on padding."""
+    """Return log p(next id) at the places that predict something.
+
+    The unembedding is not run on padding.
+    """
     hidden = model.base_model(batch.ids).last_hidden_state
     return model.lm_head(hidden.flatten(0, 1)[batch.place]).log_softmax(-1)
 
 
 def train(recipe: Recipe, grammar: Grammar, tokenizer: Tokenizer, seed: int = 0) -> torch.nn.Module:
-    """A model of the grammar's texts."""
+    """Train a model of the grammar's texts."""
     pieces = build_pieces(grammar, tokenizer, len(tokenizer))
     return descend(recipe, len(tokenizer), training_batches(grammar, pieces, recipe.tokens, seed), seed)
 
 
 def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> torch.nn.Module:
-    """AdamW with a warm-up of 5 % and a cosine to zero; prints the loss above the targets' own entropy."""
+    """Train with AdamW, a warm-up of 5 % and a cosine to zero.
+
+    It prints the loss above the targets' own entropy.
+    """
     torch.manual_seed(seed)
     model = build_model(recipe, n_ids)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -127,7 +133,9 @@ def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> 
 def measure(
     model: torch.nn.Module, grammar: Grammar, tokenizer: Tokenizer, n: int = 2000, seed: int = HELD_OUT_SEED
 ) -> dict[str, float]:
-    """Held-out NLL, exact NLL and their paired gap with its standard error, in nats per token of the grammar.
+    """Measure held-out NLL, exact NLL and their paired gap with its standard error.
+
+    All are in nats per token of the grammar.
 
     The end of a text counts as one token. A tokenizer that splits words is charged all pieces of its own
     spelling, divided by the number of the grammar's tokens.
@@ -155,7 +163,10 @@ def measure(
 
 
 def save(model: torch.nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
-    """A plain Hugging Face folder: float16 on disk, and a config that asks for float32 in memory."""
+    """Write a plain Hugging Face folder.
+
+    It has float16 on disk, and a config that asks for float32 in memory.
+    """
     model.half().save_pretrained(folder)
     model.float()
     path = folder / "config.json"
@@ -168,7 +179,7 @@ def save(model: torch.nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load(name: str) -> tuple[torch.nn.Module, Tokenizer]:
-    """The shipped model and its tokenizer, from the package and without a network."""
+    """Load the shipped model and its tokenizer, from the package and without a network."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = str(weights_folder(name))
@@ -199,14 +210,14 @@ def reproduce(name: str, folder: Path) -> None:
 
 
 def measured(name: str, model: torch.nn.Module, tokenizer: Tokenizer) -> dict:
-    """The numbers of a shipped model, by what it is a model of."""
+    """Return the numbers of a shipped model, by what it is a model of."""
     if name == TASK_MODEL:
         return measure_tasks(model, tokenizer)
     return measure(model, default_grammar(), tokenizer)
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=SHIPPED, help=f"models, by default all: {', '.join(SHIPPED)}")
     parser.add_argument("--out", type=Path, help="parent folder (default: the package's own weights)")

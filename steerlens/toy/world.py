@@ -10,7 +10,10 @@ ZIPF_EXPONENT = 0.7
 
 
 def word_class(name: str, factor: str | None, words: lexicon.Levels) -> WordClass:
-    """A class from words by level; word r of a level is ∝ (r + 1)^-0.7, all levels have the same total."""
+    """Build a class from words by level.
+
+    Word r of a level is ∝ (r + 1)^-0.7, all levels have the same total.
+    """
     flat, levels, frequencies = [], [], []
     for level, text in words.items():
         listed = text.split()
@@ -22,14 +25,14 @@ def word_class(name: str, factor: str | None, words: lexicon.Levels) -> WordClas
 
 
 def sentence_templates(by_mark: dict[str, str]) -> tuple[Template, ...]:
-    """One template for each line."""
+    """Return one template for each line."""
     lines = [(line.strip(), mark) for mark, text in by_mark.items() for line in text.splitlines()]
     return tuple(Template(" ".join(line.split()), mark) for line, mark in lines if line)
 
 
 @cache
 def default_grammar() -> Grammar:
-    """The grammar of the shipped models: 90 conditions, some 70 sentences, some 1,300 words.
+    """Return the grammar of the shipped models: 90 conditions, some 70 sentences, some 1,300 words.
 
     Example:
         >>> len(default_grammar().templates) >= 60

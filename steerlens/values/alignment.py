@@ -44,7 +44,7 @@ class Alignment:
     residual: Float[Tensor, " n"]
 
     def embeddings(self) -> tuple[Float[Tensor, "n d_tgt"], Float[Tensor, "n d_src"]]:
-        """The shared tokens' embeddings on the target and on the source, float64, centred as the fit."""
+        """Return the shared tokens' embeddings on target and source, float64, centred as the fit."""
         X, Y = (
             on.W_U.detach().double().mT[ids.to(on.W_U.device)].cpu()
             for on, ids in ((self.tgt, self.tgt_ids), (self.src, self.src_ids))
@@ -52,7 +52,7 @@ class Alignment:
         return (X - self.weights @ X, Y - self.weights @ Y) if self.centred else (X, Y)
 
     def rows(self) -> list[tuple[str, str]]:
-        """The alignment as names and readable values."""
+        """Return the alignment as names and readable values."""
         worst = sorted(range(len(self.tokens)), key=lambda i: -float(self.residual[i]))[:8]
         return [
             (
@@ -82,15 +82,19 @@ class Alignment:
 
 
 def text_ids(readout: Readout) -> list[int]:
-    """Ids of tokens that stand for text that can be told: no special tokens, no padding rows, no broken characters."""
+    """Return the ids of tokens that stand for text that can be told.
+
+    No special tokens, no padding rows, no broken characters.
+    """
     whole = (i for i, token in enumerate(readout.tokens) if token and "\ufffd" not in token and not PART.search(token))
     return [i for i in whole if i not in readout.special]
 
 
 def spellings(readout: Readout) -> dict[str, int]:
-    """Each token's text with its id, spelled the same way whatever the tokenizer; a text that two tokens have is left out.
+    """Return each token's text with its id, spelled the same way whatever the tokenizer.
 
-    Tokenizers mark where a word begins in three ways, and the read-out's token strings have the first already decoded:
+    A text that two tokens have is left out. Tokenizers mark where a word begins in three ways, and
+    the read-out's token strings have the first already decoded:
 
         a space in front (`Ġword`, `▁word`)      ' word', and pieces of words without
         pieces marked instead (`##ing`)          word → ' word', ##ing → 'ing'
@@ -122,7 +126,10 @@ def spellings(readout: Readout) -> dict[str, int]:
 
 
 def shared_tokens(src: Readout, tgt: Readout) -> tuple[tuple[str, ...], Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """The tokens that two vocabularies share, by their text, with their ids in both, in the target's order."""
+    """Return the tokens that two vocabularies share, by their text, with their ids in both.
+
+    They are in the target's order.
+    """
     mine, theirs = spellings(src), spellings(tgt)
     both = [text for text in theirs if text in mine]
     return tuple(both), torch.tensor([mine[t] for t in both]).long(), torch.tensor([theirs[t] for t in both]).long()

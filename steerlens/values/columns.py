@@ -175,7 +175,7 @@ def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
 
 
 def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashable:
-    """`find_column`, which says what it guessed and guesses no grade whose scale nobody gave."""
+    """Call `find_column`, say what it guessed, and guess no grade whose scale nobody gave."""
     name = find_column(table, asked, role)
     if _spelt(name) == _spelt(asked):
         return name
@@ -193,7 +193,7 @@ def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashab
 
 
 def _fault(role: str, name: Hashable, value: Any, no_label: bool) -> str | None:
-    """What is wrong with one value, if its meaning is left aside."""
+    """Say what is wrong with one value, if its meaning is left aside."""
     drop = "drop the row, or pass dropna=True to leave out all rows without text or label"
     if isinstance(value, Absent):
         return f"no column {name!r}; found {listed(value.found)}"

@@ -57,14 +57,14 @@ class Report:
     trials: tuple[dict[str, float], ...] = field(default=(), repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, ready for JSON."""
+        """Return plain numbers and strings, ready for JSON."""
         plain = asdict(self)
         plain["by_label"] = {str(label): asdict(losses) for label, losses in self.by_label.items()}
         plain["sign_margin"] = self.heldout.sign_margin
         return plain
 
     def rows(self) -> list[tuple[str, str]]:
-        """The report as names and readable values."""
+        """Return the report as names and readable values."""
         h, t = self.heldout, self.train
         gap = f"<= {self.optimality_gap:.2g}" if self.optimality_gap is not None else f"none: {self.gap_reason}"
         verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
@@ -91,7 +91,7 @@ class Report:
         ]
 
     def _set(self) -> list[tuple[str, str]]:
-        """The settings, as names and readable values."""
+        """Return the settings, as names and readable values."""
         found = []
         if self.ridge is not None:
             lr = "" if self.lr is None else f", lr {self.lr:.3g}"
@@ -132,7 +132,7 @@ class Fit(Generic[Value]):
     report: Report
 
     def __repr__(self) -> str:
-        """The value and what texts say of it; all of it is in `report`."""
+        """Show the value and what texts say of it; all of it is in `report`."""
         verdict = "" if self.report.verdict is None else f"\n  {self.report.verdict}"
         return f"Fit({self.value!r}){verdict}"
 

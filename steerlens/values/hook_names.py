@@ -4,5 +4,5 @@ EMBED = "hook_embed"
 
 
 def resid_post(layer: int) -> str:
-    """The hook of the residual stream behind a layer."""
+    """Return the name of the residual stream's hook behind a layer."""
     return f"blocks.{layer}.hook_resid_post"

@@ -253,7 +253,7 @@ class Labelled:
 
 
 def _whole(name: str, value: Any, more: str = "") -> int:
-    """A whole number of whatever library."""
+    """Return a whole number, of whatever library, as Python's own."""
     try:
         if not isinstance(value, bool | np.bool_):
             return operator.index(value)

@@ -53,13 +53,13 @@ class Metric:
         return spectrum(self.C), spectrum(self.S)
 
     def damped(self, damping: float) -> "Metric":
-        """The same metric under another damping; the spectra, which cost most, are shared."""
+        """Return the same metric under another damping; the spectra, which cost most, are shared."""
         other = replace(self, damping=damping)
         other.__dict__["spectra"] = self.spectra
         return other
 
     def floored(self, values: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-        """Eigenvalues with the damping added."""
+        """Return eigenvalues with the damping added."""
         # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's resolution
         return values + max(self.damping, 1e-10) * values.max().clamp_min(1e-30)
 
@@ -90,11 +90,11 @@ class Metric:
         return n_C, n_S
 
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
-        """`C^{1/2} W S^{1/2}`, whose half squared length is the Kronecker number `kl`, damped."""
+        """Return `C^{1/2} W S^{1/2}`, whose half squared length is the Kronecker number `kl`, damped."""
         return self.C_root.to(W) @ W @ self.S_root.to(W)
 
     def unwhiten(self, V: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
-        """The inverse of `whiten`."""
+        """Undo `whiten`."""
         return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
 
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:

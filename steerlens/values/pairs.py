@@ -59,11 +59,14 @@ class Pairs:
         return len(self) / self.tgt.n_positions
 
     def reverse(self) -> "Pairs":
-        """Source and target exchanged."""
+        """Return the pairs with source and target exchanged."""
         return Pairs(self.tgt, self.src, self.rows.flip(0))
 
     def split(self, share: float, *, seed: int) -> tuple["Pairs", "Pairs"]:
-        """Two random parts by text, the first with `share` of the texts; both still hold the states of all texts."""
+        """Split at random by text, the first part with `share` of the texts.
+
+        Both parts still hold the states of all texts.
+        """
         text = torch.cat([chunk.text for chunk in self.tgt.chunks(1 << 16)])[self.rows[1]]
         found = text.unique()
         if len(found) < 2:
@@ -74,13 +77,13 @@ class Pairs:
         return self._places(first), self._places(~first)
 
     def sample(self, n: int, *, seed: int) -> "Pairs":
-        """`n` random places; all of them where there are no more."""
+        """Take `n` random places; all of them where there are no more."""
         keep = torch.zeros(len(self), dtype=torch.bool)
         keep[torch.randperm(len(self), generator=generator(seed))[:n]] = True
         return self._places(keep)
 
     def chunks(self, size: int) -> Iterator[tuple[Float[Tensor, "some d_src"], Float[Tensor, "some d_tgt"]]]:
-        """`(c_src, c_tgt)`, at most `size` places at a time."""
+        """Yield `(c_src, c_tgt)`, at most `size` places at a time."""
         yield from zip(self.c_src.split(size), self.c_tgt.split(size), strict=True)
 
     def _places(self, keep: Bool[Tensor, " n"]) -> "Pairs":
@@ -94,5 +97,5 @@ class Pairs:
 
 
 def hidden(states: States) -> Float[Tensor, "n d_model"]:
-    """All contexts in stored order, float32."""
+    """Return all contexts in stored order, float32."""
     return torch.cat([chunk.hidden for chunk in states.chunks(1 << 16)])

@@ -18,7 +18,7 @@ class TokenIndex(NamedTuple):
 
 
 def places_of(mask: Int[Tensor, "batch pos"], prompt: Int[Tensor, " batch"]) -> TokenIndex:
-    """The places of the tokens that an attention mask marks, padded on either side."""
+    """Return the places of the tokens that an attention mask marks, padded on either side."""
     return TokenIndex(torch.where(mask.bool(), mask.cumsum(1) - 1, -1), prompt)
 
 
@@ -36,7 +36,10 @@ class PositionSelector:
     new: bool = False
 
     def masks(self, places: TokenIndex) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Where the beginning and where the end is; the whole prompt counts as beginning, new tokens as end."""
+        """Return where the beginning and where the end is.
+
+        The whole prompt counts as beginning, new tokens as end.
+        """
         index, n = places.index, places.prompt[:, None]
         first = torch.minimum(torch.full_like(n, self.first), n // 2 if self.last else n)
         last = torch.minimum(torch.full_like(n, self.last), n - n // 2 if self.first else n)
@@ -46,8 +49,10 @@ class PositionSelector:
 
 
 def parse_positions(text: str) -> PositionSelector:
-    """`"f2+l3"`: the first two and the last three tokens of the prompt. `"prompt"`: all of it. `"new"`: all after it.
-    Joined by `+`; `"all"` is `"prompt+new"`.
+    """Return the selector that a text names.
+
+    `"f2+l3"`: the first two and the last three tokens of the prompt. `"prompt"`: all of it.
+    `"new"`: all after it. Joined by `+`; `"all"` is `"prompt+new"`.
 
     Of a prompt shorter than that, one end takes all tokens and both ends share them (see `PositionSelector`). pyreft takes at
     most half of the prompt for either end, even where only one is asked for, and moves the rest to padding: of three tokens its

@@ -120,7 +120,7 @@ def _table(path: Path, wanted: Sequence[Hashable], kinds: Sequence[str]) -> Tabl
 
 
 def _content(path: Path) -> str:
-    """The text of a file, without its byte order mark."""
+    """Return the text of a file, without its byte order mark."""
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
@@ -155,7 +155,7 @@ def _parquet_table(path: Path) -> Table:
 
 
 def _object_table(path: Path, rows: list[dict], where: list[str]) -> Table:
-    """Objects as a table; one may lack what others have."""
+    """Return objects as a table; one may lack what others have."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def column(name: Hashable) -> list:
@@ -236,7 +236,7 @@ def _csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators:
 
 
 def _csv_rows(content: str, path: Path, separator: str, skipped: int) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and the rows with the lines where they begin."""
+    """Return the header, and the rows with the lines where they begin."""
     # a text may hold any line break that is not the file's own; an unclosed quote would swallow the rows after it
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     rows, line = [], 1
@@ -261,7 +261,7 @@ def _csv_rows(content: str, path: Path, separator: str, skipped: int) -> tuple[l
 
 
 def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str:
-    """What separates the header's names: most of those that are wanted, then most of all."""
+    """Return what separates the header's names: most of those that are wanted, then most of all."""
     asked = [str(name).strip().casefold() for name in wanted if name is not None]
 
     def worth(separator: str) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class Readout:
         return self._digest_of(self.d_vocab)
 
     def _digest_of(self, n: int) -> str:
-        """The fingerprint of the first `n` columns."""
+        """Return the fingerprint of the first `n` columns."""
         seen = hashlib.blake2b(digest_size=16)
         seen.update(repr(((self.d_model, n), float(self.scale), self.softcap)).encode())
         for rows in (*self.W_U[:, :n].detach().split(256), self.b_U[:n].detach()):
@@ -116,7 +116,10 @@ class Readout:
             )
 
     def extends(self, digest: str, d_vocab: int) -> bool:
-        """Whether the first `d_vocab` columns are those of a digest: the vocabulary only grew, the basis is the same."""
+        """Return whether the first `d_vocab` columns are those of a digest.
+
+        The vocabulary then only grew, and the basis is the same.
+        """
         return d_vocab < self.d_vocab and self._digest_of(d_vocab) == digest
 
     @cached_property
@@ -131,14 +134,17 @@ class Readout:
         return torch.tensor(keep, dtype=torch.long)
 
     def same_as(self, other: "Readout") -> bool:
-        """Whether a matrix on one means the same on the other; one vocabulary may have grown out of the other."""
+        """Return whether a matrix on one means the same on the other.
+
+        One vocabulary may have grown out of the other.
+        """
         if self is other or self.digest == other.digest:
             return True
         small, large = sorted((self, other), key=lambda readout: readout.d_vocab)
         return small.d_model == large.d_model and large.extends(small.digest, small.d_vocab)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what can be worked out again, such as a copy of `W_U` in float32."""
+        """Leave out what can be worked out again, such as a copy of `W_U` in float32."""
         return {name: x for name, x in vars(self).items() if name not in ("head", "word_ids")}
 
     @cached_property
@@ -147,7 +153,7 @@ class Readout:
         return UnembedWeights(self.W_U.float(), self.b_U.float(), self.scale, self.softcap)
 
     def logits(self, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
-        """Logits of context vectors, float32.
+        """Return the logits of context vectors, float32.
 
         Example:
             >>> import torch

@@ -24,7 +24,7 @@ class Shard(NamedTuple):
 
 
 def read_shard(path: Path) -> Shard:
-    """A shard from its file; the tensors are mapped, not read, until they are used."""
+    """Return a shard from its file; the tensors are mapped, not read, until they are used."""
     try:
         with safe_open(str(path), framework="pt") as file:
             return Shard(*(file.get_tensor(name) for name in Shard._fields))
@@ -72,13 +72,16 @@ class States:
         return int(self.lengths[self.keep].sum())
 
     def select(self, texts: Bool[Tensor, " n_texts"]) -> "States":
-        """The states of some texts only, named by a mask over all of them; nothing is copied."""
+        """Take the states of some texts only, named by a mask over all of them; nothing is copied."""
         if texts.shape != self.keep.shape:
             raise ValueError(f"texts: got a mask over {len(texts)} texts, expected {len(self.keep)}")
         return replace(self, keep=self.keep & texts)
 
     def relabel(self, labels: Float[Tensor, " n_texts"]) -> "States":
-        """The same states under other labels, so that a second attribute needs no second pass of the model."""
+        """Return the same states under other labels.
+
+        So a second attribute needs no second pass of the model.
+        """
         if labels.shape != self.labels.shape or not bool((labels.abs() <= 1).all()):
             raise ValueError(
                 f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
@@ -86,7 +89,7 @@ class States:
         return replace(self, labels=labels)
 
     def chunks(self, size: int, *, seed: int | None = None, device: torch.device | None = None) -> Iterator[Shard]:
-        """All positions, at most `size` at a time, in stored order, or shuffled by a seed.
+        """Yield all positions, at most `size` at a time, in stored order, or shuffled by a seed.
 
         Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all. With a
         device each shard goes there whole, so that a loop over its chunks never waits for the host.
@@ -109,7 +112,7 @@ class States:
                 yield Shard(shard.hidden[pick].float(), shard.next[pick].long(), shard.text[pick].long())
 
     def sample(self, n_positions: int, *, seed: int) -> "States":
-        """Random texts that hold about `n_positions` positions; all of them where there are no more."""
+        """Take random texts that hold about `n_positions` positions; all where there are no more."""
         kept = self.keep.nonzero().squeeze(1)
         order = kept[torch.randperm(len(kept), generator=generator(seed))]
         n = int((self.lengths[order].cumsum(0) < n_positions).sum()) + 1
@@ -118,7 +121,10 @@ class States:
         return self.select(mask)
 
     def split(self, share: float, *, seed: int) -> tuple["States", "States"]:
-        """Two random parts by text, the first with `share` of the texts (at least one each); copies are in one part."""
+        """Split at random by text, the first part with `share` of the texts (at least one each).
+
+        Copies are in one part.
+        """
         kept = self.keep.nonzero().squeeze(1)
         if len(kept) < 2:
             raise ValueError(f"states: {len(kept)} text cannot be split in two; collect more texts")
@@ -135,7 +141,7 @@ class States:
         return self.select(mask), self.select(~mask)
 
     def sum_by_text(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n_texts"]:
-        """Sums over the positions of each text, float64; positions in stored order."""
+        """Return sums over the positions of each text, float64; positions in stored order."""
         text = torch.cat([chunk.text for chunk in self.chunks(1 << 16)])
         total = torch.zeros(*x.shape[:-1], len(self.labels), dtype=torch.float64)
         return total.index_add_(-1, text, x.double().cpu())

@@ -67,9 +67,9 @@ class Steer:
     file_kind: ClassVar[str] = "steer"
 
     def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
-        """`c + s · cW`, computed in float32 at least and cast back to the dtype of `c`; exactly `c` at strength 0.
+        """Return `c + s · cW`, computed in float32 at least and cast back to the dtype of `c`.
 
-        A tensor of strengths has one value for each entry of the first axis of `c`.
+        It is exactly `c` at strength 0. A tensor of strengths has one value for each entry of the first axis of `c`.
         """
         wide = c.to(torch.promote_types(c.dtype, torch.float32))
         return (wide + per_row(strength, c) * (wide @ self.W.to(wide))).to(c.dtype)
@@ -78,12 +78,12 @@ class Steer:
         return ((UNEMBED_IN, lambda c, places: self.apply(c, strength)),)
 
     def with_background(self, background: "Steer") -> "SteerWithBackground":
-        """This steer, on a model whose background is always on; see `SteerWithBackground`."""
+        """Return this steer, on a model whose background is always on; see `SteerWithBackground`."""
         return SteerWithBackground(self, background)
 
     def truncate(self, rank: int, metric: Metric | None = None) -> "Steer":
-        """The nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of `C^{1/2} W S^{1/2}`, which is
-        the best one of that rank in nats and does not depend on the basis."""
+        """Return the nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of
+        `C^{1/2} W S^{1/2}`, which is the best one of that rank in nats and does not depend on the basis."""
         if not 1 <= rank <= self.readout.d_model:
             raise ValueError(f"rank: got {rank}, expected 1 … {self.readout.d_model} (d_model)")
         if metric is None:
@@ -136,7 +136,7 @@ class Steer:
         return Steer(W, self.readout, _sum_name(terms), terms)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a file keeps of it."""
+        """Return what a file keeps of it."""
         return {"W": self.W}, {"site": UNEMBED_IN, "terms": [list(term) for term in self.terms]}
 
     @classmethod
@@ -182,7 +182,7 @@ class SteerWithBackground:
         return ((UNEMBED_IN, edit),)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a file keeps of it."""
+        """Return what a file keeps of it."""
         parts = {"steer": self.steer, "background": self.background}
         about = {part: {"name": x.name, "terms": [list(term) for term in x.terms]} for part, x in parts.items()}
         return {part: x.W for part, x in parts.items()}, {"site": UNEMBED_IN, **about}
@@ -195,7 +195,7 @@ class SteerWithBackground:
 
 
 def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "..."] | float:
-    """A strength shaped to multiply `c`: a number as it is, one value per row as `[rows, 1, …]`.
+    """Return a strength shaped to multiply `c`: a number as it is, one value per row as `[rows, 1, …]`.
 
     Raises:
         ValueError: a tensor of another length than the first axis of `c`.
@@ -213,7 +213,7 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
 
 
 def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
-    """'0.7·joy - 0.3·rude' for (('joy', 0.7), ('rude', -0.3))."""
+    """Return '0.7·joy - 0.3·rude' for (('joy', 0.7), ('rude', -0.3))."""
     text = ""
     for name, k in terms:
         size = "" if abs(k) == 1 else f"{abs(k):.3g}·"
@@ -224,5 +224,5 @@ def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
 
 
 def zero_steer(readout: Readout, name: str = "0") -> Steer:
-    """The steer that changes nothing."""
+    """Return the steer that changes nothing."""
     return Steer(torch.zeros(readout.d_model, readout.d_model, device=readout.W_U.device), readout, name)

@@ -88,7 +88,7 @@ def _row(source: str):
 
 
 def _where_to(value: Any) -> str:
-    """The next step for whoever came to the wrong door."""
+    """Name the next step for whoever came to the wrong door."""
     if isinstance(value, pd.DataFrame):
         return "pass it to Labelled.from_pandas"
     if isinstance(value, pd.Series):

@@ -7,11 +7,12 @@ from steerlens.values.states import States
 
 
 def word_columns(readout: Readout, states: States | None = None) -> list[int]:
-    """Ids of tokens that are whole words of letters, one of each up to case; of two spellings the first id stays.
+    """Return the ids of tokens that are whole words of letters, one of each up to case.
 
-    Where the tokenizer marks a leading space only tokens that have it count. Beginnings of longer words are among
-    those: given the states of a text, a token that was continued there more often than not is left out, and so is one
-    that never occurs there. Special tokens and padding rows never count.
+    Of two spellings the first id stays. Where the tokenizer marks a leading space only tokens that
+    have it count. Beginnings of longer words are among those: given the states of a text, a token
+    that was continued there more often than not is left out, and so is one that never occurs there.
+    Special tokens and padding rows never count.
 
     Example:
         >>> import torch
@@ -31,7 +32,7 @@ def word_columns(readout: Readout, states: States | None = None) -> list[int]:
 
 
 def _no_words(readout: Readout, states: States) -> set[int]:
-    """Tokens that a text continues without a space more often than not, or does not have."""
+    """Return tokens that a text continues without a space more often than not, or does not have."""
     goes_on = torch.tensor([token[:1].isalnum() for token in readout.tokens])  # no space, a letter or digit first
     seen, continued = torch.zeros(2, len(readout.tokens)).unbind()
     for chunk in states.chunks(1 << 16):

@@ -28,7 +28,7 @@ class Comparison:
 
 
 def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0) -> Comparison:
-    """How alike two embeddings are on the words that they share: input and output, or two models.
+    """Measure how alike two embeddings are on their shared words: input and output, or two models.
 
         cka         HSIC(X, Y) / √(HSIC(X, X) HSIC(Y, Y))              linear kernel, HSIC by its unbiased estimator
         procrustes  min_{R orthogonal, t} ‖tXR − Y‖² / ‖Y‖² = 1 − (Σ σ(XᵀY))² / (‖X‖² ‖Y‖²)
@@ -94,7 +94,9 @@ def _global(X: Float[Tensor, "n d"], Y: Float[Tensor, "n e"]) -> dict[str, float
 
 
 def hsic(X: Float[Tensor, "n d"], Y: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
-    """The unbiased estimate of HSIC with linear kernels, in O(n d e): the n × n kernels never exist.
+    """Return the unbiased estimate of HSIC with linear kernels, in O(n d e).
+
+    The n × n kernels never exist.
 
     With `K`, `L` the kernels without their diagonals (Song et al., JMLR 2012, eq. 5)
 
@@ -113,7 +115,7 @@ def hsic(X: Float[Tensor, "n d"], Y: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
 
 
 def neighbourhood_overlap(X: Float[Tensor, "n d"], Y: Float[Tensor, "n e"], k: int) -> Float[Tensor, " n"]:
-    """For each row, the share of its k nearest rows by cosine that are the same in both."""
+    """Return, for each row, the share of its k nearest rows by cosine that are the same in both."""
     found = []
     units = [torch.nn.functional.normalize(Z, dim=1) for Z in (X, Y)]
     for start in range(0, len(X), CHUNK):

@@ -26,7 +26,7 @@ def components(
     seed: int = 0,
     repeats: int = 4,
 ) -> ResultTable:
-    """The main axes of an embedding (PCA), or its independent ones (ICA), with the words at both ends.
+    """Find an embedding's main axes (PCA), or independent ones (ICA), with the words at both ends.
 
     PCA finds the axes of largest variance, which in real models are often those of word frequency; it depends on the inner
     product. ICA looks, within the leading `n` axes, for those whose values are least Gaussian. A `kurtosis` above 0 says few
@@ -103,7 +103,10 @@ def components(
 def _same_axes(
     axes: Float[np.ndarray, "n d"], one: Float[np.ndarray, "half d"], other: Float[np.ndarray, "rest d"]
 ) -> Float[np.ndarray, " n"]:
-    """How much of each axis, as each half has it, lies in the leading axes of the other half; the mean of both ways."""
+    """Return how much of each axis, as each half has it, lies in the other half's leading axes.
+
+    It is the mean of both ways.
+    """
     first, second = (np.linalg.svd(Z - Z.mean(0), full_matrices=False)[2][: len(axes)] for Z in (one, other))
     shares = [
         ((mine[linear_sum_assignment(np.abs(axes @ mine.T), maximize=True)[1]] @ theirs.T) ** 2).sum(1)
@@ -118,7 +121,7 @@ def _same_components(
     halves: Sequence[Int[np.ndarray, " some"]],
     random: np.random.Generator,
 ) -> Float[np.ndarray, " n"]:
-    """|correlation| of the components of two halves that match, in the order of `values`."""
+    """Return the |correlation| of two halves' matching components, in the order of `values`."""
     one, other = (_ica(white, rows, random)[0] for rows in halves)
     if values is not None:
         one = one[:, linear_sum_assignment(_alike(values, one), maximize=True)[1]]
@@ -129,7 +132,7 @@ def _same_components(
 def _ica(
     white: Float[np.ndarray, "words n"], rows: Int[np.ndarray, " some"], random: np.random.Generator
 ) -> tuple[Float[np.ndarray, "words n"], bool]:
-    """Components found on some words, with the values of all words on them."""
+    """Find components on some words; return all words' values on them, and whether it converged."""
     seed = int(random.integers(1 << 31))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said in the table instead
@@ -139,6 +142,6 @@ def _ica(
 
 
 def _alike(values: Float[np.ndarray, "words n"], other: Float[np.ndarray, "words n"]) -> Float[np.ndarray, "n n"]:
-    """|correlation| of each component with each of another run."""
+    """Return the |correlation| of each component with each of another run."""
     n = values.shape[1]
     return np.abs(np.corrcoef(values.T, other.T)[:n, n:])

@@ -17,7 +17,7 @@ CHUNK, DRAWS = 512, 1_000
 
 
 def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> ResultTable:
-    """The nearest words by cosine, `cos(e, e') = e · e' / |e| |e'|`.
+    """Return the nearest words by cosine, `cos(e, e') = e · e' / |e| |e'|`.
 
     Near means used in the same places, not meaning the same: of `good` the nearest three include `bad` in a GPT-2 of d_model
     192, and `terrible` lies among `fantastic` and `wonderful`.
@@ -59,7 +59,7 @@ def analogies(
     *,
     method: Literal["add", "mul"] = "add",
 ) -> ResultTable:
-    """ "a is to b as c is to …": how often the fourth word is found.
+    """Measure how often the fourth word of "a is to b as c is to …" is found.
 
         add:  argmax_w  cos(w, b) − cos(w, a) + cos(w, c)
         mul:  argmax_w  cos'(w, b) · cos'(w, c) / (cos'(w, a) + 0.001)        cos' = (cos + 1) / 2
@@ -124,7 +124,10 @@ def analogies(
 
 
 def _ranks(emb: Embedding, rows: Int[Tensor, "n 4"], method: str) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """The place of the right answer among all words but the three of the question, by the method and by nearness to c."""
+    """Return the place of the right answer, by the method and by nearness to c.
+
+    It is the place among all words but the three of the question.
+    """
     found, alone = [], []
     for part in rows.split(CHUNK):
         a, b, c = (emb.unit[part[:, k]] @ emb.unit.mT for k in range(3))
@@ -139,13 +142,13 @@ def _ranks(emb: Embedding, rows: Int[Tensor, "n 4"], method: str) -> tuple[Int[T
 
 
 def _place(score: Float[Tensor, "n words"], part: Int[Tensor, "n 4"]) -> Int[Tensor, " n"]:
-    """1 + the words that do as well as the answer or better; writes to `score`."""
+    """Return 1 + the number of words that do as well as the answer or better; writes to `score`."""
     answer = score.gather(1, part[:, 3:])
     return (score.scatter_(1, part, -torch.inf) >= answer).sum(1) + 1
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share.
+    """Return Wilson's 95 % interval of a share.
 
     Example:
         >>> [round(x, 3) for x in wilson(8, 10)]
@@ -160,7 +163,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0) -> ResultTable:
-    """Spearman's correlation of cosines with people's judgements of word pairs (WordSim-353 and the like).
+    """Return Spearman's correlation of cosines with people's judgements of word pairs.
+
+    The pairs are those of WordSim-353 and the like.
 
     A vocabulary of some thousand tokens holds few of the pairs, and not a fair sample: the frequent words (of WordSim's 353 a
     GPT-2 with 2,555 whole words keeps 75). Two models are comparable on the same pairs alone. A pair that comes twice counts

@@ -122,7 +122,7 @@ def probe(
 
 
 def stem(word: str) -> str:
-    """A crude stem: English suffixes off as long as three letters stay, then a doubled consonant.
+    """Stem crudely: English suffixes off as long as three letters stay, then a doubled consonant.
 
     It rather throws together what is different than parts what belongs together, which would let the answer leak.
 
@@ -141,7 +141,7 @@ def stem(word: str) -> str:
 
 
 def _as_array(values: list) -> np.ndarray:
-    """Numbers as floats, bools and strings as they are."""
+    """Return values as an array: numbers as floats, bools and strings as they are."""
     kinds = {
         str
         if isinstance(v, str)

@@ -65,13 +65,16 @@ class Embedding:
         return torch.nn.functional.normalize(self.vectors, dim=1)
 
     def find(self, words: Iterable[str]) -> tuple[list[int], tuple[str, ...]]:
-        """Rows of the words that are here, up to case, and the words that are not: they are no single token."""
+        """Return the rows of the words that are here, up to case, and the words that are not.
+
+        The latter are no single token.
+        """
         asked = list(words)
         rows = [self.place[w.lower()] for w in asked if w.lower() in self.place]
         return rows, tuple(dict.fromkeys(w for w in asked if w.lower() not in self.place))
 
     def given(self, name: str, values: Mapping[str, T]) -> tuple[list[int], list[T], tuple[str, ...]]:
-        """Rows and values of the words that are here, each row once, and the words that are not.
+        """Return rows and values of the words that are here, each row once, and those that are not.
 
         Raises:
             ValueError: two spellings of a word with different values; `name` is the argument's, for the message.
@@ -113,7 +116,7 @@ class ResultTable:
 def embedding(
     model: Model | Readout, which: Which = "W_U", inner: Inner = "plain", *, states: States | None = None
 ) -> Embedding:
-    """The whole words of a model's vocabulary with their output (`W_U`) or input (`W_E`) embeddings.
+    """Return the whole words of a vocabulary with their output (`W_U`) or input (`W_E`) embeddings.
 
         plain:   e                                causal:   Cov(e)^{-1/2} (e − E e)
 

@@ -34,7 +34,9 @@ def compare_priors(
     epochs: int = 10,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Does it matter where a prompt starts? One fit for each prior and seed, judged on new texts.
+    """Fit once for each prior and seed, and judge on new texts.
+
+    Does it matter where a prompt starts?
 
     Args:
         priors: by name, over token embeddings.
@@ -85,7 +87,7 @@ def compare_priors(
 
 
 def over_seeds(table: pd.DataFrame, by: str = "prior") -> pd.DataFrame:
-    """Mean of every number and the 95 % t interval of the mean over seeds.
+    """Return the mean of every number and the 95 % t interval of the mean over seeds.
 
     Returns:
         One row a group and number: `by`, `number`, `mean`, `low`, `high`, `seeds`.

@@ -23,7 +23,9 @@ DRAWS = 20
 
 
 def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> pd.DataFrame:
-    """The ordinary tokens whose embeddings are nearest to each row. A reading, and not an explanation: see `readability`.
+    """Return the ordinary tokens whose embeddings are nearest to each row.
+
+    A reading, and not an explanation: see `readability`.
 
     Returns:
         One row per prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units of the usual distance of a
@@ -58,7 +60,7 @@ def embedding_geometry(
     start: Float[Tensor, "n d"] | None = None,
     seed: int = 0,
 ) -> pd.Series:
-    """Where rows of token embeddings lie among the words of a model, and how far they have come.
+    """Measure where rows of token embeddings lie among a model's words, and how far they have come.
 
     Returns:
         - `size`: root mean square of the rows over that of token embeddings.
@@ -98,7 +100,9 @@ def embedding_geometry(
 
 
 def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int = 0) -> pd.DataFrame:
-    """How far rows are from each of several priors: a prompt that has kept to its own is near to it and far from others.
+    """Measure how far rows are from each of several priors.
+
+    A prompt that has kept to its own is near to it and far from others.
 
         distance = √(mean over rows of (x − μ)ᵀ Σ⁻¹ (x − μ) / d)        1 is typical of the prior's own samples
 
@@ -141,7 +145,9 @@ def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int 
 
 
 def effective_rank(rows: Float[Tensor, "n d"]) -> float:
-    """`exp(−Σ p ln p)` with `p` the shares of the squared singular values of the centred rows; 1 where all lie on one line.
+    """Return `exp(−Σ p ln p)`, `p` the shares of the centred rows' squared singular values.
+
+    It is 1 where all lie on one line.
 
     Source: Roy and Vetterli, The effective rank (EUSIPCO 2007), on squared values.
 
@@ -155,17 +161,20 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> float:
 
 
 def ordinary_words(model: Model, on: Readout) -> tuple[Float[Tensor, "words d"], list[int]]:
-    """Embeddings of all ordinary tokens, and their ids."""
+    """Return the embeddings of all ordinary tokens, and their ids."""
     return embeddings(model)[on.ordinary], on.ordinary
 
 
 def distances(rows: Float[Tensor, "n d"], E: Float[Tensor, "words d"]) -> Float[Tensor, "n words"]:
-    """Euclidean; by differences, so that a row that is a word is at distance 0 from it, not at a rounding error's root."""
+    """Return Euclidean distances, by differences.
+
+    So a row that is a word is at distance 0 from it, not at a rounding error's root.
+    """
     return torch.cdist(rows, E, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _usual_distance(E: Float[Tensor, "words d"]) -> float:
-    """Median distance of a token to the token nearest to it."""
+    """Return the median distance of a token to the token nearest to it."""
     some = E[torch.randperm(len(E), generator=generator(0))[:1000]]
     return float(torch.cdist(some, E).kthvalue(2, dim=1).values.median())
 

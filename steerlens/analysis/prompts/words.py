@@ -17,7 +17,7 @@ from steerlens.values.readout import Readout
 
 
 def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Is a prompt what its nearest words say? The words are put in its place and tried.
+    """Test whether a prompt is what its nearest words say: they are put in its place and tried.
 
     A continuous prompt can do its work and lie next to any words whatever (prompt waywardness, Khashabi et al., arXiv
     2112.08348), so a reading by nearest words is worth what the words do when the model reads them: at +1 those nearest to
@@ -59,5 +59,5 @@ def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int 
 
 
 def of_words(plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words") -> SoftPrompt:
-    """The soft prompt that is exactly given token embeddings at strength 1, and others at −1."""
+    """Make the soft prompt that is exactly given token embeddings at strength 1, others at −1."""
     return SoftPrompt((plus + minus)[None] / 2, (plus - minus)[None] / 2, "soft", (), on, name)

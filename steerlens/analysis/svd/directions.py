@@ -75,7 +75,10 @@ class Spectrum:
 
 
 def directions(W: Float[Tensor, "d d"], rank: int, metric: Metric | None = None) -> Directions:
-    """The leading singular directions, in float64; see `singular_words` for the formulas. Signs are as the SVD gives."""
+    """Return the leading singular directions, in float64; see `singular_words` for the formulas.
+
+    Signs are as the SVD gives.
+    """
     M = W.double().cpu() if metric is None else metric.whiten(W.double()).cpu()
     U, gains, Vh = svd(M)
     a, b = U.mT[:rank], Vh[:rank]

@@ -42,7 +42,9 @@ def singular_scores(
     states: States | None = None,
     noise: Sequence[Steer] = (),
 ) -> pd.DataFrame:
-    """`singular_words` with one row per word: also `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
+    """Return `singular_words` with one row per word.
+
+    It also has `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
 
     Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for one that is written or
     avoided, with an `x` that depends on word and text alone.
@@ -248,7 +250,7 @@ def _look(steer: Steer, seen: list, picked: list[int]) -> _Text:
 def _text_features(
     probe: Float[Tensor, " d"], side: Side, role: str, steer: Steer, text: _Text, rows: list[int], ids: list[int]
 ) -> Float[Tensor, "words d"]:
-    """The `x` of some words before the metric: `score = probe · x`, or `gain · write · x`."""
+    """Return some words' `x` before the metric: `score = probe · x`, or `gain · write · x`."""
     p = text.p[:, rows]
     if role == "reads":
         covariance = (p - p.mean(0)).mT @ text.c / len(p)
@@ -262,7 +264,10 @@ def _text_features(
 
 
 def _roots(metric: Metric | None, *, on_text: bool, d: int) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-    """What turns features of what is read, and of what is written, into the coordinates of the singular vectors."""
+    """Return what turns features into the coordinates of the singular vectors.
+
+    The first is for features of what is read, the second for those of what is written.
+    """
     if metric is None:
         return torch.eye(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64)
     read = metric.C_inverse_root if on_text else metric.C_root
@@ -270,14 +275,20 @@ def _roots(metric: Metric | None, *, on_text: bool, d: int) -> tuple[Float[Tenso
 
 
 def _chance(score: Float[Tensor, " words"], x: Float[Tensor, "words d"]) -> np.ndarray:
-    """How likely a random direction gives each word so large a cosine; 1 where a word has no features."""
+    """Return how likely a random direction gives each word so large a cosine.
+
+    It is 1 where a word has no features.
+    """
     length = x.norm(dim=1)
     t = (score.abs() / length.clamp_min(1e-300)).clamp(0, 1).numpy()
     return np.where(length.numpy() > 0, betainc((x.shape[1] - 1) / 2, 0.5, 1 - t**2), 1.0)
 
 
 def _false_share(p: pd.Series, n: int) -> pd.Series:
-    """Benjamini and Hochberg's adjusted `p` among `n` tests, of which these are the ones that may count as found."""
+    """Return Benjamini and Hochberg's adjusted `p` among `n` tests.
+
+    The given ones are those of the tests that may count as found.
+    """
     ordered = p.sort_values(ascending=False)
     q = n * ordered / np.arange(len(p), 0, -1)
     return q.cummin().clip(upper=1.0).reindex(p.index)

@@ -25,7 +25,7 @@ def singular_words(
     refits: Sequence[tuple[Steer, Steer]] = (),
     noise: Sequence[Steer] = (),
 ) -> pd.DataFrame:
-    """The words that each singular direction of a steer reads and writes.
+    """Return the words that each singular direction of a steer reads and writes.
 
         W = Σ_k gain_k · probe_kᵀ write_k         cW = Σ_k gain_k · (c · probe_k) · write_k
 

@@ -24,7 +24,9 @@ def cluster_report(
     n_init: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Do the states lie by task? Silhouette and adjusted Rand index, over the texts' mean states and over all positions.
+    """Say whether the states lie by task.
+
+    Silhouette and adjusted Rand index, over the texts' mean states and over all positions.
 
         silhouette          mean (b − a) / max(a, b)      a: mean distance to the others of its own task, b: to the nearest other
                                                           task; −1 … 1
@@ -105,7 +107,7 @@ def silhouettes(
     tasks: Int[np.ndarray, "many n_texts"],
     weights: Float[np.ndarray, "many n_texts"],
 ) -> Float[np.ndarray, " many"]:
-    """The mean silhouette of points whose labels are those of their texts, for many labellings.
+    """Return the mean silhouette of points with the labels of their texts, for many labellings.
 
     `M` holds the sum of the distances of each point to the points of each text: what a permutation of the texts' labels needs
     of all distances. `weights` count copies of a text; a point's own text always counts once for it.
@@ -128,7 +130,10 @@ def silhouettes(
 
 
 def adjusted_rand(table: Float[np.ndarray, "n_texts k"], task: Int[np.ndarray, " n_texts"]) -> float:
-    """Hubert and Arabie's index of tasks against clusters, from how many points of each text are in each cluster."""
+    """Return Hubert and Arabie's index of tasks against clusters.
+
+    It is found from how many points of each text are in each cluster.
+    """
     both = np.eye(int(task.max()) + 1)[task].T @ table
 
     def chosen(count: np.ndarray) -> float:
@@ -141,7 +146,10 @@ def adjusted_rand(table: Float[np.ndarray, "n_texts k"], task: Int[np.ndarray, "
 
 
 def _distances(X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n_texts"]:
-    """The sum of each point's distances to the points of each text; all distances never exist together."""
+    """Return the sum of each point's distances to the points of each text.
+
+    All distances never exist together.
+    """
     points, owner = torch.from_numpy(X).double(), torch.from_numpy(text)
     M = torch.zeros(len(X), int(text.max()) + 1, dtype=torch.float64)
     for start in range(0, len(X), ROWS):
@@ -151,7 +159,10 @@ def _distances(X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]) -> Floa
 
 
 def _drawn(task: Int[np.ndarray, " n_texts"], random: np.random.Generator) -> Float[np.ndarray, " n_texts"]:
-    """How often each text is drawn, as many of each task as there are; at least two of them differ."""
+    """Return how often each text is drawn, as many of each task as there are.
+
+    At least two of them differ.
+    """
     weight = np.zeros(len(task))
     for t in np.unique(task):
         mine = np.flatnonzero(task == t)
@@ -163,6 +174,9 @@ def _drawn(task: Int[np.ndarray, " n_texts"], random: np.random.Generator) -> Fl
 
 
 def _against(value: float | np.floating, null: Float[np.ndarray, " permutations"]) -> tuple[float, float, float]:
-    """Mean and 95 % quantile of the null, and p; values that differ by rounding count as equal."""
+    """Return the mean and 95 % quantile of the null, and p.
+
+    Values that differ by rounding count as equal.
+    """
     p = (1 + (null >= value - 1e-12).sum()) / (1 + len(null))
     return float(null.mean()), float(np.quantile(null, 0.95)), float(p)

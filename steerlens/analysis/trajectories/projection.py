@@ -21,7 +21,9 @@ class Projection:
 
 
 def project(found: Trajectories, *, method: str = "pca", components: int = 2, seed: int = 0) -> Projection:
-    """The states of all texts in a few dimensions, for the eye: no distance between groups is to be read off t-SNE or UMAP.
+    """Return the states of all texts in a few dimensions, for the eye.
+
+    No distance between groups is to be read off t-SNE or UMAP.
 
     Args:
         method: "pca", "tsne" (scikit-learn, perplexity 30 or less) or "umap" (the package umap-learn, which has to be

@@ -69,7 +69,7 @@ class Trajectories:
         return (total.index_add(0, self.text, self.states.double()) / self.lengths[:, None]).float()
 
     def of(self, names: Sequence[str]) -> "Trajectories":
-        """The texts of some tasks only."""
+        """Return the texts of some tasks only."""
         missing = [name for name in names if name not in self.names]
         if missing:
             raise ValueError(f"names: no task {missing[0]!r}; expected some of {self.names}")
@@ -89,7 +89,9 @@ def write(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Labelled]:
-    """What a model writes behind the prompts of each task; prompts that it answers with nothing at all are left out.
+    """Return what a model writes behind the prompts of each task.
+
+    Prompts that it answers with nothing at all are left out.
 
     Args:
         tasks: by name, labelled texts with prompts (their own texts are not read), or the prompts alone.
@@ -124,7 +126,9 @@ def trajectories(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Trajectories:
-    """The states of a layer along text: at the tokens behind the prompt, each state that of the model having read its token.
+    """Return the states of a layer along text, at the tokens behind the prompt.
+
+    Each state is that of the model having read its token.
 
     The model writes first (see `write`); prompt and text are then read in one pass up to the layer. Begin and end of text and
     prompts are no part of a trajectory.
@@ -196,7 +200,7 @@ def _checked(tasks: Mapping[str, Labelled | Sequence[str]]) -> Mapping[str, Labe
 
 
 def _pairs(data: Labelled | Sequence[str]) -> list[tuple[str, str]]:
-    """Prompts, empty where there are none, and texts."""
+    """Return pairs of a prompt, empty where there is none, and a text."""
     if not isinstance(data, Labelled):
         return [("", text) for text in as_texts(data, "tasks")]
     return list(zip(data.prompts or ("",) * len(data), data.texts, strict=True))

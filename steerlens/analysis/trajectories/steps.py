@@ -13,7 +13,9 @@ STATISTICS = ("step", "spread", "cosine", "exponent")
 def step_statistics(
     found: Trajectories, *, lags: int = 8, walks: int = 100, draws: int = 500, seed: int = 0
 ) -> pd.DataFrame:
-    """How trajectories step, task by task, beside random walks of the same steps and beside their own states in any order.
+    """Measure how trajectories step, task by task.
+
+    They stand beside random walks of the same steps and beside their own states in any order.
 
     With states `h_0 … h_m` of a text and steps `s_t = h_{t+1} − h_t`, means over the texts of a task:
 
@@ -86,7 +88,7 @@ def step_statistics(
 def _padded(
     found: Trajectories, task: int, shortest: int
 ) -> tuple[Float[np.ndarray, "texts pos d"], Int[np.ndarray, " texts"]]:
-    """The long enough texts of a task, zeros behind their ends, and their lengths."""
+    """Return the long enough texts of a task, zeros behind their ends, and their lengths."""
     keep = np.flatnonzero((found.task == task).numpy() & (found.lengths >= shortest).numpy())
     length = found.lengths.numpy()[keep]
     h = np.zeros((len(keep), int(length.max(initial=shortest)), found.states.shape[1]))
@@ -99,7 +101,10 @@ def _padded(
 def _sums(
     h: Float[np.ndarray, "texts pos d"], length: Int[np.ndarray, " texts"], lags: int
 ) -> Float[np.ndarray, "texts sums"]:
-    """What the statistics are made of, text by text, and sums over texts add: each a sum and its count."""
+    """Return what the statistics are made of, text by text: each a sum and its count.
+
+    Sums over texts add.
+    """
     place = np.arange(h.shape[1])
     real = place < length[:, None]
     s = np.diff(h, axis=1)
@@ -120,7 +125,7 @@ def _counted(x: Float[np.ndarray, "texts pos"], real: Bool[np.ndarray, "texts po
 
 
 def _statistics(sums: Float[np.ndarray, "*draws sums"], lags: int, size: float) -> Float[np.ndarray, "*draws 4"]:
-    """From sums over texts to `STATISTICS`."""
+    """Turn sums over texts into `STATISTICS`."""
     mean = sums[..., ::2] / sums[..., 1::2]
     step, cosine, about, msd = mean[..., 0], mean[..., 1], mean[..., 2], mean[..., 3:]
     x = np.log(np.arange(1, lags + 1))
@@ -133,7 +138,7 @@ def _statistics(sums: Float[np.ndarray, "*draws sums"], lags: int, size: float) 
 def _walk(
     h: Float[np.ndarray, "texts pos d"], real: Bool[np.ndarray, "texts pos"], random: np.random.Generator
 ) -> Float[np.ndarray, "texts pos d"]:
-    """The same steps, each with a sign of its own."""
+    """Return walks of the same steps, each step with a sign of its own."""
     s = np.diff(h, axis=1) * random.choice([-1.0, 1.0], size=real[:, 1:].shape)[..., None]
     return np.concatenate([h[:, :1], h[:, :1] + s.cumsum(1)], axis=1)
 
@@ -141,6 +146,6 @@ def _walk(
 def _shuffled(
     h: Float[np.ndarray, "texts pos d"], real: Bool[np.ndarray, "texts pos"], random: np.random.Generator
 ) -> Float[np.ndarray, "texts pos d"]:
-    """The same states in another order; what is behind a text's end stays there."""
+    """Return the same states in another order; what is behind a text's end stays there."""
     order = np.where(real, random.random(real.shape), 2.0).argsort(1)
     return np.take_along_axis(h, order[..., None], 1)

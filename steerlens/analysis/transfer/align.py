@@ -27,7 +27,7 @@ def align(
     ridge: float | None = 0.0,
     seed: int = 0,
 ) -> Alignment:
-    """The linear map between the output embeddings of two models, fitted on the tokens that they share.
+    """Fit the linear map between two models' output embeddings on the tokens that they share.
 
         H = argmin Σ_v w_v ‖e_src(v) − H e_tgt(v)‖² + ρ ‖H‖²        H [d_src, d_tgt]
 
@@ -84,7 +84,9 @@ def align(
 
 
 def token_weights(states: States, kind: Literal["predicted", "counted"] = "predicted") -> dict[str, float]:
-    """How much each token matters on a text: its mean probability under the model, or how often it occurs.
+    """Return how much each token matters on a text.
+
+    That is its mean probability under the model, or how often it occurs.
 
         predicted: E_t p_t(v)                 counted: share of the positions whose next token is v
 
@@ -115,7 +117,7 @@ def token_weights(states: States, kind: Literal["predicted", "counted"] = "predi
 
 
 def mean_prediction(on: Readout, c: Float[Tensor, "n d_model"]) -> Float[Tensor, " d_vocab"]:
-    """Summed probability of each token over some contexts, float64."""
+    """Return the summed probability of each token over some contexts, float64."""
     head = on.head
     total = torch.zeros(on.d_vocab, dtype=torch.float64)
     for part in c.split(CHUNK):

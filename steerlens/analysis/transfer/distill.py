@@ -32,12 +32,15 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 
 
 def context_map(pairs: Pairs) -> Regression:
-    """`Gᵀ` with `c_src ≈ c_tgt Gᵀ`, ridge by error on held-out places; not centred, as a steer maps 0 to 0."""
+    """Fit `Gᵀ` with `c_src ≈ c_tgt Gᵀ`, ridge by error on held-out places.
+
+    It is not centred, as a steer maps 0 to 0.
+    """
     return regress(pairs.c_tgt, pairs.c_src, ridge=None)
 
 
 def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
-    """The steer on the target whose logit shifts are nearest to the source's on the same text.
+    """Fit the steer on the target whose logit shifts are nearest to the source's on the same text.
 
         minimise  ½ E_t Var_{p_t}(u_t − u'_t) + λ/2 tr(W'ᵀ C W' S)         u = cWe  of the source,  u' = c'W'e'  of the target
 
@@ -53,7 +56,7 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
     shared = Shared(src, part)
 
     def covariance(shift: Callable[[PairedContexts], Float[Tensor, "n shared"]]) -> Float[Tensor, "d_tgt d_tgt"]:
-        """`E_t c'ᵀ Cov_p(u, e')` in whitened coordinates."""
+        """Return `E_t c'ᵀ Cov_p(u, e')` in whitened coordinates."""
         total = torch.zeros_like(to_white, dtype=torch.float64)
         for place in shared.places():
             centred = place.slope * place.p * shared.centre(place, shift(place))
@@ -72,7 +75,7 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
 
 def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
-    """A mean of two steers at equal KL: `distil`, and one that the target learns from the text itself.
+    """Average two steers at equal KL: `distil`, and one that the target learns from the text.
 
     For the second the source only says how strongly it finds each text steered, by one Newton step from 0 under a standard
     normal prior,
@@ -100,7 +103,7 @@ def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
 
 def strengths_of_texts(src: Steer, states: States) -> Float[Tensor, " n_texts"]:
-    """`ŷ` of `selftrain`, one per text, in one pass over its states."""
+    """Return `ŷ` of `selftrain`, one per text, in one pass over its states."""
     head = states.readout.head
     slope, information = torch.zeros(2, len(states.labels), dtype=torch.float64).unbind()
     for c, target, text in states.chunks(CHUNK):
@@ -113,7 +116,9 @@ def strengths_of_texts(src: Steer, states: States) -> Float[Tensor, " n_texts"]:
 
 
 def shift_match(src: Steer, moved: Steer, pairs: Pairs) -> float:
-    """How much of the source's logit shifts a moved steer reproduces at its best strength: 1 all, 0 nothing.
+    """Return how much of the source's logit shifts a moved steer reproduces at its best strength.
+
+    It is 1 for all of them, 0 for nothing.
 
     R² = 1 − min_s E Var_p(u − s u') / E Var_p(u) = E Cov_p(u, u')² / (E Var_p(u) E Var_p(u'))        0 where Cov < 0
     """
@@ -155,7 +160,7 @@ class Shared:
             yield PairedContexts(c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
 
     def centre(self, place: PairedContexts, u: Float[Tensor, "n shared"]) -> Float[Tensor, "n shared"]:
-        """Less its mean under the prediction."""
+        """Return `u` less its mean under the prediction."""
         return u - (place.p * u).sum(1, keepdim=True) / place.p.sum(1, keepdim=True).clamp_min(1e-30)
 
     def of_source(self, place: PairedContexts) -> Float[Tensor, "n shared"]:
@@ -168,7 +173,7 @@ class Shared:
         return place.slope * ((place.c_tgt @ W) @ self.e)
 
     def products(self, W: Float[Tensor, "d_tgt d_tgt"]) -> tuple[float, float, float]:
-        """`E Var_p(u)`, `E Cov_p(u, u')` and `E Var_p(u')`."""
+        """Return `E Var_p(u)`, `E Cov_p(u, u')` and `E Var_p(u')`."""
         total = torch.zeros(3, dtype=torch.float64)
         for place in self.places():
             u, v = (self.centre(place, x) for x in (self.of_source(place), self.of_target(place, W.to(place.p))))

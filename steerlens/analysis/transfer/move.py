@@ -34,7 +34,7 @@ def transfer(
     alignment: Alignment | None = None,
     seed: int = 0,
 ) -> Steer:
-    """The steer on another model that does what a steer does on its own.
+    """Return the steer on another model that does what a steer does on its own.
 
     Shared tokens give a map `e_src ≈ H e_tgt` between output embeddings (`align`). What the source adds to a logit is
     `c W e`, so the target needs `W'` with `c_tgt W' e_tgt ≈ c_src W e_src`; the rules differ in what they take for `c_src`:

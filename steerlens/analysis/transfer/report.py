@@ -63,7 +63,9 @@ def transfer_report(
     kl: float = 0.05,
     seed: int = 0,
 ) -> TransferReport:
-    """How much of a directly trained steer's effect a moved one keeps, for every rule, at equal KL.
+    """Measure how much of a directly trained steer's effect a moved one keeps.
+
+    For every rule, at equal KL:
 
         sign margin = NLL(sign turned) − NLL(sign right)        share = sign margin of the moved steer / of the trained one
 
@@ -131,7 +133,10 @@ def transfer_report(
 
 
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
-    """Contrast per token, its share of the first row's, and the 95 % interval of that over texts drawn again."""
+    """Return the contrast per token, its share of the first row's, and that share's 95 % interval.
+
+    The interval is over texts drawn again.
+    """
     kept = data.keep & (data.lengths > 0)
     values, n = worth[:, kept].numpy(), data.lengths[kept].sum().item()
     random = np.random.default_rng(seed)

@@ -25,7 +25,9 @@ from steerlens.values.texts import as_texts
 def compression(
     model: Model, prompt: str, texts: Sequence[str], values: Mapping[str, SoftPrompt], *, seed: int = 0
 ) -> pd.DataFrame:
-    """How much of what a prompt changes some rows of `distil_prompt` change too, on any continuations, with controls.
+    """Return how much of what a prompt changes some rows of `distil_prompt` change too.
+
+    On any continuations, with controls.
 
     Args:
         model: a TransformerLens model.
@@ -78,7 +80,7 @@ class Task:
     aim: tuple[Float[Tensor, "_ d"], ...]
 
     def behind(self, tokens: Sequence[int] = (), *, fillers: int = 0) -> ResidualCache:
-        """The same continuations behind other tokens, or behind fillers for rows."""
+        """Return the same continuations behind other tokens, or behind fillers for rows."""
         ids = [[*self.begin, *tokens, *rest] for rest in self.continued]
         other = with_prefix(Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, self.model.tokenizer)
         return replace(self.prompted, ids=tuple(map(tuple, other.ids)), prompt=torch.tensor(other.prompt))
@@ -86,14 +88,14 @@ class Task:
     def both(
         self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Final hidden states of some texts under edits, and what they should be."""
+        """Return the final hidden states of some texts under edits, and what they should be."""
         c = final_states(self.model, kept, batch_of(kept, rows), edits)
         return c, torch.cat([self.aim[row] for row in rows]).to(c)
 
     def kl(
         self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit] = ()
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Summed KL from the prompted model of each of some texts, and their positions."""
+        """Return each text's summed KL from the prompted model, and its positions, for some texts."""
         found: dict[int, float] = {}
         with eval_mode(self.model):
             for some in kept.batches(rows, BATCH_TOKENS):
@@ -132,7 +134,7 @@ def against_controls(
     words: Float[Tensor, "length d"],
     seed: int,
 ) -> pd.DataFrame:
-    """The lines of `compression`, on some of the texts; `words` are the random ones."""
+    """Return the lines of `compression`, on some of the texts; `words` are the random ones."""
     length, words = len(words), words[None].to(task.prompted.readout.W_U.device)
     rowed = task.behind(fillers=length)
     found = {
@@ -152,7 +154,7 @@ def against_controls(
 
 
 def tokens_of(model: Model, prompt: str) -> list[int]:
-    """The tokens of a prompt without begin-of-text."""
+    """Return the tokens of a prompt without begin-of-text."""
     how = convention(model, readout(model))
     found = encode_prompts(model.tokenizer, [prompt], how._replace(bos=False))[0]
     if not found:

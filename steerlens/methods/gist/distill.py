@@ -129,5 +129,5 @@ def distil_prompt(
 
 
 def _own(embedded: Float[Tensor, "m d"], length: int) -> FixedRows:
-    """Means of so many parts of a prompt, in order."""
+    """Return the means of so many parts of a prompt, in order."""
     return FixedRows(torch.stack([part.mean(0) for part in embedded.tensor_split(length)]), "own tokens")

@@ -17,7 +17,9 @@ def gist_mask(
     control: Control = "gist",
     begin: int = 0,
 ) -> Bool[Tensor, "batch new pos"]:
-    """Whether the token of each row (second axis) may attend to that of each column (third axis).
+    """Return whether the token of each row may attend to that of each column.
+
+    Rows are the second axis, columns the third.
 
     Every token sees itself and what stands before it. What follows the gist (`end` and later) does not see the instruction
     (`begin` up to `start`), and so knows of it only what the gist tokens (`start` up to `end`) say. Padding neither sees

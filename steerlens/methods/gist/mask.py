@@ -79,7 +79,10 @@ class GistMask:
         return tuple((site, edit) for site in self.sites)
 
     def hidden(self, places: TokenIndex, n_keys: int) -> Bool[Tensor, "batch new keys"]:
-        """What tokens may not attend to and otherwise would, of `n_keys` read so far: with a cache more than the new ones."""
+        """Return what tokens may not attend to and otherwise would, of `n_keys` read so far.
+
+        With a cache those read are more than the new ones.
+        """
         index, end = places
         keys = index
         if index.shape[1] != n_keys:
@@ -94,7 +97,7 @@ class GistMask:
         return plain & ~seen
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a file keeps of it: it has no numbers that were fitted."""
+        """Return what a file keeps of it: it has no numbers that were fitted."""
         return {}, {name: getattr(self, name) for name in ("gist", "n_layers", "control", "begin")}
 
     @classmethod
@@ -143,7 +146,9 @@ class Distilled:
 def mask_gist(
     model: Model, gist: int = 1, *, control: Control = "gist", begin: int = 0, name: str = "gist mask"
 ) -> GistMask:
-    """A gist mask that works on this model: the last `gist` tokens of each prompt are all that new text sees of it.
+    """Return a gist mask that works on this model.
+
+    The last `gist` tokens of each prompt are all that new text sees of it.
 
     An intervention for `generate`, `collect`, `score` and `steered`; of labelled texts the prompts are theirs. Positions and
     the cache are the model's own. On a few random tokens it is tried whether attention heeds the mask at every layer.
@@ -181,7 +186,7 @@ def check_heeds(model: Model, mask: GistMask) -> None:
 
 
 def respects_mask(model: Model, n_layers: int) -> tuple[bool, ...]:
-    """Whether each layer's attention gives no weight to what a mask hides."""
+    """Return whether each layer's attention gives no weight to what a mask hides."""
     tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=generator(0)).to(model.W_U.device)
     mask = GistMask(1, n_layers, readout(model))
     prompt = torch.full((2,), 3, device=tokens.device)

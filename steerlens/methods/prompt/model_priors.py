@@ -25,7 +25,7 @@ TYPICAL = 64
 def vocabulary_prior(
     model: Model, *, frequent: int | None = None, texts: Sequence[str] | None = None, name: str = "vocabulary"
 ) -> Vocabulary:
-    """Embeddings of the model's tokens, special ones left out.
+    """Return the embeddings of the model's tokens, special ones left out.
 
     Args:
         frequent: only so many: the commonest of `texts` (of two as common the lower id), or without texts the lowest ids, as
@@ -57,7 +57,9 @@ def vocabulary_prior(
 def label_prior(
     model: Model, words: Sequence[str], *, frequent: int | None = None, name: str = "label words"
 ) -> FixedThenPrior:
-    """A row for each class-label word (the mean of its tokens where it has several), then tokens of the vocabulary.
+    """Return a row for each class-label word, then tokens of the vocabulary.
+
+    The row of a word is the mean of its tokens where it has several.
 
     Source: Lester et al. (arXiv 2104.08691), section 3.2.
 
@@ -83,7 +85,9 @@ def label_prior(
 
 
 def text_prior(model: Model, text: str, *, name: str = "text") -> FixedRows:
-    """The embeddings of a text's tokens in order, without begin-of-text; repeated where more rows are asked for.
+    """Return the embeddings of a text's tokens in order, without begin-of-text.
+
+    They are repeated where more rows are asked for.
 
     Raises:
         ValueError: a text without a token.
@@ -102,7 +106,9 @@ def text_prior(model: Model, text: str, *, name: str = "text") -> FixedRows:
 def activation_prior(
     model: Model, texts: Sequence[str], *, site: str = EMBED, shrink: float = 0.01, name: str = "activations"
 ) -> Gaussian:
-    """The Gaussian of a model's states over texts: at the embedding every token counts as often as it occurs.
+    """Return the Gaussian of a model's states over texts.
+
+    At the embedding every token counts as often as it occurs.
 
     Args:
         texts: some hundred; begin-of-text is read and not counted.
@@ -127,7 +133,9 @@ def activation_prior(
 def start_rows(
     model: Model, prior: Prior, length: int, sites: Sequence[str], seed: int
 ) -> tuple[Float[Tensor, "n_sites n width"], Float[Tensor, "n_sites 1 1"]]:
-    """Rows of a prior and what the model makes of them at deeper sites, and the typical size of its own states at each.
+    """Return rows of a prior and what the model makes of them at deeper sites.
+
+    Also the typical size of the model's own states at each site.
 
     Learned rows move in units of that size: embeddings of different models differ a hundredfold in it.
 
@@ -173,6 +181,6 @@ def states_of(
 
 
 def _ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids without begin and end, as the model's texts are read."""
+    """Return token ids without begin and end, as the model's texts are read."""
     how = convention(model, readout(model))
     return encode(model.tokenizer, as_texts(texts), how._replace(bos=False), end=False).ids

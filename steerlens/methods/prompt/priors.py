@@ -45,25 +45,25 @@ class Gaussian:
         return self.mean + _normal(n, len(self.mean), seed).to(self.mean) @ self.root.mT
 
     def distance(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Mahalanobis distance from the mean; `√d` is typical of the prior's own samples."""
+        """Return the Mahalanobis distance from the mean; `√d` is typical of the prior's samples."""
         return torch.linalg.solve(self.root.double(), (rows - self.mean).double().mT).norm(dim=0)
 
     def log_prob(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Log-density in nats, differentiable in the rows."""
+        """Return the log-density in nats, differentiable in the rows."""
         d = len(self.mean)
         log_det = torch.linalg.slogdet(self.root.double())[1]
         return -0.5 * self.distance(rows) ** 2 - log_det - 0.5 * d * math.log(2 * math.pi)
 
 
 def isotropic(d: int, std: float = 0.02) -> Gaussian:
-    """`N(0, std² I)`."""
+    """Return `N(0, std² I)`."""
     if not std > 0:
         raise ValueError(f"std: got {std}, expected a number > 0")
     return Gaussian(torch.zeros(d), std * torch.eye(d), f"isotropic {std:g}")
 
 
 def fit_gaussian(vectors: Float[Tensor, "m d"], *, shrink: float = 0.01, name: str = "fitted gaussian") -> Gaussian:
-    """The Gaussian of given vectors, e.g. token embeddings, or the states of a layer over a text.
+    """Return the Gaussian of given vectors, e.g. token embeddings, or a layer's states over a text.
 
     Args:
         vectors: at least two.
@@ -101,7 +101,7 @@ class Xavier:
         return self._std(n) * _normal(n, self.d, seed)
 
     def log_prob(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-        """Log-density in nats of rows that were drawn together."""
+        """Return the log-density in nats of rows that were drawn together."""
         std = self._std(len(rows))
         return -0.5 * (rows / std).double().square().sum(1) - self.d * math.log(std * math.sqrt(2 * math.pi))
 
@@ -212,7 +212,7 @@ class FixedThenPrior:
 
 
 def total_log_prob(prior: object, rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """The log-density of some rows, nats.
+    """Return the log-density of some rows, nats.
 
     Raises:
         ValueError: the prior has none.

@@ -82,14 +82,14 @@ class SoftPrompt:
         return self.rows.numel() + self.directions.numel()
 
     def at(self, strength: float) -> Float[Tensor, "n_sites n width"]:
-        """The rows at a strength."""
+        """Return the rows at a strength."""
         return self.rows + strength * self.directions
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         return prompt_edits(self.rows, self.directions, self.kind, self.layers, strength)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a file keeps of it."""
+        """Return what a file keeps of it."""
         about = {"prompt_kind": self.kind, "layers": list(self.layers)}
         return {"rows": self.rows, "directions": self.directions}, about
 
@@ -109,7 +109,7 @@ class SoftPrompt:
 
 
 def prompt_sites(kind: str, layers: tuple[int, ...]) -> tuple[str, ...]:
-    """The hooks at which a kind of prompt takes its place, in the order of its rows."""
+    """Return the hooks at which a kind of prompt takes its place, in the order of its rows."""
     if kind == "soft" and not layers:
         return (EMBED,)
     if kind == "deep" and layers:
@@ -122,7 +122,7 @@ def prompt_sites(kind: str, layers: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def prompt_layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tuple[int, ...]:
-    """The layers of a prompt: those given, or for "deep" the last third and for "kv" all.
+    """Return the layers of a prompt: those given, or for "deep" the last third and for "kv" all.
 
     Raises:
         ValueError: a layer that is not there, or layers that do not belong to the kind.

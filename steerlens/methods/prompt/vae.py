@@ -91,7 +91,7 @@ class VAE:
         return self.encoder.b.shape[0] // 2
 
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
-        """Means of the decoder, with the observation noise."""
+        """Return means of the decoder, with the observation noise."""
         random = generator(seed)
         z = torch.randn(n, self.latent, generator=random)
         return self.mean + self.scale * (
@@ -99,12 +99,15 @@ class VAE:
         )
 
     def means(self, n: int, seed: int) -> Float[Tensor, "n d"]:
-        """The same without the noise."""
+        """Return the same as `sample` without the noise."""
         z = torch.randn(n, self.latent, generator=generator(seed))
         return self.mean + self.scale * self.decoder(z)
 
     def elbo(self, rows: Float[Tensor, "n d"], seed: int, *, draws: int = 64) -> Float[Tensor, " n"]:
-        """A lower bound of each row's log-density in nats: E log p(x | z) − KL(q(z | x) ‖ N(0, I)), over so many draws of z."""
+        """Return a lower bound of each row's log-density in nats, over so many draws of z.
+
+        E log p(x | z) − KL(q(z | x) ‖ N(0, I)).
+        """
         if draws < 1:
             raise ValueError(f"draws: got {draws}, expected at least 1")
         random = generator(seed)
@@ -118,7 +121,7 @@ class VAE:
 
 
 def diagnose_collapse(vae: VAE, rows: Float[Tensor, "m d"], heldout: Float[Tensor, "n d"]) -> CollapseDiagnostics:
-    """The health of a VAE of some rows."""
+    """Return the health of a VAE of some rows."""
     x = (rows - vae.mean) / vae.scale
     kl = bound(vae.encoder, vae.decoder, vae.noise.log(), x, torch.zeros(1, len(x), vae.latent))[1].mean(0)
     samples, means = (float(f(SAMPLES, 0).var(0).sum() / rows.var(0).sum()) for f in (vae.sample, vae.means))
@@ -132,7 +135,10 @@ def bound(
     x: Float[Tensor, "n d"],
     eps: Float[Tensor, "draws n latent"],
 ) -> tuple[Float[Tensor, "draws n"], Float[Tensor, "n latent"]]:
-    """`log p(x | z)` at draws of `q(z | x)`, and the KL of each unit of `q` from a standard normal; nats."""
+    """Return `log p(x | z)` at draws of `q(z | x)`, and the KL of each unit of `q`; nats.
+
+    The KL is from a standard normal.
+    """
     mu, log_var = encoder(x).chunk(2, -1)
     away = (x - decoder(mu + (0.5 * log_var).exp() * eps)) / log_noise.exp()
     fit = -0.5 * away.square().sum(-1) - log_noise.sum() - 0.5 * x.shape[1] * math.log(2 * math.pi)
@@ -155,7 +161,7 @@ def fit_vae(
     seed: int = 0,
     name: str = "vae",
 ) -> VAE:
-    """The VAE of given vectors, e.g. a model's token embeddings.
+    """Fit the VAE of given vectors, e.g. a model's token embeddings.
 
         maximise  mean over rows of  E_q log p(x | z) − β Σ_j KL_j
 
@@ -230,7 +236,10 @@ def fit_vae(
 def _start(
     x: Float[Tensor, "m d"], latent: int, hidden: int, random: torch.Generator
 ) -> tuple[Layers, Layers, Float[Tensor, " d"]]:
-    """Probabilistic PCA as encoder, decoder and logarithm of the noise; the bent parts start at zero."""
+    """Return probabilistic PCA as encoder, decoder and logarithm of the noise.
+
+    The bent parts start at zero.
+    """
     d = x.shape[1]
     values, vectors = torch.linalg.eigh(x.mT.double() @ x.double() / len(x))
     values, vectors = values.flip(0).clamp_min(math.exp(2 * LOWEST)), vectors.flip(1)

@@ -227,7 +227,7 @@ def _fit(
 
 
 def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:
-    """The edits of a value; with `rows` each text has its own rows of the subspace."""
+    """Return the edits of a value; with `rows` each text has its own rows of the subspace."""
     if rows is None:
         return lambda texts, strength: reft.edits(strength)
 

@@ -45,7 +45,9 @@ def change(
     activation: Activation | None = None,
     rows: Float[Tensor, "*#batch rank"] | None = None,
 ) -> Float[Tensor, "*batch d"]:
-    """What an edit adds to a hidden state at strength 1: `(φ(hAᵀ + b) − hRᵀ) R`, without the terms that a form has not.
+    """Return what an edit adds to a hidden state at strength 1: `(φ(hAᵀ + b) − hRᵀ) R`.
+
+    The terms that a form has not are left out.
 
     `rows` weighs the rows of the subspace. Each makes its own change: leaving rows out of the sum is leaving them out of the
     subspace.
@@ -71,7 +73,9 @@ def top_mean(
     real: Float[Tensor, "batch pos"],
     k: int,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """ReFT-r1: the mean of the `k` largest `ReLU(h·v)` of each row, and the sum of the others, which training keeps small.
+    """Return the mean of the `k` largest `ReLU(h·v)` of each row, and the sum of the others.
+
+    This is ReFT-r1, whose training keeps that sum small.
 
     Where a row has fewer tokens the mean is over those.
     """

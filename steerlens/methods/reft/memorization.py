@@ -53,7 +53,9 @@ def memorise(
     seed: int = 0,
     progress: bool = True,
 ) -> Memories:
-    """Rank-1 edits at the last token of a prompt, each of which makes the model go on with one sequence.
+    """Learn rank-1 edits at the last token of a prompt.
+
+    Each of them makes the model go on with one sequence.
 
     Behind one prompt the edited state is always the same `h`, and every variant of ReFT with a subspace can then add any
     vector `v` and nothing else: consreft with `R = v/‖v‖`, `b = ‖v‖ + R·h` adds exactly `v`, and so does loreft with the same
@@ -149,7 +151,10 @@ class _Best:
         self.nll = torch.where(better, nll, self.nll)
 
     def _score(self, c: Float[Tensor, "n d"]) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
-        """Tokens right before the first mistake, up to which greedy decoding reads what is read here, and mean NLL."""
+        """Return how many tokens are right before the first mistake, and the mean NLL.
+
+        Up to there greedy decoding reads what is read here.
+        """
         head = self.on.head
         z = apply_softcap(head, c @ head.W_U + head.b_U)
         wrong = z[:, : self.on.n_tokens].argmax(1) != self.targets
@@ -184,7 +189,7 @@ class _Best:
 
 
 def _state(model: Model, on: Readout, begin: list[int], layer: int) -> Float[Tensor, " d_resid"]:
-    """The state behind a layer at the last token of the prompt."""
+    """Return the state behind a layer at the last token of the prompt."""
 
     tokens = torch.tensor([begin], device=on.W_U.device)
     with eval_mode(model):

@@ -68,7 +68,7 @@ class Learned:
         self.level = nn.Parameter(level)
 
     def _source(self, like: Tensor) -> nn.Module:
-        """A layer whose weight is `R` of one edit: random rows, orthonormal to begin with."""
+        """Return a layer whose weight is one edit's `R`: random rows, orthonormal to begin with."""
         source = nn.utils.skip_init(nn.Linear, self.shape.d_model, self.shape.rank, bias=False)
         start = torch.linalg.qr(torch.randn(self.shape.d_model, self.shape.rank)).Q.mT.to(like)
         source.weight = nn.Parameter(start)
@@ -86,7 +86,8 @@ class Learned:
         return self.level * self.sizes[:, None]
 
     def parameters(self) -> list[Sized]:
-        """All that is learned, in units in which a step of 1 changes each part of `Δ` by up to the size of a state.
+        """Return all that is learned, in units in which a step of 1 changes each part of `Δ`
+        by up to the size of a state.
 
         `b` is as long as states are; a row of `R` or `A` is one of `d` numbers, all of which may move at once.
         """
@@ -97,7 +98,9 @@ class Learned:
     def edits(
         self, strength: Float[Tensor, " batch"], rows: Float[Tensor, "batch rank"] | None, idle: list[Tensor]
     ) -> tuple[Edit, ...]:
-        """As `Reft.edits`, with gradients; `rows` says which rows of the subspace each text uses.
+        """Do as `Reft.edits` does, with gradients.
+
+        `rows` says which rows of the subspace each text uses.
 
         For r1 the sums of the activations that were not among the largest are appended to `idle`.
         """
@@ -114,7 +117,7 @@ class Learned:
         return edits_at(s.layers, s.positions, s.n_edits, delta, strength)
 
     def value(self, readout: Readout, name: str) -> Reft:
-        """The frozen edit: plain tensors, no parametrisation."""
+        """Return the frozen edit: plain tensors, no parametrisation."""
         s = self.shape
         A = None if self.A is None else self.A.detach().clone()
         return Reft(
@@ -131,7 +134,7 @@ class Learned:
 
 
 def dropping(edits: tuple[Edit, ...], positions: str, share: float) -> tuple[Edit, ...]:
-    """Dropout of the whole edited state, where it is edited."""
+    """Apply dropout to the whole edited state, where it is edited."""
     where = parse_positions(positions)
 
     def dropped(edit: Callable[[Tensor, TokenIndex], Tensor]) -> Callable[[Tensor, TokenIndex], Tensor]:

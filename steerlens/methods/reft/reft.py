@@ -119,13 +119,13 @@ class Reft:
     def change(
         self, h: Float[Tensor, "*batch d"], edit: int = 0, rows: Float[Tensor, "*#batch rank"] | None = None
     ) -> Float[Tensor, "*batch d"]:
-        """`Δ(h)` of one edit: what strength 1 adds; `rows` weighs the rows of the subspace."""
+        """Return one edit's `Δ(h)`, what strength 1 adds; `rows` weighs the rows of the subspace."""
         R, b = self.R[edit].to(h), self.b[edit].to(h)
         A = None if self.A is None else self.A[edit].to(h)
         return change(h, R, A, b, self.form.replaces, self.activation, rows)
 
     def detect(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch"]:
-        """`ReLU(h·v)`: how strongly a token shows what r1 was fitted to."""
+        """Return `ReLU(h·v)`: how strongly a token shows what r1 was fitted to."""
         if self.variant != "r1":
             raise ValueError(f"variant: {self.variant!r} detects nothing, only 'r1' does")
         return torch.relu(h.float() @ self.R[0, 0].to(h.device))
@@ -134,7 +134,10 @@ class Reft:
         return edits_at(self.layers, self.positions, len(self.R), lambda h, edit, _: self.change(h, edit), strength)
 
     def rows(self, rows: Sequence[int], name: str | None = None) -> "Reft":
-        """The edit inside a part of the subspace: each row of `R` makes its own change, so the parts add up to the whole."""
+        """Return the edit inside a part of the subspace.
+
+        Each row of `R` makes its own change, so the parts add up to the whole.
+        """
         pick = list(rows)
         if not pick or not all(0 <= row < self.rank for row in pick) or len(set(pick)) < len(pick):
             raise ValueError(f"rows: got {pick}, expected different numbers from 0 to {self.rank - 1}")
@@ -142,7 +145,7 @@ class Reft:
         return replace(self, R=self.R[:, pick], A=A, b=self.b[:, pick], name=name or f"{self.name} {pick}")
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a file keeps of it."""
+        """Return what a file keeps of it."""
         tensors = {"R": self.R, "b": self.b} | ({} if self.A is None else {"A": self.A})
         about = {name: getattr(self, name) for name in ("variant", "positions", "activation")}
         return tensors, {**about, "layers": list(self.layers)}
@@ -170,7 +173,10 @@ def edits_at(
     change: Callable[[Tensor, int, TokenIndex], Tensor],
     strength: Strength,
 ) -> tuple[Edit, ...]:
-    """`h + s · Δ(h)` behind each layer at some positions, for one change a layer or two (beginning and end of the prompt)."""
+    """Return `h + s · Δ(h)` behind each layer at some positions.
+
+    One change per layer, or two (beginning and end of the prompt).
+    """
     where = parse_positions(positions)
     a_layer = n_edits // len(layers)
 

@@ -16,7 +16,10 @@ from steerlens.values.hook_names import resid_post
 def survey(
     model: Model, kept: ResidualCache, texts: Sequence[int], layers: Sequence[int]
 ) -> tuple[Float[Tensor, "n_layers d"], list[float]]:
-    """The mean state behind each layer, and the median norm of a state, over the first of some texts."""
+    """Return the mean state behind each layer, and the median norm of a state.
+
+    Over the first of some texts.
+    """
     some = kept.batches(texts[:64])
     means, sizes = [], []
     with eval_mode(model):
@@ -32,7 +35,7 @@ def survey(
 def activations(
     model: Model, kept: ResidualCache, texts: Sequence[int], layer: int, v: Float[Tensor, " d"]
 ) -> tuple[float, float]:
-    """The mean over texts of what r1 adds in training, and the largest activation of a token."""
+    """Return the mean over texts of what r1 adds in training, and a token's largest activation."""
     sizes, largest = [], 0.0
     with eval_mode(model):
         for picked in kept.batches(texts):
@@ -44,7 +47,7 @@ def activations(
 
 
 def _states(model: Model, kept: ResidualCache, batch: Batch, layer: int) -> Float[Tensor, "batch pos d"]:
-    """The states behind a layer, kept or run anew."""
+    """Return the states behind a layer, kept or run anew."""
     if batch.resid is not None and layer == kept.layer:
         return batch.resid
     return run_until(model, resid_post(layer), batch.tokens, batch.mask).float()

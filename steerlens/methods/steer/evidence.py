@@ -291,7 +291,10 @@ def _last(states: States) -> int:
 
 
 def _head(states: States) -> UnembedWeights:
-    """The read-out, rounded where that is faster: what it does to a sum over positions is far below the sum's noise."""
+    """Return the read-out, rounded where that is faster.
+
+    What rounding does to a sum over positions is far below the sum's noise.
+    """
     head = states.readout.head
     return to_bfloat16(head) if multiplies_bfloat16(head.W_U.device) else head
 

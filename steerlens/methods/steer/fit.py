@@ -132,7 +132,7 @@ def fit_steer(
 
 
 def _read(model: Model, data: Labelled | None, progress: bool) -> States:
-    """The states of labelled texts, where a user starts from the model."""
+    """Return the states of labelled texts, where a user starts from the model."""
     if not isinstance(data, Labelled):
         raise ValueError(
             f"data: got {type(data).__name__}, expected labelled texts: fit_steer(model, steerlens.Labelled(texts, labels)), "
@@ -253,7 +253,7 @@ def _of_length(found: Explained, train: States, given: Given, name: str) -> tupl
 def fit_split_halves(
     states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
 ) -> tuple[tuple[Steer, Steer], ...]:
-    """The same steer fitted to both halves of the texts, several times over: how much of it replicates?
+    """Fit the same steer to both halves of the texts, several times: how much of it replicates?
 
     The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the ridge stays the same in
     positions of evidence. A pair costs about what the last pass of the fit did.
@@ -374,7 +374,7 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
 
 
 def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:
-    """Tokens of each text that counts, copies of an earlier one as none."""
+    """Return the tokens of each text that counts, copies of an earlier one as none."""
     once = states.keep
     if states.copy_of is not None:
         once = once & (states.copy_of == torch.arange(len(once)))

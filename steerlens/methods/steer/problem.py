@@ -34,14 +34,20 @@ class Problem:
     def gradient(
         self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: UnembedWeights | None = None
     ) -> Float[Tensor, "2 d d"]:
-        """The gradient of the summed weighted NLL of some positions; without the ridge. `rough`: a read-out to use instead."""
+        """Return the gradient of the summed weighted NLL of some positions; without the ridge.
+
+        `rough`: a read-out to use instead.
+        """
         y, white, (head, *asked) = self._asked(chunk, V)
         return self._whitened(y, white, nll_gradient(rough or head, *asked))
 
     def _asked(
         self, chunk: Shard, V: Float[Tensor, "2 d d"]
     ) -> tuple[Tensor, Tensor, tuple[UnembedWeights, Tensor, Tensor, Tensor]]:
-        """Labels and whitened states, then what `nll_gradient` is asked: read-out, steered states, targets, weights."""
+        """Return labels and whitened states, then what `nll_gradient` is asked.
+
+        That is read-out, steered states, targets, weights.
+        """
         head = self.states.readout.head
         head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
         c, y = chunk.hidden.to(V), self.labels[chunk.text].to(V)[:, None]
@@ -56,7 +62,10 @@ class Problem:
         return (torch.cat([y * white, white], 1).mT @ slope).unflatten(0, (2, -1))
 
     def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Gradients of the mean objective on shuffled minibatches, ridge included; in bfloat16 where that is native."""
+        """Yield gradients of the mean objective on shuffled minibatches, ridge included.
+
+        In bfloat16 where that is native.
+        """
         device = self.labels.device
         # what rounding does to a step is far below what the choice of its minibatch does
         rough = to_bfloat16(self.states.readout.head) if multiplies_bfloat16(device) else None
@@ -68,7 +77,10 @@ class Problem:
                 )
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
-        """The objective over all positions and its gradient: one pass, two products with `W_U` a position."""
+        """Return the objective over all positions and its gradient.
+
+        One pass, two products with `W_U` per position.
+        """
         total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
         for chunk in self.states.chunks(CHUNK, device=self.labels.device):
             y, white, asked = self._asked(chunk, V)
@@ -81,7 +93,10 @@ class Problem:
 
 
 def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
-    """The weight of each position of a text; over all positions kept their mean is 1. See `fit_steer`."""
+    """Return the weight of each position of a text; over all positions kept their mean is 1.
+
+    See `fit_steer`.
+    """
     n = (states.lengths * states.keep).double()
     if weights == "tokens":
         return states.keep.float()
@@ -96,7 +111,7 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
 
 
 def sums_over(states: States, weights: Weights) -> Moments:
-    """The additive sums of some states, weighted as the fit weighs them."""
+    """Return the additive sums of some states, weighted as the fit weighs them."""
     head = states.readout.head
     device = head.W_U.device
     labels, weight = states.labels.to(device), text_weights(states, weights).to(device)
@@ -109,7 +124,7 @@ def sums_over(states: States, weights: Weights) -> Moments:
 
 
 def batch_size(n_positions: int) -> int:
-    """Positions a minibatch."""
+    """Return the positions per minibatch."""
     return min(512, max(32, n_positions // 200))
 
 
@@ -124,7 +139,10 @@ def stable_lr(problem: Problem, lr: float) -> float:
 
 
 def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
-    """Averaged SGD from zero and its passes; some 200 steps at least, so small data is read more than once."""
+    """Return what averaged SGD from zero finds, and its passes.
+
+    It takes some 200 steps at least, so small data is read more than once.
+    """
     n, d = problem.states.n_positions, problem.states.d_model
     size = batch_size(n)
     passes = max(1, math.ceil(200 * size / n))
@@ -134,7 +152,10 @@ def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"],
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:
-    """The first Newton step from zero, `(C, S)` damped as the problem's metric is; see `newton_step`."""
+    """Return the first Newton step from zero, `(C, S)` damped as the problem's metric is.
+
+    See `newton_step`.
+    """
     metric, n = problem.metric, sums.weight
     slope = -torch.stack([sums.steer, sums.background]) / n
     white = metric.C_inverse_root.double() @ slope @ metric.S_inverse_root.double()

@@ -57,7 +57,9 @@ def choose(
     solver: Solver,
     seed: int,
 ) -> tuple[Setting, tuple[dict[str, float], ...], float]:
-    """The setting with the best held-out NLL among a few tried on a sample, what was tried, and the passes over the sample.
+    """Return the setting with the best held-out NLL among a few tried on a sample.
+
+    Also what was tried, and the passes over the sample.
 
     For each damping both ridges follow from the sums of the sample's halves (`best_ridges`), so that only the damping is
     searched for by fits: there second order is not enough, as it knows nothing of how rare words curve. A closed form is
@@ -104,7 +106,9 @@ def choose(
 
 
 def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float, float]:
-    """The ridges of steer and background, in positions, under which each half of a sample says most about the other.
+    """Return the ridges of steer and background, in positions.
+
+    Under them each half of a sample says most about the other.
 
     See `cross_validated_gain`. With `C` and `S` in their eigenbases the curvature is diagonal; labels less their mean part the
     steer from the background, which explains what all texts share.
@@ -165,7 +169,7 @@ def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, 
 
 
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
-    """Mean held-out NLL of a point; classes balanced as by default."""
+    """Return the mean held-out NLL of a point; classes balanced as by default."""
     return _nll_of(tuning, [(metric.unwhiten(V[0]), metric.unwhiten(V[1]))])[0]
 
 
@@ -210,7 +214,7 @@ def _nll_of(tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[T
 def given_settings(
     ridge: float | tuple[float, float] | None, damping: float | None, lr: float | None, n_positions: int
 ) -> dict[str, float]:
-    """The arguments that were given, as fields of `Setting`."""
+    """Return the arguments that were given, as fields of `Setting`."""
     found: dict[str, float] = {}
     if ridge is not None:
         both = ridge if isinstance(ridge, tuple) else (ridge, ridge)

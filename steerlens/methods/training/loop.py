@@ -69,7 +69,9 @@ def train_on_texts(
     schedule: Schedule,
     penalty: Callable[[float], Tensor | None] = lambda progress: None,
 ) -> tuple[Data, Descent]:
-    """`training_loop` the NLL of texts, each edited at its own label, judged at the best of some multiples of it.
+    """Run `training_loop` on the NLL of texts, each edited at its own label.
+
+    It is judged at the best of some multiples of the label.
 
     A hundred texts may look worse for what other hundreds are better for. Where the untrained start is best, it is tried
     once more with others held out; if they say the same, the user is told.
@@ -107,7 +109,9 @@ def training_loop(
     judge: Callable[[], dict[str, float]],
     schedule: Schedule,
 ) -> Descent:
-    """AdamW with a learning rate that rises, then falls to zero; the parameters with the best held-out loss are kept.
+    """Run AdamW with a learning rate that rises, then falls to zero.
+
+    The parameters with the best held-out loss are kept.
 
     Args:
         parameters: what is learned; changed in place.
@@ -151,7 +155,10 @@ def training_loop(
 
 
 def _adam(parameters: Sequence[Sized], training: Training, total: int) -> tuple[Optimizer, LRScheduler]:
-    """The optimiser and its schedule; a parameter's own unit scales its learning rate and not its decay."""
+    """Return the optimiser and its schedule.
+
+    A parameter's own unit scales its learning rate and not its decay.
+    """
     assert training.lr is not None
     groups = [
         {"params": [p], "lr": training.lr * unit, "weight_decay": training.weight_decay / unit}
@@ -187,7 +194,7 @@ def build_fit(
     settings: dict[str, Any],
     started: float,
 ) -> Fit[Any]:
-    """The fit of a value: its losses on held-out and training texts, and how it came about."""
+    """Return a value's fit: its losses on held-out and training texts, and how it came about."""
     measured, on_train = (
         measure_edit(model, data, texts, made, found.strength)
         for texts in (data.heldout, data.fitting[: len(data.heldout)])
@@ -213,7 +220,10 @@ def build_fit(
 
 
 def _shuffled(kept: ResidualCache, rows: Sequence[int], size: int, random: torch.Generator) -> Iterator[list[int]]:
-    """Batches in random order, of texts of similar length drawn from a few batches' worth of random ones."""
+    """Return batches in random order, of texts of similar length.
+
+    They are drawn from a few batches' worth of random ones.
+    """
     order = [rows[i] for i in torch.randperm(len(rows), generator=random).tolist()]
     found = []
     for start in range(0, len(order), 16 * size):

@@ -37,13 +37,13 @@ class Data(NamedTuple):
     background: Steer
 
     def swapped(self) -> "Data":
-        """As many other texts held out, those that were to be fitted to."""
+        """Return the parts with as many other texts held out, those that were to be fitted to."""
         n = len(self.heldout)
         return self._replace(fitting=self.heldout + self.fitting[n:], heldout=self.fitting[:n])
 
 
 def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int) -> Data:
-    """Random parts of the texts that have something to predict.
+    """Return random parts of the texts that have something to predict.
 
     A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
     texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A text
@@ -79,7 +79,10 @@ def backward(
     background: Steer,
     extra: Tensor | None = None,
 ) -> None:
-    """Gradients of `Σ w · NLL`, and of a term beside it: by hand through the unembedding, by autograd below."""
+    """Backpropagate `Σ w · NLL`, and a term beside it.
+
+    By hand through the unembedding, by autograd below.
+    """
     head, D = kept.readout.head, background.W
     found = c.detach()
     gradient = torch.empty_like(found)
@@ -94,7 +97,10 @@ def backward(
 
 
 def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
-    """Mean NLL in nats per token, each text edited at its own label, over the background."""
+    """Return the mean NLL in nats per token, each text edited at its own label.
+
+    Over the background.
+    """
     head, D = data.kept.readout.head, data.background.W
     total, n = 0.0, 0
     with eval_mode(model):
@@ -108,7 +114,9 @@ def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
 
 
 def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing, strength: float = 1.0) -> Measured:
-    """Mean NLL in nats per token, base, background, edited and flipped, and KL at ±1; five passes above the layer.
+    """Return the mean NLL in nats per token, base, background, edited and flipped, and KL at ±1.
+
+    Five passes above the layer.
 
     Base is strength 0, which for a prompt is the neutral one; edited is at `strength` times the label.
     """

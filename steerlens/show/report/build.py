@@ -58,7 +58,7 @@ def write_report(
     overwrite: bool = False,
     say: Say = lambda line: None,
 ) -> Path:
-    """Fit, measure and show; the path of the page.
+    """Fit, measure and show, and return the path of the page.
 
     The folder gets `index.html` (self-contained), `report.json` (every number), `figures/` (PDF, PNG, JSON) and
     `steers/`. It is built beside `out` and renamed at the end: whatever goes wrong, nothing half-written is left.
@@ -139,7 +139,7 @@ def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int,
 
 
 def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
-    """Every figure of the page, one at a time: the caller closes it."""
+    """Yield every figure of the page, one at a time: the caller closes it."""
     for one in studies:
         for name, draw in _figures(one).items():
             with look(dark=False):
@@ -156,7 +156,7 @@ def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, D
 
 
 def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
-    """How to draw each figure of a steer; of one in doubt, only the evidence."""
+    """Return how to draw each figure of a steer; of one in doubt, only the evidence."""
     t, name = one.tables, one.name
     losses = {"losses": lambda: (_figure(plot_losses(t["losses"])), f"NLL of new texts with {name}", t["losses"])}
     if one.doubt is not None:
@@ -195,13 +195,16 @@ def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
 
 
 def _meaning(words: pd.DataFrame) -> list[int]:
-    """The directions whose words are worth a figure: they have a gain, and another half of the texts has it too."""
+    """Return the directions whose words are worth a figure.
+
+    They have a gain, and another half of the texts has it too.
+    """
     rows = words[words.gain > 0].drop_duplicates("direction")
     return [int(w.direction) for w in rows.itertuples() if "kept" not in words or replicates(w.kept, w.spread)]
 
 
 def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
-    """Both sides of a direction, side by side."""
+    """Draw both sides of a direction, side by side."""
     fig, panels = plt.subplots(1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained")
     for ax, side in zip(panels, "+-", strict=True):
         plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
@@ -239,7 +242,7 @@ def _numbers(one: Study) -> dict[str, Any]:
 
 
 def _check(model: str, out: Path, data: Labelled | None, overwrite: bool) -> None:
-    """What can be known to go wrong before any work is done."""
+    """Raise on what can be known to go wrong before any work is done."""
     if data is None and Path(model).name not in NAMES:
         raise ValueError(f"data: {model!r} is not a toy model, so it has no texts of its own; give a file with --data")
     if data is not None and len(data) < 20:

@@ -32,7 +32,10 @@ ROWS = 8
 
 
 def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
-    """A toy steer on another toy model by every rule, beside one that is trained there on the same labels."""
+    """Measure a toy steer on another toy model by every rule.
+
+    It stands beside one that is trained there on the same labels.
+    """
     to = "toy-64" if model_id(lm) != "toy-64" else "toy-128"
     train, new, plain = (
         corpus(one.name, n=n, seed=seed + k)
@@ -53,7 +56,9 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
 
 
 def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) -> dict[str, Any] | None:
-    """Edits of hidden states (ReFT), tuned prompts and a steer on the same texts: worth at equal cost, what they have in common.
+    """Compare edits of hidden states (ReFT), tuned prompts and a steer on the same texts.
+
+    What they are worth at equal cost, and what they have in common.
 
     None where fewer than ten texts of either sign are there to fit to or to test on.
     """
@@ -101,7 +106,10 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
 def _prompt(
     lm: Model, soft: Fit[SoftPrompt], steer: Fit, some: Labelled, metric: Metric, test: Labelled, seed: int
 ) -> dict[str, Any]:
-    """What a soft prompt says by its nearest words, what these words do in its place, and how it moves the context."""
+    """Return what a soft prompt says by its nearest words, and what these do in its place.
+
+    It also says how the prompt moves the context.
+    """
     value = soft.value
     idle = not float(value.directions.abs().max())
     ends = [nearest_tokens(lm, value.at(sign)[0], k=1) for sign in (1.0, -1.0)]

@@ -78,7 +78,7 @@ def _label(value: float | str) -> str:
 
 
 def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
-    """What the templates say of one steer."""
+    """Return what the templates say of one steer."""
     tables, prefix = one.tables, f"{one.name}-"
     kl = tables["kl"].set_index("strength").kl
     top = one.strengths[-1]
@@ -115,7 +115,7 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
 
 
 def _truth(one: Study) -> dict[str, Any]:
-    """What only a known grammar can say of a steer."""
+    """Return what only a known grammar can say of a steer."""
     gap, written = one.tables["gap"], one.tables["written"]
     whole = gap.set_index("grade").loc["all"]
     means = written.groupby("strength").attribute.mean()
@@ -130,7 +130,7 @@ def _truth(one: Study) -> dict[str, Any]:
 
 
 def _pieces(found: Highlight) -> list[dict[str, Any]]:
-    """The tokens of a highlighted text with their shades, and where a span opens and closes."""
+    """Return a highlighted text's tokens with their shades, and where a span opens and closes."""
     scale = max(float(found.tokens.evidence.abs().max()), 1e-9)
     opening = set(found.spans.start)
     sums = {int(end) - 1: total for end, total in zip(found.spans.end, found.spans.evidence, strict=True)}
@@ -147,7 +147,7 @@ def _pieces(found: Highlight) -> list[dict[str, Any]]:
 
 
 def _time(studies: Sequence[Study]) -> tuple[list[str], list[list[str]]]:
-    """Seconds that each step of each steer took, and how fast its fit was."""
+    """Return the seconds that each step of each steer took, and how fast its fit was."""
     steps = list(dict.fromkeys(step for one in studies for step in one.seconds))
     rows = []
     for one in studies:

@@ -133,7 +133,7 @@ def explaining(fit: Fit) -> SteerWithBackground:
 
 
 def openings(data: Labelled, n: int) -> list[str]:
-    """The commonest two words that texts begin with, no two with the same first word."""
+    """Return the commonest two words that texts begin with, no two with the same first word."""
     pairs = [text.split()[:2] for text in data.texts if len(text.split()) > 2]
     common = Counter(map(tuple, pairs)).most_common()
     first: dict[str, str] = {}
@@ -143,7 +143,7 @@ def openings(data: Labelled, n: int) -> list[str]:
 
 
 def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
-    """What the steer does to given texts: nothing is written here."""
+    """Measure what the steer does to given texts: nothing is written here."""
     asked = fit.report
     found = measure(new, fit.value, fit.background, strength=asked.strength, mean_label=asked.mean_label)
     rows = [{"label": label, **asdict(losses)} for label, losses in found.by_label.items()]
@@ -163,7 +163,10 @@ def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
 def _read(
     fit: Fit, train: tuple[States, Labelled], test: tuple[States, Labelled], seed: int
 ) -> tuple[dict[str, pd.DataFrame], Spectrum]:
-    """What the matrix says: directions with their words, which of them replicate, and the steer as a classifier."""
+    """Return what the matrix says.
+
+    Directions with their words, which of them replicate, and the steer as a classifier.
+    """
     states, known = train
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
     pairs = fit_split_halves(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()
@@ -180,7 +183,10 @@ def _read(
 
 
 def _highlights(model: Model, fit: Fit, test: Labelled) -> tuple[tuple[float, Highlight], ...]:
-    """The first texts of the highest and of the lowest label, and one between, that are long enough to have spans."""
+    """Highlight the first texts of the highest and of the lowest label, and one between.
+
+    They are texts that are long enough to have spans.
+    """
     by_label = sorted(set(test.labels))
     found = []
     for label in dict.fromkeys((by_label[-1], by_label[0], by_label[len(by_label) // 2])):
@@ -192,21 +198,21 @@ def _highlights(model: Model, fit: Fit, test: Labelled) -> tuple[tuple[float, Hi
 
 
 def _five(kl: pd.DataFrame) -> tuple[float, ...]:
-    """Five strengths around 0, as far out as the budget allows in both directions."""
+    """Return five strengths around 0, as far out as the budget allows in both directions."""
     cost = kl.groupby(kl.strength.abs()).kl.max()
     top = max([t for t in TOPS if cost[t] <= KL_BUDGET], default=TOPS[0])
     return (-top, -top / 2, 0.0, top / 2, top)
 
 
 def _nine(strengths: tuple[float, ...]) -> list[float]:
-    """The strengths that many texts are written at."""
+    """Return the strengths that many texts are written at."""
     return np.linspace(strengths[0], strengths[-1], 9).tolist()
 
 
 def _written(
     model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], test: Labelled, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """Texts to look at, and more of them to count; fewer where there are few texts at all."""
+    """Write texts to look at, and more of them to count; fewer where there are few texts at all."""
     prompts = openings(test, 5)
     if attribute is None:
         many = generate(
