@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 
 from steerlens.show.style import BLUE, GREEN, GREY, RED, axes, legend_above, log_scale, look, title_above
 
-COLOURS, MARKERS = (RED, BLUE, GREEN, "#8a5a9e", GREY), "osDv^"
+COLOURS, MARKERS = (RED, BLUE, GREEN, GREY), "osDv"
 
 
 @look()
@@ -28,7 +28,7 @@ def plot_few_texts(table: pd.DataFrame, *, title: str | None = None, ax: Axes | 
         for found, face in ((True, colour), (False, "none")):
             some = (rows.found == found).to_numpy()
             ax.plot(x[some], rows.sign_margin[some], marker, ms=2.6, mfc=face, mec=colour, mew=0.6, alpha=0.7, lw=0)
-    ax.axhline(0, lw=0.8)
+    ax.axhline(0, lw=0.8, color=GREY, zorder=0)
     log_scale(ax, "x", subs=(1, 3))
     ax.set(xlabel="texts", ylabel="sign margin (nats per token)")
     legend_above(ax)
