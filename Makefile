@@ -75,8 +75,9 @@ test: $(ENV)  ## all tests
 # what knows nothing of TransformerLens, or only states that steerlens.models made, need not be tested with each version of it
 test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
 	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
-		--ignore tests/methods/test_steer.py --ignore tests/methods/test_evidence.py --ignore tests/methods/test_vae.py tests/models tests/methods \
-		tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
+		$(addprefix --ignore=tests/methods/test_,$(addsuffix .py,steer evidence vae files priors soft_prompt reft_value reft_formulas \
+			gist_mask gist_formulas)) \
+		tests/models tests/methods tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .
