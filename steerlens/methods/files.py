@@ -3,23 +3,23 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from steerlens import methods
 from steerlens.methods.gist.mask import GistMask, check_heeds
-from steerlens.methods.prompt.soft_prompt import SoftPrompt
-from steerlens.methods.reft.reft import Reft
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer, SteerWithBackground
 
 FORMAT = 1
 NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
@@ -49,8 +49,25 @@ class Saved(Protocol):
     def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Saved": ...
 
 
-KINDS: tuple[type["Saved"], ...] = (Steer, SteerWithBackground, Reft, SoftPrompt, GistMask)
-"""The kinds of value that steerlens itself makes."""
+def known_kinds() -> dict[str, Any]:
+    """Return the classes that can be in a file, by `file_kind`: those of every module below `steerlens.methods`.
+
+    So a method that is added as a file is known here without being named.
+
+    Raises:
+        ValueError: two classes of one kind.
+
+    Example:
+        >>> sorted(known_kinds())
+        ['gist mask', 'mean difference', 'prompt', 'reft', 'steer', 'steer over background']
+    """
+    names = ["steerlens.values.steer", *(name for _, name, _ in walk_packages(methods.__path__, "steerlens.methods."))]
+    found: dict[str, Any] = {}
+    for cls in (cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)):
+        kind = getattr(cls, "file_kind", None)  # a protocol only announces one
+        if isinstance(kind, str) and found.setdefault(kind, cls) is not cls:
+            raise ValueError(f"file_kind: {cls.__name__} and {found[kind].__name__} are both {kind!r}; rename one")
+    return found
 
 
 def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
@@ -162,7 +179,7 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
     The read-out must be the one it was saved with, or one that grew out of it.
 
     Args:
-        kinds: classes of one's own that the file may hold, beside `KINDS`.
+        kinds: classes of one's own that the file may hold, beside `known_kinds`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -174,7 +191,7 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
         )
-    known = {cls.file_kind: cls for cls in (*KINDS, *kinds)}
+    known = known_kinds() | {cls.file_kind: cls for cls in kinds}
     if meta["kind"] not in known:
         raise ValueError(
             f"{path}: holds a {meta['kind']!r}, known are {', '.join(known)}; of a class of your own pass kinds=(TheClass,)"

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from steerlens.methods.files import KINDS, read_metadata, read_value, save
+from steerlens.methods.files import known_kinds, read_metadata, read_value, save
 from steerlens.methods.gist.mask import GistMask
 from steerlens.values import atomic
 from steerlens.values.atomic import write_json, written_whole
@@ -203,10 +203,16 @@ def test_a_class_of_ones_own_is_saved_and_loaded_where_it_is_named(tmp_path: Pat
         read_value(path, make_readout())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_our_own_has_a_name_of_its_own_and_can_be_packed(kind: type) -> None:
-    assert len({cls.file_kind for cls in KINDS}) == len(KINDS)
+@pytest.mark.parametrize("kind", known_kinds().values())
+def test_every_kind_of_our_own_can_be_packed(kind: type) -> None:
     assert callable(kind.pack) and callable(kind.unpack)
+
+
+def test_two_kinds_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(known_kinds()) >= 6
+    monkeypatch.setattr(GistMask, "file_kind", "steer")
+    with pytest.raises(ValueError, match="GistMask and Steer are both 'steer'"):
+        known_kinds()
 
 
 def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Rivals of a steer, one file each."""
