@@ -128,7 +128,7 @@ def conjugate_gradient(
     more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
 
     Args:
-        curvature: `V ↦ A V`; one call a step.
+        curvature: `V ↦ A V`; one call per step.
         ridge: positive.
 
     Returns:

@@ -33,7 +33,7 @@ def steered(
     Args:
         model: a TransformerLens model of either class.
         intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its value.
-        strength: a number, or a tensor with one value a row of the batch.
+        strength: a number, or a tensor with one value per row of the batch.
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
     Raises:

@@ -22,7 +22,7 @@ class Intervention(Protocol):
     `readout` is where it lives: a model with another `W_U` is refused. `edits(strength)` gives pairs of a TransformerLens
     hook name and a pure function from the activation `[batch, pos, …]` and its `TokenIndex` (whoever runs the model knows which
     tokens these are) to its replacement, of the same shape, dtype and device. `strength` is a number, or a tensor with one
-    value a row of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it needs before the
+    value per row of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it needs before the
     input, begin-of-text included; whoever runs the model puts fillers there.
     """
 
