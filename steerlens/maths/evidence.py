@@ -9,6 +9,9 @@ from torch import Tensor
 from steerlens.maths.logits import UnembedWeights, apply_softcap, log_sum_exp, softcap_gradient
 from steerlens.maths.svd import svd
 
+ROUNDING = 1e-3
+"""By how much of itself a value may rise before a step was too long: near the minimum sums in float32 rise by chance."""
+
 ROOM, LEAST, MOST = 1 << 18, 64, 512
 """Logits that are held at once, which a cache bears; rows at least, since products of fewer are slow, and at most."""
 
@@ -140,7 +143,7 @@ def _descend(
         value, pull = smooth(Y)
         first = value if first is None else first
         # what the penalty may give up for a smaller |V|_* is no sign of a step too long
-        if not value <= first + threshold * size + 1e-9:
+        if not value <= first + threshold * size + ROUNDING * max(abs(first), 1e-4):
             return None
         new = soft_threshold_singular_values(Y - pull / curvature, threshold / curvature, rank)
         if float(((Y - new) * (new - V)).sum()) > 0:

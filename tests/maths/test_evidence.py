@@ -71,3 +71,18 @@ def test_a_curvature_taken_too_small_is_noticed_and_the_rank_is_kept_to() -> Non
     assert_close(cut, (U[:, :2] * s[:2]) @ Vh[:2], atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="does the gradient belong"):
         nuclear_descent(lambda V: (float(V.abs().sum()), -torch.ones(7, 7)), torch.zeros(7, 7), 0.0, 1.0)
+
+
+def test_a_start_at_the_minimum_stays_there_though_sums_are_rounded() -> None:
+    target, calls = random(5, 5, seed=4), []
+
+    def rounded(V: torch.Tensor) -> tuple[float, torch.Tensor]:
+        calls.append(None)
+        exact = float((V - target).double().square().sum() / 2) - 0.05
+        return exact + 1e-7 * len(calls), V - target  # as sums in float32 come out, a little more each time
+
+    found = nuclear_descent(rounded, target, threshold=0.0, curvature=1.0, n_steps=6)
+    assert_close(found, target)
+    assert len(calls) == 6  # nothing was begun anew
+    far = nuclear_descent(rounded, torch.zeros(5, 5), threshold=0.0, curvature=1.0, n_steps=6)
+    assert_close(far, target)
