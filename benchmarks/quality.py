@@ -101,21 +101,29 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
 # ---- cases ----
 
 
-def cases(name: str, sizes: Sequence[int], draws: int, n_test: int) -> Iterator[tuple[int, int, Case]]:
+def cases(name: str, sizes: Sequence[int], draws: range, n_test: int, fresh: bool) -> Iterator[tuple[int, int, Case]]:
     """Yield each size, draw and case; a size of 0 is all texts, where there is an end of them.
+
+    Fresh ones are judged on texts on which nothing of the fit was ever chosen.
 
     Raises:
         SystemExit: reviews-192 or its texts are not there.
     """
     if name.startswith("toy"):
-        model, test = frozen(sl.load_model(name)), sl.toy.corpus("sentiment", n=n_test, seed=10_000)
-        for n, seed in product(sizes, range(draws)):
+        model, test = (
+            frozen(sl.load_model(name)),
+            sl.toy.corpus("sentiment", n=n_test, seed=20_000 if fresh else 10_000),
+        )
+        for n, seed in product(sizes, draws):
             yield n, seed, Case(name, model, sl.toy.corpus("sentiment", n=n, seed=seed), test)
         return
     found = reviews_case(name)
     if isinstance(found, str):
         raise SystemExit(f"skipped: {found}")
-    for n, seed in product(sizes, range(draws)):
+    if fresh:  # no test sentences are beside the repository: some of the training file are set aside for it
+        apart = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(20_000)).tolist()
+        found = found._replace(train=found.train.pick(apart[n_test:]), test=found.train.pick(apart[:n_test]))
+    for n, seed in product(sizes, draws):
         order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))
         train = found.train.pick(order[:n].tolist()) if n else found.train
         yield len(train), seed, found._replace(name=name, train=train, test=found.test.first(n_test))
@@ -291,6 +299,7 @@ def arguments() -> argparse.Namespace:
     asked.add_argument("--n", nargs="+", type=lambda text: 0 if text == "all" else int(text), default=[400])
     asked.add_argument("--test", type=int, default=500, help="new texts; reviews-192 has 1,101")
     asked.add_argument("--draws", type=int, default=1)
+    asked.add_argument("--fresh", action="store_true", help="draws from the 101st on, judged on texts kept for this")
     asked.add_argument("--steps", type=int, default=200, help="of the training")
     asked.add_argument("--form", nargs="+", choices=("factors", "matrix"), default=["factors"])
     asked.add_argument("--solver", nargs="+", default=["auto"], help="ours; the first is compared in time")
@@ -316,13 +325,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     derived: list[dict[str, Any]] = []
     held = None
-    for n, draw, case in cases(given.case, given.n, given.draws, given.test):
+    draws = range(100, 100 + given.draws) if given.fresh else range(given.draws)
+    for n, draw, case in cases(given.case, given.n, draws, given.test, given.fresh):
         held = held or sl.collect(case.model, case.test, progress=False)
         for row in rows_of(compare(case, held, hows, given.steps, draw, given.solver)):
             rows.append({"n": n, "draw": draw, **row})
             at = f"{row['method']} {row.get('step', '')}".strip()
             print(f"{n:,} texts, draw {draw}, {at}: margin {row['margin']:.4f}", flush=True)
-        if draw == given.draws - 1:
+        if draw == draws[-1]:
             derived += report(given.case, n, [row for row in rows if row["n"] == n], hows)
         numbers = {"setting": where._asdict(), "rows": list(map(plain, rows)), "derived": list(map(plain, derived))}
         write(command, numbers)  # after every draw, so that an interrupt loses one
