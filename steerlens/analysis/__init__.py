@@ -10,19 +10,9 @@ Example:
     True
 """
 
-from importlib import import_module
-from typing import Any
+from steerlens.lazy import lazily
 
 ROOMS = (
     "embeddings", "highlight", "prompts", "reft", "state_shift", "subspaces", "svd", "trajectories", "transfer",
 )  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ROOMS:
-        raise AttributeError(f"module 'steerlens.analysis' has no attribute {name!r}; it has {', '.join(ROOMS)}")
-    return import_module(f"steerlens.analysis.{name}")
-
-
-def __dir__() -> list[str]:
-    return list(ROOMS)
+__getattr__, __dir__ = lazily(__name__, {room: room for room in ROOMS})

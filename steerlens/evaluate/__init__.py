@@ -11,23 +11,10 @@ Example:
     True
 """
 
-from importlib import import_module
-from typing import Any
+from steerlens.lazy import lazily
 
 ROOMS = (
-    "classify", "compare", "sign_margin", "fluency", "ground_truth", "losses", "matched_kl", "strength", "verdict",
+    "classify", "compare", "fluency", "ground_truth", "losses", "matched_kl", "sign_margin", "strength", "verdict",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")
-
-
-def __getattr__(name: str) -> Any:
-    if name in TRUTH:
-        return getattr(import_module("steerlens.evaluate.ground_truth"), name)
-    if name not in ROOMS:
-        known = ", ".join((*ROOMS, *TRUTH))
-        raise AttributeError(f"module 'steerlens.evaluate' has no attribute {name!r}; it has {known}")
-    return import_module(f"steerlens.evaluate.{name}")
-
-
-def __dir__() -> list[str]:
-    return [*ROOMS, *TRUTH]
+__getattr__, __dir__ = lazily(__name__, {room: room for room in ROOMS} | dict.fromkeys(TRUTH, "ground_truth"))

@@ -12,8 +12,9 @@ Example:
     'strength'
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from steerlens.lazy import lazily
 
 if TYPE_CHECKING:
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
@@ -79,13 +80,4 @@ _HOME = {
     "write_report": "report.build",
 }
 __all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'steerlens.show' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"steerlens.show.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOME)
