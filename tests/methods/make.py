@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 import steerlens as sl
@@ -49,3 +50,15 @@ def nll_of(model: Any, texts: sl.Labelled, value: sl.Intervention | None, sign: 
         found = sl.score(model, some, value, strengths=(sign * label,)).log_prob
         total, n = total - float(found.sum()), n + len(found)
     return total / n
+
+
+def assert_losses_are_over(W: torch.Tensor, fit: sl.Fit[Any], held: sl.Labelled) -> None:
+    """Assert that a report's losses are those of the model under the fit, on a background `W` that is always on."""
+    on, found = sl.readout(model()), fit.report.heldout
+    for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
+        strength = [sign * fit.report.strength * y for y in held.labels]
+        under = sl.collect(model(), held, intervention=fit.value, strength=strength, progress=False)
+        c, target, _ = next(under.chunks(10**6))
+        loss = torch.nn.functional.cross_entropy(on.logits(c + c @ W), target)
+        assert float(loss) == pytest.approx(expected, abs=1e-4)
+    assert abs(found.background - found.base) > 0.01

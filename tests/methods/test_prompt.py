@@ -18,7 +18,7 @@ from steerlens.methods.prompt.priors import Exclusion, FixedRows, Gaussian, Voca
 from steerlens.methods.prompt.soft_prompt import prompt_sites
 from steerlens.models.embeddings import embeddings
 from steerlens.values.training import Training
-from tests.methods.make import cut, data, heldout_rows, model, nll_of, rows_of
+from tests.methods.make import assert_losses_are_over, cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_partial_forward import traces
 
 N, LENGTH = 40, 3
@@ -233,14 +233,7 @@ def test_a_background_is_always_on_and_is_reported() -> None:
     kept = background.W.clone()
     fit = sl.fit_prompt(model(), data(24), background=background, **QUICK)
     assert fit.background is background and torch.equal(background.W, kept)
-    held, found = rows_of(data(24), heldout_rows(24, tries=fit.report.settings["tries"])), fit.report.heldout
-    for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
-        strength = [sign * fit.report.strength * y for y in held.labels]
-        under = sl.collect(model(), held, intervention=fit.value, strength=strength, progress=False)
-        c, target, _ = next(under.chunks(10**6))
-        loss = torch.nn.functional.cross_entropy(on.logits(c + c @ kept), target)
-        assert float(loss) == pytest.approx(expected, abs=1e-4)
-    assert abs(found.background - found.base) > 0.01
+    assert_losses_are_over(kept, fit, rows_of(data(24), heldout_rows(24, tries=fit.report.settings["tries"])))
     with pytest.raises(ValueError, match="transfer"):
         other = sl.Steer(torch.zeros(128, 128), sl.readout(sl.load_model("toy-128")), "elsewhere")
         sl.fit_prompt(model(), data(8), background=other, **QUICK)

@@ -22,7 +22,7 @@ from steerlens.models import partial_forward
 from steerlens.models.hooks import eval_mode
 from steerlens.models.partial_forward import batch_of, cache_residuals, final_states
 from steerlens.values.training import Training
-from tests.methods.make import cut, data, heldout_rows, model, nll_of, rows_of
+from tests.methods.make import assert_losses_are_over, cut, data, heldout_rows, model, nll_of, rows_of
 from tests.models.test_partial_forward import traces
 from tests.values.make import random
 
@@ -174,15 +174,7 @@ def test_a_background_is_always_on_and_never_changed() -> None:
     before = background.W.clone()
     fit = sl.fit_reft(model(), data(60), variant="noreft", background=background, layers=1, **QUICK)
     assert fit.background is background and torch.equal(background.W, before)
-    held = rows_of(data(60), heldout_rows(60, tries=fit.report.settings["tries"]))
-    found = fit.report.heldout
-    for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
-        strength = [sign * fit.report.strength * y for y in held.labels]
-        under = sl.collect(model(), held, intervention=fit.value, strength=strength, progress=False)
-        c, target, _ = next(under.chunks(10**6))
-        loss = torch.nn.functional.cross_entropy(on.logits(c + c @ before), target)
-        assert float(loss) == pytest.approx(expected, abs=1e-4)
-    assert abs(found.background - found.base) > 0.01
+    assert_losses_are_over(before, fit, rows_of(data(60), heldout_rows(60, tries=fit.report.settings["tries"])))
     with pytest.raises(ValueError, match="transfer"):
         other = sl.Steer(torch.zeros(128, 128), sl.readout(sl.load_model("toy-128")), "elsewhere")
         sl.fit_reft(model(), data(60), background=other, **QUICK)
