@@ -51,7 +51,7 @@ def state_shift_overlap(
 
     Args:
         model: what both live on; unchanged.
-        intervention: a `Prompt`, a `Reft`, another `Steer`.
+        intervention: a `SoftPrompt`, a `Reft`, another `Steer`.
         steer: whose directions are asked for.
         data: texts that neither was fitted to; labels are not used.
         metric: the natural metric, from `natural_metric`.

@@ -80,7 +80,7 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
     Grey is what 95 % of random subspaces stay below.
 
     Args:
-        table: of `moves`, one for each seed, with columns `seed` and `intervention`.
+        table: of `state_shift_overlap`, one for each seed, with columns `seed` and `intervention`.
         question: "writes", "reads" or "steer's move".
     """
     ax = axes(ax, height=2.2)

@@ -116,7 +116,7 @@ def plot_text_strengths(found: TextStrengths, *, names: list[str] | None = None,
 
 @look()
 def plot_spectrum(found: Spectrum, again: pd.DataFrame | None = None, *, n: int = 24, ax: Axes | None = None) -> Axes:
-    """Draw the gains of the leading directions; given `stability`, filled as far as another half of the texts keeps them.
+    """Draw the gains of the leading directions, filled as far as another half of the texts keeps them, where that is given.
 
     The number above the first bar is its share of the sum of squares.
     """

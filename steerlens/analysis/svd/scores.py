@@ -71,7 +71,7 @@ def singular_scores(
     what the text varies in, and with shuffled labels 15 to 72 % of the listed words had `p ≤ 0.05`,
     and up to 20 % of a list `q ≤ 0.05` (toy models). So a small `p` or `q` says that a random
     direction would not write the word. It says neither that the labels make the steer write it nor
-    that the direction would replicate on other texts: see `stability`.
+    that the direction would replicate on other texts: see `split_half_reliability`.
 
     With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of the two. Of the word
     whose `p` is the j-th smallest in its role and direction,

@@ -68,7 +68,8 @@ def singular_words(
             padding rows never.
         metric: of the same model, from `natural_metric`; None for the plain SVD.
         states: of the same model: rank the words by what happens on this text.
-        refits: the same steer from halves of the texts, from `refit`: adds `kept` and its `spread`, see `split_half_reliability`.
+        refits: the same steer from halves of the texts, from `fit_split_halves`: adds `kept` and its `spread`, see
+            `split_half_reliability`.
         noise: the same steer from labels in random order, from `steerlens.methods.steer.fit.fit_shuffled`; 19 at least, or no
             word can be rare.
 
