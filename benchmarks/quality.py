@@ -110,10 +110,8 @@ def cases(name: str, sizes: Sequence[int], draws: range, n_test: int, fresh: boo
         SystemExit: reviews-192 or its texts are not there.
     """
     if name.startswith("toy"):
-        model, test = (
-            frozen(sl.load_model(name)),
-            sl.toy.corpus("sentiment", n=n_test, seed=20_000 if fresh else 10_000),
-        )
+        test = sl.toy.corpus("sentiment", n=n_test, seed=20_000 if fresh else 10_000)
+        model = frozen(sl.load_model(name))
         for n, seed in product(sizes, draws):
             yield n, seed, Case(name, model, sl.toy.corpus("sentiment", n=n, seed=seed), test)
         return

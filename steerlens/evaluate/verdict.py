@@ -31,6 +31,6 @@ def judge_heldout(
     gains = (measured.by_text[there, 3] - measured.by_text[there, 2]).numpy()
     # what a unit of label is worth in a text; at the mean label it is not known, and multiplied by nothing
     worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
-    found = permute_labels(worth[None], y, units, seed=seed)
+    found = permute_labels(worth[None], y, seed=seed)
     margin, low, high = bootstrap_ratio(gains, units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

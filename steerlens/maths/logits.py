@@ -92,6 +92,14 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
+def quickest(head: UnembedWeights) -> UnembedWeights:
+    """Return the read-out in bfloat16 where the device multiplies that, else as it is.
+
+    For gradients and sums whose noise is far above what rounding does; see `to_bfloat16`.
+    """
+    return to_bfloat16(head) if multiplies_bfloat16(head.W_U.device) else head
+
+
 class Readings(NamedTuple):
     """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one per row."""
 

@@ -61,14 +61,12 @@ class Permuted(NamedTuple):
     """What labels gain in their own order, by text, and how often random orders gain as much."""
 
     gains: Float[np.ndarray, "ways n"]
-    units: Float[np.ndarray, " n"]
     p: float
 
 
 def permute_labels(
     worth: Float[np.ndarray, "ways n"],
     labels: Float[np.ndarray, " n"],
-    units: Float[np.ndarray, " n"],
     *,
     orders: int = 999,
     seed: int = 0,
@@ -83,12 +81,11 @@ def permute_labels(
 
     Args:
         worth: what a unit of label gains in each text, several ways.
-        labels: of the texts.
-        units: of each text, e.g. its tokens; texts at the mean label gain nothing and count all the same.
+        labels: of the texts; those at the mean label gain nothing.
 
     Example:
         >>> y = np.array([1.0, -1.0] * 10)
-        >>> permute_labels(y[None], y, np.ones(20)).p
+        >>> permute_labels(y[None], y).p
         0.001
     """
     random = np.random.default_rng(seed)
@@ -99,4 +96,4 @@ def permute_labels(
     own = (worth @ y[:, None]) / spread
     # a sum of the same numbers in another order is as large as the labels' own, not a rounding less
     reached = (sums / spread).max(0) >= own.max() * (1 - 1e-12)
-    return Permuted(worth * y, units, float((1 + reached.sum()) / (1 + orders)))
+    return Permuted(worth * y, float((1 + reached.sum()) / (1 + orders)))

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
+from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
-from steerlens.methods.steer import problem as module
 from steerlens.methods.steer.evidence import SHARES, USUAL
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.methods.steer.selection import Setting, best_ridges, make_problem
@@ -431,7 +431,7 @@ def test_the_ridges_grow_where_the_texts_say_less() -> None:
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
 def test_steps_in_bfloat16_end_where_those_in_float32_do(solver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(native: bool) -> sl.Fit:
-        monkeypatch.setattr(module, "multiplies_bfloat16", lambda _: native)
+        monkeypatch.setattr(logits, "multiplies_bfloat16", lambda _: native)
         return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN)
 
     exact, rough = fit(False), fit(True)

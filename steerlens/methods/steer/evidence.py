@@ -9,7 +9,7 @@ from jaxtyping import BFloat16, Float
 from torch import Tensor
 
 from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold_singular_values
-from steerlens.maths.logits import UnembedWeights, multiplies_bfloat16, nll_gradient, to_bfloat16
+from steerlens.maths.logits import UnembedWeights, nll_gradient, quickest
 from steerlens.maths.numbers import generator
 from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_error
 from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
@@ -208,27 +208,28 @@ def _judge(halves: Sequence[_Half], metric: Metric, asked: Asked) -> tuple[list[
     smaller one of both halves: what they say of each other is nearly the same thing said twice, so margins, intervals
     and standard errors are means of both.
     """
-    found = []
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
+    gains, tokens, ps = [], [], []
     for k, (here, there) in enumerate((halves, halves[::-1])):
-        found.append(permute_labels(*_per_text(there, here.path, metric), seed=asked.seed + k))
-    gains = [2 * f.gains for f in found]
+        worth, labels, lengths = _per_text(there, here.path, metric)
+        found = permute_labels(worth, labels, seed=asked.seed + k)
+        gains.append(2 * found.gains)
+        tokens.append(lengths)
+        ps.append(found.p)
     margins = [
-        float(sum(g[k].sum() / f.units.sum() for g, f in zip(gains, found, strict=True))) / 2
-        for k in range(len(SHARES))
+        float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2 for k in range(len(SHARES))
     ]
     best = max(range(len(SHARES)), key=lambda k: margins[k])
-    error = sum(ratio_error(g[best] - g[USUAL], f.units) for g, f in zip(gains, found, strict=True)) / 2
+    error = sum(ratio_error(g[best] - g[USUAL], n) for g, n in zip(gains, tokens, strict=True)) / 2
     if margins[best] - margins[USUAL] <= error:
         best = USUAL
-    ratios = [bootstrap_ratio(g[best], f.units, seed=asked.seed) for g, f in zip(gains, found, strict=True)]
+    ratios = [bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
     one, other = (half.path[best] for half in halves)
     agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
-    n = sum(half.judges.n_texts for half in halves)
-    p = min(1.0, 2 * min(f.p for f in found))
-    return margins, best, Verdict(margin, low, high, p, asked.kl, n, "halves", agreement)
+    n_texts = sum(half.judges.n_texts for half in halves)
+    return margins, best, Verdict(margin, low, high, min(1.0, 2 * min(ps)), asked.kl, n_texts, "halves", agreement)
 
 
 def _per_text(
@@ -263,14 +264,16 @@ def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: 
     drawn = drawn.to(device)
     label2 = float(share.mean())
     c, size = c[drawn], labels[text[drawn]].abs()[:, None]
-    return _Cost(_head(states), c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
+    # what rounding does to a sum over positions is far below the sum's noise
+    head = quickest(states.readout.head)
+    return _Cost(head, c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
 
 
 def _evidence(
     states: States, labels: Float[Tensor, " n_texts"], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
 ) -> _Half:
     """Return `G` of some texts over the background, whitened, and what it is a sum of, where that judges: one pass."""
-    head, device = _head(states), labels.device
+    head, device = quickest(states.readout.head), labels.device
     weight = labels * text_weights(states, asked.weights).to(device)
     judges = states.sample(JUDGED_ON, seed=asked.seed)
     total = torch.zeros(states.d_model, states.d_model, dtype=torch.float64, device=device)
@@ -279,7 +282,7 @@ def _evidence(
         for c, target, text in part.chunks(CHUNK, device=device):
             pull = -nll_gradient(head, c + c @ base, target, torch.ones(len(c), device=device))
             total += (c.mT @ (weight[text, None] * pull)).double()
-            if judging:
+            if judging and asked.share is None:  # a penalty that is given needs no judges
                 pulls.append(pull.bfloat16())
     white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
     return _Half((white / states.n_positions).float(), judges, pulls)
@@ -288,15 +291,6 @@ def _evidence(
 def _last(states: States) -> int:
     """Return on how many positions the last steps are, at most."""
     return max(FINALLY[0], states.n_positions // SPARSE)
-
-
-def _head(states: States) -> UnembedWeights:
-    """Return the read-out, rounded where that is faster.
-
-    What rounding does to a sum over positions is far below the sum's noise.
-    """
-    head = states.readout.head
-    return to_bfloat16(head) if multiplies_bfloat16(head.W_U.device) else head
 
 
 def _curvature(cost: _Cost, d: int) -> float:

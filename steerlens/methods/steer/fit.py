@@ -85,11 +85,11 @@ def fit_steer(
         data: labelled texts, where a model is given: they are read first, as `steerlens.collect(model, data)` does.
         solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the KL it costs (see
             `explain`): few directions where halves of the texts say that the style lives in few, all of them else. No
-            certificate. SGD's steps are in bfloat16 where the device multiplies that natively, else in float32, so that a
-            seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge problem's own minimum, to
-            `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker approximation of the
-            first Newton step, `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine with the exact step is
-            0.97 at large ridges and 0.3 to 0.6 at small ones.
+            certificate. SGD's steps, the evidence and its cost are in bfloat16 where the device multiplies that natively,
+            else in float32, so that a seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
+            problem's own minimum, to `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker
+            approximation of the first Newton step, `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine
+            with the exact step is 0.97 at large ridges and 0.3 to 0.6 at small ones.
         rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in the natural metric. None:
             the rank that the penalty leaves.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, multiplies_bfloat16, nll_and_gradient, nll_gradient, to_bfloat16
+from steerlens.maths.logits import UnembedWeights, nll_and_gradient, nll_gradient, quickest
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
@@ -68,7 +68,7 @@ class Problem:
         """
         device = self.labels.device
         # what rounding does to a step is far below what the choice of its minibatch does
-        rough = to_bfloat16(self.states.readout.head) if multiplies_bfloat16(device) else None
+        rough = quickest(self.states.readout.head)
         for epoch in range(passes):
             for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
                 # in place: a matrix of a wide model is larger than any cache
