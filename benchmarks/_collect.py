@@ -15,7 +15,9 @@ def lines(quick: bool) -> Iterator[Line]:
         yield collecting("collect", toy.model, toy.train, toy.name, rounds=9)
         return
     found = random_models(*GPT2_SMALL)
-    yield collecting("collect", found.model, random_texts(160, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=4)
+    yield collecting(
+        "collect", found.model, random_texts(160, 10, 50, GPT2_SMALL[2]), found.sizes, rounds=4
+    )
     toy = toy_case(n=2000)
     yield collecting("collect-toy", toy.model, toy.train, toy.name, rounds=9)
 
@@ -24,7 +26,8 @@ def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds
     ids = token_ids(model, data)
 
     def plain(logits: bool) -> None:
-        """Texts to tokens is the tokenizer's work in every way; what it gives here is what `ids` holds already."""
+        """Texts to tokens is the tokenizer's work in every way; what it gives here is what `ids`
+        holds already."""
         model.tokenizer(list(data.texts), add_special_tokens=False)
         forward_pass(model, ids, logits=logits)
 
@@ -34,7 +37,9 @@ def collecting(key: str, model: object, data: sl.Labelled, sizes: str, *, rounds
     }
     sl.collect(model, data.first(4), progress=False)  # warms up
     seconds, tokens = alternate(ways, rounds, warm=0), sum(map(len, ids))
-    seconds |= alternate({"pass with logits": lambda: plain(logits=True)}, 1, warm=0)  # nothing is asked of it
+    seconds |= alternate(
+        {"pass with logits": lambda: plain(logits=True)}, 1, warm=0
+    )  # nothing is asked of it
     return Line(
         key, "collect", "plain forward with logits", "forward without the unembedding", "≥ 0.95 of the limit",
         f"{sizes}, {tokens:,} tokens without padding",

@@ -22,12 +22,19 @@ TIMED = 50
 SECOND = ("the recipe again", "two products of N · vocabulary · d")
 
 
-def lines(quick: bool, model: str | None = None, train: str | None = None, test: str | None = None) -> Iterator[Line]:
-    """SST-5 on reviews-192 where they are at hand, else the toy world; a model of one's own, or "toy-128", by name."""
+def lines(
+    quick: bool, model: str | None = None, train: str | None = None, test: str | None = None
+) -> Iterator[Line]:
+    """SST-5 on reviews-192 where they are at hand, else the toy world; a model of one's own, or
+    "toy-128", by name."""
     if model is not None:
         texts = [sl.read_labelled(path) if path else None for path in (train, test)]
-        case = toy_case(model) if None in texts else Case(model, frozen(sl.load_model(model)), *texts)
-        yield from fit("fit-toy" if model == TOY and None in texts else "fit-own", case, rounds=3, steps=STEPS)
+        case = (
+            toy_case(model) if None in texts else Case(model, frozen(sl.load_model(model)), *texts)
+        )
+        yield from fit(
+            "fit-toy" if model == TOY and None in texts else "fit-own", case, rounds=3, steps=STEPS
+        )
         return
     if quick:
         yield from fit("fit-toy", toy_case("toy-64", 200), rounds=2, steps=20)
@@ -37,9 +44,21 @@ def lines(quick: bool, model: str | None = None, train: str | None = None, test:
         yield from fit("fit-toy", toy_case(), rounds=3, steps=STEPS)
         sizes = f"reviews-192, SST-5 of {SHARED.name}"
         yield Line(
-            "fit-reviews", "fit a steer, collecting included", *FIT, "≤ 2 passes, ≥ 6 × faster", sizes, skipped=found
+            "fit-reviews",
+            "fit a steer, collecting included",
+            *FIT,
+            "≤ 2 passes, ≥ 6 × faster",
+            sizes,
+            skipped=found,
         )
-        yield Line("refit-reviews", "a second fit on the same states", *SECOND, "≥ 20 × faster", sizes, skipped=found)
+        yield Line(
+            "refit-reviews",
+            "a second fit on the same states",
+            *SECOND,
+            "≥ 20 × faster",
+            sizes,
+            skipped=found,
+        )
     else:
         yield from fit("fit-reviews", found, rounds=2, steps=STEPS)
 
@@ -47,8 +66,9 @@ def lines(quick: bool, model: str | None = None, train: str | None = None, test:
 def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
     """Measure a fit and a second one beside the recipe, which is that of the authors' code.
 
-    The recipe's seconds are those of a share of its steps in each round. What all its steps come to is found from kept
-    states, which is the same training without the model below the unembedding; that it is the same is checked.
+    The recipe's seconds are those of a share of its steps in each round. What all its steps come to
+    is found from kept states, which is the same training without the model below the unembedding;
+    that it is the same is checked.
     """
     name, model, train, test = case
     ids, held = token_ids(model, train), sl.collect(model, test, progress=False)
@@ -99,7 +119,9 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
     *found, exact = [measure(held, f.value, f.background).all for f in (*fits, plain)]
     short = steps < STEPS  # then the recipe's held-out NLL says nothing
     difference = number(
-        "held-out NLL less the recipe's", [f.steered - theirs.steered for f in found], most=None if short else 0.0
+        "held-out NLL less the recipe's",
+        [f.steered - theirs.steered for f in found],
+        most=None if short else 0.0,
     )
     on = held.readout
     sizes = f"{name}, {sum(map(len, ids)):,} tokens, d {on.d_model}, vocabulary {on.d_vocab:,}"

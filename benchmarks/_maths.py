@@ -1,4 +1,5 @@
-"""The small closed forms beside what they replace: the map between models, spans, a low-rank SVD."""
+"""The small closed forms beside what they replace: the map between models, spans, a low-rank
+SVD."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from steerlens.maths.svd import svd
 
 ADAM_STEPS = 5_000
 AT_ONCE = 20
-"""Calls that are timed together where one takes microseconds: texts are highlighted one after the other."""
+"""Calls that are timed together where one takes microseconds: texts are highlighted one after the
+other."""
 
 
 def lines(quick: bool) -> Iterator[Line]:
@@ -27,8 +29,11 @@ def lines(quick: bool) -> Iterator[Line]:
 def adam(
     X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], steps: int, *, seed: int = 0
 ) -> Float[Tensor, "d_x d_y"]:
-    """The map by descent, as the paper has it (Han et al., appendix F): from noise, step 0.01, mean squared error."""
-    M = torch.randn(X.shape[1], Y.shape[1], generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+    """The map by descent, as the paper has it (Han et al., appendix F): from noise, step 0.01, mean
+    squared error."""
+    M = torch.randn(
+        X.shape[1], Y.shape[1], generator=torch.Generator().manual_seed(seed)
+    ).requires_grad_(True)
     optimiser = torch.optim.Adam([M], lr=0.01)
     for _ in range(steps):
         optimiser.zero_grad()
@@ -38,17 +43,27 @@ def adam(
 
 
 def maps(quick: bool) -> Iterator[Line]:
-    """toy-128 → toy-64 in full with the residuals of both; real sizes from a few steps of the reference."""
+    """toy-128 → toy-64 in full with the residuals of both; real sizes from a few steps of the
+    reference."""
     X, Y = (e.float() for e in sl.align(*map(sl.load_model, ("toy-128", "toy-64"))).embeddings())
     yield mapping("map-toy", "toy-128 → toy-64", X, Y, 200 if quick else ADAM_STEPS, 2)
     if not quick:
         random = torch.Generator().manual_seed(0)
         X = torch.randn(50_000, 768, generator=random)
-        Y = X @ torch.randn(768, 1024, generator=random) / 28 + torch.randn(50_000, 1024, generator=random)
+        Y = X @ torch.randn(768, 1024, generator=random) / 28 + torch.randn(
+            50_000, 1024, generator=random
+        )
         yield mapping("map", "random", X, Y, 2, 2)
 
 
-def mapping(key: str, name: str, X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], steps: int, rounds: int) -> Line:
+def mapping(
+    key: str,
+    name: str,
+    X: Float[Tensor, "n d_x"],
+    Y: Float[Tensor, "n d_y"],
+    steps: int,
+    rounds: int,
+) -> Line:
     found = {}
     ways = {
         "closed form": lambda: found.update(ours=regress(X, Y).M.float()),
@@ -106,7 +121,9 @@ def spans(quick: bool) -> Line:
     x = torch.randn(n, generator=torch.Generator().manual_seed(0))
     found = {}
     ways = {
-        "ours": lambda: found.update(ours=[best_spans(x, few, longest) for _ in range(AT_ONCE)][-1]),
+        "ours": lambda: found.update(
+            ours=[best_spans(x, few, longest) for _ in range(AT_ONCE)][-1]
+        ),
         "loops": lambda: found.update(loops=triple_loop(x.double().tolist(), few, longest)),
     }
     seconds = alternate(ways, 9 if quick else 31, warm=3)

@@ -1,4 +1,5 @@
-"""How the benchmarks measure: ways in turn, medians with quartiles, and lines of a table that are held against targets."""
+"""How the benchmarks measure: ways in turn, medians with quartiles, and lines of a table that are
+held against targets."""
 
 import json
 import platform
@@ -34,7 +35,9 @@ class Ratio(NamedTuple):
     def met(self) -> bool | None:
         if self.least is None and self.most is None:
             return None
-        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+        return (self.least is None or self.value >= self.least) and (
+            self.most is None or self.value <= self.most
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ def cpu_model() -> str:
     """The processor's name; never the machine's."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -103,7 +108,8 @@ def alternate(
     warm: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each round, the ways in turn: A B A B, so that drifts of the machine fall on all alike.
+    """Seconds of each way in each round, the ways in turn: A B A B, so that drifts of the machine
+    fall on all alike.
 
     Args:
         warm: rounds before those that count; the first call pays for memory and caches.
@@ -138,7 +144,9 @@ def ratio(
     return number(name, [a / b for a, b in zip(above, below, strict=True)], least=least, most=most)
 
 
-def number(name: str, values: Sequence[float], *, least: float | None = None, most: float | None = None) -> Ratio:
+def number(
+    name: str, values: Sequence[float], *, least: float | None = None, most: float | None = None
+) -> Ratio:
     return Ratio(name, *quartiles(values), least, most)
 
 
@@ -162,7 +170,10 @@ def record(line: Line, where: Setting) -> dict[str, Any]:
 def from_record(found: Mapping[str, Any]) -> Line:
     ratios = tuple(Ratio(**{name: r[name] for name in Ratio._fields}) for r in found["ratios"])
     seconds = {name: tuple(s) for name, s in found["seconds"].items()}
-    texts = {name: found[name] for name in ("key", "what", "reference", "limit", "target", "sizes", "note", "skipped")}
+    texts = {
+        name: found[name]
+        for name in ("key", "what", "reference", "limit", "target", "sizes", "note", "skipped")
+    }
     return Line(**texts, ratios=ratios, seconds=seconds)
 
 
@@ -170,8 +181,11 @@ def read_results(path: Path = RESULTS) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["lines"] if path.exists() else {}
 
 
-def merge(old: Mapping[str, dict[str, Any]], new: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Lines by key; a new one takes an old one's place, unless it is a quick or a skipped one and the old one is neither."""
+def merge(
+    old: Mapping[str, dict[str, Any]], new: Iterable[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Lines by key; a new one takes an old one's place, unless it is a quick or a skipped one and
+    the old one is neither."""
     merged = dict(old)
     for line in new:
         before = merged.get(line["key"])
@@ -181,15 +195,21 @@ def merge(old: Mapping[str, dict[str, Any]], new: Iterable[dict[str, Any]]) -> d
     return merged
 
 
-def write_results(lines: Mapping[str, dict[str, Any]], order: Sequence[str], path: Path = RESULTS) -> None:
+def write_results(
+    lines: Mapping[str, dict[str, Any]], order: Sequence[str], path: Path = RESULTS
+) -> None:
     """The file of results, in the suite's order."""
-    known = {key: lines[key] for key in sorted(lines, key=lambda k: order.index(k) if k in order else len(order))}
+    known = {
+        key: lines[key]
+        for key in sorted(lines, key=lambda k: order.index(k) if k in order else len(order))
+    }
     text = json.dumps({"lines": known}, indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def unjudged(line: Line) -> Line:
-    """The same without targets: small sizes show that things run, and prove nothing about large ones."""
+    """The same without targets: small sizes show that things run, and prove nothing about large
+    ones."""
     return replace(line, ratios=tuple(r._replace(least=None, most=None) for r in line.ratios))
 
 
@@ -208,7 +228,8 @@ def show_ratio(r: Ratio) -> str:
 
 
 def table(lines: Iterable[Line], *, brief: bool = False) -> str:
-    """A Markdown table: what, against what, what was asked and what was measured; medians, quartiles in brackets.
+    """A Markdown table: what, against what, what was asked and what was measured; medians,
+    quartiles in brackets.
 
     Args:
         brief: only the numbers that something is asked of, no notes.
@@ -250,5 +271,7 @@ def into(text: str, inner: str) -> str:
     before, found, rest = text.partition(OPEN)
     _, closed, after = rest.partition(CLOSE)
     if not found or not closed or OPEN in rest or CLOSE in after:
-        raise ValueError(f"text: expected one {OPEN} and one {CLOSE} after it, to write the table between them")
+        raise ValueError(
+            f"text: expected one {OPEN} and one {CLOSE} after it, to write the table between them"
+        )
     return f"{before}{OPEN}\n\n{inner}\n\n{CLOSE}{after}"

@@ -31,7 +31,10 @@ def lines(quick: bool) -> Iterator[Line]:
             synthetic(Path(folder), n, d)
             options = [str(d), str(vocab), str(n), str(torch.get_num_threads())]
             child = subprocess.run(
-                [sys.executable, __file__, folder, *options], check=True, capture_output=True, text=True
+                [sys.executable, __file__, folder, *options],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             found[n] = json.loads(child.stdout.splitlines()[-1])
     gigabytes = [found[n]["gigabytes"] for n in sizes]
@@ -51,32 +54,44 @@ def lines(quick: bool) -> Iterator[Line]:
 
 
 def synthetic(folder: Path, n: int, d: int) -> None:
-    """States on disk in the shards that `collect` would write; made here, so that the child's memory is that of the fit."""
+    """States on disk in the shards that `collect` would write; made here, so that the child's
+    memory is that of the fit."""
     random = torch.Generator().manual_seed(0)
     for k, start in enumerate(range(0, n, SHARD_POSITIONS)):
         count = min(SHARD_POSITIONS, n - start)
         text = (torch.arange(start, start + count) // LENGTH).int()
         hidden = torch.randn(count, d, generator=random)
         following = torch.randint(2_000, (count,), generator=random, dtype=torch.int32)
-        save_file({"hidden": hidden, "next": following, "text": text}, folder / f"{k:05d}.safetensors")
+        save_file(
+            {"hidden": hidden, "next": following, "text": text}, folder / f"{k:05d}.safetensors"
+        )
 
 
 def child(folder: Path, d: int, vocab: int, n: int) -> None:
     random = torch.Generator().manual_seed(1)
-    on = sl.Readout(torch.randn(d, vocab, generator=random) / d**0.5, torch.zeros(vocab), tuple(map(str, range(vocab))))
+    on = sl.Readout(
+        torch.randn(d, vocab, generator=random) / d**0.5,
+        torch.zeros(vocab),
+        tuple(map(str, range(vocab))),
+    )
     n_texts = -(-n // LENGTH)
     lengths = torch.full((n_texts,), LENGTH)
     lengths[-1] = n - LENGTH * (n_texts - 1)
     labels = torch.ones(n_texts)
     labels[::2] = -1
-    states = sl.States(on, tuple(sorted(folder.iterdir())), labels, lengths, torch.ones(n_texts, dtype=torch.bool))
+    states = sl.States(
+        on, tuple(sorted(folder.iterdir())), labels, lengths, torch.ones(n_texts, dtype=torch.bool)
+    )
     loaded, begun = peak(), time.perf_counter()
     sl.fit_steer(states, ridge=0.3, damping=1e-2, lr=0.1)
-    print(json.dumps({"gigabytes": peak(), "loaded": loaded, "seconds": time.perf_counter() - begun}))
+    print(
+        json.dumps({"gigabytes": peak(), "loaded": loaded, "seconds": time.perf_counter() - begun})
+    )
 
 
 def peak() -> float:
-    """Gigabytes at the most so far. Linux hands the parent's high mark in `ru_maxrss` on to the child; its own is in /proc."""
+    """Gigabytes at the most so far. Linux hands the parent's high mark in `ru_maxrss` on to the
+    child; its own is in /proc."""
     status = Path("/proc/self/status")
     if status.exists():
         own = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))

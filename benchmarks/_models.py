@@ -16,7 +16,9 @@ import steerlens as sl
 SHARED = Path(__file__).parent.parent.parent / "shared"
 """Larger models and data lie beside the repository, where they are there at all."""
 
-SMOLLM2 = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerlens-lms/smollm2-135m"
+SMOLLM2 = (
+    Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steerlens-lms/smollm2-135m"
+)
 """Where ../shared/lms/make_smollm2.sh puts a language model of 135M parameters."""
 
 GPT2_SMALL = (768, 12, 50_257)
@@ -24,10 +26,13 @@ TOY = "toy-128"
 
 
 def write_tokenizer(n: int, folder: str) -> None:
-    """A tokenizer of n words `w0 w1 …`, so that a model with random weights has a vocabulary of any size."""
+    """A tokenizer of n words `w0 w1 …`, so that a model with random weights has a vocabulary of any
+    size."""
     tokenizer = Tokenizer(models.WordLevel({f"w{k}": k for k in range(n)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="w1", unk_token="w0").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="w1", unk_token="w0"
+    ).save_pretrained(folder)
 
 
 def random_lm(d: int, layers: int, vocab: int, *, seed: int = 0) -> GPT2LMHeadModel:
@@ -55,7 +60,8 @@ def boot(lm: GPT2LMHeadModel) -> object:
 
 
 class Random(NamedTuple):
-    """A random model, a random steer on it, and the same model with the steer folded into its unembedding."""
+    """A random model, a random steer on it, and the same model with the steer folded into its
+    unembedding."""
 
     model: object
     steer: sl.Steer
@@ -70,9 +76,13 @@ def random_models(d: int, layers: int, vocab: int) -> Random:
     model = boot(lm)
     W = torch.randn(d, d, generator=torch.Generator().manual_seed(1)) / d
     head = other.lm_head.weight
-    other.lm_head.weight = torch.nn.Parameter(head + head @ W.T, requires_grad=False)  # logits are (c + cW) W_U
+    other.lm_head.weight = torch.nn.Parameter(
+        head + head @ W.T, requires_grad=False
+    )  # logits are (c + cW) W_U
     steer = sl.Steer(W, sl.readout(model), "random")
-    return Random(model, steer, boot(other), f"random GPT-2, d {d}, {layers} layers, vocabulary {vocab:,}")
+    return Random(
+        model, steer, boot(other), f"random GPT-2, d {d}, {layers} layers, vocabulary {vocab:,}"
+    )
 
 
 def random_texts(n: int, low: int, high: int, vocab: int, *, seed: int = 0) -> sl.Labelled:
@@ -81,7 +91,8 @@ def random_texts(n: int, low: int, high: int, vocab: int, *, seed: int = 0) -> s
     lengths = torch.randint(low, high + 1, (n,), generator=random).tolist()
     words = [torch.randint(2, vocab, (length,), generator=random).tolist() for length in lengths]
     return sl.Labelled(
-        tuple(" ".join(f"w{k}" for k in ids) for ids in words), tuple(1.0 - 2 * (k % 2) for k in range(n))
+        tuple(" ".join(f"w{k}" for k in ids) for ids in words),
+        tuple(1.0 - 2 * (k % 2) for k in range(n)),
     )
 
 
@@ -106,7 +117,12 @@ def reviews_case(name: str = "reviews-192") -> Case | str:
     if missing:
         return f"{', '.join(missing)} not found in ../shared (smollm2-135m: make it with ../shared/lms/make_smollm2.sh)"
     texts = sl.read_labelled(train)
-    return Case(f"{name}, SST-5, {len(texts):,} texts", frozen(sl.load_model(folder)), texts, sl.read_labelled(test))
+    return Case(
+        f"{name}, SST-5, {len(texts):,} texts",
+        frozen(sl.load_model(folder)),
+        texts,
+        sl.read_labelled(test),
+    )
 
 
 def frozen(model: object) -> object:

@@ -22,7 +22,8 @@ class How(NamedTuple):
 
     Args:
         form: "factors": `W = ε P1 P2ᵀ` of rank 1,000, entries N(0, 1) · 1e-2 at the start, as the
-            authors' code has it; "matrix": `W = ε U`, entries of variance 1e-3, as their paper has it.
+            authors' code has it; "matrix": `W = ε U`, entries of variance 1e-3, as their paper has
+            it.
         lr: step of Adam.
         l2: the price of the sum of all squared parameters.
     """
@@ -38,7 +39,9 @@ OF_PAPER = How("matrix")
 
 
 def token_ids(model: object, data: sl.Labelled) -> list[list[int]]:
-    return encode(model.tokenizer, list(data.texts), convention(model, sl.readout(model)), end=True).ids
+    return encode(
+        model.tokenizer, list(data.texts), convention(model, sl.readout(model)), end=True
+    ).ids
 
 
 Loss = Callable[[list[int], Tensor, Tensor], Tensor]
@@ -50,11 +53,11 @@ def recipe(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield `W` and background after each step of the authors' training.
 
-    Source: github.com/Glaciohound/LM-Steer (train.py, steers.py, README) and Han et al., appendix D:
-    Adam with step 1e-2, 1,000 steps of 32 texts, the label the strength, a second steer (the dummy)
-    always on. Two things are not theirs and can only help: padding counts for nothing here, where in
-    their code it is in the loss; and the product of the factors is made once per step, where in their
-    code every token, padding too, goes through both.
+    Source: github.com/Glaciohound/LM-Steer (train.py, steers.py, README) and Han et al., appendix
+    D: Adam with step 1e-2, 1,000 steps of 32 texts, the label the strength, a second steer (the
+    dummy) always on. Two things are not theirs and can only help: padding counts for nothing here,
+    where in their code it is in the loss; and the product of the factors is made once per step,
+    where in their code every token, padding too, goes through both.
     """
     random = torch.Generator().manual_seed(seed)
     parameters = start(how.form, d_model, random)
@@ -113,7 +116,9 @@ def through_states(states: sl.States) -> Loss:
 
     The model below the unembedding never changes.
     """
-    hidden, following, text = (torch.cat(parts) for parts in zip(*states.chunks(1 << 16), strict=True))
+    hidden, following, text = (
+        torch.cat(parts) for parts in zip(*states.chunks(1 << 16), strict=True)
+    )
     order = text.argsort(stable=True)
     counts = text.bincount(minlength=len(states.labels)).tolist()
     of_text = [at[: MAX_LENGTH - 1] for at in order.split(counts)]

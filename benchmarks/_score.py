@@ -29,7 +29,9 @@ def lines(quick: bool) -> Iterator[Line]:
     data = random_texts(40 if quick else 24, 10, 50, vocab)
     ids = token_ids(found.model, data)
     ways = {
-        "11 strengths": lambda: sl.score(found.model, data, found.steer, strengths=ELEVEN, end=False),
+        "11 strengths": lambda: sl.score(
+            found.model, data, found.steer, strengths=ELEVEN, end=False
+        ),
         "one pass": lambda: one_pass(found.model, ids),
     }
     seconds = alternate(ways, 5 if quick else 3)

@@ -34,7 +34,9 @@ def lines(quick: bool) -> Iterator[Line]:
         medians(seconds), note="a folded model is the unsteered one with other numbers: its distance from 1 is the clock's noise",
     )  # fmt: skip
     ways = {
-        "11 strengths": lambda: sl.generate(found.model, prompt, found.steer, strengths=ELEVEN, **common),
+        "11 strengths": lambda: sl.generate(
+            found.model, prompt, found.steer, strengths=ELEVEN, **common
+        ),
         "one batch of 11": lambda: sl.generate(found.model, prompt, samples=11, **common),
     }
     one, seconds = seconds["hook"][:5], alternate(ways, 5)

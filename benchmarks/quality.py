@@ -13,10 +13,10 @@ through the model, timed before and after the fit, times their number. Numbers g
 benchmarks/quality.json under the command that made them.
 
 NLL is that of new texts at their own label over the background. A margin is how much likelier the
-right sign makes a token than the wrong one, in texts whose label is not 0: at strength 1, and at the
-strength where both signs together cost 0.05 nats of KL per token over the method's own background, so
-that a training is not better for having a larger norm. Intervals are 95 %, over the texts; where
-there are several draws, means of the draws' ends.
+right sign makes a token than the wrong one, in texts whose label is not 0: at strength 1, and at
+the strength where both signs together cost 0.05 nats of KL per token over the method's own
+background, so that a training is not better for having a larger norm. Intervals are 95 %, over the
+texts; where there are several draws, means of the draws' ends.
 """
 
 import argparse
@@ -87,9 +87,13 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
     """Judge any fit on new texts."""
     value, background = fit.value, fit.background
     losses = measure(held, value, background, strength=fit.strength).all
-    strength = sl.strength_at_kl(value.with_background(background), held.sample(CALIBRATED_ON, seed=0), kl=KL)
+    strength = sl.strength_at_kl(
+        value.with_background(background), held.sample(CALIBRATED_ON, seed=0), kl=KL
+    )
     signed = held.select(held.labels != 0)
-    at_one, at_kl = sign_margins(signed, [fit.strength * value, strength * value], background)[:, signed.keep]
+    at_one, at_kl = sign_margins(signed, [fit.strength * value, strength * value], background)[
+        :, signed.keep
+    ]
     tokens = signed.lengths[signed.keep].double()
     # over the plain model: a background that harms it makes room for a margin, see LOG
     same = sl.strength_at_kl(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
@@ -101,7 +105,9 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
 # ---- cases ----
 
 
-def cases(name: str, sizes: Sequence[int], draws: range, n_test: int, fresh: bool) -> Iterator[tuple[int, int, Case]]:
+def cases(
+    name: str, sizes: Sequence[int], draws: range, n_test: int, fresh: bool
+) -> Iterator[tuple[int, int, Case]]:
     """Yield each size, draw and case; a size of 0 is all texts, where there is an end of them.
 
     Fresh ones are judged on texts on which nothing of the fit was ever chosen.
@@ -119,12 +125,20 @@ def cases(name: str, sizes: Sequence[int], draws: range, n_test: int, fresh: boo
     if isinstance(found, str):
         raise SystemExit(f"skipped: {found}")
     if fresh:  # no test sentences are beside the repository: some of the training file are set aside for it
-        apart = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(20_000)).tolist()
-        found = found._replace(train=found.train.pick(apart[n_test:]), test=found.train.pick(apart[:n_test]))
+        apart = torch.randperm(
+            len(found.train), generator=torch.Generator().manual_seed(20_000)
+        ).tolist()
+        found = found._replace(
+            train=found.train.pick(apart[n_test:]), test=found.train.pick(apart[:n_test])
+        )
     for n, seed in product(sizes, draws):
         order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))
         train = found.train.pick(order[:n].tolist()) if n else found.train
-        yield len(train), seed, found._replace(name=name, train=train, test=found.test.first(n_test))
+        yield (
+            len(train),
+            seed,
+            found._replace(name=name, train=train, test=found.test.first(n_test)),
+        )
 
 
 # ---- one draw ----
@@ -137,7 +151,12 @@ def timed(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
 
 
 def compare(
-    case: Case, held: sl.States, hows: Sequence[How], steps: int, seed: int, solvers: Sequence[str] = ("auto",)
+    case: Case,
+    held: sl.States,
+    hows: Sequence[How],
+    steps: int,
+    seed: int,
+    solvers: Sequence[str] = ("auto",),
 ) -> Iterator[tuple[dict[str, Any], Judged]]:
     """Yield the fit by each solver, the first as "ours", then each training at its shown steps.
 
@@ -145,12 +164,18 @@ def compare(
     """
     model, train = case.model, case.train
     sl.collect(model, train.first(8), progress=False)  # warms up
-    whole = {how: recipe(through_model(model, train), train, held.d_model, how, seed=seed) for how in hows}
+    whole = {
+        how: recipe(through_model(model, train), train, held.d_model, how, seed=seed)
+        for how in hows
+    }
     for steps_of_it in whole.values():
         take(steps_of_it, 1)
     before = {how: timed(take, whole[how], TIMED)[1] for how in hows}
     states, collecting = timed(lambda: sl.collect(model, train, progress=False))
-    fits = {solver: timed(lambda solver=solver: sl.fit_steer(states, solver=solver, seed=seed)) for solver in solvers}
+    fits = {
+        solver: timed(lambda solver=solver: sl.fit_steer(states, solver=solver, seed=seed))
+        for solver in solvers
+    }
     after = {how: timed(take, whole[how], TIMED)[1] for how in hows}
     ours = collecting + fits[solvers[0]][1]
     for solver, (fit, fitting) in fits.items():
@@ -219,7 +244,8 @@ def verdict(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "within": last["step"],
         "equal margin at step": equal and equal["step"],
         "equal margin, times our seconds": equal and equal["seconds"] / ours["seconds"],
-        "equal margin on kept states, times": equal and equal["seconds on kept states"] / ours["seconds"],
+        "equal margin on kept states, times": equal
+        and equal["seconds on kept states"] / ours["seconds"],
         "equal NLL at step": better and better["step"],
         "equal NLL, times our seconds": better and better["seconds"] / ours["seconds"],
         "in our time, step": same and same["step"],
@@ -261,12 +287,17 @@ def of_draw(rows: Sequence[dict[str, Any]], draw: int, how: How) -> list[dict[st
     return [r for r in rows if r["draw"] == draw and (r["method"], r.get("lr")) in wanted]
 
 
-def report(name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[How]) -> list[dict[str, Any]]:
+def report(
+    name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[How]
+) -> list[dict[str, Any]]:
     """Print one size: a table of means over the draws, and what follows; return what follows."""
     frame = pd.DataFrame(rows).fillna({"lr": 0, "step": 0})
     # the step at our time differs by draw, so it has a line of its own
     frame["step"] = (
-        frame["step"].astype(int).astype(str).where(~frame["in our time"].fillna(False).astype(bool), "our time")
+        frame["step"]
+        .astype(int)
+        .astype(str)
+        .where(~frame["in our time"].fillna(False).astype(bool), "our time")
     )
     kept = frame.drop(columns=["draw", "l2", "n", "in our time", "solver"])
     means = kept.groupby(["method", "lr", "step"], sort=False).mean()
@@ -276,14 +307,19 @@ def report(name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[How
     for how in hows:
         by_draw = [verdict(of_draw(rows, draw, how)) for draw in frame["draw"].unique().tolist()]
         print(f"{how.form}, lr {how.lr:g}: " + "; ".join(say(by_draw)), flush=True)
-        derived += [{"n": n, "method": how.form, "lr": how.lr, "draw": k, **v} for k, v in enumerate(by_draw)]
+        derived += [
+            {"n": n, "method": how.form, "lr": how.lr, "draw": k, **v}
+            for k, v in enumerate(by_draw)
+        ]
     return derived
 
 
 def write(command: str, found: dict[str, Any], path: Path = NUMBERS) -> None:
     """Keep numbers under their command, in place of those it made before."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**kept, command: found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**kept, command: found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -291,16 +327,26 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     asked.add_argument("--quick", action="store_true", help="toy-64, 200 texts, 60 steps")
     asked.add_argument("--case", choices=("toy-64", TOY, "reviews-192", SMOLLM2.name), default=TOY)
-    asked.add_argument("--n", nargs="+", type=lambda text: 0 if text == "all" else int(text), default=[400])
+    asked.add_argument(
+        "--n", nargs="+", type=lambda text: 0 if text == "all" else int(text), default=[400]
+    )
     asked.add_argument("--test", type=int, default=500, help="new texts; reviews-192 has 1,101")
     asked.add_argument("--draws", type=int, default=1)
-    asked.add_argument("--fresh", action="store_true", help="draws from the 101st on, judged on texts kept for this")
+    asked.add_argument(
+        "--fresh",
+        action="store_true",
+        help="draws from the 101st on, judged on texts kept for this",
+    )
     asked.add_argument("--steps", type=int, default=200, help="of the training")
     asked.add_argument("--form", nargs="+", choices=("factors", "matrix"), default=["factors"])
-    asked.add_argument("--solver", nargs="+", default=["auto"], help="ours; the first is compared in time")
+    asked.add_argument(
+        "--solver", nargs="+", default=["auto"], help="ours; the first is compared in time"
+    )
     asked.add_argument("--lr", nargs="+", type=float, default=[OFFICIAL.lr])
     asked.add_argument("--l2", type=float, default=OFFICIAL.l2, help="of the factors")
     asked.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
@@ -332,7 +378,11 @@ def main() -> None:
             print(f"{n:,} texts, draw {draw}, {at}: margin {row['margin']:.4f}", flush=True)
         if draw == draws[-1]:
             derived += report(given.case, n, [row for row in rows if row["n"] == n], hows)
-        numbers = {"setting": where._asdict(), "rows": list(map(plain, rows)), "derived": list(map(plain, derived))}
+        numbers = {
+            "setting": where._asdict(),
+            "rows": list(map(plain, rows)),
+            "derived": list(map(plain, derived)),
+        }
         write(command, numbers)  # after every draw, so that an interrupt loses one
 
 

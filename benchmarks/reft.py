@@ -1,11 +1,13 @@
-"""Seconds a training step of ReFT beside a loop that runs every layer each step, by the depth of the edit, in one process.
+"""Seconds a training step of ReFT beside a loop that runs every layer each step, by the depth of
+the edit, in one process.
 
     python benchmarks/reft.py            # a random GPT-2 of 12 layers, d 256, vocabulary 8,192, and toy-128
 
-Reference: the model with a hook, logits and loss by autograd, everything anew each step. Ours: the layers below the edit were
-run once and their states kept, the unembedding's gradient is made by hand. Both take the same batches and end at the same
-gradients, which is checked. Steps alternate; medians. The limit is what a pass of the layers above the edit costs, forward and
-backward, without anything else.
+Reference: the model with a hook, logits and loss by autograd, everything anew each step. Ours: the
+layers below the edit were run once and their states kept, the unembedding's gradient is made by
+hand. Both take the same batches and end at the same gradients, which is checked. Steps alternate;
+medians. The limit is what a pass of the layers above the edit costs, forward and backward, without
+anything else.
 """
 
 import os
@@ -38,7 +40,9 @@ def random_gpt2() -> object:
     config.architectures = ["GPT2LMHeadModel"]
     lm = GPT2LMHeadModel(config).eval()
     toy = sl.load_model("toy-64").tokenizer
-    return TransformerBridge.boot_transformers("random", hf_model=lm, tokenizer=toy, device="cpu", dtype=torch.float32)
+    return TransformerBridge.boot_transformers(
+        "random", hf_model=lm, tokenizer=toy, device="cpu", dtype=torch.float32
+    )
 
 
 def compare(name: str, model: object, layer: int) -> dict:
@@ -49,7 +53,9 @@ def compare(name: str, model: object, layer: int) -> dict:
     batch, none = batch_of(kept, range(BATCH)), zero_steer(kept.readout)
     weight = torch.full((len(batch.targets),), 1 / len(batch.targets))
     learned = Learned(
-        Shape("loreft", 4, (layer,), "all", True, None, model.cfg.d_model), torch.zeros(1, model.cfg.d_model), 0
+        Shape("loreft", 4, (layer,), "all", True, None, model.cfg.d_model),
+        torch.zeros(1, model.cfg.d_model),
+        0,
     )
 
     def ours() -> None:
@@ -84,8 +90,14 @@ def compare(name: str, model: object, layer: int) -> dict:
 
 
 def main() -> None:
-    rows = [compare("random, 12 layers", model, layer) for model in [random_gpt2()] for layer in (0, 11)]
-    rows += [compare("toy-128, 3 layers", model, layer) for model in [sl.load_model("toy-128")] for layer in (1,)]
+    rows = [
+        compare("random, 12 layers", model, layer) for model in [random_gpt2()] for layer in (0, 11)
+    ]
+    rows += [
+        compare("toy-128, 3 layers", model, layer)
+        for model in [sl.load_model("toy-128")]
+        for layer in (1,)
+    ]
     print(
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, {BATCH} texts of {LENGTH} tokens, rank 4, all positions"
     )

@@ -1,16 +1,18 @@
-"""What a steer, an edit of hidden states and a tuned prompt learn from the same few texts, at the same cost.
+"""What a steer, an edit of hidden states and a tuned prompt learn from the same few texts, at the
+same cost.
 
     python benchmarks/rivals.py                            # 500 texts, one draw: a few minutes
     python benchmarks/rivals.py --draws 10                 # the numbers of the README
     python benchmarks/rivals.py --case toy-128 --n 300 --method reft --draws 3
 
-Each is fitted by its defaults; nothing is tuned on the texts that it is judged on. A margin is how much
-likelier the right sign makes a token of new texts than the wrong one, in nats per token, at the strength
-where both signs together cost 0.05 nats of KL per token over the method's own background (the steer's
-background, the neutral prompt, the plain model for an edit). Intervals are 95 %, over the new texts; of
-several draws, means of the draws' ends. Every draw takes other training texts and another seed; the new
-texts stay. Seconds are the process's own, as other jobs may run beside it; a fit is not shared out over
-threads by default. Numbers go into benchmarks/rivals.json under the command that made them.
+Each is fitted by its defaults; nothing is tuned on the texts that it is judged on. A margin is how
+much likelier the right sign makes a token of new texts than the wrong one, in nats per token, at
+the strength where both signs together cost 0.05 nats of KL per token over the method's own
+background (the steer's background, the neutral prompt, the plain model for an edit). Intervals are
+95 %, over the new texts; of several draws, means of the draws' ends. Every draw takes other
+training texts and another seed; the new texts stay. Seconds are the process's own, as other jobs
+may run beside it; a fit is not shared out over threads by default. Numbers go into
+benchmarks/rivals.json under the command that made them.
 """
 
 import argparse
@@ -69,14 +71,21 @@ def draws(name: str, n: int, seeds: Sequence[int], n_test: int) -> Iterator[tupl
     """
     if name == TOY:
         model, test = frozen(sl.load_model(name)), sl.toy.corpus("sentiment", n=n_test, seed=10_000)
-        yield from ((k, Case(name, model, sl.toy.corpus("sentiment", n=n, seed=k), test)) for k in seeds)
+        yield from (
+            (k, Case(name, model, sl.toy.corpus("sentiment", n=n, seed=k), test)) for k in seeds
+        )
         return
     found = reviews_case(name)
     if isinstance(found, str):
         raise SystemExit(f"skipped: {found}")
     for seed in seeds:
         order = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))
-        yield seed, found._replace(train=found.train.pick(order[:n].tolist()), test=found.test.first(n_test))
+        yield (
+            seed,
+            found._replace(
+                train=found.train.pick(order[:n].tolist()), test=found.test.first(n_test)
+            ),
+        )
 
 
 def judged(case: Case, method: str, seed: int) -> dict[str, Any]:
@@ -98,7 +107,8 @@ def judged(case: Case, method: str, seed: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Summarise the draws of each case and method: mean margin and interval, its range, what was learned."""
+    """Summarise the draws of each case and method: mean margin and interval, its range, what was
+    learned."""
     frame = pd.DataFrame(rows)
     return frame.groupby(["case", "method"], sort=False).agg(
         draws=("draw", "count"), margin=("margin", "mean"), low=("low", "mean"), high=("high", "mean"),
@@ -108,8 +118,12 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def arguments() -> argparse.Namespace:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--case", nargs="+", choices=(TOY, REVIEWS, "reviews-192"), default=[TOY, REVIEWS])
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked.add_argument(
+        "--case", nargs="+", choices=(TOY, REVIEWS, "reviews-192"), default=[TOY, REVIEWS]
+    )
     asked.add_argument("--method", nargs="+", choices=tuple(METHODS), default=list(METHODS))
     asked.add_argument("--n", type=int, default=500, help="training texts")
     asked.add_argument("--test", type=int, default=500, help="new texts")
@@ -130,9 +144,14 @@ def main() -> None:
             for method in given.method:
                 row = {"case": name, "draw": draw, "method": method, **judged(case, method, draw)}
                 rows.append(row)
-                print(f"{name}, draw {draw}, {method}: {row['margin']:+.4f} in {row['seconds']:.0f} s", flush=True)
+                print(
+                    f"{name}, draw {draw}, {method}: {row['margin']:+.4f} in {row['seconds']:.0f} s",
+                    flush=True,
+                )
                 # after every fit, so that an interrupt loses one
-                write(command, {"setting": where._asdict(), "rows": list(map(plain, rows))}, NUMBERS)
+                write(
+                    command, {"setting": where._asdict(), "rows": list(map(plain, rows))}, NUMBERS
+                )
     print(table(rows).to_string(float_format=lambda x: f"{x:.4g}"))
 
 

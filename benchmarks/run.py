@@ -7,8 +7,8 @@
     python benchmarks/run.py --only fit --model FOLDER --train FILE --test FILE
     python benchmarks/run.py --readme              # the table of results.json into the README; measures nothing
 
-Ways alternate in one process (A B A B); numbers are medians with quartiles over the rounds. Results are merged by line into
-benchmarks/results.json; a quick line never takes a full one's place.
+Ways alternate in one process (A B A B); numbers are medians with quartiles over the rounds. Results
+are merged by line into benchmarks/results.json; a quick line never takes a full one's place.
 """
 
 import argparse
@@ -41,7 +41,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     asked.add_argument("--quick", action="store_true")
     asked.add_argument("--only", nargs="+", choices=GROUPS, help="groups; none: all")
     asked.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
@@ -51,18 +53,25 @@ def main() -> None:
     asked.add_argument("--test")
     given = asked.parse_args()
     if given.readme:
-        text = _measure.into(README.read_text(encoding="utf-8"), _measure.block(_measure.read_results()))
+        text = _measure.into(
+            README.read_text(encoding="utf-8"), _measure.block(_measure.read_results())
+        )
         README.write_text(text, encoding="utf-8")
         return
     torch.set_num_threads(given.threads)
     where = _measure.setting(quick=given.quick, threads=given.threads)
     print(
-        f"{where.threads} threads, {where.cpu}, torch {where.torch}{', quick sizes' if where.quick else ''}", flush=True
+        f"{where.threads} threads, {where.cpu}, torch {where.torch}{', quick sizes' if where.quick else ''}",
+        flush=True,
     )
     found = []
     for name in given.only or GROUPS:
         begun = time.perf_counter()
-        own = {"model": given.model, "train": given.train, "test": given.test} if name == "fit" else {}
+        own = (
+            {"model": given.model, "train": given.train, "test": given.test}
+            if name == "fit"
+            else {}
+        )
         for line in GROUPS[name](given.quick, **own):
             line = _measure.unjudged(line) if given.quick else line
             found.append(line)

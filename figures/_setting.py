@@ -1,4 +1,5 @@
-"""What every figure script shares: two threads, no window, and where its files go. Imported before anything that computes."""
+"""What every figure script shares: two threads, no window, and where its files go. Imported before
+anything that computes."""
 
 import os
 from pathlib import Path

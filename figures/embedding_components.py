@@ -1,7 +1,7 @@
 """The principal axes of toy-128's output embeddings, with the words at both ends of each.
 
-The counterpart of the table of meaningful dimensions in the slides of Han et al., with what tells an axis from an accident.
-Writes figures/out/embedding_components.{pdf,png,json}.
+The counterpart of the table of meaningful dimensions in the slides of Han et al., with what tells
+an axis from an accident. Writes figures/out/embedding_components.{pdf,png,json}.
 """
 
 from _setting import OUT

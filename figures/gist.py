@@ -1,9 +1,10 @@
-"""How few rows stand for a prompt: the share of its effect that distilled rows have, beside cut prompts and random words.
+"""How few rows stand for a prompt: the share of its effect that distilled rows have, beside cut
+prompts and random words.
 
     python figures/gist.py
 
-Three prompts, five seeds; each fit is judged on a hundred texts of its own that the prompted model has written. Writes
-figures/out/gist.{pdf,png,json}.
+Three prompts, five seeds; each fit is judged on a hundred texts of its own that the prompted model
+has written. Writes figures/out/gist.{pdf,png,json}.
 """
 
 from _setting import OUT
@@ -28,12 +29,18 @@ def main() -> None:
     model = sl.load_model("toy-128")
     parts = []
     for prompt in PROMPTS:
-        new = [text for text in sl.generate(model, [prompt], samples=100, seed=99).text if text.strip()]
+        new = [
+            text for text in sl.generate(model, [prompt], samples=100, seed=99).text if text.strip()
+        ]
         for length in LENGTHS:
             for seed in SEEDS:
-                found = distil_prompt(model, prompt, n=150, length=length, epochs=6, seed=seed, progress=False)
+                found = distil_prompt(
+                    model, prompt, n=150, length=length, epochs=6, seed=seed, progress=False
+                )
                 table = compression(model, prompt, new, {"distilled": found.value}, seed=seed)
-                parts.append(table.assign(prompt=prompt, length=length, seed=seed, seconds=found.seconds))
+                parts.append(
+                    table.assign(prompt=prompt, length=length, seed=seed, seconds=found.seconds)
+                )
     table = pd.concat(parts, ignore_index=True)
     numbers = {"model": "toy-128", "seeds": list(SEEDS), "table": records(table)}
     save_figure(plot_compression(table).get_figure(root=True), OUT, "gist", numbers)

@@ -1,4 +1,5 @@
-"""Highlighted texts: evidence of each token for a sentiment steer, the best spans, and the strength that each text has.
+"""Highlighted texts: evidence of each token for a sentiment steer, the best spans, and the strength
+that each text has.
 
 The counterpart of the keyword highlighting of Han et al. (arXiv 2305.12798, section 5.2). Writes
 figures/out/highlight.{pdf,png,json}.
@@ -34,8 +35,13 @@ def main() -> None:
             plot_highlight(one, ax=ax)
         ax = fig.add_axes((0.12, 0.13, 0.55, 0.4))
         rows = strengths.table.itertuples()
-        names = [f"text {k}: {row.strength:+.1f} ± {row.error:.1f}".replace("-", "−") for k, row in enumerate(rows, 1)]
-        plot_text_strengths(strengths, names=names, ax=ax).legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+        names = [
+            f"text {k}: {row.strength:+.1f} ± {row.error:.1f}".replace("-", "−")
+            for k, row in enumerate(rows, 1)
+        ]
+        plot_text_strengths(strengths, names=names, ax=ax).legend(
+            loc="center left", bbox_to_anchor=(1.02, 0.5)
+        )
     numbers = {
         "model": "toy-128", "seed": SEED, "strengths": records(strengths.table), "curves": records(strengths.curve),
         "texts": [{"text": str(one), "tokens": records(one.tokens), "spans": records(one.spans)} for one in found],

@@ -1,4 +1,5 @@
-"""Prompt tuning: does the prior matter, does the prompt keep to it, can it be read, and does it move the context as a steer does?
+"""Prompt tuning: does the prior matter, does the prompt keep to it, can it be read, and does it
+move the context as a steer does?
 
     python figures/priors.py                                     # toy-64, five seeds, ten minutes
     python figures/priors.py --model toy-128
@@ -20,8 +21,20 @@ import steerlens as sl
 from steerlens.analysis.prompts import compare_priors, over_seeds, readability
 from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.evaluate.compare import compare
-from steerlens.methods.prompt.model_priors import activation_prior, label_prior, text_prior, vocabulary_prior
-from steerlens.methods.prompt.priors import Exclusion, Interpolation, Prior, Xavier, fit_gaussian, isotropic
+from steerlens.methods.prompt.model_priors import (
+    activation_prior,
+    label_prior,
+    text_prior,
+    vocabulary_prior,
+)
+from steerlens.methods.prompt.priors import (
+    Exclusion,
+    Interpolation,
+    Prior,
+    Xavier,
+    fit_gaussian,
+    isotropic,
+)
 from steerlens.methods.prompt.vae import fit_vae
 from steerlens.models.hooks import Model
 from steerlens.show.figures import records, save_figure
@@ -35,7 +48,10 @@ LENGTH = 8
 def known_priors(model: Model, train: sl.Labelled) -> dict[str, Prior]:
     words = vocabulary_prior(model)
     fitted = fit_gaussian(words.vectors)
-    ends = [activation_prior(model, [t for t, y in train if sign * y > 0], shrink=0.05) for sign in (1, -1)]
+    ends = [
+        activation_prior(model, [t for t, y in train if sign * y > 0], shrink=0.05)
+        for sign in (1, -1)
+    ]
     d = words.vectors.shape[1]
     return {
         "isotropic 0.02": isotropic(d, 0.02),
@@ -71,9 +87,13 @@ def main() -> None:
     test = sl.toy.corpus("sentiment", n=300, seed=1) if toy else sl.read_labelled(arguments.test)
     few, some = train.first(300), test.first(100)
 
-    found = compare_priors(model, few, test, known_priors(model, few), seeds=SEEDS, length=LENGTH, epochs=6)
+    found = compare_priors(
+        model, few, test, known_priors(model, few), seeds=SEEDS, length=LENGTH, epochs=6
+    )
     fitted = {"fitted to words, in the loss": fit_gaussian(vocabulary_prior(model).vectors)}
-    believed = compare_priors(model, few, test, fitted, seeds=SEEDS, length=LENGTH, epochs=6, prior_weight=1.0)
+    believed = compare_priors(
+        model, few, test, fitted, seeds=SEEDS, length=LENGTH, epochs=6, prior_weight=1.0
+    )
     table = pd.concat([found, believed], ignore_index=True)
 
     states = sl.collect(model, train, progress=False)
@@ -91,11 +111,13 @@ def main() -> None:
     ]
     for kind in ("soft", "kv"):
         for seed in SEEDS:
-            prompt = sl.fit_prompt(model, train, kind=kind, length=LENGTH, seed=seed, progress=False).value
+            prompt = sl.fit_prompt(
+                model, train, kind=kind, length=LENGTH, seed=seed, progress=False
+            ).value
             moved.append(
-                state_shift_overlap(model, prompt, fit.value, some, metric, controls=controls).assign(
-                    seed=seed, intervention=kind
-                )
+                state_shift_overlap(
+                    model, prompt, fit.value, some, metric, controls=controls
+                ).assign(seed=seed, intervention=kind)
             )
             worth.append(compare(model, {kind: prompt}, test).assign(seed=seed, intervention=kind))
             if kind == "soft":
@@ -103,8 +125,12 @@ def main() -> None:
     read, moved, worth = (pd.concat(part, ignore_index=True) for part in (read, moved, worth))
 
     with look():
-        fig, axes = plt.subplots(2, 2, figsize=(2.15 * COLUMN, 5.2), layout="constrained", height_ratios=(3, 2))
-        plot_priors(table, number="nll", ax=axes[0, 0]).set_xlabel("NLL on new texts (nats per token)")
+        fig, axes = plt.subplots(
+            2, 2, figsize=(2.15 * COLUMN, 5.2), layout="constrained", height_ratios=(3, 2)
+        )
+        plot_priors(table, number="nll", ax=axes[0, 0]).set_xlabel(
+            "NLL on new texts (nats per token)"
+        )
         axes[0, 0].axvline(table.plain_nll[0], color=INK, lw=0.8, ls=(0, (4, 3)))
         ax = plot_priors(table, number="drift", start="start_drift", ax=axes[0, 1])
         ax.set(xlabel="distance from its own prior (1 is typical)", xscale="log", yticklabels=[])
@@ -118,20 +144,37 @@ def main() -> None:
         "priors": records(table), "summary": records(summary), "readability": records(read), "moves": records(moved),
         "equal_kl": records(worth),
     }  # fmt: skip
-    save_figure(fig, OUT, "priors" if arguments.model == "toy-64" else f"priors_{Path(arguments.model).name}", numbers)
-    wide = summary.pivot(index="prior", columns="number", values="mean").loc[list(dict.fromkeys(table.prior))]
+    save_figure(
+        fig,
+        OUT,
+        "priors" if arguments.model == "toy-64" else f"priors_{Path(arguments.model).name}",
+        numbers,
+    )
+    wide = summary.pivot(index="prior", columns="number", values="mean").loc[
+        list(dict.fromkeys(table.prior))
+    ]
     print(f"plain {table.plain_nll[0]:.4f}")
     print(
-        wide[["start_nll", "nll", "sign_margin", "half_way", "drift", "moved", "nearest", "collapse"]]
+        wide[
+            ["start_nll", "nll", "sign_margin", "half_way", "drift", "moved", "nearest", "collapse"]
+        ]
         .round(3)
         .to_string()
     )
     shown = ["nll", "sign_margin", "drift"]
     print(summary[summary.number.isin(shown)].round(4).to_string(index=False))
-    for rows, by in ((read, ["what"]), (moved, ["intervention", "steer", "question"]), (worth, ["intervention"])):
-        rows = rows.assign(group=rows[by].agg(" | ".join, axis=1)).select_dtypes(["number", "object", "string"])
+    for rows, by in (
+        (read, ["what"]),
+        (moved, ["intervention", "steer", "question"]),
+        (worth, ["intervention"]),
+    ):
+        rows = rows.assign(group=rows[by].agg(" | ".join, axis=1)).select_dtypes(
+            ["number", "object", "string"]
+        )
         keep = [c for c in ("nll", "sign_margin", "kept", "share") if c in rows]
-        print(over_seeds(rows[["group", "seed", *keep]], by="group").round(4).to_string(index=False))
+        print(
+            over_seeds(rows[["group", "seed", *keep]], by="group").round(4).to_string(index=False)
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Parameters against quality of ReFT and of steers at equal KL, and two tasks in one subspace used together.
+"""Parameters against quality of ReFT and of steers at equal KL, and two tasks in one subspace used
+together.
 
     python figures/reft_quality.py
 
@@ -22,7 +23,10 @@ TASKS = ("sentiment", "tone")
 
 def main() -> None:
     model = sl.load_model("toy-128")
-    train, test = ({name: sl.toy.corpus(name, n=n, seed=SEED + k) for name in TASKS} for k, n in enumerate((2000, 600)))
+    train, test = (
+        {name: sl.toy.corpus(name, n=n, seed=SEED + k) for name in TASKS}
+        for k, n in enumerate((2000, 600))
+    )
     quality = reft_quality(
         model, train["sentiment"], test["sentiment"], variants=("loreft", "direft", "consreft"), ranks=(1, 2, 4, 8, 16),
         layers=(1,), seed=SEED,

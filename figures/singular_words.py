@@ -1,7 +1,8 @@
 """What a sentiment steer writes, and which of its directions come again from other texts.
 
-The counterpart of the SVD table of Han et al. (arXiv 2305.12798, section 5.2), in the natural metric and with what the paper
-leaves open: how far each row can be believed. Writes figures/out/singular_words.{pdf,png,json}.
+The counterpart of the SVD table of Han et al. (arXiv 2305.12798, section 5.2), in the natural
+metric and with what the paper leaves open: how far each row can be believed. Writes
+figures/out/singular_words.{pdf,png,json}.
 """
 
 from _setting import OUT
@@ -26,9 +27,13 @@ def main() -> None:
     again = sl.split_half_reliability(
         fit.value, sl.fit_split_halves(states, fit, pairs=4, seed=SEED), rank=16, metric=metric
     )
-    plain = sl.split_half_reliability(fit.value, sl.fit_split_halves(states, fit, pairs=4, seed=SEED), rank=16)
+    plain = sl.split_half_reliability(
+        fit.value, sl.fit_split_halves(states, fit, pairs=4, seed=SEED), rank=16
+    )
     with look():
-        fig, axes = plt.subplots(1, 3, figsize=(2.15 * COLUMN, 2.9), width_ratios=(1, 1, 1.5), layout="constrained")
+        fig, axes = plt.subplots(
+            1, 3, figsize=(2.15 * COLUMN, 2.9), width_ratios=(1, 1, 1.5), layout="constrained"
+        )
         for ax, direction in zip(axes, (1, 2), strict=False):
             side = "+" if direction == 1 else "-"
             plot_singular_words(scores, direction=direction, side=side, ax=ax)

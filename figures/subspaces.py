@@ -1,4 +1,5 @@
-"""Is the subspace that ReFT finds the one that the steer uses? Over layers, with random subspaces as chance.
+"""Is the subspace that ReFT finds the one that the steer uses? Over layers, with random subspaces
+as chance.
 
     python figures/subspaces.py                                             # toy-128, sentiment
     python figures/subspaces.py --model FOLDER --train FILE --test FILE --name NAME
@@ -19,7 +20,9 @@ RANK = 4
 
 
 def main() -> None:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     asked.add_argument("--model", default="toy-128")
     asked.add_argument("--train")
     asked.add_argument("--test")
@@ -28,9 +31,15 @@ def main() -> None:
     given = asked.parse_args()
     model = sl.load_model(given.model)
     if given.train:
-        train, test = sl.read_labelled(given.train), sl.read_labelled(given.test).split(0.2, seed=given.seed)[0]
+        train, test = (
+            sl.read_labelled(given.train),
+            sl.read_labelled(given.test).split(0.2, seed=given.seed)[0],
+        )
     else:
-        train, test = (sl.toy.corpus("sentiment", n=n, seed=2 * given.seed + k) for k, n in enumerate((3000, 200)))
+        train, test = (
+            sl.toy.corpus("sentiment", n=n, seed=2 * given.seed + k)
+            for k, n in enumerate((3000, 200))
+        )
     one, other = train.split(0.5, seed=given.seed)
     states = sl.collect(model, one, progress=False)
     fit = sl.fit_steer(states, seed=given.seed)
@@ -42,7 +51,9 @@ def main() -> None:
         }
         for part in (one, other)
     )
-    table = compare_subspaces(model, fit.value, edits, test, metric, again=again, rank=RANK, seed=given.seed)
+    table = compare_subspaces(
+        model, fit.value, edits, test, metric, again=again, rank=RANK, seed=given.seed
+    )
     save_figure(
         plot_subspaces(table).figure, OUT, given.name,
         {"model": given.model, "rank": RANK, "seed": given.seed, "texts": len(one), "rows": records(table)},

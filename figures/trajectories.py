@@ -11,7 +11,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.trajectories import cluster_report, project, step_statistics, trajectories, write
+from steerlens.analysis.trajectories import (
+    cluster_report,
+    project,
+    step_statistics,
+    trajectories,
+    write,
+)
 from steerlens.show.figures import records, save_figure
 from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.show.trajectories import plot_clusters, plot_map, plot_steps
@@ -21,19 +27,36 @@ MODEL = "toy-tasks"
 SEEDS = range(5)
 TEXTS = 50
 MAPPED = 2
-TITLES = (f"states behind layer {MAPPED}", "texts apart, by task", "spread along a text", "diffusion along a text")
+TITLES = (
+    f"states behind layer {MAPPED}",
+    "texts apart, by task",
+    "spread along a text",
+    "diffusion along a text",
+)
 
 
 def main() -> None:
     model = sl.load_model(MODEL)
-    sites = {"emb.": "blocks.0.hook_resid_pre", **{str(layer): layer for layer in range(model.cfg.n_layers)}}
+    sites = {
+        "emb.": "blocks.0.hook_resid_pre",
+        **{str(layer): layer for layer in range(model.cfg.n_layers)},
+    }
     clusters, steps, shown = [], [], None
     for seed in SEEDS:
-        texts = write(model, {name: task(name, TEXTS, seed=seed) for name in TASKS}, max_new_tokens=30, seed=seed)
+        texts = write(
+            model,
+            {name: task(name, TEXTS, seed=seed) for name in TASKS},
+            max_new_tokens=30,
+            seed=seed,
+        )
         for name, site in sites.items():
             found = trajectories(model, texts, layer=site, generated=False)
             here = {"layer": name, "seed": seed}
-            clusters.append(cluster_report(found, permutations=199, draws=100, n_init=2, seed=seed).assign(**here))
+            clusters.append(
+                cluster_report(found, permutations=199, draws=100, n_init=2, seed=seed).assign(
+                    **here
+                )
+            )
             steps.append(step_statistics(found, walks=30, seed=seed).assign(**here))
             if seed == 0 and site == MAPPED:
                 shown = found, project(found)

@@ -21,7 +21,12 @@
 import pandas as pd
 
 import steerlens as sl
-from steerlens.show.figures import plot_cost, plot_gap_closed, plot_label_curve, plot_written_attribute
+from steerlens.show.figures import (
+    plot_cost,
+    plot_gap_closed,
+    plot_label_curve,
+    plot_written_attribute,
+)
 
 pd.set_option("display.max_colwidth", 120)
 model = sl.load_model("toy-128")
@@ -60,7 +65,12 @@ fit.report
 
 # %%
 written = sl.generate(
-    model, ["it was", "i think", "how can"], joy, strengths=(-4, -2, 0, 2, 4), seed=1, max_new_tokens=16
+    model,
+    ["it was", "i think", "how can"],
+    joy,
+    strengths=(-4, -2, 0, 2, 4),
+    seed=1,
+    max_new_tokens=16,
 )
 written.pivot(index="prompt", columns="strength", values="text")
 
@@ -79,7 +89,10 @@ ax = plot_written_attribute(judged, name="sentiment")
 from steerlens.evaluate.fluency import strength_cost, writing_cost
 
 fresh = sl.collect(model, sl.toy.corpus("sentiment", n=400, seed=1), progress=False)
-ax = plot_cost(strength_cost(fresh.sample(2000, seed=0), joy, strengths=range(-4, 5)), writing_cost(model, judged))
+ax = plot_cost(
+    strength_cost(fresh.sample(2000, seed=0), joy, strengths=range(-4, 5)),
+    writing_cost(model, judged),
+)
 # %% [markdown]
 # ## Read
 #
@@ -129,7 +142,14 @@ rows = []
 for name, steer in {"joy": joy, "courteous": courteous, "courteous - 0.7·joy": kind_critic}.items():
     texts = sl.written_attribute(model, steer, "sentiment", strengths=(3,), samples=60, seed=0)
     tone = sl.toy.grammar.attribute_mean(list(texts.text), "tone")
-    rows.append({"steer": name, "sentiment": texts.attribute.mean(), "tone": tone.mean(), "example": texts.text[1]})
+    rows.append(
+        {
+            "steer": name,
+            "sentiment": texts.attribute.mean(),
+            "tone": tone.mean(),
+            "example": texts.text[1],
+        }
+    )
 pd.DataFrame(rows).round(2)
 
 # %% [markdown]

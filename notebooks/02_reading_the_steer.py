@@ -90,7 +90,9 @@ grade = {
 ends = scores[(scores.side == "+") & (scores.role != "reads")]
 listed = ends.assign(grade=ends.word.map(grade).fillna(0.0))
 by_role = listed.groupby("role").grade.agg(
-    right=lambda g: (g > 0).mean(), wrong=lambda g: (g < 0).mean(), neutral=lambda g: (g == 0).mean()
+    right=lambda g: (g > 0).mean(),
+    wrong=lambda g: (g < 0).mean(),
+    neutral=lambda g: (g == 0).mean(),
 )
 by_role.loc["avoids", ["right", "wrong"]] = by_role.loc["avoids", ["wrong", "right"]].to_numpy()
 by_role.assign(chance=sum(g > 0 for g in grade.values()) / len(sl.readout(model).tokens)).round(2)
@@ -133,7 +135,9 @@ found
 # two that were.
 
 # %%
-sl.classify(model, (fit.report.strength * joy).with_background(fit.background), train, test).round(3)
+sl.classify(model, (fit.report.strength * joy).with_background(fit.background), train, test).round(
+    3
+)
 
 # %% [markdown]
 # How good could any reader be? The grammar's exact posterior is the limit.

@@ -60,7 +60,9 @@ near.dropped
 
 # %%
 ends = {
-    c.name: [[w for w, g in zip(c.words, c.levels, strict=True) if g == grade] for grade in (-1.0, 1.0)]
+    c.name: [
+        [w for w, g in zip(c.words, c.levels, strict=True) if g == grade] for grade in (-1.0, 1.0)
+    ]
     for c in sl.toy.grammar.classes
     if c.factor == "sentiment"
 }
@@ -69,7 +71,9 @@ questions = [(a, b, c, d) for a, b in verbs for c, d in verbs if a != c]
 pd.concat(
     analogies(embedding(model, inner=inner), questions).table.tail(1).assign(inner=inner)
     for inner in ("plain", "causal")
-)[["inner", "asked", "kept", "accuracy", "low", "high", "reciprocal_rank", "only_c", "chance"]].round(3)
+)[
+    ["inner", "asked", "kept", "accuracy", "low", "high", "reciprocal_rank", "only_c", "chance"]
+].round(3)
 
 # %% [markdown]
 # Nothing in the grammar pairs *hated* with *loved* rather than with *adored*, so the accuracy of any one pair cannot be

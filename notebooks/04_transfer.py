@@ -25,9 +25,12 @@ from steerlens.evaluate.losses import sign_margins
 from steerlens.show.transfer import legend, plot_transfer
 
 big, small, other = (sl.load_model(name) for name in ("toy-128", "toy-64", "toy-96-llama"))
-labelled, text, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((1500, 0), (1500, 1), (600, 2)))
+labelled, text, new = (
+    sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((1500, 0), (1500, 1), (600, 2))
+)
 fits = {
-    name: sl.fit_steer(sl.collect(m, labelled, progress=False), name="joy") for name, m in (("128", big), ("64", small))
+    name: sl.fit_steer(sl.collect(m, labelled, progress=False), name="joy")
+    for name, m in (("128", big), ("64", small))
 }
 joy = fits["128"].value
 joy
@@ -85,7 +88,9 @@ pairs
 # part of the directly trained steer's. *Match* is how much of the source's logit shifts it reproduces.
 
 # %%
-there = sl.transfer_report(fits["128"], fits["64"], sl.collect(small, new, progress=False), pairs=pairs)
+there = sl.transfer_report(
+    fits["128"], fits["64"], sl.collect(small, new, progress=False), pairs=pairs
+)
 there.table.round(3)
 
 # %%
@@ -98,10 +103,14 @@ legend(ax.figure, there.table.rule)
 
 # %%
 closed = {
-    rule: sl.gap_closed(small, there.steers[rule], "sentiment", n=400, seed=3).set_index("grade").loc["all"]
+    rule: sl.gap_closed(small, there.steers[rule], "sentiment", n=400, seed=3)
+    .set_index("grade")
+    .loc["all"]
     for rule in ("trained", "selftrain", "congruence", "similarity")
 }
-pd.DataFrame(closed).T[["best_gap_closed", "best_low", "best_high", "multiple"]].astype(float).round(3)
+pd.DataFrame(closed).T[["best_gap_closed", "best_low", "best_high", "multiple"]].astype(
+    float
+).round(3)
 
 # %% [markdown]
 # Share may pass 1: the trained steer has its own noise, and these rules have read other texts.
@@ -141,9 +150,13 @@ for name, found in maps.items():
         steer = sl.transfer(joy, small, rule=rule, alignment=found)
         over = steer.with_background(fits["64"].background)
         unit = sl.strength_at_kl(over, target.sample(8_192, seed=0), kl=0.05) * steer
-        worth = sign_margins(target, [unit], fits["64"].background).sum().item() / target.n_positions
+        worth = (
+            sign_margins(target, [unit], fits["64"].background).sum().item() / target.n_positions
+        )
         rows.append((name, rule, found.r2, worth / there.table.sign_margin[0]))
-pd.DataFrame(rows, columns=["map", "rule", "R²", "share"]).pivot(index="map", columns="rule", values="share").round(3)
+pd.DataFrame(rows, columns=["map", "rule", "R²", "share"]).pivot(
+    index="map", columns="rule", values="share"
+).round(3)
 
 # %% [markdown]
 # ## To another tokenizer

@@ -39,7 +39,9 @@ train, new = (sl.toy.corpus("sentiment", n=n, seed=seed) for n, seed in ((800, 0
 # The layers below the edit run once for the whole fit.
 
 # %%
-fit = sl.fit_reft(model, train, layers=1, rank=4, epochs=5, name="joy, behind layer 1", progress=False)
+fit = sl.fit_reft(
+    model, train, layers=1, rank=4, epochs=5, name="joy, behind layer 1", progress=False
+)
 fit
 
 # %% [markdown]
@@ -80,12 +82,20 @@ table.round(3)
 
 # %%
 again = {
-    k: sl.fit_reft(model, sl.toy.corpus("sentiment", n=800, seed=7), layers=k, epochs=5, progress=False).value
+    k: sl.fit_reft(
+        model, sl.toy.corpus("sentiment", n=800, seed=7), layers=k, epochs=5, progress=False
+    ).value
     for k in edits
 }
 some = sl.Labelled(new.texts[:80], new.labels[:80])
 shared = compare_subspaces(
-    model, steer.value, {k: edit.value for k, edit in edits.items()}, some, metric, again=again, draws=6
+    model,
+    steer.value,
+    {k: edit.value for k, edit in edits.items()},
+    some,
+    metric,
+    again=again,
+    draws=6,
 )
 ax = plot_subspaces(shared)
 
@@ -118,9 +128,15 @@ ax = plot_composition(composition(model, parts, whole.value, tests))
 
 # %%
 random = torch.Generator().manual_seed(0)
-ids = [i for text in train.texts[:40] for i in model.tokenizer(text, add_special_tokens=False)["input_ids"]]
+ids = [
+    i
+    for text in train.texts[:40]
+    for i in model.tokenizer(text, add_special_tokens=False)["input_ids"]
+]
 sequences = {"text": [ids[8 * k : 8 * k + 8] for k in range(8)]}
-sequences["scrambled"] = [[s[i] for i in torch.randperm(8, generator=random).tolist()] for s in sequences["text"]]
+sequences["scrambled"] = [
+    [s[i] for i in torch.randperm(8, generator=random).tolist()] for s in sequences["text"]
+]
 asked = [sequence for kind in sequences.values() for sequence in kind]
 held = memorise(model, asked, layer=0, steps=200, progress=False)
 held.table["kind"] = [kind for kind, found in sequences.items() for _ in found]

@@ -64,7 +64,9 @@ prefix = sl.fit_prompt(model, train, kind="kv", length=8, seed=0, progress=False
 states = sl.collect(model, train, progress=False)
 steer = sl.fit_steer(states, name="steer")
 rivals = {"steer": steer.value, "soft prompt": soft.value, "prefix": prefix.value}
-compare(model, rivals, new).assign(seconds=[steer.report.seconds, soft.report.seconds, prefix.report.seconds]).round(3)
+compare(model, rivals, new).assign(
+    seconds=[steer.report.seconds, soft.report.seconds, prefix.report.seconds]
+).round(3)
 
 # %% [markdown]
 # Here the steer is worth more, in less time; on toy-128 with fewer texts a prompt was worth more (LOG.md).
@@ -101,7 +103,9 @@ over_seeds(found).pivot(index="prior", columns="number", values="mean").loc[
 # a mode does.
 
 # %%
-believed = sl.fit_prompt(model, few, prior=known["fitted to words"], prior_weight=1.0, epochs=5, progress=False)
+believed = sl.fit_prompt(
+    model, few, prior=known["fitted to words"], prior_weight=1.0, epochs=5, progress=False
+)
 free = sl.fit_prompt(model, few, prior=known["fitted to words"], epochs=5, progress=False)
 pd.DataFrame(
     {
@@ -118,7 +122,9 @@ pd.DataFrame(
 
 # %%
 start = words.sample(8, 0)
-pd.DataFrame({f"P({s:+g})": embedding_geometry(model, soft.value.at(s)[0], start=start) for s in (-1, 0, 1)}).round(2)
+pd.DataFrame(
+    {f"P({s:+g})": embedding_geometry(model, soft.value.at(s)[0], start=start) for s in (-1, 0, 1)}
+).round(2)
 
 # %% [markdown]
 # ## What it says
@@ -147,17 +153,21 @@ readability(model, soft.value, new).round(3)
 
 # %%
 metric = sl.natural_metric(states, damping=steer.report.damping)
-tone = sl.fit_steer(sl.collect(model, sl.toy.corpus("tone", n=800, seed=0), progress=False), name="tone").value
+tone = sl.fit_steer(
+    sl.collect(model, sl.toy.corpus("tone", n=800, seed=0), progress=False), name="tone"
+).value
 some = sl.Labelled(new.texts[:100], new.labels[:100])
 moved = pd.concat(
     [
-        state_shift_overlap(model, value, steer.value, some, metric, controls={"tone": tone}, draws=30).assign(
-            intervention=name, seed=0
-        )
+        state_shift_overlap(
+            model, value, steer.value, some, metric, controls={"tone": tone}, draws=30
+        ).assign(intervention=name, seed=0)
         for name, value in list(rivals.items())[1:]
     ]
 )
-moved.set_index(["intervention", "steer", "question"])[["share", "low", "high", "chance", "chance_high"]].round(3)
+moved.set_index(["intervention", "steer", "question"])[
+    ["share", "low", "high", "chance", "chance_high"]
+].round(3)
 
 # %%
 ax = plot_moves(moved)
@@ -201,7 +211,9 @@ cluster_report(ways).round(3)
 # And along a text, do states wander off as a random walk does, or stay?
 
 # %%
-step_statistics(ways).set_index(["task", "statistic"])[["value", "low", "high", "walk", "shuffled"]].round(2)
+step_statistics(ways).set_index(["task", "statistic"])[
+    ["value", "low", "high", "walk", "shuffled"]
+].round(2)
 
 # %% [markdown]
 # They stay: the mean squared way hardly grows with the lag (exponent near 0, a random walk has 1), and steps turn back nearly

@@ -187,13 +187,27 @@ with sl.show.look():
     ax = plt.subplots(figsize=(4.2, 1.5), layout="constrained")[1]
     for row, v in enumerate(verdicts.values()):
         ax.errorbar(
-            v.margin, -row, xerr=[[v.margin - v.low], [v.high - v.margin]], fmt="o", color="C0" if v.found else "0.6"
+            v.margin,
+            -row,
+            xerr=[[v.margin - v.low], [v.high - v.margin]],
+            fmt="o",
+            color="C0" if v.found else "0.6",
         )
     ax.axvline(0, color="0.6", linewidth=0.7)
-    ax.set(yticks=range(0, -3, -1), yticklabels=verdicts, ylim=(-2.5, 0.5), xlabel="sign margin, nats per token, 95 %")
+    ax.set(
+        yticks=range(0, -3, -1),
+        yticklabels=verdicts,
+        ylim=(-2.5, 0.5),
+        xlabel="sign margin, nats per token, 95 %",
+    )
 pd.DataFrame(
     {
-        name: {"better than chance": v.found, "p": v.p, "margin": v.margin, "halves agree (cosine)": v.agreement}
+        name: {
+            "better than chance": v.found,
+            "p": v.p,
+            "margin": v.margin,
+            "halves agree (cosine)": v.agreement,
+        }
         for name, v in verdicts.items()
     }
 ).T
@@ -239,7 +253,12 @@ many = sl.generate(model, ["it was", "the"], fit, strengths=STRENGTHS, samples=2
 many["judged"] = judge(list(many.prompt + many.text))
 many["kl"] = written_kl(model, many, fit.value)
 price = writing_cost(model, many)
-table = many.groupby("strength")[["judged", "kl"]].mean().reset_index().merge(price[["strength", "nll", "distinct_2"]])
+table = (
+    many.groupby("strength")[["judged", "kl"]]
+    .mean()
+    .reset_index()
+    .merge(price[["strength", "nll", "distinct_2"]])
+)
 table.round(2)
 
 # %%
@@ -287,7 +306,13 @@ asked = fit.report.strength
 with sl.show.look():
     ax = plt.subplots(figsize=(3.35, 2.3), layout="constrained")[1]
     for label, part in strengths.groupby("label"):
-        ax.plot(label + random.uniform(-0.15, 0.15, len(part)), part.strength, "o", markersize=3, alpha=0.5)
+        ax.plot(
+            label + random.uniform(-0.15, 0.15, len(part)),
+            part.strength,
+            "o",
+            markersize=3,
+            alpha=0.5,
+        )
         ax.plot(label, part.strength.median(), "_", markersize=28, markeredgewidth=1.5, color="0.4")
     ax.plot([-1, 1], [-asked, asked], ":", color="0.5", label="what labels ask for")
     ax.set(xticks=(-1, 0, 1), xlabel="label of the held-out text", ylabel="likeliest strength")
@@ -310,9 +335,9 @@ path = sl.save(fit.value, folder / "joy.safetensors", report=fit.report)
 again = sl.load(path, model)
 print((again.W == fit.value.W).all().item(), again)
 about = sl.read_metadata(path)
-pd.Series({key: about[key] for key in ("name", "model_id", "d_model", "readout_digest", "versions")}).to_frame(
-    "metadata"
-)
+pd.Series(
+    {key: about[key] for key in ("name", "model_id", "d_model", "readout_digest", "versions")}
+).to_frame("metadata")
 
 # %% [markdown]
 # Another model has other coordinates, so the steer must be moved. The rule without texts compares the words that both models
@@ -325,9 +350,12 @@ from steerlens.evaluate.sign_margin import sign_margin
 other = sl.load_model("toy-128")  # yours
 there = sl.transfer(fit, other)
 there = sl.strength_at_kl(there, sl.collect(other, train, progress=False)) * there
-pd.DataFrame({MODEL: sign_margin(model, test, fit.value), "moved to toy-128": sign_margin(other, test, there)}).T.round(
-    3
-)
+pd.DataFrame(
+    {
+        MODEL: sign_margin(model, test, fit.value),
+        "moved to toy-128": sign_margin(other, test, there),
+    }
+).T.round(3)
 
 # %% [markdown]
 # `sign_margin` is the sign margin, with its interval. With some thousand texts, which need no labels, `rule="selftrain", text=…,
@@ -356,12 +384,30 @@ file = folder / "joy2.safetensors"
 plain = model.original_model  # as AutoModelForCausalLM.from_pretrained gives it
 one_label = train.pick(np.flatnonzero(np.array(train.labels) == 1))
 mistakes = [
-    (lambda: sl.read_labelled(FILE, text="review", label="stars", scale=(1, 5)), "pass dropna=True"),
-    (lambda: sl.read_labelled(FILE, text="sentence", label="stars", scale=(1, 5)), "name the column: text='review'"),
-    (lambda: sl.Labelled(["dull .", "superb ."], [1, 5]), "from_pandas or read_labelled with scale=(1, 5)"),
-    (lambda: sl.load_model(MODEL, device="gpu"), "'cuda', 'cuda:1', 'mps' or 'cpu'; what is there is listed"),
-    (lambda: sl.fit_steer(plain, train), "load it with sl.load_model, or wrap it in a TransformerBridge"),
-    (lambda: sl.generate(other, ["it was"], fit), "load the model that it was fitted on, or sl.transfer it"),
+    (
+        lambda: sl.read_labelled(FILE, text="review", label="stars", scale=(1, 5)),
+        "pass dropna=True",
+    ),
+    (
+        lambda: sl.read_labelled(FILE, text="sentence", label="stars", scale=(1, 5)),
+        "name the column: text='review'",
+    ),
+    (
+        lambda: sl.Labelled(["dull .", "superb ."], [1, 5]),
+        "from_pandas or read_labelled with scale=(1, 5)",
+    ),
+    (
+        lambda: sl.load_model(MODEL, device="gpu"),
+        "'cuda', 'cuda:1', 'mps' or 'cpu'; what is there is listed",
+    ),
+    (
+        lambda: sl.fit_steer(plain, train),
+        "load it with sl.load_model, or wrap it in a TransformerBridge",
+    ),
+    (
+        lambda: sl.generate(other, ["it was"], fit),
+        "load the model that it was fitted on, or sl.transfer it",
+    ),
     (
         lambda: sl.fit_steer(model, train.first(3), progress=False),
         "some hundred texts; the verdict says when it is enough",
@@ -376,7 +422,9 @@ for mistake, remedy in mistakes:
     try:
         mistake()
     except ValueError as error:
-        rows.append({"the error begins": f"{type(error).__name__}: {error}"[:100] + "…", "remedy": remedy})
+        rows.append(
+            {"the error begins": f"{type(error).__name__}: {error}"[:100] + "…", "remedy": remedy}
+        )
 assert len(rows) == len(mistakes)
 pd.DataFrame(rows)
 

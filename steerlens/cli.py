@@ -1,4 +1,5 @@
-"""The command line: `steerlens report | fit | write | move`. Heavy modules are imported inside the commands."""
+"""The command line: `steerlens report | fit | write | move`. Heavy modules are imported inside the
+commands."""
 
 import io
 import logging
@@ -24,15 +25,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ModelOption = Annotated[str, typer.Option("--model", help="A toy model, a Hugging Face folder or a hub id.")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="A toy model, a Hugging Face folder or a hub id.")
+]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[str, typer.Option(help="Of the model's weights: float32, bfloat16 or float16.")]
 DataHelp = "Labelled texts: .csv, .tsv, .jsonl, .json or .parquet."
 TextColumn = Annotated[str, typer.Option(help="Name of the column with the texts.")]
-LabelColumn = Annotated[str, typer.Option(help="Name of the column with the labels, numbers in [-1, 1].")]
-Labels = Annotated[str | None, typer.Option(help="What labels mean that are words: positive=1,negative=-1.")]
+LabelColumn = Annotated[
+    str, typer.Option(help="Name of the column with the labels, numbers in [-1, 1].")
+]
+Labels = Annotated[
+    str | None, typer.Option(help="What labels mean that are words: positive=1,negative=-1.")
+]
 Scale = Annotated[str | None, typer.Option(help="The ends of a scale of labels: 1,5 for stars.")]
-DropNa = Annotated[bool, typer.Option("--dropna", help="Leave out rows without text or label; they are counted.")]
+DropNa = Annotated[
+    bool, typer.Option("--dropna", help="Leave out rows without text or label; they are counted.")
+]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No lines of progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")]
@@ -50,12 +59,16 @@ def _show_version(asked: bool) -> bool:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and stop.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Say the version and stop."
+        ),
     ] = False,
 ) -> None:
     """Steer a language model at its unembedding, and read and measure the steer."""
     for stream in (sys.stdout, sys.stderr):
-        # a terminal or a file in another encoding gets what it can show of a text, instead of an error half way
+        # a terminal or a file in another encoding gets what it can show of a text, instead of an
+        # error half way
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -72,14 +85,16 @@ def report(
     labels: Labels = None,
     scale: Scale = None,
     dropna: DropNa = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier report.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Fit a steer, measure it, and show all of it on a page.
 
-    On a toy model without --data: one steer for sentiment and one for tone, compared with the truth. With --data: one
-    steer, fitted on 85 % of the texts and measured on the others.
+    On a toy model without --data: one steer for sentiment and one for tone, compared with the
+    truth. With --data: one steer, fitted on 85 % of the texts and measured on the others.
     """
     with _plain_errors(debug):
         _check_input(model, data)
@@ -87,10 +102,21 @@ def report(
         _quiet_libraries()
         from steerlens.show.report.build import write_report
 
-        found = None if data is None else _read(data, text_column, label_column, meaning, dropna, _speaker(quiet))
+        found = (
+            None
+            if data is None
+            else _read(data, text_column, label_column, meaning, dropna, _speaker(quiet))
+        )
         name = "steer" if data is None else data.stem
         page = write_report(
-            model, out, data=found, name=name, texts=texts, seed=seed, overwrite=overwrite, say=_speaker(quiet)
+            model,
+            out,
+            data=found,
+            name=name,
+            texts=texts,
+            seed=seed,
+            overwrite=overwrite,
+            say=_speaker(quiet),
         )
         typer.echo(page)
 
@@ -100,9 +126,15 @@ def fit(
     model: ModelOption,
     data: Annotated[Path, typer.Option(help=DataHelp)],
     out: Annotated[Path, typer.Option(help="The steer's file, NAME.safetensors.")],
-    background_out: Annotated[Path | None, typer.Option(help="File for the background steer.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the steer; that of its file if not given.")] = None,
-    kl: Annotated[float, typer.Option(help="What strength 1 is to cost, in nats per token.")] = 0.05,
+    background_out: Annotated[
+        Path | None, typer.Option(help="File for the background steer.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the steer; that of its file if not given.")
+    ] = None,
+    kl: Annotated[
+        float, typer.Option(help="What strength 1 is to cost, in nats per token.")
+    ] = 0.05,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     seed: Seed = 0,
@@ -111,7 +143,9 @@ def fit(
     labels: Labels = None,
     scale: Scale = None,
     dropna: DropNa = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -121,7 +155,9 @@ def fit(
             _check_file(path, overwrite)
         _check_input(model, data)
         if not 0 < kl < float("inf"):
-            raise ValueError(f"--kl: got {kl:g}, expected a positive number of nats per token, e.g. 0.05")
+            raise ValueError(
+                f"--kl: got {kl:g}, expected a positive number of nats per token, e.g. 0.05"
+            )
         meaning = _meaning(labels), _scale(scale)
         _quiet_libraries()
         import steerlens as sl
@@ -159,7 +195,8 @@ def write(
 ) -> None:
     """Continue prompts at several strengths; the same random numbers at each.
 
-    Before each text: its strength, and what the steer costs along it, KL(plain ‖ steered) in nats per token.
+    Before each text: its strength, and what the steer costs along it, KL(plain ‖ steered) in nats
+    per token.
     """
     with _plain_errors(debug):
         values = _numbers("--strengths", strengths)
@@ -185,26 +222,35 @@ def move(
     to: Annotated[str, typer.Option(help="The model to move it to.")],
     out: Annotated[Path, typer.Option(help="The moved steer's file, NAME.safetensors.")],
     rule: Annotated[
-        str, typer.Option(help="congruence, similarity, procrustes, authors; with --text: paired, distil, selftrain.")
+        str,
+        typer.Option(
+            help="congruence, similarity, procrustes, authors; with --text: paired, distil, selftrain."
+        ),
     ] = "congruence",
     text: Annotated[
-        Path | None, typer.Option(help="Texts without labels: .txt, one per line; .csv, .tsv, .jsonl, .json, .parquet.")
+        Path | None,
+        typer.Option(
+            help="Texts without labels: .txt, one per line; .csv, .tsv, .jsonl, .json, .parquet."
+        ),
     ] = None,
     kl: Annotated[
-        float | None, typer.Option(help="Scale it to cost this many nats per token of --text at strength 1.")
+        float | None,
+        typer.Option(help="Scale it to cost this many nats per token of --text at strength 1."),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     seed: Seed = 0,
     text_column: TextColumn = "text",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that exists.")
+    ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Move a steer to another model and save it there.
 
-    The default rule looks at the vocabularies alone. With some thousand texts, which need no labels, --rule selftrain
-    keeps about all of the effect, --rule distil most of it.
+    The default rule looks at the vocabularies alone. With some thousand texts, which need no
+    labels, --rule selftrain keeps about all of the effect, --rule distil most of it.
     """
     with _plain_errors(debug):
         _check_file(out, overwrite)
@@ -213,11 +259,15 @@ def move(
         if rule not in RULES:
             raise ValueError(f"--rule: got {rule!r}, expected one of {', '.join(RULES)}")
         if rule in READ_TEXT and text is None:
-            raise ValueError(f"--rule: {rule!r} reads text; pass --text, some thousand texts without labels")
+            raise ValueError(
+                f"--rule: {rule!r} reads text; pass --text, some thousand texts without labels"
+            )
         if kl is not None and text is None:
             raise ValueError("--kl: the cost is measured on text; pass --text too")
         if text is not None and kl is None and rule not in READ_TEXT:
-            raise ValueError(f"--text: rule {rule!r} reads none; leave it out, or pass --kl to scale the steer on it")
+            raise ValueError(
+                f"--text: rule {rule!r} reads none; leave it out, or pass --kl to scale the steer on it"
+            )
         for name, file in ((model, steer), (to, text)):
             _check_input(name, file)
         _quiet_libraries()
@@ -248,7 +298,8 @@ def move(
 
 @contextmanager
 def _plain_errors(debug: bool) -> Iterator[None]:
-    """What a user can mend is one line on stderr and exit code 2; anything else is ours and keeps its traceback."""
+    """What a user can mend is one line on stderr and exit code 2; anything else is ours and keeps
+    its traceback."""
     try:
         yield
     except (ValueError, KeyError, OSError) as error:
@@ -274,13 +325,17 @@ def _speaker(quiet: bool):
     return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _read(data: Path, text: str, label: str, meaning: tuple, dropna: bool, say: Callable[[str], None]) -> "Labelled":
+def _read(
+    data: Path, text: str, label: str, meaning: tuple, dropna: bool, say: Callable[[str], None]
+) -> "Labelled":
     """Labelled texts of a file; what was understood is said."""
     from steerlens.values.readers import read_labelled
 
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        found = read_labelled(data, text=text, label=label, labels=meaning[0], scale=meaning[1], dropna=dropna)
+        found = read_labelled(
+            data, text=text, label=label, labels=meaning[0], scale=meaning[1], dropna=dropna
+        )
     for one in told:
         say(f"note: {one.message}")
     say(found.understood())
@@ -293,7 +348,9 @@ def _numbers(option: str, text: str) -> list[float]:
     except ValueError:
         found = []
     if not found or not all(map(math.isfinite, found)):
-        raise ValueError(f"{option}: got {text!r}, expected numbers with commas, e.g. {option}=-2,0,2")
+        raise ValueError(
+            f"{option}: got {text!r}, expected numbers with commas, e.g. {option}=-2,0,2"
+        )
     return found
 
 
@@ -313,7 +370,9 @@ def _meaning(text: str | None) -> dict[str, float] | None:
         return None
     pairs = [part.rpartition("=") for part in text.split(",")]
     try:
-        return {word.strip(): float(number) for word, sign, number in pairs if sign or number or word}
+        return {
+            word.strip(): float(number) for word, sign, number in pairs if sign or number or word
+        }
     except ValueError:
         raise ValueError(
             f"--labels: got {text!r}, expected words and numbers, e.g. --labels=positive=1,negative=-1"

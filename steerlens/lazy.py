@@ -5,12 +5,15 @@ from importlib import import_module
 from typing import Any
 
 
-def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazily(
+    package: str, homes: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return the `__getattr__` and `__dir__` of a package.
 
     Args:
         package: its full name.
-        homes: of each name the module below the package that it is in; the module itself where both are the same.
+        homes: of each name the module below the package that it is in; the module itself where both
+            are the same.
 
     Example:
         >>> find, names = lazily("steerlens.maths", {"svd": "svd", "truncate": "svd"})
@@ -20,7 +23,9 @@ def lazily(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
     def find(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}")
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}"
+            )
         module = import_module(f"{package}.{homes[name]}")
         return module if homes[name] == name else getattr(module, name)
 

@@ -1,4 +1,5 @@
-"""What holds for every test: no network, few threads, repeatable examples, and shapes that are checked."""
+"""What holds for every test: no network, few threads, repeatable examples, and shapes that are
+checked."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +8,11 @@ from importlib.util import find_spec
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("MPLBACKEND", "Agg")
-for pool in ("OMP", "MKL", "OPENBLAS"):  # before torch and numpy load; small tensors gain nothing from more
+for pool in (
+    "OMP",
+    "MKL",
+    "OPENBLAS",
+):  # before torch and numpy load; small tensors gain nothing from more
     os.environ.setdefault(f"{pool}_NUM_THREADS", "1")
 
 import jaxtyping
@@ -24,12 +29,15 @@ jaxtyping.install_import_hook("steerlens", "tests.typecheck.typechecked")
 # The hook passes over whatever it does not recognise, and every test would then run unchecked.
 _spec = find_spec("steerlens")
 if _spec and _spec.origin and not type(_spec.loader).__module__.startswith("jaxtyping"):
-    raise RuntimeError(f"the shape checks do not reach steerlens as it is installed ({_spec.origin})")
+    raise RuntimeError(
+        f"the shape checks do not reach steerlens as it is installed ({_spec.origin})"
+    )
 
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Without the checks, as users run the package: for tests of the errors that we raise ourselves.
+    """Without the checks, as users run the package: for tests of the errors that we raise
+    ourselves.
 
     With them a wrong shape is a `jaxtyping.TypeCheckError` before our own line is reached.
     """

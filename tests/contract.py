@@ -13,7 +13,9 @@ def everywhere(t: Tensor) -> TokenIndex:
     return places_of(torch.ones(t.shape[:2], dtype=torch.long), torch.full((len(t),), t.shape[1]))
 
 
-def run(intervention: Intervention, strength: float | Tensor, at: dict[str, Tensor]) -> dict[str, Tensor]:
+def run(
+    intervention: Intervention, strength: float | Tensor, at: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """The activations after the edits; several at one site in the order given."""
     after = dict(at)
     for site, edit in intervention.edits(strength):
@@ -21,11 +23,15 @@ def run(intervention: Intervention, strength: float | Tensor, at: dict[str, Tens
     return after
 
 
-def laws(intervention: Intervention, at: dict[str, Tensor], *, at_zero: Intervention | None = None) -> None:
-    """Assert the laws on activations `{site: [batch, pos, …]}`; with `at_zero`, what strength 0 leaves (at strength 1).
+def laws(
+    intervention: Intervention, at: dict[str, Tensor], *, at_zero: Intervention | None = None
+) -> None:
+    """Assert the laws on activations `{site: [batch, pos, …]}`; with `at_zero`, what strength 0
+    leaves (at strength 1).
 
-    Shape, dtype and device stay; nothing is written to; a number and a tensor of equal numbers agree; every row has its
-    own strength; a row's result does not depend on its neighbours; strength 0 is the identity, or `at_zero`.
+    Shape, dtype and device stay; nothing is written to; a number and a tensor of equal numbers
+    agree; every row has its own strength; a row's result does not depend on its neighbours;
+    strength 0 is the identity, or `at_zero`.
     """
     assert isinstance(intervention, Intervention)
     assert intervention.readout.d_model > 0
@@ -39,7 +45,11 @@ def laws(intervention: Intervention, at: dict[str, Tensor], *, at_zero: Interven
     full = run(intervention, 1.0, at)
     for site, before in at.items():
         assert torch.equal(before, kept[site]), "the input was written to"
-        assert (full[site].shape, full[site].dtype, full[site].device) == (before.shape, before.dtype, before.device)
+        assert (full[site].shape, full[site].dtype, full[site].device) == (
+            before.shape,
+            before.dtype,
+            before.device,
+        )
     zero = run(intervention, 0.0, at)
     expected = at if at_zero is None else run(at_zero, 1.0, at)
     for site in at:
@@ -50,7 +60,9 @@ def laws(intervention: Intervention, at: dict[str, Tensor], *, at_zero: Interven
     assert any(not torch.equal(full[site], zero[site]) for site in sites), "strength 1 does nothing"
 
     strengths = torch.linspace(-1.5, 2.0, rows)
-    mixed, number, same = (run(intervention, s, at) for s in (strengths, 0.5, torch.full((rows,), 0.5)))
+    mixed, number, same = (
+        run(intervention, s, at) for s in (strengths, 0.5, torch.full((rows,), 0.5))
+    )
     for site in at:
         assert_close(number[site], same[site], **near)
     for row, s in enumerate(strengths.tolist()):

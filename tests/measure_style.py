@@ -1,7 +1,9 @@
-"""Measure how the package is written: python tests/measure_style.py [folder of another checkout's steerlens].
+"""Measure how the package is written: python tests/measure_style.py [folder of another checkout's
+steerlens].
 
-Prints sizes of files and functions, parameters of public functions, comments, docstrings that begin with a verb, and in how many
-folders the modules of each method lie. No test: it measures, and `LOG.md` says what came of it.
+Prints sizes of files and functions, parameters of public functions, comments, docstrings that begin
+with a verb, and in how many folders the modules of each method lie. No test: it measures, and
+`LOG.md` says what came of it.
 """
 
 import ast
@@ -36,12 +38,20 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
 def public(tree: ast.Module) -> Iterator[ast.FunctionDef]:
     """Yield the functions that a module offers, and methods of its classes."""
     for node in tree.body:
-        inside = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
-        yield from (f for f in inside if isinstance(f, ast.FunctionDef) and not f.name.startswith("_"))
+        inside = (
+            node.body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            else [node]
+        )
+        yield from (
+            f for f in inside if isinstance(f, ast.FunctionDef) and not f.name.startswith("_")
+        )
 
 
 def parameters(function: ast.FunctionDef) -> int:
-    names = [a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    names = [
+        a.arg for a in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    ]
     return len([name for name in names if name not in ("self", "cls")])
 
 
@@ -55,22 +65,37 @@ def main(root: Path) -> None:
     lines = {path: text.count("\n") for path, text in files.items()}
     tokens = [tokenize.generate_tokens(io.StringIO(text).readline) for text in files.values()]
     comments = sum(token.type == tokenize.COMMENT for part in tokens for token in part)
-    sizes = [f.end_lineno - f.lineno + 1 for tree in trees.values() for f in functions(tree) if f.end_lineno]
+    sizes = [
+        f.end_lineno - f.lineno + 1
+        for tree in trees.values()
+        for f in functions(tree)
+        if f.end_lineno
+    ]
     offered = [f for tree in trees.values() for f in public(tree)]
-    documented = [doc.split()[0].strip(".,`").lower() for f in offered if (doc := ast.get_docstring(f))]
+    documented = [
+        doc.split()[0].strip(".,`").lower() for f in offered if (doc := ast.get_docstring(f))
+    ]
     long = [path.relative_to(root).as_posix() for path, n in lines.items() if n > 300]
     many = sorted(((parameters(f), f.name) for f in offered if parameters(f) > 8), reverse=True)
     wide = sum(len(line) > 100 for text in files.values() for line in text.splitlines())
-    print(f"files: {len(files)}, lines {sum(lines.values()):,}; over 300 lines: {', '.join(long) or 'none'}")
+    print(
+        f"files: {len(files)}, lines {sum(lines.values()):,}; over 300 lines: {', '.join(long) or 'none'}"
+    )
     print(f"lines over 100 characters: {wide / sum(lines.values()):.1%}")
     print(f"functions: {len(sizes):,}, lines: {spread(sizes)}")
-    print(f"public functions: {len(offered)}, parameters: {spread([parameters(f) for f in offered])}")
+    print(
+        f"public functions: {len(offered)}, parameters: {spread([parameters(f) for f in offered])}"
+    )
     print(f"more than 8 parameters: {', '.join(f'{name} {n}' for n, name in many) or 'none'}")
     print(f"comments per 100 lines: {100 * comments / sum(lines.values()):.1f}")
-    print(f"docstrings that begin with a verb: {sum(word in VERBS for word in documented) / len(documented):.0%}")
+    print(
+        f"docstrings that begin with a verb: {sum(word in VERBS for word in documented) / len(documented):.0%}"
+    )
     for idea in IDEAS:
         homes = {
-            path.parent.relative_to(root).as_posix() for path in files if idea in path.relative_to(root).as_posix()
+            path.parent.relative_to(root).as_posix()
+            for path in files
+            if idea in path.relative_to(root).as_posix()
         }
         print(f"folders with {idea} in a path: {len(homes)} ({', '.join(sorted(homes))})")
 

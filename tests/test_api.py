@@ -54,11 +54,18 @@ def test_importing_the_package_loads_neither_torch_nor_transformer_lens() -> Non
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_examples_in_docstrings_do_what_they_say(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_in_docstrings_do_what_they_say(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     loaded = importlib.import_module(module)
-    finder, runner = doctest.DocTestFinder(exclude_empty=True), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    examples = [test for test in finder.find(loaded, module, globs=vars(loaded).copy()) if test.examples]
+    finder, runner = (
+        doctest.DocTestFinder(exclude_empty=True),
+        doctest.DocTestRunner(optionflags=doctest.ELLIPSIS),
+    )
+    examples = [
+        test for test in finder.find(loaded, module, globs=vars(loaded).copy()) if test.examples
+    ]
     assert examples, "an example is not where doctest looks for it"
     complaints: list[str] = []
     for example in examples:

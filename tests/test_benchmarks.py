@@ -1,4 +1,5 @@
-"""How benchmarks measure: ways take turns, numbers are held against targets, tables and files say so."""
+"""How benchmarks measure: ways take turns, numbers are held against targets, tables and files say
+so."""
 
 import math
 from importlib import import_module
@@ -20,10 +21,21 @@ def line(key: str = "a", *, value: float = 2.0, skipped: str = "") -> m.Line:
     ratios = (
         ()
         if skipped
-        else (m.number("times faster", [value, value + 1, value + 2], least=3.0), m.number("tokens", [1e4]))
+        else (
+            m.number("times faster", [value, value + 1, value + 2], least=3.0),
+            m.number("tokens", [1e4]),
+        )
     )
     return m.Line(
-        key, "fit", "recipe", "one pass | none", "≥ 3 ×", "d 64", ratios, {"fit": (1.0, 1.0, 1.0)}, skipped=skipped
+        key,
+        "fit",
+        "recipe",
+        "one pass | none",
+        "≥ 3 ×",
+        "d 64",
+        ratios,
+        {"fit": (1.0, 1.0, 1.0)},
+        skipped=skipped,
     )
 
 
@@ -36,7 +48,10 @@ def test_ways_take_turns_and_what_warms_up_is_not_counted() -> None:
 
 
 def test_a_ratio_is_taken_round_by_round() -> None:
-    slow, fast = [2.0, 20.0, 6.0], [1.0, 10.0, 2.0]  # the machine was ten times slower in the second round
+    slow, fast = (
+        [2.0, 20.0, 6.0],
+        [1.0, 10.0, 2.0],
+    )  # the machine was ten times slower in the second round
     assert m.ratio("", slow, fast)[1:4] == (2.0, 2.0, 2.5)
     assert m.quartiles([7.0]) == (7.0, 7.0, 7.0)
 
@@ -60,7 +75,10 @@ def test_a_table_shows_medians_quartiles_and_verdicts() -> None:
 
 
 def test_records_are_lines_again_and_worse_ones_do_not_replace_better_ones() -> None:
-    full, quick = m.record(line(value=4.0), WHERE), m.record(line(value=1.0), WHERE._replace(quick=True))
+    full, quick = (
+        m.record(line(value=4.0), WHERE),
+        m.record(line(value=1.0), WHERE._replace(quick=True)),
+    )
     assert m.from_record(full) == line(value=4.0)
     assert m.merge({"a": full}, [quick]) == {"a": full}
     assert m.merge({"a": full}, [m.record(line(skipped="no model"), WHERE)]) == {"a": full}
@@ -88,10 +106,14 @@ def test_the_table_goes_between_its_marks_and_nowhere_else() -> None:
 # ---- the authors' training ----
 
 
-def trained_plainly(model: object, data: sl.Labelled, how: r.How, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+def trained_plainly(
+    model: object, data: sl.Labelled, how: r.How, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Train one text at a time by the model's own loss; return `W` before and after."""
     random, d = torch.Generator().manual_seed(3), model.cfg.d_model
-    shapes, scale = ([(2, d, 1000)] * 2, 1e-2) if how.form == "factors" else ([(2, d, d)], math.sqrt(1e-3))
+    shapes, scale = (
+        ([(2, d, 1000)] * 2, 1e-2) if how.form == "factors" else ([(2, d, d)], math.sqrt(1e-3))
+    )
     P = [torch.nn.Parameter(scale * torch.randn(shape, generator=random)) for shape in shapes]
     adam = torch.optim.Adam(P, lr=how.lr, weight_decay=2 * how.l2)
     ids, order = r.token_ids(model, data), []
@@ -116,24 +138,35 @@ def trained_plainly(model: object, data: sl.Labelled, how: r.How, steps: int) ->
 
 
 @pytest.mark.parametrize("how", [r.OFFICIAL, r.OF_PAPER])
-def test_the_recipe_is_the_authors_training_through_the_model_and_through_states(how: r.How) -> None:
-    model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=0)  # batches of 32, 8, 32
+def test_the_recipe_is_the_authors_training_through_the_model_and_through_states(
+    how: r.How,
+) -> None:
+    model, data = (
+        sl.load_model("toy-64"),
+        sl.toy.corpus("sentiment", n=40, seed=0),
+    )  # batches of 32, 8, 32
     before, expected = trained_plainly(model, data, how, 3)
     moved = expected - before
     assert moved.norm() > 0.5 * expected.norm()  # a training that did nothing would be far off
-    for loss in (r.through_model(model, data), r.through_states(sl.collect(model, data, progress=False))):
+    for loss in (
+        r.through_model(model, data),
+        r.through_states(sl.collect(model, data, progress=False)),
+    ):
         found, _ = m.take(r.recipe(loss, data, 64, how, seed=3), 3)
         assert (found - expected).norm() < 1e-4 * moved.norm()
 
 
 def test_factors_start_near_nothing_and_grow() -> None:
     W, full = (
-        r.matrices(r.start(form, 64, torch.Generator().manual_seed(0)))[0].detach() for form in ("factors", "matrix")
+        r.matrices(r.start(form, 64, torch.Generator().manual_seed(0)))[0].detach()
+        for form in ("factors", "matrix")
     )
     assert float(full.std()) == pytest.approx(1e-3 * math.sqrt(1e-3), rel=0.05)
     assert float(W.std()) == pytest.approx(1e-3 * math.sqrt(1000) * 1e-4, rel=0.05)
     model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=0)
-    later, _ = m.take(r.recipe(r.through_states(sl.collect(model, data, progress=False)), data, 64, seed=0), 30)
+    later, _ = m.take(
+        r.recipe(r.through_states(sl.collect(model, data, progress=False)), data, 64, seed=0), 30
+    )
     assert full.norm() > 5 * W.norm() and later.norm() > 0.1
     assert W.norm() < 1e-3
 
@@ -164,18 +197,28 @@ def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) ->
     harmed = quality.judge(held, quality.Fitted(value, 4 * background))
     assert abs(harmed.margin()[0] - once.margin()[0]) > 0.05 * once.margin()[0]
     assert harmed.alone == pytest.approx(once.alone, rel=1e-6)  # no background, so none makes room
-    assert once.alone == pytest.approx(quality.judge(held, quality.Fitted(value, 0 * background)).margin()[0], rel=1e-3)
+    assert once.alone == pytest.approx(
+        quality.judge(held, quality.Fitted(value, 0 * background)).margin()[0], rel=1e-3
+    )
 
 
 def test_a_verdict_takes_the_first_step_that_is_as_good(quality: ModuleType) -> None:
     def row(step: int, margin: float, nll: float) -> dict:
         more = {f"ours more{end}": 0.3 - margin for end in ("", ", low", ", high")}
-        times = {"seconds": step / 10, "seconds on kept states": step / 100, "in our time": step == 50}
+        times = {
+            "seconds": step / 10,
+            "seconds on kept states": step / 100,
+            "in our time": step == 50,
+        }
         return {"step": step, "margin": margin, "NLL": nll, **times, **more}
 
     ours = {"margin": 0.3, "NLL": 1.0, "seconds": 5.0}
     found = quality.verdict([ours, row(50, 0.1, 1.3), row(100, 0.35, 1.2), row(200, 0.4, 1.1)])
     assert (found["equal margin at step"], found["equal margin, times our seconds"]) == (100, 2.0)
-    assert found["equal NLL at step"] is None and found["in our time, ours more"] == pytest.approx(0.2)
+    assert found["equal NLL at step"] is None and found["in our time, ours more"] == pytest.approx(
+        0.2
+    )
     said = "; ".join(quality.say([found]))
-    assert "margin: 1 of 1 draws, by step 100, 2.0 ×" in said and "NLL: not within 200 steps" in said
+    assert (
+        "margin: 1 of 1 draws, by step 100, 2.0 ×" in said and "NLL: not within 200 steps" in said
+    )

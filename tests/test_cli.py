@@ -30,7 +30,9 @@ def test_help_lists_the_commands_and_is_quick():
     assert all(name in result.output for name in ("report", "fit", "write"))
     for name in ("report", "fit", "write"):
         assert "--model" in run(name, "--help").output
-    code = "import sys, steerlens.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    code = (
+        "import sys, steerlens.cli; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -58,7 +60,9 @@ def test_bad_data_is_one_clear_line(tmp_path, name: str):
     content, message = BAD[name]
     path = str(tmp_path / name) if content is None else write(tmp_path / name, content)
     before = set(tmp_path.iterdir())
-    result = run("report", "--model", "toy-64", "--data", path, "--out", str(tmp_path / "out"), "--quiet")
+    result = run(
+        "report", "--model", "toy-64", "--data", path, "--out", str(tmp_path / "out"), "--quiet"
+    )
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
@@ -103,7 +107,16 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
 
 def test_fit_then_write(tmp_path, good):
     steer, background = tmp_path / "tone.safetensors", tmp_path / "background.safetensors"
-    arguments = ("--model", "toy-64", "--data", str(good), "--out", str(steer), "--background-out", str(background))
+    arguments = (
+        "--model",
+        "toy-64",
+        "--data",
+        str(good),
+        "--out",
+        str(steer),
+        "--background-out",
+        str(background),
+    )
     result = run("fit", *arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(steer)
@@ -136,10 +149,28 @@ def test_fit_then_write(tmp_path, good):
 
 
 def test_fit_then_move(tmp_path, good):
-    steer, moved, texts = tmp_path / "tone.safetensors", tmp_path / "moved.safetensors", tmp_path / "texts.txt"
-    assert run("fit", "--model", "toy-64", "--data", str(good), "--out", str(steer), "--quiet").exit_code == 0
+    steer, moved, texts = (
+        tmp_path / "tone.safetensors",
+        tmp_path / "moved.safetensors",
+        tmp_path / "texts.txt",
+    )
+    assert (
+        run(
+            "fit", "--model", "toy-64", "--data", str(good), "--out", str(steer), "--quiet"
+        ).exit_code
+        == 0
+    )
     texts.write_text("\n".join(sl.toy.corpus("tone", n=60, seed=1).texts), encoding="utf-8")
-    options = ("--model", "toy-64", "--steer", str(steer), "--to", "toy-96-llama", "--out", str(moved))
+    options = (
+        "--model",
+        "toy-64",
+        "--steer",
+        str(steer),
+        "--to",
+        "toy-96-llama",
+        "--out",
+        str(moved),
+    )
     assert run("move", *options).exit_code == 0
     llama = sl.load_model("toy-96-llama")
     by_rule = sl.load(moved, llama)
@@ -168,9 +199,14 @@ def test_labels_in_words_and_on_a_scale_are_said_back(tmp_path) -> None:
     rows = []
     for subject in ("film", "book", "song", "dress", "soup"):  # copies of a text would count once
         for verb in ("was", "seemed", "felt", "is"):
-            rows += [(f"the {subject} {verb} superb .", "pos", 5), (f"the {subject} {verb} awful .", "neg", 1)]
+            rows += [
+                (f"the {subject} {verb} superb .", "pos", 5),
+                (f"the {subject} {verb} awful .", "neg", 1),
+            ]
     data = tmp_path / "data.csv"
-    data.write_text("Text;Label;stars\n" + "".join(f"{t};{w};{s}\n" for t, w, s in rows), encoding="utf-8")
+    data.write_text(
+        "Text;Label;stars\n" + "".join(f"{t};{w};{s}\n" for t, w, s in rows), encoding="utf-8"
+    )
     steer = str(tmp_path / "joy.safetensors")
     options = ("fit", "--model", "toy-64", "--data", str(data), "--out", steer, "--overwrite")
     by_word = run(*options, "--labels", "pos=1,neg=-1")
@@ -205,17 +241,35 @@ def test_labels_in_words_and_on_a_scale_are_said_back(tmp_path) -> None:
             "--rule",
             "distil",
         ),
-        ("move", "--model", "toy-64", "--to", "toy-129", "--steer", __file__, "--out", "x.safetensors"),
+        (
+            "move",
+            "--model",
+            "toy-64",
+            "--to",
+            "toy-129",
+            "--steer",
+            __file__,
+            "--out",
+            "x.safetensors",
+        ),
         ("report", "--model", "toy-64", "--data", "no.csv"),
     ],
     ids=lambda arguments: " ".join(arguments[:5]),
 )
-def test_what_is_wrong_is_said_before_anything_heavy_is_imported(tmp_path, arguments: tuple[str, ...]) -> None:
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(
+    tmp_path, arguments: tuple[str, ...]
+) -> None:
     code = "import sys; from steerlens.cli import app\ntry: app(sys.argv[1:])\nfinally: print('torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -227,7 +281,17 @@ def test_a_terminal_in_another_encoding_gets_what_it_can_show(tmp_path, good) ->
     steer = tmp_path / "tone.safetensors"
     fit = sl.fit_steer(sl.load_model("toy-64"), sl.read_labelled(good), solver="closed-form")
     sl.save(fit, steer)
-    arguments = ("write", "--model", "toy-64", "--steer", str(steer), "--prompt", "my 😀", "--max-new-tokens", "3")
+    arguments = (
+        "write",
+        "--model",
+        "toy-64",
+        "--steer",
+        str(steer),
+        "--prompt",
+        "my 😀",
+        "--max-new-tokens",
+        "3",
+    )
     done = subprocess.run(
         [sys.executable, "-m", "steerlens.cli", *arguments],
         capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"},

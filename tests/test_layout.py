@@ -12,7 +12,8 @@ LEVEL = {
 BUILDS_ON = {("gist", "prompt")}
 """A gist is a prompt, distilled."""
 FILES = {
-    str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))
+    str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(ROOT.rglob("*.py"))
 }
 
 
@@ -20,7 +21,9 @@ def imports(tree: ast.AST) -> set[str]:
     """Every module that is imported anywhere, in functions too."""
     nodes = list(ast.walk(tree))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), "a relative import"
+    assert not any(isinstance(node, ast.ImportFrom) and node.level for node in nodes), (
+        "a relative import"
+    )
     return names | {
         name
         for node in nodes
@@ -38,10 +41,14 @@ def test_imports_point_down_only(file: str) -> None:
             if target not in LEVEL:
                 continue  # a public name of the package, as `from steerlens import fit_steer`
             same = target == package
-            assert same or LEVEL[target] < LEVEL[package], f"{file} imports {name}, which is above it or beside it"
+            assert same or LEVEL[target] < LEVEL[package], (
+                f"{file} imports {name}, which is above it or beside it"
+            )
             if same and package in ("methods", "analysis") and rest:
                 # what all descents share is below them, and the files know every value
-                below = rest[0] in (unit, "training") or unit == "files" or (unit, rest[0]) in BUILDS_ON
+                below = (
+                    rest[0] in (unit, "training") or unit == "files" or (unit, rest[0]) in BUILDS_ON
+                )
                 assert below, f"{file} imports its sibling {name}"
 
 
@@ -62,6 +69,15 @@ def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
             )
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in ("pickle.load", "pickle.loads", "torch.load", "torch.save", "eval", "exec"), called
-            assert called != "print" or file == "cli.py" or file == "toy/train.py", f"line {node.lineno}: print"
+            assert called not in (
+                "pickle.load",
+                "pickle.loads",
+                "torch.load",
+                "torch.save",
+                "eval",
+                "exec",
+            ), called
+            assert called != "print" or file == "cli.py" or file == "toy/train.py", (
+                f"line {node.lineno}: print"
+            )
     assert not {"pickle", "joblib", "dill"} & imports(FILES[file])

@@ -22,7 +22,8 @@ def test_the_fifteen_lines_run_and_print_the_lines_that_the_readme_shows():
         exec(compile(code[1], "README.md", "exec"), {})
     ours, theirs = printed.getvalue().splitlines(), shown[1].splitlines()
     assert len(ours) == len(theirs)
-    # numbers and sampled words may change with the machine's last digits, what the lines are about may not
+    # numbers and sampled words may change with the machine's last digits, what the lines are about
+    # may not
     for new, old in zip(ours, theirs, strict=True):
         assert NUMBERS.split(new)[0][:4] == NUMBERS.split(old)[0][:4]
 
@@ -42,4 +43,6 @@ def test_every_file_that_the_readme_links_is_there():
 def test_every_notebook_is_kept_with_its_pictures():
     found = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
     assert found
-    assert not [path.name for path in found if '"image/png"' not in path.read_text(encoding="utf-8")]
+    assert not [
+        path.name for path in found if '"image/png"' not in path.read_text(encoding="utf-8")
+    ]

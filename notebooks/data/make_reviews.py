@@ -37,4 +37,6 @@ if __name__ == "__main__":
     reviews = short_reviews()
     spoil(reviews)
     with open(Path(__file__).with_name("reviews.csv"), "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter=";", lineterminator="\n").writerows([["id", "review", "stars"], *reviews])
+        csv.writer(file, delimiter=";", lineterminator="\n").writerows(
+            [["id", "review", "stars"], *reviews]
+        )

@@ -1,8 +1,9 @@
 """What a steer, a model's words and its states look like, a room per question.
 
-`embeddings` (neighbours, components, lexicons and probes of the output words), `highlight` (spans of a text), `prompts` (where
-tuned prompts end), `reft` (its size against its quality), `state_shift` (of states under an intervention), `subspaces`, `svd`
-(directions of a steer and their words), `trajectories`, `transfer`. Each is loaded on first use.
+`embeddings` (neighbours, components, lexicons and probes of the output words), `highlight` (spans
+of a text), `prompts` (where tuned prompts end), `reft` (its size against its quality),
+`state_shift` (of states under an intervention), `subspaces`, `svd` (directions of a steer and their
+words), `trajectories`, `transfer`. Each is loaded on first use.
 
 Example:
     >>> import steerlens as sl

@@ -1,4 +1,5 @@
-"""Which words of a text speak for a steer: evidence token by token, and the spans that hold most of it."""
+"""Which words of a text speak for a steer: evidence token by token, and the spans that hold most of
+it."""
 
 import html
 from dataclasses import dataclass
@@ -38,10 +39,11 @@ NOISE = 1e-5
 class Highlight:
     """A text with its evidence; made by `highlight`.
 
-    `tokens`: one row per piece, `token` (joined they are the text) and `evidence` (nats); a piece is a token, or the tokens
-    of one character together. `spans`: one row per span in order of position, `start`, `end` (pieces `start … end - 1`),
-    `text`, `evidence` (their sum). `total` is the evidence of the whole text, `truncated` whether it was cut to the model's
-    context, `note` why there is no span where there is none. In a notebook it shows itself.
+    `tokens`: one row per piece, `token` (joined they are the text) and `evidence` (nats); a piece
+    is a token, or the tokens of one character together. `spans`: one row per span in order of
+    position, `start`, `end` (pieces `start … end - 1`), `text`, `evidence` (their sum). `total` is
+    the evidence of the whole text, `truncated` whether it was cut to the model's context, `note`
+    why there is no span where there is none. In a notebook it shows itself.
     """
 
     name: str
@@ -79,10 +81,14 @@ class Highlight:
         for i, (token, x) in enumerate(zip(self.tokens.token, self.tokens.evidence, strict=True)):
             colour = f"rgba({RED if x > 0 else BLUE}, {0.75 * abs(x) / scale:.2f})"
             bare = token.lstrip(" ")
-            parts.append(token[: len(token) - len(bare)])  # the space before a word is nobody's evidence
+            parts.append(
+                token[: len(token) - len(bare)]
+            )  # the space before a word is nobody's evidence
             if i in opening:
                 parts.append(f"<b style='{BOX}'>")
-            parts.append(f"<span title='{x:+.3f} nats' style='background: {colour}'>{_shown(bare)}</span>")
+            parts.append(
+                f"<span title='{x:+.3f} nats' style='background: {colour}'>{_shown(bare)}</span>"
+            )
             if i in closing:
                 parts.append(
                     f"<span style='font-weight: normal; font-size: 75%; opacity: .8'> {closing[i]:+.1f}</span></b>"
@@ -90,7 +96,8 @@ class Highlight:
         note = f"{html.escape(self.name)}, strength {self.strength:+g} against {self.against:+g}: {self.total:+.2f} nats in all"
         note += f"; {html.escape(self.note)}" if self.note else ""
         note += "; the text was cut to the model's context" if self.truncated else ""
-        # texts that are shown one after another stay apart, and each is written in its own direction
+        # texts that are shown one after another stay apart, and each is written in its own
+        # direction
         return (
             "<div style='line-height: 2; max-width: 60em; margin-bottom: 1em; border-left: 2px solid #8888; "
             f"padding-left: .6em'><div dir='auto'>{''.join(parts)}</div>"
@@ -100,8 +107,16 @@ class Highlight:
 
 def _shown(piece: str) -> str:
     """Return a piece in HTML, with something to see in it."""
-    if not any(map(str.isprintable, piece.strip())):  # spaces, line ends, joiners and marks of direction alone
-        piece = "".join(c if c in "\r\n" or ord(c) < 0x20 else NAMED.get(c, f"U+{ord(c):04X}") for c in piece) or "␣"
+    if not any(
+        map(str.isprintable, piece.strip())
+    ):  # spaces, line ends, joiners and marks of direction alone
+        piece = (
+            "".join(
+                c if c in "\r\n" or ord(c) < 0x20 else NAMED.get(c, f"U+{ord(c):04X}")
+                for c in piece
+            )
+            or "␣"
+        )
     shown = html.escape(piece.replace("\r\n", "\n")).replace("\n", "⏎<br>")
     return "".join(chr(0x2400 + ord(c)) if ord(c) < 0x20 else c for c in shown)
 
@@ -123,14 +138,15 @@ def highlight(
 
         evidence_t = log P_s(x_t | x_<t) − log P_a(x_t | x_<t)       nats,    a = −s unless `against` is given
 
-    The sum over a text is the log likelihood ratio of the two strengths. The spans are the exact optimum of at most
-    `spans` disjoint runs of at most `max_len` pieces with the largest sums, or largest in size with `sign="both"`; see
-    `steerlens.maths.spans.best_spans`. Source: Han et al. (arXiv 2305.12798), section 5.2, where `a = 0`.
+    The sum over a text is the log likelihood ratio of the two strengths. The spans are the exact
+    optimum of at most `spans` disjoint runs of at most `max_len` pieces with the largest sums, or
+    largest in size with `sign="both"`; see `steerlens.maths.spans.best_spans`. Source: Han et al.
+    (arXiv 2305.12798), section 5.2, where `a = 0`.
 
-    What it does not say: evidence is about how predictable a word is in its context at the two strengths. A word that the
-    context has already announced carries little, however strong it is by itself; irony and negation are seen only as far as
-    the model sees them. The first words of a text are judged with little context. Compare spans within a text,
-    not between models.
+    What it does not say: evidence is about how predictable a word is in its context at the two
+    strengths. A word that the context has already announced carries little, however strong it is by
+    itself; irony and negation are seen only as far as the model sees them. The first words of a
+    text are judged with little context. Compare spans within a text, not between models.
 
     Args:
         model: the one the steer lives on.
@@ -140,16 +156,19 @@ def highlight(
         spans: how many at most; 0 for the evidence alone.
         max_len: pieces that a span may have; a text that is shorter is no error.
         sign: "+" for spans that speak for `strength`, "-" for those against, "both" for either.
-        price: nats that a piece must be worth to be in a span; a little (0.05) takes out words that hardly count.
-        whole_words: spans begin and end where words do; a word of more than `max_len` pieces is then in no span. Where a
-            script puts no spaces between words, words are its characters.
+        price: nats that a piece must be worth to be in a span; a little (0.05) takes out words that
+            hardly count.
+        whole_words: spans begin and end where words do; a word of more than `max_len` pieces is
+            then in no span. Where a script puts no spaces between words, words are its characters.
 
     Returns:
-        `Highlight`. Tokens that the model does not predict (the first, for a model without begin-of-text) have evidence 0. No
-        span begins or ends with a word without evidence, or with a space.
+        `Highlight`. Tokens that the model does not predict (the first, for a model without
+        begin-of-text) have evidence 0. No span begins or ends with a word without evidence, or with
+        a space.
 
     Raises:
-        ValueError: an empty text, several texts, equal strengths, `spans` or `max_len` out of range, a steer of another model.
+        ValueError: an empty text, several texts, equal strengths, `spans` or `max_len` out of
+            range, a steer of another model.
 
     Example:
         >>> import steerlens as sl
@@ -181,7 +200,12 @@ def highlight(
     clear = torch.where(evidence.abs() < NOISE, 0.0, evidence)
     found = best_spans(clear, spans, max_len, sign=sign, price=price, starts=starts, ends=ends)
     table = [
-        (s.start, s.end, "".join(tokens[s.start : s.end]).strip(), float(evidence[s.start : s.end].sum()))
+        (
+            s.start,
+            s.end,
+            "".join(tokens[s.start : s.end]).strip(),
+            float(evidence[s.start : s.end].sum()),
+        )
         for s in found
     ]
     unit = "whole words of at most" if whole_words else "at most"
@@ -199,7 +223,9 @@ def highlight(
         strength,
         other,
         pd.DataFrame({"token": tokens, "evidence": evidence.numpy()}),
-        pd.DataFrame(table, columns=["start", "end", "text", "evidence"]).astype({"start": int, "end": int}),
+        pd.DataFrame(table, columns=["start", "end", "text", "evidence"]).astype(
+            {"start": int, "end": int}
+        ),
         states.n_truncated > 0,
         "" if found else silent,
     )
@@ -208,15 +234,21 @@ def highlight(
 def word_edges(pieces: list[str]) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]:
     """Return where words begin, and where they end, in a text cut into pieces.
 
-    Words are Unicode's (UAX 29): letters with their marks, digits, apostrophes between letters. Scripts that put no spaces
-    between words (Chinese, Japanese, Thai) have an edge after each character there, but between katakana. The space before
-    a word is not part of it, and a piece without anything to see is at no edge.
+    Words are Unicode's (UAX 29): letters with their marks, digits, apostrophes between letters.
+    Scripts that put no spaces between words (Chinese, Japanese, Thai) have an edge after each
+    character there, but between katakana. The space before a word is not part of it, and a piece
+    without anything to see is at no edge.
     """
     text = "".join(pieces)
     edges = {0, len(text), *(found.start() for found in regex.finditer(r"(?w)\b", text))}
     stops = list(accumulate(map(len, pieces), initial=0))
-    inner = [(i + len(p) - len(p.lstrip()), i + len(p.rstrip())) for i, p in zip(stops[:-1], pieces, strict=True)]
-    starts, ends = (torch.tensor([place in edges for place in places]) for places in zip(*inner, strict=True))
+    inner = [
+        (i + len(p) - len(p.lstrip()), i + len(p.rstrip()))
+        for i, p in zip(stops[:-1], pieces, strict=True)
+    ]
+    starts, ends = (
+        torch.tensor([place in edges for place in places]) for places in zip(*inner, strict=True)
+    )
     return starts & _visible(pieces), ends & _visible(pieces)
 
 
@@ -231,7 +263,11 @@ def _pieces(
     how = convention(model, states.readout)
     (of,) = pieces(model.tokenizer, [text], how, end=False)
     found = torch.zeros(len(of), dtype=torch.float64)
-    found[len(of) - len(evidence) :] = evidence  # without begin-of-text nothing predicts the first token
+    found[len(of) - len(evidence) :] = (
+        evidence  # without begin-of-text nothing predicts the first token
+    )
     piece = torch.tensor([bool(part) for part in of]).cumsum(0) - 1
-    total = torch.zeros(int(piece[-1]) + 1, dtype=torch.float64).index_add(0, piece.clamp_min(0), found)
+    total = torch.zeros(int(piece[-1]) + 1, dtype=torch.float64).index_add(
+        0, piece.clamp_min(0), found
+    )
     return [part for part in of if part], total

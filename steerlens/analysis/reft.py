@@ -1,4 +1,5 @@
-"""ReFT by size and by task: numbers fitted against quality, parts of one subspace against the whole."""
+"""ReFT by size and by task: numbers fitted against quality, parts of one subspace against the
+whole."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -42,8 +43,10 @@ def reft_quality(
         kl: nats per token that each may cost, mean of both signs, on a sample of `test`.
 
     Returns:
-        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`, `parameters`, `sign_margin` at
-        equal KL with `low` and `high` (see `sign_margin`), `strength` that costs as much, `seconds` of the fit.
+        One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`,
+            `parameters`, `sign_margin` at
+        equal KL with `low` and `high` (see `sign_margin`), `strength` that costs as much, `seconds`
+        of the fit.
     """
     started = time.perf_counter()
     states = collect(model, train, progress=False)
@@ -58,18 +61,37 @@ def reft_quality(
     for variant, at in product(variants, layers):
         for rank in ranks if variant != "r1" else (1,):
             one = fit_reft(
-                model, train, variant=variant, layers=at, rank=rank, training=training, seed=seed, progress=False
+                model,
+                train,
+                variant=variant,
+                layers=at,
+                rank=rank,
+                training=training,
+                seed=seed,
+                progress=False,
             )
             values.append(one.value)
             named = ", ".join(map(str, one.value.layers))
             rows.append((variant, named, rank, one.value.n_parameters, one.report.seconds))
     about = pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "seconds"])
     found = compare(model, {str(k): value for k, value in enumerate(values)}, test, kl=kl)
-    order = ["method", "layers", "rank", "parameters", "sign_margin", "low", "high", "strength", "seconds"]
+    order = [
+        "method",
+        "layers",
+        "rank",
+        "parameters",
+        "sign_margin",
+        "low",
+        "high",
+        "strength",
+        "seconds",
+    ]
     return pd.concat([about, found], axis=1)[order]
 
 
-def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]) -> pd.DataFrame:
+def composition(
+    model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]
+) -> pd.DataFrame:
     """Measure what parts of one subspace are worth alone and together, on the texts of each task.
 
     Args:
@@ -77,9 +99,9 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
         tests: labelled texts of each task, by the same names.
 
     Returns:
-        One row per edit (each part, and "together") and task: `edit`, `task`, `sign_margin`, `low`, `high`. The whole is as good
-        as its parts where its row on a task is that of the task's own part; a part that says something of the other task is
-        not separate from it.
+        One row per edit (each part, and "together") and task: `edit`, `task`, `sign_margin`, `low`,
+        `high`. The whole is as good as its parts where its row on a task is that of the task's own
+        part; a part that says something of the other task is not separate from it.
 
     Example:
         >>> import steerlens as sl
@@ -91,7 +113,9 @@ def composition(model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Map
         6
     """
     if set(parts) != set(tests):
-        raise ValueError(f"tests: got {sorted(tests)}, expected the tasks of the parts, {sorted(parts)}")
+        raise ValueError(
+            f"tests: got {sorted(tests)}, expected the tasks of the parts, {sorted(parts)}"
+        )
     rows = []
     for name, edit in [*parts.items(), ("together", whole)]:
         for task, data in tests.items():

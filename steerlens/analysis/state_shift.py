@@ -36,18 +36,21 @@ def state_shift_overlap(
 
         Δ = (c(+s) − c(−s)) / 2        one row a position of the texts
 
-    Written in the natural metric, `Δ S^{1/2}`, a squared length is about twice the nats that the move costs (were
-    contexts and the covariance of words independent), so shares of it are near shares of what the model says. Questions:
+    Written in the natural metric, `Δ S^{1/2}`, a squared length is about twice the nats that the
+    move costs (were contexts and the covariance of words independent), so shares of it are near
+    shares of what the model says. Questions:
 
     - `writes`: the share in the span of the steer's `rank` strongest write directions.
-    - `reads`: the share of `Δ C^{-1/2}` in the span of its strongest read directions: does the intervention change
-      what the steer looks at?
-    - `steer's move`: the squared cosine, over all positions together, of `Δ` with the steer's own `cW` at the same places.
-    - `constant`: the share of the mean over positions: what a static bias of the logits would do as well.
+    - `reads`: the share of `Δ C^{-1/2}` in the span of its strongest read directions: does the
+      intervention change what the steer looks at?
+    - `steer's move`: the squared cosine, over all positions together, of `Δ` with the steer's own
+      `cW` at the same places.
+    - `constant`: the share of the mean over positions: what a static bias of the logits would do as
+      well.
 
-    Chance is random subspaces of the same rank (for the steer's move: random matrices with its singular values). Such spans
-    know nothing of language, so also give steers that are about something else as `controls`: fitted to shuffled labels, or to
-    another attribute.
+    Chance is random subspaces of the same rank (for the steer's move: random matrices with its
+    singular values). Such spans know nothing of language, so also give steers that are about
+    something else as `controls`: fitted to shuffled labels, or to another attribute.
 
     Args:
         model: what both live on; unchanged.
@@ -61,7 +64,8 @@ def state_shift_overlap(
         draws: random subspaces behind a chance level.
 
     Returns:
-        One row a question and steer: `steer` (its name, or the control's), `question`, `share`, its 95 % interval over texts
+        One row a question and steer: `steer` (its name, or the control's), `question`, `share`, its
+            95 % interval over texts
         `low`, `high`, and `chance`, `chance_high` (mean, and what 95 % of random ones stay below).
 
     Raises:
@@ -81,7 +85,8 @@ def state_shift_overlap(
             f"rank, draws: got {rank} and {draws}, expected a rank from 1 to {steer.readout.d_model} and at least 1 draw"
         )
     under = [
-        collect(model, data, intervention=intervention, strength=sign * strength, progress=False) for sign in (1, -1)
+        collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
+        for sign in (1, -1)
     ]
     (up, text), (down, _) = (_by_text(states) for states in under)
     c, _ = _by_text(collect(model, data, progress=False))
@@ -91,11 +96,16 @@ def state_shift_overlap(
         )
     moved = (up - down) / 2
     if not float(moved.abs().max()):
-        raise ValueError(f"intervention: {intervention!r} moves nothing at strength {strength:g}; was it fitted?")
+        raise ValueError(
+            f"intervention: {intervention!r} moves nothing at strength {strength:g}; was it fitted?"
+        )
     written, read = moved @ metric.S_root.double(), moved @ metric.C_inverse_root.double()
     random = generator(seed)
     d = moved.shape[1]
-    spans = [torch.linalg.qr(torch.randn(d, rank, generator=random, dtype=torch.float64)).Q for _ in range(draws)]
+    spans = [
+        torch.linalg.qr(torch.randn(d, rank, generator=random, dtype=torch.float64)).Q
+        for _ in range(draws)
+    ]
     rotations = [
         [torch.linalg.qr(torch.randn(d, d, generator=random, dtype=torch.float64)).Q for _ in "lr"]
         for _ in range(min(draws, 20))
@@ -104,14 +114,19 @@ def state_shift_overlap(
     whole = {"writes": written, "reads": read}
     totals = {name: _sums(x.square().sum(1), text) for name, x in whole.items()}
     by_chance = {
-        name: [float((x @ Q).square().sum()) / float(x.square().sum()) for Q in spans] for name, x in whole.items()
+        name: [float((x @ Q).square().sum()) / float(x.square().sum()) for Q in spans]
+        for name, x in whole.items()
     }
     rows = []
 
-    def add(name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]) -> None:
+    def add(
+        name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]
+    ) -> None:
         share, low, high = bootstrap_ratio(top, bottom, seed=seed)
         high_chance = float(np.quantile(chance, 0.95)) if chance else float("nan")
-        rows.append((name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance))
+        rows.append(
+            (name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance)
+        )
 
     for name, one in {steer.name: steer, **(controls or {})}.items():
         U, sigma, Vh = torch.linalg.svd(metric.whiten(one.W).double())
@@ -121,11 +136,23 @@ def state_shift_overlap(
         own = c @ one.W.double() @ metric.S_root.double()
         fits, low, high = _cosine(written, own, text, seed)
         turned = [_cosine(written, white @ (L * sigma @ R), text, None)[0] for L, R in rotations]
-        rows.append((name, "steer's move", fits, low, high, float(np.mean(turned)), float(np.quantile(turned, 0.95))))
+        rows.append(
+            (
+                name,
+                "steer's move",
+                fits,
+                low,
+                high,
+                float(np.mean(turned)),
+                float(np.quantile(turned, 0.95)),
+            )
+        )
     mean = written.mean(0)
     along = _sums(written @ mean, text)
     add("", "constant", along, totals["writes"], [])
-    return pd.DataFrame(rows, columns=["steer", "question", "share", "low", "high", "chance", "chance_high"])
+    return pd.DataFrame(
+        rows, columns=["steer", "question", "share", "low", "high", "chance", "chance_high"]
+    )
 
 
 def _by_text(states: States) -> tuple[Float[Tensor, "n d"], Tensor]:
@@ -141,7 +168,11 @@ def _by_text(states: States) -> tuple[Float[Tensor, "n d"], Tensor]:
 
 def _sums(x: Float[Tensor, " n"], text: Tensor) -> np.ndarray:
     """Return the sums over each text that has positions."""
-    return torch.zeros(int(text.max()) + 1, dtype=x.dtype).index_add_(0, text, x)[text.unique()].numpy()
+    return (
+        torch.zeros(int(text.max()) + 1, dtype=x.dtype)
+        .index_add_(0, text, x)[text.unique()]
+        .numpy()
+    )
 
 
 def _cosine(

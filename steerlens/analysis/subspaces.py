@@ -12,7 +12,13 @@ from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.methods.reft.reft import Reft
 from steerlens.models.hooks import Model, eval_mode, run_until
-from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals, final_states, resumed
+from steerlens.models.partial_forward import (
+    ResidualCache,
+    batch_of,
+    cache_residuals,
+    final_states,
+    resumed,
+)
 from steerlens.models.readout import readout
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
@@ -41,15 +47,19 @@ def compare_subspaces(
 
     Four questions a layer, each with what random subspaces of the same rank answer there:
 
-    - `writes`: do both push `c` the same way? The rows of `R` carried to the unembedding through the layers between
-      (see `carried`), against the steer's `rank` strongest write directions, in the natural metric: `overlap`.
-    - `writes, norm only`: the same, carried through the Jacobian of the final norm alone, as a logit lens would.
-    - `reads`: do both look at the same? Mean squared canonical correlation, over the positions, of what the edit reads
-      (`Ah`, or `Rh` where it reads nothing) with what the steer's strongest directions read off `c`.
-    - `mean difference`, `probe`: how much of the difference of the mean states of positive and negative texts, and of the
-      normal of a logistic regression on their mean states, lies in `R`: squared cosine with its span.
-    - `other texts`: with `again`, the span of `R` against that of the same edit fitted to other texts: as much as one may ask
-      of the others.
+    - `writes`: do both push `c` the same way? The rows of `R` carried to the unembedding through
+      the layers between (see `carried`), against the steer's `rank` strongest write directions, in
+      the natural metric: `overlap`.
+    - `writes, norm only`: the same, carried through the Jacobian of the final norm alone, as a
+      logit lens would.
+    - `reads`: do both look at the same? Mean squared canonical correlation, over the positions, of
+      what the edit reads (`Ah`, or `Rh` where it reads nothing) with what the steer's strongest
+      directions read off `c`.
+    - `mean difference`, `probe`: how much of the difference of the mean states of positive and
+      negative texts, and of the normal of a logistic regression on their mean states, lies in `R`:
+      squared cosine with its span.
+    - `other texts`: with `again`, the span of `R` against that of the same edit fitted to other
+      texts: as much as one may ask of the others.
 
     Args:
         model: what both live on.
@@ -62,9 +72,11 @@ def compare_subspaces(
         draws: random subspaces behind a chance level.
 
     Returns:
-        One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the principal angles, 0 … 1),
-        `chance` (mean over random subspaces) and `chance_high` (95 % of them are below), `largest` (squared cosine of the
-        smallest angle: 1 where one direction is shared) and `largest_chance_high`.
+        One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the
+            principal angles, 0 … 1),
+        `chance` (mean over random subspaces) and `chance_high` (95 % of them are below), `largest`
+        (squared cosine of the smallest angle: 1 where one direction is shared) and
+        `largest_chance_high`.
 
     Raises:
         ValueError: an edit of another layer or of several, labels without both signs.
@@ -76,7 +88,9 @@ def compare_subspaces(
     if rank < 1 or draws < 1:
         raise ValueError(f"rank, draws: got {rank} and {draws}, expected at least 1")
     if again is not None and set(again) != set(edits):
-        raise ValueError(f"again: got layers {sorted(again)}, expected those of edits, {sorted(edits)}")
+        raise ValueError(
+            f"again: got layers {sorted(again)}, expected those of edits, {sorted(edits)}"
+        )
     for layer, edit in [*edits.items(), *(again or {}).items()]:
         if edit.layers != (layer,) or edit.positions != "all":
             raise ValueError(
@@ -84,9 +98,12 @@ def compare_subspaces(
                 "that layer at all positions"
             )
     if not (any(y > 0 for y in data.labels) and any(y < 0 for y in data.labels)):
-        raise ValueError("data: expected texts with labels above and below 0; a mean difference needs both")
+        raise ValueError(
+            "data: expected texts with labels above and below 0; a mean difference needs both"
+        )
     U, _, Vh = torch.linalg.svd(metric.whiten(steer.W))
-    # reads are covectors on c, writes are vectors of c; both in coordinates where chance is the same in all directions
+    # reads are covectors on c, writes are vectors of c; both in coordinates where chance is the
+    # same in all directions
     read, written = (metric.C_inverse_root @ U[:, :rank]).float(), Vh[:rank]
     rows = []
     for layer, edit in edits.items():
@@ -98,7 +115,9 @@ def compare_subspaces(
         spans = [torch.randn(edit.R[0].shape, generator=random).to(h) for _ in range(draws)]
 
         def writes(directions: Tensor, through: str, kept=kept) -> Tensor:
-            return principal_cosines(carried(model, kept, directions, through) @ metric.S_root.float(), written)
+            return principal_cosines(
+                carried(model, kept, directions, through) @ metric.S_root.float(), written
+            )
 
         asked = {
             "writes": (lambda R: writes(R, "model"), edit.R[0]),
@@ -108,7 +127,10 @@ def compare_subspaces(
             "probe": (lambda R, v=normal: principal_cosines(v[None], R), edit.R[0]),
         }
         if again is not None:
-            asked["other texts"] = (lambda R, other=again[layer].R[0]: principal_cosines(R, other), edit.R[0])
+            asked["other texts"] = (
+                lambda R, other=again[layer].R[0]: principal_cosines(R, other),
+                edit.R[0],
+            )
         for question, (answer, own) in asked.items():
             found = answer(own).square()
             chance = torch.stack([answer(span).square() for span in spans])
@@ -117,12 +139,23 @@ def compare_subspaces(
                 (layer, question, float(found.mean()), float(mean.mean()), float(mean.quantile(0.95)), float(found.max()),
                  float(top.quantile(0.95)))
             )  # fmt: skip
-    columns = ["layer", "question", "overlap", "chance", "chance_high", "largest", "largest_chance_high"]
+    columns = [
+        "layer",
+        "question",
+        "overlap",
+        "chance",
+        "chance_high",
+        "largest",
+        "largest_chance_high",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
 def carried(
-    model: Model, kept: ResidualCache, directions: Float[Tensor, "k d_resid"], through: str = "model"
+    model: Model,
+    kept: ResidualCache,
+    directions: Float[Tensor, "k d_resid"],
+    through: str = "model",
 ) -> Float[Tensor, "k d_model"]:
     """Return what small steps along directions behind a layer do to `c`.
 
@@ -130,8 +163,9 @@ def carried(
 
         (c(h + εr) − c(h − εr)) / 2ε        ε = a hundredth of the states' size
 
-    `through="model"`: the step is made at every token, as an edit at all positions makes it, and goes through the layers
-    between. `through="norm"`: the state is taken for that behind the last layer, so that only the final norm is between.
+    `through="model"`: the step is made at every token, as an edit at all positions makes it, and
+    goes through the layers between. `through="norm"`: the state is taken for that behind the last
+    layer, so that only the final norm is between.
     """
     if through not in ("model", "norm"):
         raise ValueError(f"through: got {through!r}, expected 'model' or 'norm'")
@@ -151,7 +185,11 @@ def carried(
             for k, r in enumerate(unit.to(batch.resid)):
                 ends = []
                 for sign in (1, -1):
-                    with resumed(model, kept.layer if through == "model" else last, batch.resid + sign * size * r):
+                    with resumed(
+                        model,
+                        kept.layer if through == "model" else last,
+                        batch.resid + sign * size * r,
+                    ):
                         c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask).float()
                     ends.append(c[:, :-1][batch.real].double().sum(0).cpu())
                 total[k] += (ends[0] - ends[1]) / (2 * size)
@@ -161,10 +199,14 @@ def carried(
 
 def _check_kept(kept: ResidualCache) -> None:
     if kept.layer < 0:
-        raise ValueError("model: its passes cannot be resumed behind a layer, so its states there cannot be followed")
+        raise ValueError(
+            "model: its passes cannot be resumed behind a layer, so its states there cannot be followed"
+        )
 
 
-def _states(model: Model, kept: ResidualCache) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
+def _states(
+    model: Model, kept: ResidualCache
+) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
     """Return the states behind the layer and at the unembedding, at the same places."""
     _check_kept(kept)
     h, c = [], []
@@ -177,17 +219,23 @@ def _states(model: Model, kept: ResidualCache) -> tuple[Float[Tensor, "n d_resid
     return torch.cat(h), torch.cat(c)
 
 
-def _directions(kept: ResidualCache, seed: int) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
+def _directions(
+    kept: ResidualCache, seed: int
+) -> tuple[Float[Tensor, " d_resid"], Float[Tensor, " d_resid"]]:
     """Return the mean difference of the two signs' states, and the normal of a probe.
 
     The probe is one on the texts' mean states.
     """
     ends = [*kept.starts.tolist()[1:], len(kept.resid)]
-    mean = torch.stack([kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)])
+    mean = torch.stack(
+        [kept.resid[a:b].mean(0) for a, b in zip(kept.starts.tolist(), ends, strict=True)]
+    )
     signed = kept.labels != 0
     positive = kept.labels[signed] > 0
     some = mean[signed]
     difference = some[positive].mean(0) - some[~positive].mean(0)
     spread = some.std(0).clamp_min(1e-6)
-    probe = LogisticRegression(C=0.1, max_iter=1000, random_state=seed).fit((some / spread).numpy(), positive.numpy())
+    probe = LogisticRegression(C=0.1, max_iter=1000, random_state=seed).fit(
+        (some / spread).numpy(), positive.numpy()
+    )
     return difference, torch.tensor(probe.coef_[0]).float() / spread

@@ -46,14 +46,16 @@ def classify(
         probe                       logistic regression on the mean final hidden state of the text
         bag of words                logistic regression on word counts
 
-    The first two learn nothing here: the steer was fitted to explain texts, not to tell labels apart, and its
-    probabilities are used as they come (n₊, n₋ from `train`). The other two are trained on `train`, their penalty chosen by
-    cross-validation there. Texts with label 0 have no sign and count in the rank correlation only.
+    The first two learn nothing here: the steer was fitted to explain texts, not to tell labels
+    apart, and its probabilities are used as they come (n₊, n₋ from `train`). The other two are
+    trained on `train`, their penalty chosen by cross-validation there. Texts with label 0 have no
+    sign and count in the rank correlation only.
 
-    A steer reads a text only through what the language model predicts, token by token: with a good model that beats a
-    probe on its last hidden states (on the toy world by 0.05 of AUC), with a small one a bag of words beats both
-    (SST-5 on a GPT-2 of d_model 192: AUC 0.80, probe 0.77, words 0.86). Real texts depend more from word to word than the
-    model believes, so the likelihood ratio is overconfident there; `calibration` shows it, and the prior mends much of it.
+    A steer reads a text only through what the language model predicts, token by token: with a good
+    model that beats a probe on its last hidden states (on the toy world by 0.05 of AUC), with a
+    small one a bag of words beats both (SST-5 on a GPT-2 of d_model 192: AUC 0.80, probe 0.77,
+    words 0.86). Real texts depend more from word to word than the model believes, so the likelihood
+    ratio is overconfident there; `calibration` shows it, and the prior mends much of it.
 
     Args:
         steer: fitted on `train` or on other texts, never on `test`.
@@ -62,10 +64,11 @@ def classify(
         seed: of the bootstrap.
 
     Returns:
-        One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test texts), `auc` with its interval,
-        `log_loss` (nats per text), `calibration` (expected calibration error: mean distance of the predicted from the
-        observed share in ten bins of equal size), `rank_correlation` (Spearman, of score and graded label, over all texts),
-        `texts`.
+        One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test
+            texts), `auc` with its interval,
+        `log_loss` (nats per text), `calibration` (expected calibration error: mean distance of the
+        predicted from the observed share in ten bins of equal size), `rank_correlation` (Spearman,
+        of score and graded label, over all texts), `texts`.
 
     Raises:
         ValueError: a sign that is missing in `train` or `test`, a steer of another model.
@@ -100,7 +103,9 @@ def classify_states(
     for name, data in (("train", known), ("test", asked)):
         signs = {int(np.sign(label)) for label in data.labels}
         if not {-1, 1} <= signs:
-            raise ValueError(f"{name}: labels of both signs are needed, got {sorted(set(data.labels))}")
+            raise ValueError(
+                f"{name}: labels of both signs are needed, got {sorted(set(data.labels))}"
+            )
     y = np.sign(np.array(known.labels)).astype(int)
     pick = np.flatnonzero(y)
     found = state_strengths(new, steer, prior=prior).table
@@ -110,11 +115,16 @@ def classify_states(
         "steer, inferred strength": ndtr((found.strength / found.error).to_numpy()),
         "probe": _trained([StandardScaler()], mean_states(seen)[pick], y[pick], mean_states(new)),
         "bag of words": _trained(
-            [CountVectorizer(token_pattern=r"\S+")], np.array(known.texts)[pick], y[pick], np.array(asked.texts)
+            [CountVectorizer(token_pattern=r"\S+")],
+            np.array(known.texts)[pick],
+            y[pick],
+            np.array(asked.texts),
         ),
     }
     grades = np.array(asked.labels)
-    return pd.DataFrame([{"method": name, **_judged(p, grades, seed)} for name, p in scores.items()])
+    return pd.DataFrame(
+        [{"method": name, **_judged(p, grades, seed)} for name, p in scores.items()]
+    )
 
 
 def mean_states(states: States) -> Float[np.ndarray, "n_texts d_model"]:
@@ -128,13 +138,19 @@ def mean_states(states: States) -> Float[np.ndarray, "n_texts d_model"]:
 def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarray) -> np.ndarray:
     folds = int(min(3, np.bincount(y + 1)[[0, 2]].min()))
     if folds < 2:
-        raise ValueError("train: a label's sign has a single text; classifiers need at least two of each")
+        raise ValueError(
+            "train: a label's sign has a single text; classifiers need at least two of each"
+        )
     penalties = {"C": np.logspace(-3, 2, 6)}
-    last = GridSearchCV(LogisticRegression(solver="liblinear"), penalties, cv=folds, scoring="neg_log_loss")
+    last = GridSearchCV(
+        LogisticRegression(solver="liblinear"), penalties, cv=folds, scoring="neg_log_loss"
+    )
     return make_pipeline(*steps, last).fit(x, y).predict_proba(new)[:, 1]
 
 
-def _judged(p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: int) -> dict[str, float]:
+def _judged(
+    p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: int
+) -> dict[str, float]:
     pick = np.flatnonzero(grades)
     q, y = np.clip(p[pick], 1e-12, 1 - 1e-12), (grades[pick] > 0).astype(float)
     right = (q > 0.5) == (y > 0.5)

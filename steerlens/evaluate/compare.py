@@ -13,7 +13,11 @@ from steerlens.values.labelled import Labelled
 
 
 def compare(
-    model: Model, interventions: Mapping[str, Intervention | Fit], test: Labelled, *, kl: float = 0.05
+    model: Model,
+    interventions: Mapping[str, Intervention | Fit],
+    test: Labelled,
+    *,
+    kl: float = 0.05,
 ) -> pd.DataFrame:
     """Return what each intervention is worth at the same cost.
 
@@ -25,7 +29,8 @@ def compare(
         kl: nats per token, mean of both signs.
 
     Returns:
-        One row each: `name`, `sign_margin` with `low` and `high` (see `sign_margin`), `strength` that costs as much. What does
+        One row each: `name`, `sign_margin` with `low` and `high` (see `sign_margin`), `strength`
+            that costs as much. What does
         nothing at any strength has none (NaN) and sign margin 0.
 
     Example:
@@ -43,5 +48,7 @@ def compare(
         idle = kl_at_strength(model, few, value, strength=1.0) == 0
         strength = math.nan if idle else strength_at_kl(model, sample, value, kl=kl)
         found = sign_margin(model, test, value, strength=0.0 if idle else strength)
-        rows.append({"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength})
+        rows.append(
+            {"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength}
+        )
     return pd.DataFrame(rows)

@@ -21,7 +21,8 @@ def strength_cost(
 
     Exact, in nats per token.
 
-    To second order it grows with the square of the strength; a sample of some thousand positions is plenty.
+    To second order it grows with the square of the strength; a sample of some thousand positions is
+    plenty.
 
     Returns:
         `strength`, `kl`.
@@ -49,10 +50,12 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
         written: with columns `prompt`, `strength`, `text`, from `generate` or `written_attribute`.
 
     Returns:
-        One row per strength: `nll`, the mean NLL per token of the continuations under the plain model, the end of the text
-        left out (nats; its exponential is the perplexity), `error`, its standard error over texts, `distinct_1` and
-        `distinct_2`, the share of different words and word pairs among all that were written, and `texts`. Shares of
-        different words fall with the amount of text: compare strengths, not runs of different size.
+        One row per strength: `nll`, the mean NLL per token of the continuations under the plain
+            model, the end of the text
+        left out (nats; its exponential is the perplexity), `error`, its standard error over texts,
+        `distinct_1` and `distinct_2`, the share of different words and word pairs among all that
+        were written, and `texts`. Shares of different words fall with the amount of text: compare
+        strengths, not runs of different size.
 
     Example:
         >>> import steerlens as sl
@@ -69,10 +72,14 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
     for strength, part in written.groupby("strength"):
         part = part[(part.prompt + part.text).str.strip().astype(bool)]
         texts = [f"{p} {t}".strip() for p, t in zip(part.prompt, part.text, strict=True)]
-        nll, error = _nll(model, texts, [heads[p] for p in part.prompt]) if texts else (np.nan, np.nan)
+        nll, error = (
+            _nll(model, texts, [heads[p] for p in part.prompt]) if texts else (np.nan, np.nan)
+        )
         words = [text.split() for text in part.text]
         rows.append((strength, nll, error, _distinct(words, 1), _distinct(words, 2), len(part)))
-    return pd.DataFrame(rows, columns=["strength", "nll", "error", "distinct_1", "distinct_2", "texts"])
+    return pd.DataFrame(
+        rows, columns=["strength", "nll", "error", "distinct_1", "distinct_2", "texts"]
+    )
 
 
 def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float]:
@@ -93,5 +100,9 @@ def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float
 
 def _distinct(texts: list[list[str]], n: int) -> float:
     """Return the share of different n-grams among all n-grams of the texts."""
-    grams = [tuple(text) for text in texts for text in (zip(text, strict=True) if n == 1 else pairwise(text))]
+    grams = [
+        tuple(text)
+        for text in texts
+        for text in (zip(text, strict=True) if n == 1 else pairwise(text))
+    ]
     return len(set(grams)) / len(grams) if grams else float("nan")

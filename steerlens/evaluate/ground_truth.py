@@ -34,8 +34,8 @@ def label_curve(
 
         Σ_texts (log P_s(text) − log P_0(text)) / Σ_texts tokens        nats per token
 
-    Where labels are what the steer was fitted on, the curve of label 1 should have its top near strength 1, that of label
-    -1 near -1, and that of 0 near 0. Take texts that were not trained on.
+    Where labels are what the steer was fitted on, the curve of label 1 should have its top near
+    strength 1, that of label -1 near -1, and that of 0 near 0. Take texts that were not trained on.
 
     Args:
         states: labelled, from `collect`.
@@ -44,7 +44,8 @@ def label_curve(
         strengths: any; 0 need not be among them.
 
     Returns:
-        One row per label and strength: `label`, `strength`, `log_likelihood` (nats per token, 0 at strength 0), `error` (its
+        One row per label and strength: `label`, `strength`, `log_likelihood` (nats per token, 0 at
+            strength 0), `error` (its
         standard error over the texts), `texts`, `tokens`.
 
     Example:
@@ -68,7 +69,9 @@ def label_curve(
         for strength, change in zip(values, by_text[:, mine].numpy(), strict=True):
             mean, error = _ratio(change, tokens)
             rows.append((label, strength, mean, error, len(tokens), int(tokens.sum())))
-    return pd.DataFrame(rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"])
+    return pd.DataFrame(
+        rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"]
+    )
 
 
 def gap_closed(
@@ -84,11 +87,13 @@ def gap_closed(
 
         gap closed = (base − steered) / (base − truth)        of mean NLL in nats per token of the grammar
 
-    `base` is the model without the steer, `steered` the model at strength = the texts' own grade, `truth` the exact
-    grammar that is told the grade. A token of the grammar is a word or the end of the text, whatever the model's own
-    tokens. The distance has two parts, which the columns tell apart: base − `grammar` (the grammar that is not told the
-    grade) is what the model has not learned, and no steer can be asked for it; `grammar` − truth is what knowing the grade
-    is worth. Both models infer the grade from the words as they read, so it is worth most at the beginning of a text.
+    `base` is the model without the steer, `steered` the model at strength = the texts' own grade,
+    `truth` the exact grammar that is told the grade. A token of the grammar is a word or the end of
+    the text, whatever the model's own tokens. The distance has two parts, which the columns tell
+    apart: base − `grammar` (the grammar that is not told the grade) is what the model has not
+    learned, and no steer can be asked for it; `grammar` − truth is what knowing the grade is worth.
+    Both models infer the grade from the words as they read, so it is worth most at the beginning of
+    a text.
 
     Args:
         model: a toy model, or any whose texts are the toy world's.
@@ -98,9 +103,10 @@ def gap_closed(
         n: texts in all, the grades in equal parts; drawn anew, by `seed`.
 
     Returns:
-        One row per grade and one for "all": `grade`, `texts`, `tokens`, `base`, `steered`, `truth`, `grammar`, `gap_closed`
-        and its 95 % interval over texts `low`, `high`; then `multiple`, the best of `strengths`, with `best_steered`,
-        `best_gap_closed`, `best_low`, `best_high`. At grade 0 the strength is 0 and the gap closed is 0 by construction.
+        One row per grade and one for "all": `grade`, `texts`, `tokens`, `base`, `steered`, `truth`,
+        `grammar`, `gap_closed` and its 95 % interval over texts `low`, `high`; then `multiple`, the
+        best of `strengths`, with `best_steered`, `best_gap_closed`, `best_low`, `best_high`. At
+        grade 0 the strength is 0 and the gap closed is 0 by construction.
 
     Raises:
         ValueError: an attribute without grades, or fewer texts than grades.
@@ -120,15 +126,31 @@ def gap_closed(
     random = np.random.default_rng(seed)
     parts = [(grade, part) for grade, part in table.groupby("grade")]
     rows = []
-    for grade, groups in [*((g, [part]) for g, part in parts), ("all", [part for _, part in parts])]:
+    for grade, groups in [
+        *((g, [part]) for g, part in parts),
+        ("all", [part for _, part in parts]),
+    ]:
         whole = pd.concat(groups)
         per_token = whole.drop(columns="grade").sum() / whole.tokens.sum()
-        row = {"grade": grade, "texts": len(whole), "tokens": int(whole.tokens.sum()), "base": per_token.base}
-        row |= {"steered": per_token["at 1.0"], "truth": per_token.truth, "grammar": per_token.grammar}
-        row |= dict(zip(("gap_closed", "low", "high"), _closed(groups, "at 1.0", random), strict=True))
+        row = {
+            "grade": grade,
+            "texts": len(whole),
+            "tokens": int(whole.tokens.sum()),
+            "base": per_token.base,
+        }
+        row |= {
+            "steered": per_token["at 1.0"],
+            "truth": per_token.truth,
+            "grammar": per_token.grammar,
+        }
+        row |= dict(
+            zip(("gap_closed", "low", "high"), _closed(groups, "at 1.0", random), strict=True)
+        )
         row |= {"multiple": multiple, "best_steered": per_token[f"at {multiple}"]}
         closed = _closed(groups, f"at {multiple}", random)
-        rows.append(row | dict(zip(("best_gap_closed", "best_low", "best_high"), closed, strict=True)))
+        rows.append(
+            row | dict(zip(("best_gap_closed", "best_low", "best_high"), closed, strict=True))
+        )
     return pd.DataFrame(rows)
 
 
@@ -145,8 +167,8 @@ def written_attribute(
 ) -> pd.DataFrame:
     """Return what a toy model writes at each strength, judged by the grammar's exact posterior.
 
-    The judge sees the prompt too. It knows the grammar and nothing of the steer: E[grade | text] is between -1 and 1, the
-    mean of the grades weighted by how likely each would have made this text.
+    The judge sees the prompt too. It knows the grammar and nothing of the steer: E[grade | text] is
+    between -1 and 1, the mean of the grades weighted by how likely each would have made this text.
 
     Args:
         attribute: "sentiment" or "tone".
@@ -154,7 +176,8 @@ def written_attribute(
         samples: texts per prompt and strength; see `generate` for this and the rest.
 
     Returns:
-        One row per text: `prompt`, `strength`, `sample`, `text` (the continuation), `attribute` (its posterior mean),
+        One row per text: `prompt`, `strength`, `sample`, `text` (the continuation), `attribute`
+            (its posterior mean),
         `grammatical` (whether the grammar can begin a text that way).
 
     Example:
@@ -166,23 +189,38 @@ def written_attribute(
     """
     _grades(attribute)
     written = generate(
-        model, prompts, steer, strengths=strengths, samples=samples, seed=seed, max_new_tokens=max_new_tokens
+        model,
+        prompts,
+        steer,
+        strengths=strengths,
+        samples=samples,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
     )
     judged = default_grammar().posteriors(
         [f"{p} {t}".strip() for p, t in zip(written.prompt, written.text, strict=True)]
     )
-    return written.drop(columns="log_prob").assign(attribute=judged.mean(attribute), grammatical=judged.grammatical)
+    return written.drop(columns="log_prob").assign(
+        attribute=judged.mean(attribute), grammatical=judged.grammatical
+    )
 
 
 def _grades(attribute: str) -> tuple[float, ...]:
     axes = default_grammar().axes
     if attribute not in ("sentiment", "tone"):
-        raise ValueError(f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose grades are numbers")
+        raise ValueError(
+            f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose grades are numbers"
+        )
     return tuple(float(level) for level in axes[attribute] if level is not None)
 
 
 def _measure(
-    model: Model, steer: Steer | SteerWithBackground, attribute: str, multiples: Sequence[float], n: int, seed: int
+    model: Model,
+    steer: Steer | SteerWithBackground,
+    attribute: str,
+    multiples: Sequence[float],
+    n: int,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the NLL of fresh texts in nats, one row per text.
 
@@ -190,24 +228,41 @@ def _measure(
     """
     grammar, grades = default_grammar(), _grades(attribute)
     if n < len(grades):
-        raise ValueError(f"n: got {n}, expected at least one text for each of the {len(grades)} grades")
+        raise ValueError(
+            f"n: got {n}, expected at least one text for each of the {len(grades)} grades"
+        )
     parts = []
     for k, grade in enumerate(grades):
-        condition = Condition(sentiment=grade) if attribute == "sentiment" else Condition(tone=grade)
+        condition = (
+            Condition(sentiment=grade) if attribute == "sentiment" else Condition(tone=grade)
+        )
         texts = grammar.sample(len(range(k, n, len(grades))), condition, seed=seed * 101 + k)
         states = collect(model, Labelled(tuple(texts), (grade,) * len(texts)), progress=False)
         log_probs = state_log_probs(states, steer, [0.0, *(m * grade for m in multiples)]).double()
-        # without a background, strength 0 is the plain model; with one, the plain model is scored by itself
-        plain = log_probs[0] if isinstance(steer, Steer) else state_log_probs(states, None, [0.0])[0].double()
+        # without a background, strength 0 is the plain model; with one, the plain model is scored
+        # by itself
+        plain = (
+            log_probs[0]
+            if isinstance(steer, Steer)
+            else state_log_probs(states, None, [0.0])[0].double()
+        )
         sums = -states.sum_by_text(torch.cat([plain[None], log_probs[1:]]))
-        part = pd.DataFrame({"grade": grade, "tokens": [len(t.split()) + 1 for t in texts], "base": sums[0].numpy()})
+        part = pd.DataFrame(
+            {"grade": grade, "tokens": [len(t.split()) + 1 for t in texts], "base": sums[0].numpy()}
+        )
         for multiple, nll in zip(multiples, sums[1:], strict=True):
             part[f"at {multiple}"] = nll.numpy()
-        parts.append(part.assign(truth=-grammar.log_probs(texts, condition), grammar=-grammar.log_probs(texts)))
+        parts.append(
+            part.assign(
+                truth=-grammar.log_probs(texts, condition), grammar=-grammar.log_probs(texts)
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
-def _closed(groups: list[pd.DataFrame], column: str, random: np.random.Generator) -> tuple[float, float, float]:
+def _closed(
+    groups: list[pd.DataFrame], column: str, random: np.random.Generator
+) -> tuple[float, float, float]:
     """Return the gap closed and its 95 % interval; texts are drawn again within each grade."""
     gained = distance = np.zeros(1 + DRAWS)
     for group in groups:
@@ -221,7 +276,9 @@ def _closed(groups: list[pd.DataFrame], column: str, random: np.random.Generator
     return float(closed[0]), float(low), float(high)
 
 
-def _ratio(x: Float[np.ndarray, " texts"], tokens: Float[np.ndarray, " texts"]) -> tuple[float, float]:
+def _ratio(
+    x: Float[np.ndarray, " texts"], tokens: Float[np.ndarray, " texts"]
+) -> tuple[float, float]:
     """Return `Σx / Σtokens` and its standard error over texts (delta method)."""
     mean = x.sum() / tokens.sum()
     n = len(x)

@@ -16,8 +16,9 @@ CHUNK = 256
 
 
 class Ways(NamedTuple):
-    """Some positions, and their logits in a part of the vocabulary, six ways: plain, with the background, at the text's own
-    label and at its opposite (both over the background), and at strengths +1 and -1 without it; before `post`."""
+    """Some positions, and their logits in a part of the vocabulary, six ways: plain, with the
+    background, at the text's own label and at its opposite (both over the background), and at
+    strengths +1 and -1 without it; before `post`."""
 
     target: Int[Tensor, " n"]
     text: Int[Tensor, " n"]
@@ -25,7 +26,10 @@ class Ways(NamedTuple):
 
 
 def tally(
-    head: UnembedWeights, ways: Iterable[Ways], labels: Float[Tensor, " n_texts"], n: Int[Tensor, " n_texts"]
+    head: UnembedWeights,
+    ways: Iterable[Ways],
+    labels: Float[Tensor, " n_texts"],
+    n: Int[Tensor, " n_texts"],
 ) -> Measured:
     """Return the mean NLL in nats per token, four ways, and KL, every position weighing the same.
 
@@ -46,14 +50,19 @@ def tally(
 
 
 def measure(
-    states: States, steer: Steer, background: Steer, *, strength: float = 1.0, mean_label: float = 0.0
+    states: States,
+    steer: Steer,
+    background: Steer,
+    *,
+    strength: float = 1.0,
+    mean_label: float = 0.0,
 ) -> Measured:
     """Return the mean NLL in nats per token: base, background, steered and flipped.
 
     Every position weighs the same.
 
-    A label `y` asks for `y · strength`, flipped for `(2 · mean_label − y) · strength`. Three products
-    with `W_U` per chunk serve all six distributions.
+    A label `y` asks for `y · strength`, flipped for `(2 · mean_label − y) · strength`. Three
+    products with `W_U` per chunk serve all six distributions.
     """
     head = states.readout.head
 
@@ -76,7 +85,9 @@ def measure(
     return tally(head, ways(), states.labels, states.lengths * states.keep)
 
 
-def sign_margins(states: States, steers: Sequence[Steer], background: Steer) -> Float[Tensor, "n_steers n_texts"]:
+def sign_margins(
+    states: States, steers: Sequence[Steer], background: Steer
+) -> Float[Tensor, "n_steers n_texts"]:
     """Return each text's summed NLL with the steer's sign turned, less that with the right sign.
 
     One pass for all steers.
@@ -86,7 +97,9 @@ def sign_margins(states: States, steers: Sequence[Steer], background: Steer) -> 
     for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
         y, over = states.labels[text.cpu()].to(c)[:, None], c + c @ background.W
 
-        def ways(part: UnembedWeights, c: Tensor = c, y: Tensor = y, over: Tensor = over) -> list[Tensor]:
+        def ways(
+            part: UnembedWeights, c: Tensor = c, y: Tensor = y, over: Tensor = over
+        ) -> list[Tensor]:
             z = over @ part.W_U + part.b_U
             alongs = [y * ((c @ steer.W) @ part.W_U) for steer in steers]
             return [z - along for along in alongs] + [z + along for along in alongs]
@@ -110,7 +123,9 @@ def kl_at_strengths(
     for c, target, _ in states.chunks(CHUNK, device=head.W_U.device):
         start, ahead = c if over is None else c + c @ over.W, c @ line.W
 
-        def ways(part: UnembedWeights, start: Tensor = start, ahead: Tensor = ahead) -> list[Tensor]:
+        def ways(
+            part: UnembedWeights, start: Tensor = start, ahead: Tensor = ahead
+        ) -> list[Tensor]:
             z, along = start @ part.W_U + part.b_U, ahead @ part.W_U
             return [z, *(z + s * along for s in strengths)]
 

@@ -12,20 +12,24 @@ from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, SteerWithBackground
 
 
-def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, kl: float = 0.05) -> float:
+def strength_at_kl(
+    steer: Steer | SteerWithBackground | Fit, states: States, *, kl: float = 0.05
+) -> float:
     """Return the strength `s > 0` at which a steer costs `kl` nats per token on a text.
 
     So steers have a common unit.
 
         ½ (KL(p_0 ‖ p_{+s}) + KL(p_0 ‖ p_{−s})) = kl        p_s = softmax(c W_U + b_U + s cW W_U)
 
-    mean over the positions. Each term grows with s (its slope is `E_{p_s} u − E_{p_0} u`, and under a soft cap nearly so),
-    and to second order with its square; the root is found in logarithms, where it is nearly a straight line. Two steers at
-    equal KL change the model by equally much, whatever the norms of their matrices; a steer that was moved to another model
-    has no other meaningful unit (Han et al. cut the strength tenfold by hand).
+    mean over the positions. Each term grows with s (its slope is `E_{p_s} u − E_{p_0} u`, and under
+    a soft cap nearly so), and to second order with its square; the root is found in logarithms,
+    where it is nearly a straight line. Two steers at equal KL change the model by equally much,
+    whatever the norms of their matrices; a steer that was moved to another model has no other
+    meaningful unit (Han et al. cut the strength tenfold by hand).
 
     Args:
-        steer: a `Steer`, or `steer.with_background(background)`: the background is then part of `p_0`.
+        steer: a `Steer`, or `steer.with_background(background)`: the background is then part of
+            `p_0`.
         states: of the model on a text; some thousand positions are plenty.
         kl: nats per token, mean of both signs.
 
@@ -33,7 +37,8 @@ def strength_at_kl(steer: Steer | SteerWithBackground | Fit, states: States, *, 
         The strength; `s * steer` costs `kl` at strength 1.
 
     Raises:
-        ValueError: a steer of another read-out, a KL that is not positive or that no strength up to a million reaches.
+        ValueError: a steer of another read-out, a KL that is not positive or that no strength up to
+            a million reaches.
 
     Example:
         >>> import steerlens as sl
@@ -86,7 +91,9 @@ def solve_strength(cost: Callable[[float], float], kl: float, name: str) -> floa
     while excess(high) < 0 and high < 14:
         high += 1
     if excess(low) > 0 or excess(high) < 0:
-        raise ValueError(f"steer: {name!r} costs {kl:g} nats per token at no strength up to a million; is it zero?")
+        raise ValueError(
+            f"steer: {name!r} costs {kl:g} nats per token at no strength up to a million; is it zero?"
+        )
     return math.exp(cast(float, brentq(excess, low, high, xtol=1e-4)))
 
 

@@ -22,17 +22,21 @@ from steerlens.values.states import States
 CHUNK = 1024
 
 
-def sign_margin(model: Model, data: Labelled, intervention: Intervention | Fit, *, strength: float = 1.0) -> pd.Series:
+def sign_margin(
+    model: Model, data: Labelled, intervention: Intervention | Fit, *, strength: float = 1.0
+) -> pd.Series:
     """Return what the sign of an intervention is worth on labelled texts.
 
     That is the NLL at the wrong sign less that at the right one.
 
         Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
 
-    Two passes of the model; texts with label 0 have no sign and do not count (see `with_nonzero_label`).
+    Two passes of the model; texts with label 0 have no sign and do not count (see
+    `with_nonzero_label`).
 
     Returns:
-        `sign_margin`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per token), and `texts`.
+        `sign_margin`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per
+        token), and `texts`.
 
     Raises:
         ValueError: no text has a sign.
@@ -46,13 +50,19 @@ def sign_margin(model: Model, data: Labelled, intervention: Intervention | Fit, 
     """
     some = with_nonzero_label(data)
     at = reader(model, some, intervention)
-    (right, n), (wrong, _) = (_text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1))
+    (right, n), (wrong, _) = (
+        _text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1)
+    )
     found, low, high = bootstrap_ratio(wrong - right, n)
     nll = float(right.sum() / n.sum())
-    return pd.Series({"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))})
+    return pd.Series(
+        {"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))}
+    )
 
 
-def nll(model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0) -> float:
+def nll(
+    model: Model, data: Labelled, intervention: Intervention | Fit | None, *, strength: float = 1.0
+) -> float:
     """Return the mean NLL in nats per token under an intervention.
 
     At `strength` times each text's label; None: of the plain model.
@@ -83,13 +93,19 @@ def text_nll(
     return _text_nll(reader(model, data, intervention)([strength * y for y in data.labels]))
 
 
-def _text_nll(states: States) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
+def _text_nll(
+    states: States,
+) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
     nats = states.sum_by_text(state_log_probs(states, None, (0.0,))[0])
     return -nats.numpy(), states.lengths.double().numpy()
 
 
 def kl_at_strength(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, strength: float = 1.0
+    model: Model,
+    data: Labelled | Sequence[str],
+    intervention: Intervention | Fit,
+    *,
+    strength: float = 1.0,
 ) -> float:
     """Return KL(at strength 0 ‖ under the intervention), nats per token.
 
@@ -123,13 +139,19 @@ def kl_by_strength(
     plain = at(0.0)
 
     def cost(strength: float) -> float:
-        total = sum(float(part.sum()) for sign in (1, -1) for part in _position_kl(plain, at(sign * strength)))
+        total = sum(
+            float(part.sum())
+            for sign in (1, -1)
+            for part in _position_kl(plain, at(sign * strength))
+        )
         return total / 2 / plain.n_positions
 
     return cost
 
 
-def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention | Fit) -> Float[np.ndarray, " n"]:
+def written_kl(
+    model: Model, written: pd.DataFrame, intervention: Intervention | Fit
+) -> Float[np.ndarray, " n"]:
     """Return what an intervention costs along each text that it wrote: the mean over its tokens of
 
         KL(plain model ‖ under the intervention at the row's strength)        nats per token
@@ -166,20 +188,29 @@ def written_kl(model: Model, written: pd.DataFrame, intervention: Intervention |
 def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
     """Yield KL(base ‖ other) at each position of the same texts, in stored order."""
     head, device = base.readout.head, base.readout.W_U.device
-    for a, b in zip(base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True):
-        told = readings(head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1)
+    for a, b in zip(
+        base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True
+    ):
+        told = readings(
+            head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1
+        )
         yield told.kl[0].double().cpu()
 
 
 def strength_at_kl(
-    model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit, *, kl: float = 0.05
+    model: Model,
+    data: Labelled | Sequence[str],
+    intervention: Intervention | Fit,
+    *,
+    kl: float = 0.05,
 ) -> float:
     """Return the strength at which any intervention costs `kl` nats per token.
 
     This is `strength_at_kl` for what is no steer.
 
-    Some ten passes of the model, more where the cost is far from a square; a hundred texts are plenty. Where the cost does
-    not grow steadily with the strength, one of the strengths that cost as much.
+    Some ten passes of the model, more where the cost is far from a square; a hundred texts are
+    plenty. Where the cost does not grow steadily with the strength, one of the strengths that cost
+    as much.
 
     Raises:
         ValueError: no strength up to a million costs as much.
@@ -192,7 +223,9 @@ def strength_at_kl(
         >>> round(kl_at_strength(model, data, tone, strength=s), 3)
         0.05
     """
-    return solve_strength(kl_by_strength(model, data, intervention), kl, getattr(intervention, "name", "it"))
+    return solve_strength(
+        kl_by_strength(model, data, intervention), kl, getattr(intervention, "name", "it")
+    )
 
 
 def with_nonzero_label(data: Labelled) -> Labelled:
@@ -208,5 +241,7 @@ def with_nonzero_label(data: Labelled) -> Labelled:
     """
     rows = [i for i, y in enumerate(data.labels) if y]
     if not rows:
-        raise ValueError("data: every label is 0, so no text has a sign; add texts with labels above and below 0")
+        raise ValueError(
+            "data: every label is 0, so no text has a sign; add texts with labels above and below 0"
+        )
     return data.pick(rows)

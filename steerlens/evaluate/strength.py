@@ -26,18 +26,19 @@ CHUNK = 512
 class TextStrengths:
     """Hold texts with the strengths that explain them; made by `infer_strength`.
 
-    `table`, one row per text: `text` (its index), `tokens`, `strength` (the likeliest), `error` (its
-    standard error from the curvature), `robust_error` (half the reach of the 95 % interval from the
-    spread of the tokens' slopes, which needs no trust in the steered model's spread), both in
-    strengths; `gain`
-    (log-likelihood above that at strength 0, nats), `evidence` (that at +1 less that at -1, nats), `at_limit` (no maximum
-    within the limit: `strength` is the limit and says the side only).
+    `table`, one row per text: `text` (its index), `tokens`, `strength` (the likeliest), `error`
+    (its standard error from the curvature), `robust_error` (half the reach of the 95 % interval
+    from the spread of the tokens' slopes, which needs no trust in the steered model's spread), both
+    in strengths; `gain`
+    (log-likelihood above that at strength 0, nats), `evidence` (that at +1 less that at -1, nats),
+    `at_limit` (no maximum within the limit: `strength` is the limit and says the side only).
 
-    `tokens`, one row per token: `text`, `position`, `token`, `slope` (how the log-probability changes with the strength, at
-    the text's own; they sum to 0) and `information` (their sum is 1/error²).
+    `tokens`, one row per token: `text`, `position`, `token`, `slope` (how the log-probability
+    changes with the strength, at the text's own; they sum to 0) and `information` (their sum is
+    1/error²).
 
-    `curve`, one row per text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at strength 0); `token_curve` the same
-    for each token.
+    `curve`, one row per text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at
+    strength 0); `token_curve` the same for each token.
     """
 
     name: str
@@ -75,34 +76,38 @@ def infer_strength(
         error = (Σ_t I_t)^{-1/2}                             I_t = Var_{p_t}(u_t) at ŝ
         robust_error = t/2 · (Σ_t slope_t² / (1 − h_t))^{1/2} / Σ_t I_t      h_t = I_t / Σ I
 
-    The log-likelihood is concave in `s` (not under a soft cap, where the maximum found is a local one), so Newton's
-    method finds the maximum; its standard error is that of maximum likelihood. A label-1 text of the kind that the steer
-    was fitted on has `ŝ` near 1. Twenty words say little: errors of ±1 and more are the rule, and a text of a few
-    words may have no maximum at all. `prior` helps there.
+    The log-likelihood is concave in `s` (not under a soft cap, where the maximum found is a local
+    one), so Newton's method finds the maximum; its standard error is that of maximum likelihood. A
+    label-1 text of the kind that the steer was fitted on has `ŝ` near 1. Twenty words say little:
+    errors of ±1 and more are the rule, and a text of a few words may have no maximum at all.
+    `prior` helps there.
 
-    `strength ± 2 error` covers the strength that made a text in 95 % of cases if the steered model is
-    true. Real texts vary more; `strength ± 2 robust_error` covers as often what the text's tokens
-    pull to on average, if each token's slope has mean 0 there, whatever its spread. Few tokens carry
-    most of a text's information, and the strength follows them: `1 − h_t` gives back what it took of
-    their slopes (as HC2 does in regression), and t is the 97.5 % quantile of Student's t with
-    (Σ I)² / Σ I² degrees of freedom, some half as many as tokens. Of short texts the interval is wide,
-    and covers up to 98 %. With a prior, both are errors of strengths that were drawn from it.
+    `strength ± 2 error` covers the strength that made a text in 95 % of cases if the steered model
+    is true. Real texts vary more; `strength ± 2 robust_error` covers as often what the text's
+    tokens pull to on average, if each token's slope has mean 0 there, whatever its spread. Few
+    tokens carry most of a text's information, and the strength follows them: `1 − h_t` gives back
+    what it took of their slopes (as HC2 does in regression), and t is the 97.5 % quantile of
+    Student's t with (Σ I)² / Σ I² degrees of freedom, some half as many as tokens. Of short texts
+    the interval is wide, and covers up to 98 %. With a prior, both are errors of strengths that
+    were drawn from it.
 
     A strength compares texts under one steer; strengths of two steers have different units (compare
     `evidence`, in nats).
 
     Args:
         model: the one the steer lives on.
-        steer: a `Steer`, or `steer.with_background(background)`: the background is then on at every strength.
+        steer: a `Steer`, or `steer.with_background(background)`: the background is then on at every
+            strength.
         texts: one or several, not empty; cut to the model's context.
-        prior: standard deviation of a normal prior around 0 on the strength; `strength`, `error` are then those of the
-            posterior. 1 is natural where labels are ±1. None: none.
+        prior: standard deviation of a normal prior around 0 on the strength; `strength`, `error`
+            are then those of the posterior. 1 is natural where labels are ±1. None: none.
         limit: strengths are sought within ±limit.
         strengths: of the curves; may be empty.
         end: whether the end of a text counts as a token.
 
     Raises:
-        ValueError: an empty text, a prior or a limit that is not positive, a steer of another model.
+        ValueError: an empty text, a prior or a limit that is not positive, a steer of another
+            model.
 
     Example:
         >>> import steerlens as sl
@@ -114,7 +119,9 @@ def infer_strength(
     """
     steer = value_of(steer)
     if not (limit > 0 and (prior is None or prior > 0)):
-        raise ValueError(f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)")
+        raise ValueError(
+            f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)"
+        )
     check_lives_on(steer, model)
     states = collect(model, texts, end=end, progress=False)
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
@@ -161,11 +168,16 @@ def state_strengths(
     tokens.insert(1, "position", tokens.groupby("text").cumcount())
     change = (log_probs[3:] - log_probs[0])[:, rows]
     curve = [
-        tokens.assign(strength=float(s), log_likelihood=row.numpy()) for s, row in zip(strengths, change, strict=True)
+        tokens.assign(strength=float(s), log_likelihood=row.numpy())
+        for s, row in zip(strengths, change, strict=True)
     ]
-    tokens = tokens.assign(slope=there.slope[rows].numpy(), information=there.information[rows].numpy())
+    tokens = tokens.assign(
+        slope=there.slope[rows].numpy(), information=there.information[rows].numpy()
+    )
     empty = tokens[["text", "position", "token"]].head(0).assign(strength=0.0, log_likelihood=0.0)
-    return TextStrengths(steer.name, table, tokens, pd.concat(curve, ignore_index=True) if curve else empty)
+    return TextStrengths(
+        steer.name, table, tokens, pd.concat(curve, ignore_index=True) if curve else empty
+    )
 
 
 def _robust_error(
@@ -185,7 +197,9 @@ def _robust_error(
     return torch.where(information > 0, reach * variance.sqrt() / information, torch.inf)
 
 
-def _along(states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, " n_texts"]) -> LogProbDerivatives:
+def _along(
+    states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, " n_texts"]
+) -> LogProbDerivatives:
     """Return the log-probability, slope and information of each position, in stored order, float64.
 
     Each text is at its own strength.
@@ -199,7 +213,9 @@ def _along(states: States, steer: Steer | SteerWithBackground, s: Float[Tensor, 
         z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
         u = (c @ line.W) @ head.W_U
         parts.append(log_prob_along(head, z, u, s[text].to(c), target))
-    return LogProbDerivatives(*(torch.cat(column).double().cpu() for column in zip(*parts, strict=True)))
+    return LogProbDerivatives(
+        *(torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
+    )
 
 
 def _order(states: States) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], list[str]]:

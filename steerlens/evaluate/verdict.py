@@ -16,7 +16,8 @@ def judge_heldout(
     mean_label: float,
     seed: int,
 ) -> Verdict | None:
-    """Return what held-out texts say of a value: its margin around the mean label, against labels in random order.
+    """Return what held-out texts say of a value: its margin around the mean label, against labels
+    in random order.
 
     None where they hold no two labels, so that no order differs from another.
 
@@ -29,7 +30,8 @@ def judge_heldout(
     if len(y) < 2 or (y == y[0]).all():
         return None
     gains = (measured.by_text[there, 3] - measured.by_text[there, 2]).numpy()
-    # what a unit of label is worth in a text; at the mean label it is not known, and multiplied by nothing
+    # what a unit of label is worth in a text; at the mean label it is not known, and multiplied by
+    # nothing
     worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
     found = permute_labels(worth[None], y, seed=seed)
     margin, low, high = bootstrap_ratio(gains, units, seed=seed)

@@ -10,22 +10,26 @@ from steerlens.maths.logits import UnembedWeights, apply_softcap, log_sum_exp, s
 from steerlens.maths.svd import svd
 
 ROUNDING = 1e-3
-"""By how much of itself a value may rise before a step was too long: near the minimum sums in float32 rise by chance."""
+"""By how much of itself a value may rise before a step was too long: near the minimum sums in
+float32 rise by chance."""
 
 ROOM, LEAST, MOST = 1 << 18, 64, 512
-"""Logits that are held at once, which a cache bears; rows at least, since products of fewer are slow, and at most."""
+"""Logits that are held at once, which a cache bears; rows at least, since products of fewer are
+slow, and at most."""
 
 
 def even_kl(
     head: UnembedWeights, c: Float[Tensor, "n d"], move: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
-    """Return the KL that a move of contexts costs, mean of both signs, and its gradient in the move.
+    """Return the KL that a move of contexts costs, mean of both signs, and its gradient in the
+    move.
 
         ½ KL(p_0 ‖ p_{+m}) + ½ KL(p_0 ‖ p_{−m}) = ½ (A(z + u) + A(z − u)) − A(z)
         ∂/∂m = ½ (p_{+m} − p_{−m}) W_Uᵀ         z = cW_U + b_U, u = mW_U, A = logΣexp
 
-    Nats, one per row; convex in `m`. Under a soft cap, where logits are not linear in the move, both KL
-    are taken as they are, with the cap's slope in the gradient; convex it then is near 0 only.
+    Nats, one per row; convex in `m`. Under a soft cap, where logits are not linear in the move,
+    both KL are taken as they are, with the cap's slope in the gradient; convex it then is near 0
+    only.
 
     Example:
         >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))
@@ -36,7 +40,10 @@ def even_kl(
     size = max(LEAST, min(MOST, ROOM // head.W_U.shape[1]))
     costs, slopes = [], []
     for at, m in zip(c.split(size), move.split(size), strict=True):
-        z, u = torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at), (m.to(head.W_U) @ head.W_U).to(m)
+        z, u = (
+            torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at),
+            (m.to(head.W_U) @ head.W_U).to(m),
+        )
         cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
         costs.append(cost)
         slopes.append((pull.to(head.W_U) @ head.W_U.mT).to(m))
@@ -57,7 +64,8 @@ def _linear(
 def _capped(
     head: UnembedWeights, z: Float[Tensor, "n vocab"], u: Float[Tensor, "n vocab"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
-    """Return the same under a soft cap: the logits are not odd in the move, so the plain ones stay in."""
+    """Return the same under a soft cap: the logits are not odd in the move, so the plain ones stay
+    in."""
     plain = apply_softcap(head, z)
     p = torch.softmax(plain, 1)
     cost, pull = -log_sum_exp(plain), torch.zeros_like(u)
@@ -68,7 +76,9 @@ def _capped(
     return cost, pull
 
 
-def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
+def _normalised(
+    z: Float[Tensor, "n vocab"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
     """Return `logΣexp z` and `softmax z` by one exponential each; `z` is overwritten."""
     top = z.amax(1)
     p = torch.softmax(z, 1, out=z)
@@ -78,7 +88,8 @@ def _normalised(z: Float[Tensor, "n vocab"]) -> tuple[Float[Tensor, " n"], Float
 def soft_threshold_singular_values(
     M: Float[Tensor, "rows cols"], threshold: float, rank: int | None = None
 ) -> Float[Tensor, "rows cols"]:
-    """Lower all singular values by a threshold, those below it to 0, and keep at most `rank` of them.
+    """Lower all singular values by a threshold, those below it to 0, and keep at most `rank` of
+    them.
 
     Without a rank it is the minimum of `½ |V − M|² + threshold · |V|_*`.
 
@@ -107,7 +118,8 @@ def nuclear_descent(
     The nuclear norm `|V|_*`, the sum of the singular values, leaves few directions: every step
     lowers all singular values by `threshold / curvature` and those below it vanish. Momentum is
     dropped where it points uphill (O'Donoghue and Candès 2015). A step that leaves `f` above its
-    value at `start` shows that the curvature was taken too small; it is doubled and all begins anew.
+    value at `start` shows that the curvature was taken too small; it is doubled and all begins
+    anew.
 
     Args:
         smooth: value and gradient of the convex `f`; called once per step.

@@ -1,4 +1,5 @@
-"""Least squares between two point clouds, from sums that add: no descent, and held-out error for free."""
+"""Least squares between two point clouds, from sums that add: no descent, and held-out error for
+free."""
 
 from typing import NamedTuple
 
@@ -13,11 +14,13 @@ CHUNK = 8192
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried where the ridge is to be chosen, in units of the mean eigenvalue of `XᵀX`."""
 DEPENDENT = 1e-12
-"""Eigenvalues of `XᵀX` below this share of the largest count as 0: float64 does not resolve them."""
+"""Eigenvalues of `XᵀX` below this share of the largest count as 0: float64 does not resolve
+them."""
 
 
 class Regression(NamedTuple):
-    """`Y ≈ X M`: the map, its ridge, rank and condition of `X`, and `R²` on rows that the map was not fitted on."""
+    """`Y ≈ X M`: the map, its ridge, rank and condition of `X`, and `R²` on rows that the map was
+    not fitted on."""
 
     M: Float[Tensor, "d_x d_y"]
     ridge: float
@@ -52,10 +55,11 @@ def regress(
 
         M = argmin Σ_i w_i ‖y_i − x_i M‖² + ρ ‖M‖² = (XᵀwX + ρ I)⁺ XᵀwY        ρ = ridge · tr(XᵀwX) / d_x
 
-    Rows fall into five random folds and each fold's products are summed once: the map from the other four is judged on it, so
-    `r2 = 1 − Σ w ‖y − xM‖² / Σ w ‖y − ȳ‖²` is of rows that were not fitted, and a choice among ridges costs no further pass.
-    With fewer rows than two per fold there is no held-out `r2` (NaN), and a ridge must be given. Where `X` has
-    dependent columns the smallest map is taken.
+    Rows fall into five random folds and each fold's products are summed once: the map from the
+    other four is judged on it, so `r2 = 1 − Σ w ‖y − xM‖² / Σ w ‖y − ȳ‖²` is of rows that were not
+    fitted, and a choice among ridges costs no further pass. With fewer rows than two per fold there
+    is no held-out `r2` (NaN), and a ridge must be given. Where `X` has dependent columns the
+    smallest map is taken.
 
     Args:
         X, Y: matching rows.
@@ -71,7 +75,9 @@ def regress(
     """
     n = len(X)
     if n == 0 or (ridge is None and n < 2 * FOLDS):
-        raise ValueError(f"X: got {n} rows, expected at least {2 * FOLDS} to choose a ridge, and 1 with a given one")
+        raise ValueError(
+            f"X: got {n} rows, expected at least {2 * FOLDS} to choose a ridge, and 1 with a given one"
+        )
     w = None if weight is None else weight.double().to(X.device)
     fold = torch.randperm(n, generator=generator(seed)).to(X.device) % FOLDS
     parts = [_sums(X, Y, w, (fold == k).nonzero().squeeze(1)) for k in range(min(FOLDS, n))]
@@ -85,7 +91,9 @@ def regress(
     for part in folds:
         rest = total.plus(part, -1.0)
         values, vectors = torch.linalg.eigh(rest.xx)
-        errors += torch.stack([_error(part, vectors, _solved(rest.xy, values, vectors, r)) for r in ridges]).cpu()
+        errors += torch.stack(
+            [_error(part, vectors, _solved(rest.xy, values, vectors, r)) for r in ridges]
+        ).cpu()
         # about the mean of the rows that were fitted: what a constant would achieve
         mean = rest.y / rest.weight
         spread += (part.yy - 2 * mean @ part.y + part.weight * mean @ mean).cpu()
@@ -93,7 +101,9 @@ def regress(
     values, vectors = torch.linalg.eigh(total.xx)
     M = vectors @ _solved(total.xy, values, vectors, ridges[best])
     real = values > DEPENDENT * values[-1]
-    condition = float((values[-1] / values[real].min()).sqrt()) if bool(real.any()) else float("nan")
+    condition = (
+        float((values[-1] / values[real].min()).sqrt()) if bool(real.any()) else float("nan")
+    )
     r2 = 1 - float(errors[best] / spread) if folds and spread > 0 else float("nan")
     return Regression(M, ridges[best], int(real.sum()), condition, r2)
 
@@ -103,8 +113,9 @@ def procrustes(
 ) -> Float[Tensor, "d_x d_y"]:
     """Return the partial isometry along which two clouds agree best: `argmax Σ w ⟨xM, y⟩ = U Vᵀ`.
 
-    `U`, `V` are the singular vectors of `XᵀwY` (Schönemann 1966). With `d_x = d_y` it is orthogonal, otherwise its smaller
-    side is; for `d_x ≤ d_y` it is also the nearest, `argmin Σ w ‖y − xM‖²`.
+    `U`, `V` are the singular vectors of `XᵀwY` (Schönemann 1966). With `d_x = d_y` it is
+    orthogonal, otherwise its smaller side is; for `d_x ≤ d_y` it is also the nearest,
+    `argmin Σ w ‖y − xM‖²`.
 
     Example:
         >>> X = torch.eye(2, dtype=torch.float64)
@@ -123,12 +134,19 @@ def pseudo_inverse(M: Float[Tensor, "rows cols"]) -> Float[Tensor, "cols rows"]:
 
 
 def _sums(
-    X: Float[Tensor, "n d_x"], Y: Float[Tensor, "n d_y"], w: Float[Tensor, " n"] | None, rows: Int[Tensor, " some"]
+    X: Float[Tensor, "n d_x"],
+    Y: Float[Tensor, "n d_y"],
+    w: Float[Tensor, " n"] | None,
+    rows: Int[Tensor, " some"],
 ) -> Sums:
     total: Sums | None = None
     for pick in rows.split(CHUNK) if len(rows) else [rows]:
         x, y = X[pick].double(), Y[pick].double()
-        root = torch.ones(len(pick), dtype=torch.float64, device=x.device) if w is None else w[pick].sqrt()
+        root = (
+            torch.ones(len(pick), dtype=torch.float64, device=x.device)
+            if w is None
+            else w[pick].sqrt()
+        )
         if w is not None:
             x, y = root[:, None] * x, root[:, None] * y
         part = Sums(root @ root, root @ y, torch.linalg.vector_norm(y) ** 2, gram(x), x.mT @ y)
@@ -138,16 +156,23 @@ def _sums(
 
 
 def gram(X: Float[Tensor, "n d"], blocks: int = 4) -> Float[Tensor, "d d"]:
-    """Return `XᵀX`, computing the upper blocks alone and mirroring the others: 5/8 of the product's work."""
+    """Return `XᵀX`, computing the upper blocks alone and mirroring the others: 5/8 of the product's
+    work."""
     parts = X.tensor_split(blocks, dim=1)
     upper = [[a.mT @ b for b in parts[i:]] for i, a in enumerate(parts)]
     return torch.cat(
-        [torch.cat([upper[j][i - j].mT if j < i else upper[i][j - i] for j in range(blocks)], 1) for i in range(blocks)]
+        [
+            torch.cat([upper[j][i - j].mT if j < i else upper[i][j - i] for j in range(blocks)], 1)
+            for i in range(blocks)
+        ]
     )
 
 
 def _solved(
-    xy: Float[Tensor, "d_x d_y"], values: Float[Tensor, " d_x"], vectors: Float[Tensor, "d_x d_x"], ridge: float
+    xy: Float[Tensor, "d_x d_y"],
+    values: Float[Tensor, " d_x"],
+    vectors: Float[Tensor, "d_x d_x"],
+    ridge: float,
 ) -> Float[Tensor, "d_x d_y"]:
     """Return the map in the eigenbasis of `XᵀX`."""
     real = values > DEPENDENT * values[-1]
@@ -155,7 +180,9 @@ def _solved(
     return inverse[:, None] * (vectors.mT @ xy)
 
 
-def _error(part: Sums, vectors: Float[Tensor, "d_x d_x"], A: Float[Tensor, "d_x d_y"]) -> Float[Tensor, ""]:
+def _error(
+    part: Sums, vectors: Float[Tensor, "d_x d_x"], A: Float[Tensor, "d_x d_y"]
+) -> Float[Tensor, ""]:
     """Return `Σ w ‖y − xM‖²` of some rows with `M = vectors · A`, from their sums alone."""
     M = vectors @ A
     return part.yy - 2 * (M * part.xy).sum() + (M * (part.xx @ M)).sum()

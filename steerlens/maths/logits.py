@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 class UnembedWeights(NamedTuple):
-    """The numbers of a read-out: `logits = softcap · tanh(scale · (c W_U + b_U) / softcap)`, no tanh if `softcap` is None."""
+    """The numbers of a read-out: `logits = softcap · tanh(scale · (c W_U + b_U) / softcap)`, no
+    tanh if `softcap` is None."""
 
     W_U: Float[Tensor, "d vocab"]
     b_U: Float[Tensor, " vocab"]
@@ -17,7 +18,9 @@ class UnembedWeights(NamedTuple):
     softcap: float | None = None
 
 
-def apply_softcap(head: UnembedWeights, z: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+def apply_softcap(
+    head: UnembedWeights, z: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
     """Apply the scale and the soft cap: what follows the matrix product."""
     if head.scale != 1.0:
         z = head.scale * z
@@ -27,7 +30,8 @@ def apply_softcap(head: UnembedWeights, z: Float[Tensor, "*batch vocab"]) -> Flo
 def softcap_gradient(
     head: UnembedWeights, capped: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch vocab"] | float:
-    """Return the derivative of `apply_softcap` where it is `capped`: `scale · (1 − tanh²)`; just `scale` without a soft cap."""
+    """Return the derivative of `apply_softcap` where it is `capped`: `scale · (1 − tanh²)`; just
+    `scale` without a soft cap."""
     return head.scale if head.softcap is None else head.scale * (1 - (capped / head.softcap) ** 2)
 
 
@@ -50,8 +54,9 @@ def log_sum_exp(z: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
 
 
 BLOCK = 4096
-"""Words whose logits are read at once. A row of 50,257 is 200 kB: on a processor blocks of it stay in the cache, products that
-make them run a quarter faster, and no array is so large that the system hands out and clears its pages anew each time."""
+"""Words whose logits are read at once. A row of 50,257 is 200 kB: on a processor blocks of it stay
+in the cache, products that make them run a quarter faster, and no array is so large that the system
+hands out and clears its pages anew each time."""
 
 
 def blocks(head: UnembedWeights) -> list[tuple[int, UnembedWeights]]:
@@ -63,7 +68,12 @@ def blocks(head: UnembedWeights) -> list[tuple[int, UnembedWeights]]:
     n = 1 if head.W_U.is_cuda else -(-vocab // BLOCK)
     size = vocab if n == 1 else -(-vocab // (16 * n)) * 16  # rows that begin on a cache line
     return [
-        (start, head._replace(W_U=head.W_U[:, start : start + size], b_U=head.b_U[start : start + size]))
+        (
+            start,
+            head._replace(
+                W_U=head.W_U[:, start : start + size], b_U=head.b_U[start : start + size]
+            ),
+        )
         for start in range(0, vocab, size)
     ]
 
@@ -101,7 +111,8 @@ def quickest(head: UnembedWeights) -> UnembedWeights:
 
 
 class Readings(NamedTuple):
-    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few; nats, one per row."""
+    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few;
+    nats, one per row."""
 
     nll: Float[Tensor, "ways n"]
     kl: Float[Tensor, "others n"]
@@ -130,7 +141,9 @@ def readings(
         inside = (column >= 0) & (column < part.W_U.shape[1])
         column = torch.where(inside, column, 0)[:, None]
         sizes.append(torch.stack([log_sum_exp(z) for z in zs]))
-        found.append(torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs]))
+        found.append(
+            torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs])
+        )
         if others:
             p = torch.softmax(zs[0], 1)
             gaps.append(torch.stack([torch.linalg.vecdot(p, zs[0] - z) for z in zs[-others:]]))
@@ -138,19 +151,25 @@ def readings(
     nll = total - torch.stack(found).sum(0)
     if not others:
         return Readings(nll, nll[:0])
-    share = torch.stack(sizes)[:, 0].softmax(0)[:, None]  # of the first set's probability in each part
+    share = torch.stack(sizes)[:, 0].softmax(0)[
+        :, None
+    ]  # of the first set's probability in each part
     return Readings(nll, (share * torch.stack(gaps)).sum(0) + total[-others:] - total[0])
 
 
 def nll_gradient(
-    head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+    head: UnembedWeights,
+    c: Float[Tensor, "n d"],
+    target: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Return the gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of size n × vocab.
+    """Return the gradient of `Σ w · nll` in `c`, by hand: two products with `W_U`, one buffer of
+    size n × vocab.
 
         ∂/∂c = w · post'(z) (p − 1_target) W_Uᵀ
 
-    Autograd would keep three buffers of that size. What only the loss needs is not computed. Both products are in the
-    dtype of the read-out, what comes of them in that of the weights.
+    Autograd would keep three buffers of that size. What only the loss needs is not computed. Both
+    products are in the dtype of the read-out, what comes of them in that of the weights.
     """
     c, parts = c.to(head.W_U.dtype), blocks(head)
     if len(parts) > 1:
@@ -167,7 +186,8 @@ def _gradient_in_parts(
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Compute `nll_gradient` from the softmax within each part and each part's share of the probability."""
+    """Compute `nll_gradient` from the softmax within each part and each part's share of the
+    probability."""
     sizes, means = [], []
     for _, part in parts:
         z = apply_softcap(head, torch.addmm(part.b_U, c, part.W_U))
@@ -186,16 +206,24 @@ def _gradient_in_parts(
 
 
 def nll_and_gradient(
-    head: UnembedWeights, c: Float[Tensor, "n d"], target: Int[Tensor, " n"], weight: Float[Tensor, " n"]
+    head: UnembedWeights,
+    c: Float[Tensor, "n d"],
+    target: Int[Tensor, " n"],
+    weight: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "n d"]]:
     """Return `Σ w · nll` and its gradient in `c`; see `nll_gradient`.
 
     Reading the buffer twice more is what the loss costs.
     """
     z = apply_softcap(head, torch.addmm(head.b_U, c, head.W_U))
-    bend, top, at_target = softcap_gradient(head, z), z.amax(1), z.gather(1, target[:, None]).squeeze(1)
+    bend, top, at_target = (
+        softcap_gradient(head, z),
+        z.amax(1),
+        z.gather(1, target[:, None]).squeeze(1),
+    )
     p = torch.softmax(z, 1, out=z)
-    # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would underflow
+    # the largest probability is at least 1/vocab, so its logarithm is safe where the target's would
+    # underflow
     loss = (weight * (top - p.amax(1).log() - at_target)).sum()
     return loss, _through(head, p, bend, target, weight)
 
@@ -207,7 +235,8 @@ def _through(
     target: Int[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Float[Tensor, "n d"]:
-    """Return the gradient in `c` from probabilities, which are overwritten, and the slope of `apply_softcap`."""
+    """Return the gradient in `c` from probabilities, which are overwritten, and the slope of
+    `apply_softcap`."""
     p[torch.arange(len(target), device=p.device), target] -= 1
     if isinstance(bend, Tensor):
         p *= bend
@@ -217,7 +246,10 @@ def _through(
 
 
 def kl_and_gradient(
-    head: UnembedWeights, c: Float[Tensor, "n d"], aim: Float[Tensor, "n d"], weight: Float[Tensor, " n"]
+    head: UnembedWeights,
+    c: Float[Tensor, "n d"],
+    aim: Float[Tensor, "n d"],
+    weight: Float[Tensor, " n"],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
     """Return `KL(p ‖ q)` in nats, one per row, and the gradient of `Σ w · KL` in `c`.
 

@@ -1,4 +1,5 @@
-"""The sums from which a steer's first Newton step and its natural metric follow; sums of parts add."""
+"""The sums from which a steer's first Newton step and its natural metric follow; sums of parts
+add."""
 
 from typing import NamedTuple
 
@@ -6,11 +7,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, apply_softcap, blocks, log_sum_exp, logits, softcap_gradient
+from steerlens.maths.logits import (
+    UnembedWeights,
+    apply_softcap,
+    blocks,
+    log_sum_exp,
+    logits,
+    softcap_gradient,
+)
 
 
 class Moments(NamedTuple):
-    """Weighted sums over positions, float64, with labels `y`, weights `w` and the base model's prediction `p`.
+    """Weighted sums over positions, float64, with labels `y`, weights `w` and the base model's
+    prediction `p`.
 
         weight = Σw    label = Σwy    label2 = Σwy²    cc = Σw cᵀc    p = Σw p s²    ee = Σw ēᵀē
         steer = Σwy cᵀ(s_next e_next − ē)    background = Σw cᵀ(s_next e_next − ē)
@@ -73,7 +82,9 @@ def moments(
     )
 
 
-def second_moments(head: UnembedWeights, sums: Moments) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+def second_moments(
+    head: UnembedWeights, sums: Moments
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
     """Turn sums into `C = E[cᵀc]` and the mean covariance of what words add to a logit, float64.
 
         S = E_t[Cov_{p_t}(s e)] = W_U diag(E[p s²]) W_Uᵀ − E[ēᵀē]
@@ -95,8 +106,8 @@ def second_moments(head: UnembedWeights, sums: Moments) -> tuple[Float[Tensor, "
 class Costs(NamedTuple):
     """Weighted sums over positions, float64, of what directions cost at strength 1, second order.
 
-    With the readings `u_i = c · probe_i`, the shifts `v_i = s · (write_i W_U)` of the logits (`s` the
-    slope of scale and soft cap) and the base model's prediction `p`, at a position, in nats,
+    With the readings `u_i = c · probe_i`, the shifts `v_i = s · (write_i W_U)` of the logits (`s`
+    the slope of scale and soft cap) and the base model's prediction `p`, at a position, in nats,
 
         total = ½ Var_p(Σ_i u_i v_i)
         alone_i = ½ u_i² Var_p(v_i)        part_i = ½ Σ_j u_i u_j Cov_p(v_i, v_j)

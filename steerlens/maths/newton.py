@@ -11,7 +11,8 @@ from steerlens.maths.logits import UnembedWeights, apply_softcap
 
 
 class LogProbDerivatives(NamedTuple):
-    """Log-probability of each token, its slope in the strength, and its information (nats, per unit, per unit²)."""
+    """Log-probability of each token, its slope in the strength, and its information (nats, per
+    unit, per unit²)."""
 
     log_prob: Float[Tensor, " n"]
     slope: Float[Tensor, " n"]
@@ -25,12 +26,13 @@ def log_prob_along(
     s: Float[Tensor, " n"],
     target: Int[Tensor, " n"],
 ) -> LogProbDerivatives:
-    """Return the log-probabilities of the targets at logits `apply_softcap(z + s u)`, with derivatives in `s`.
+    """Return the log-probabilities of the targets at logits `apply_softcap(z + s u)`, with
+    derivatives in `s`.
 
         slope = g_x − E_p g        information = Var_p g        g = ∂ cap(z + s u) / ∂s
 
-    The information is minus the second derivative where the logits are linear in `s`; under a soft cap it is its
-    expectation (Fisher's), which is never negative.
+    The information is minus the second derivative where the logits are linear in `s`; under a soft
+    cap it is its expectation (Fisher's), which is never negative.
 
     Example:
         >>> head, z, u = UnembedWeights(torch.eye(2), torch.zeros(2)), torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
@@ -47,7 +49,9 @@ def log_prob_along(
     mean = (p * g).sum(1)
     # around the mean: a difference of squares would lose everything where the variance is small
     variance = (p * (g - mean[:, None]) ** 2).sum(1)
-    return LogProbDerivatives(log_p.gather(1, at).squeeze(1), g.gather(1, at).squeeze(1) - mean, variance)
+    return LogProbDerivatives(
+        log_p.gather(1, at).squeeze(1), g.gather(1, at).squeeze(1) - mean, variance
+    )
 
 
 def maximize_concave(
@@ -64,7 +68,8 @@ def maximize_concave(
     curvatures make Newton swing around the top, and bisection is the worst case.
 
     Args:
-        derivatives: from points to slopes and to minus second derivatives (or any positive stand-in for them).
+        derivatives: from points to slopes and to minus second derivatives (or any positive stand-in
+            for them).
 
     Returns:
         The points, and whether the top lies beyond the limit (the point is then the limit).
@@ -75,7 +80,10 @@ def maximize_concave(
         ([3.0, 8.0], [False, True])
     """
     # infinite until a point there was looked at: the limits themselves are tried once
-    low, high = torch.full((n,), -torch.inf, dtype=torch.float64), torch.full((n,), torch.inf, dtype=torch.float64)
+    low, high = (
+        torch.full((n,), -torch.inf, dtype=torch.float64),
+        torch.full((n,), torch.inf, dtype=torch.float64),
+    )
     s, beyond = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)
     moved = torch.full((n,), torch.inf, dtype=torch.float64)
     for _ in range(max_steps):
@@ -84,7 +92,9 @@ def maximize_concave(
         low, high = torch.where(slope > 0, s, low), torch.where(slope < 0, s, high)
         target = (s + slope / curvature.clamp_min(1e-12)).clamp(-limit, limit)
         middle = (low.clamp_min(-limit) + high.clamp_max(limit)) / 2
-        shrinking = ((target - s).abs() <= (moved / 2).clamp_min(tolerance)) | low.isinf() | high.isinf()
+        shrinking = (
+            ((target - s).abs() <= (moved / 2).clamp_min(tolerance)) | low.isinf() | high.isinf()
+        )
         trusted = (target > low) & (target < high) & shrinking
         new = torch.where((slope == 0) | beyond, s, torch.where(trusted, target, middle))
         moved = (new - s).abs()

@@ -12,7 +12,8 @@ def generator(seed: Any) -> torch.Generator:
     """Return a random generator for a seed: any integer, NumPy's and torch's too.
 
     Raises:
-        ValueError: something else, such as None or 1.5, which would make a result that cannot be had again.
+        ValueError: something else, such as None or 1.5, which would make a result that cannot be
+            had again.
 
     Example:
         >>> bool(torch.rand(1, generator=generator(3)) == torch.rand(1, generator=generator(3)))
@@ -35,12 +36,18 @@ def as_floats(given: Any, name: str) -> tuple[float, ...]:
         ((2.0,), (-1.0, 1.0))
     """
     try:
-        numbers = [given] if getattr(given, "ndim", 1) == 0 or not isinstance(given, Iterable) else list(given)
+        numbers = (
+            [given]
+            if getattr(given, "ndim", 1) == 0 or not isinstance(given, Iterable)
+            else list(given)
+        )
         if any(isinstance(x, str | bytes) for x in (given, *numbers)):
             raise TypeError("text is no number, though float() would read it")
         found = tuple(float(x) for x in numbers)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: got {given!r}, expected a number or several, e.g. (-2, 0, 2)") from None
+        raise ValueError(
+            f"{name}: got {given!r}, expected a number or several, e.g. (-2, 0, 2)"
+        ) from None
     if not found:
         raise ValueError(f"{name}: got none, expected at least one, e.g. (-2, 0, 2)")
     if not all(map(math.isfinite, found)):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 class Solution(NamedTuple):
-    """A point, the objective there, the certified distance to the optimum (None if unknown), evaluations of the objective."""
+    """A point, the objective there, the certified distance to the optimum (None if unknown),
+    evaluations of the objective."""
 
     V: Float[Tensor, "2 d d"]
     objective: float | None
@@ -24,10 +25,12 @@ def averaged_sgd(
     lr: float,
     n_steps: int,
 ) -> Float[Tensor, "2 d d"]:
-    """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of the path.
+    """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of
+    the path.
 
-    In whitened coordinates the Hessian is near the identity, so one pass with a constant-size step goes most of the
-    way and the average takes out the noise of the minibatches (Polyak and Juditsky 1992).
+    In whitened coordinates the Hessian is near the identity, so one pass with a constant-size step
+    goes most of the way and the average takes out the noise of the minibatches (Polyak and Juditsky
+    1992).
 
     Args:
         gradients: one per step: a function from the point to the gradient on that step's minibatch.
@@ -53,15 +56,18 @@ def lbfgs(
     max_evaluations: int = 300,
     convex: bool = True,
 ) -> Solution:
-    """Run L-BFGS until the certificate says that the objective is within `tolerance` of its minimum.
+    """Run L-BFGS until the certificate says that the objective is within `tolerance` of its
+    minimum.
 
-    The objective contains `ridge/2 · |V|²`, so it is strongly convex and no point is better than this one by more than
+    The objective contains `ridge/2 · |V|²`, so it is strongly convex and no point is better than
+    this one by more than
 
         gap = Σ |g_k|² / (2 ridge_k)
 
-    (minimise the quadratic lower bound at the current point). `objective(V)` returns value and gradient, in the dtype of
-    `V`; below 1e-6 the certificate and the objective are those of a last pass in float64. Without convexity there is no
-    certificate and the same number is only a stopping rule.
+    (minimise the quadratic lower bound at the current point). `objective(V)` returns value and
+    gradient, in the dtype of `V`; below 1e-6 the certificate and the objective are those of a last
+    pass in float64. Without convexity there is no certificate and the same number is only a
+    stopping rule.
     """
     V = start.clone().requires_grad_(True)
     # max_eval bounds the line search; its default of 1 would end it after the first trial
@@ -99,7 +105,11 @@ def lbfgs(
     best = (math.inf, math.inf, V.detach().clone())
     while True:
         value, gradient = evaluate()
-        gap = float((gradient.double().square() / (2 * ridge)).sum()) if bool((ridge > 0).all()) else math.inf
+        gap = (
+            float((gradient.double().square() / (2 * ridge)).sum())
+            if bool((ridge > 0).all())
+            else math.inf
+        )
         stalled = value >= best[0] - 1e-12 and gap >= best[1]
         if value < best[0] or gap < best[1]:
             best = (value, gap, V.detach().clone())
@@ -124,8 +134,8 @@ def conjugate_gradient(
 ) -> tuple[Float[Tensor, "a b"], float, int]:
     """Find the minimum of `½ ⟨V, A V⟩ − ⟨slope, V⟩ + ridge/2 |V|²`, `A` positive semidefinite.
 
-    It runs conjugate gradients from zero (Hestenes and Stiefel). No point is better than the last by
-    more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
+    It runs conjugate gradients from zero (Hestenes and Stiefel). No point is better than the last
+    by more than `gap = |gradient|² / (2 ridge)`; it stops when that is below `tolerance`.
 
     Args:
         curvature: `V ↦ A V`; one call per step.
@@ -158,20 +168,27 @@ def conjugate_gradient(
 def newton_step(
     gradient: Float[Tensor, "2 d d"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
 ) -> Float[Tensor, "2 d d"]:
-    """Return the first Newton step from zero in whitened coordinates, for steer and background together.
+    """Return the first Newton step from zero in whitened coordinates, for steer and background
+    together.
 
-    There the Hessian is `[[E y², E y], [E y, 1]] ⊗ I` to leading order, so two numbers are solved for at once:
+    There the Hessian is `[[E y², E y], [E y, 1]] ⊗ I` to leading order, so two numbers are solved
+    for at once:
 
         V = ([[E y², E y], [E y, 1]] + diag(ridge))⁻¹ (−gradient)
 
     With balanced labels (`E y = 0`) and `y = ±1` this is `W = C⁻¹ G S⁻¹ / (1 + λ)`.
     """
-    H = torch.tensor([[label2, label], [label, 1.0]], dtype=torch.float64) + torch.diag(ridge.flatten().double().cpu())
+    H = torch.tensor([[label2, label], [label, 1.0]], dtype=torch.float64) + torch.diag(
+        ridge.flatten().double().cpu()
+    )
     return torch.einsum("ij,jab->iab", torch.linalg.inv(H).to(gradient), -gradient)
 
 
 def cross_validated_gain(
-    one: Float[Tensor, "a b"], other: Float[Tensor, "a b"], curvature: Float[Tensor, "a b"], ridge: float
+    one: Float[Tensor, "a b"],
+    other: Float[Tensor, "a b"],
+    curvature: Float[Tensor, "a b"],
+    ridge: float,
 ) -> float:
     """Return what the Newton step from each half of a sample gains on the other half.
 
@@ -179,11 +196,13 @@ def cross_validated_gain(
 
         v = g₁ / (κ + λ)        gain = ⟨v, g₂⟩ − ½ ⟨v, κ v⟩
 
-    The noise of the halves is independent, so only what both have in common counts: too small a ridge carries noise over,
-    too large a one leaves the signal, and the best is told without a step of descent.
+    The noise of the halves is independent, so only what both have in common counts: too small a
+    ridge carries noise over, too large a one leaves the signal, and the best is told without a step
+    of descent.
 
     Args:
-        one, other: minus the gradient at zero of the mean loss of each half, in coordinates where the curvature is diagonal.
+        one, other: minus the gradient at zero of the mean loss of each half, in coordinates where
+            the curvature is diagonal.
         curvature: `κ ≥ 0`.
         ridge: `λ > 0`.
 

@@ -27,22 +27,25 @@ def best_spans(
     starts: Bool[Tensor, " n"] | None = None,
     ends: Bool[Tensor, " n"] | None = None,
 ) -> list[Span]:
-    """Return at most `spans` disjoint spans of at most `max_len` positions whose sums are largest in all.
+    """Return at most `spans` disjoint spans of at most `max_len` positions whose sums are largest
+    in all.
 
         maximise Σ_k v(Σ_{start_k ≤ t < end_k} x_t) − price · Σ_k (end_k − start_k)
 
-    with `v(u) = |u|`, `u` or `-u` for sign "both", "+" or "-". With `w(i, j)` the worth of the span `i … j - 1` and `f_k(j)`
-    the best that `k` spans within the first `j` positions can reach,
+    with `v(u) = |u|`, `u` or `-u` for sign "both", "+" or "-". With `w(i, j)` the worth of the span
+    `i … j - 1` and `f_k(j)` the best that `k` spans within the first `j` positions can reach,
 
         f_k(j) = max( f_k(j-1),  f_{k-1}(j),  max_{j - max_len ≤ i < j} f_{k-1}(i) + w(i, j) )
 
-    for all `j` at once, from one row of numbers per length: `O(n · spans · max_len)` in a few array operations per
-    span. Exact in float64; among spans of equal worth the shortest, so no span begins or ends with a 0. A span
-    that adds nothing is left out.
+    for all `j` at once, from one row of numbers per length: `O(n · spans · max_len)` in a few array
+    operations per span. Exact in float64; among spans of equal worth the shortest, so no span
+    begins or ends with a 0. A span that adds nothing is left out.
 
     Args:
-        price: what a position must be worth to be in a span; above 0, spans shed positions that hardly count.
-        starts, ends: where a span may begin, and where it may have its last position; None for everywhere.
+        price: what a position must be worth to be in a span; above 0, spans shed positions that
+            hardly count.
+        starts, ends: where a span may begin, and where it may have its last position; None for
+            everywhere.
 
     Returns:
         The spans in order of position.
@@ -90,11 +93,15 @@ def best_spans(
     return [Span(i, j, float(sum(values[i:j].tolist()))) for i, j in found[::-1]]
 
 
-def _before(x: Shaped[np.ndarray, "*rows m"], longest: int) -> Shaped[np.ndarray, "*rows longest n"]:
+def _before(
+    x: Shaped[np.ndarray, "*rows m"], longest: int
+) -> Shaped[np.ndarray, "*rows longest n"]:
     """Return what stands one, two, … `longest` places before each number from `x[longest]` on.
 
     These are the same numbers, not a copy.
     """
     *rows, m = x.shape
     *steps, step = x.strides
-    return np.ndarray((*rows, longest, m - longest), x.dtype, x, (longest - 1) * step, (*steps, -step, step))
+    return np.ndarray(
+        (*rows, longest, m - longest), x.dtype, x, (longest - 1) * step, (*steps, -step, step)
+    )

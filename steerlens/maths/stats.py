@@ -9,7 +9,9 @@ from jaxtyping import Float
 from scipy.stats import t
 
 
-def mean_interval(x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0.95) -> tuple[float, float, float]:
+def mean_interval(
+    x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0.95
+) -> tuple[float, float, float]:
     """Return the mean of independent numbers, e.g. one per seed, and the ends of its t interval.
 
     The ends are NaN for a single number.
@@ -30,7 +32,11 @@ def mean_interval(x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0
 
 
 def bootstrap_ratio(
-    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], *, draws: int = 1000, seed: int = 0
+    top: Float[np.ndarray, " n"],
+    bottom: Float[np.ndarray, " n"],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """Return `Σ top / Σ bottom` over independent units (texts), and its 95 % interval.
 
@@ -71,7 +77,8 @@ def permute_labels(
     orders: int = 999,
     seed: int = 0,
 ) -> Permuted:
-    """Return what labels gain, `(y − ȳ) · worth` by text, and the p-value of its sum against labels in random order.
+    """Return what labels gain, `(y − ȳ) · worth` by text, and the p-value of its sum against labels
+    in random order.
 
         p = (1 + #{orders: max_ways z ≥ max_ways z of the labels}) / (1 + orders)
 

@@ -11,7 +11,9 @@ def basis(rows: Float[Tensor, "k d"]) -> Float[Tensor, "r d"]:
     They are fewer where, to their own precision, the given rows depend on one another.
     """
     _, S, Vh = torch.linalg.svd(rows.double(), full_matrices=False)
-    rounding = max(rows.shape, default=0) * torch.finfo(rows.dtype).eps * float(S.max() if len(S) else 0)
+    rounding = (
+        max(rows.shape, default=0) * torch.finfo(rows.dtype).eps * float(S.max() if len(S) else 0)
+    )
     return Vh[: int((rounding < S).sum())]
 
 
@@ -42,7 +44,8 @@ def overlap(a: Float[Tensor, "k d"], b: Float[Tensor, "l d"]) -> float:
 
 
 def canonical_correlations(x: Float[Tensor, "n k"], y: Float[Tensor, "n l"]) -> Float[Tensor, " m"]:
-    """Return the canonical correlations of two sets of numbers read at the same places, largest first.
+    """Return the canonical correlations of two sets of numbers read at the same places, largest
+    first.
 
     They say what one says of the other, whatever the coordinates of either.
     """

@@ -15,15 +15,15 @@ def svd(
 ) -> tuple[Float[Tensor, "rows k"], Float[Tensor, " k"], Float[Tensor, "k cols"]]:
     """Return `U`, `s` and `Vᵀ` of `M = U diag(s) Vᵀ`, the largest first.
 
-    Here `k = min(rows, cols)`, or less where the rest is 0. A large matrix of low rank, whose factors
-    need not be known, costs a few products instead of a full SVD: with `Q` an orthonormal basis of
-    `M Ω` for a random `Ω` of r columns,
+    Here `k = min(rows, cols)`, or less where the rest is 0. A large matrix of low rank, whose
+    factors need not be known, costs a few products instead of a full SVD: with `Q` an orthonormal
+    basis of `M Ω` for a random `Ω` of r columns,
 
         M = Q (Qᵀ M) = (Q U') diag(s) Vᵀ        from the SVD of the r × cols matrix Qᵀ M
 
-    as soon as `|M − Q Qᵀ M| ≤ 1e-6 |M|`, which is checked, r doubling until it holds; if r would pass a quarter of the
-    size, the full SVD it is. `Ω` is seeded. Where `|Qᵀ M|² = |M|² − |M − Q Qᵀ M|²` already says that much is left, the product
-    `Q Qᵀ M` is not taken.
+    as soon as `|M − Q Qᵀ M| ≤ 1e-6 |M|`, which is checked, r doubling until it holds; if r would
+    pass a quarter of the size, the full SVD it is. `Ω` is seeded. Where
+    `|Qᵀ M|² = |M|² − |M − Q Qᵀ M|²` already says that much is left, the product `Q Qᵀ M` is not taken.
 
     Example:
         >>> U, s, Vh = svd(torch.diag(torch.tensor([3.0, 1.0])))
@@ -45,7 +45,8 @@ def svd(
 
 
 def truncate(M: Float[Tensor, "rows cols"], rank: int) -> Float[Tensor, "rows cols"]:
-    """Return the nearest matrix of a rank in the Frobenius norm (Eckart and Young): `U_r diag(s_r) V_rᵀ`.
+    """Return the nearest matrix of a rank in the Frobenius norm (Eckart and Young):
+    `U_r diag(s_r) V_rᵀ`.
 
     Example:
         >>> truncate(torch.diag(torch.tensor([3.0, 1.0])), 1)
@@ -65,8 +66,11 @@ def spectrum(M: Float[Tensor, "d d"]) -> tuple[Float[Tensor, " d"], Float[Tensor
     return values.clamp_min(0), vectors
 
 
-def symmetric_power(M: Float[Tensor, "d d"], power: float, floor: float = 0.0) -> Float[Tensor, "d d"]:
-    """Return `(M + floor · I)^power` of a positive semidefinite matrix by its eigenvalues, in float64.
+def symmetric_power(
+    M: Float[Tensor, "d d"], power: float, floor: float = 0.0
+) -> Float[Tensor, "d d"]:
+    """Return `(M + floor · I)^power` of a positive semidefinite matrix by its eigenvalues, in
+    float64.
 
     Example:
         >>> symmetric_power(torch.diag(torch.tensor([3.0, 8.0])), 0.5, floor=1.0).diagonal()

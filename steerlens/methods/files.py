@@ -1,4 +1,5 @@
-"""Steers and other interventions on disk: one safetensors file with JSON metadata, written whole or not at all."""
+"""Steers and other interventions on disk: one safetensors file with JSON metadata, written whole or
+not at all."""
 
 import hashlib
 import json
@@ -28,11 +29,13 @@ NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "di
 
 @runtime_checkable
 class Saved(Protocol):
-    """An `Intervention` that can be kept in a file: what it is besides its numbers, and itself from both.
+    """An `Intervention` that can be kept in a file: what it is besides its numbers, and itself from
+    both.
 
-    `file_kind` names it in files. `pack` gives its tensors and plain JSON; `unpack` makes it again from these (with `name` among
-    the JSON) on a read-out, and raises KeyError where something is missing. A class of one's own that has the three is saved
-    like any other, and loaded by `steerlens.load(path, model, kinds=(Mine,))`.
+    `file_kind` names it in files. `pack` gives its tensors and plain JSON; `unpack` makes it again
+    from these (with `name` among the JSON) on a read-out, and raises KeyError where something is
+    missing. A class of one's own that has the three is saved like any other, and loaded by
+    `steerlens.load(path, model, kinds=(Mine,))`.
     """
 
     file_kind: ClassVar[str]
@@ -46,11 +49,14 @@ class Saved(Protocol):
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]: ...
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Saved": ...
+    def unpack(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout
+    ) -> "Saved": ...
 
 
 def known_kinds() -> dict[str, Any]:
-    """Return the classes that can be in a file, by `file_kind`: those of every module below `steerlens.methods`.
+    """Return the classes that can be in a file, by `file_kind`: those of every module below
+    `steerlens.methods`.
 
     So a method that is added as a file is known here without being named.
 
@@ -61,24 +67,34 @@ def known_kinds() -> dict[str, Any]:
         >>> sorted(known_kinds())
         ['gist mask', 'mean difference', 'prompt', 'reft', 'steer', 'steer over background']
     """
-    names = ["steerlens.values.steer", *(name for _, name, _ in walk_packages(methods.__path__, "steerlens.methods."))]
+    names = [
+        "steerlens.values.steer",
+        *(name for _, name, _ in walk_packages(methods.__path__, "steerlens.methods.")),
+    ]
     found: dict[str, Any] = {}
-    for cls in (cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)):
+    for cls in (
+        cls for name in names for cls in vars(import_module(name)).values() if isinstance(cls, type)
+    ):
         kind = getattr(cls, "file_kind", None)  # a protocol only announces one
         if isinstance(kind, str) and found.setdefault(kind, cls) is not cls:
-            raise ValueError(f"file_kind: {cls.__name__} and {found[kind].__name__} are both {kind!r}; rename one")
+            raise ValueError(
+                f"file_kind: {cls.__name__} and {found[kind].__name__} are both {kind!r}; rename one"
+            )
     return found
 
 
 def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
-    """Write an intervention to one `.safetensors` file; an existing file is replaced, at once or not at all.
+    """Write an intervention to one `.safetensors` file; an existing file is replaced, at once or
+    not at all.
 
-    The file holds the numbers (float32) and JSON metadata: format version, model id, digests of `W_U` and of the tokenizer,
-    the model's dtype, library versions and, if given, the fit's report with its seed. No pickle.
+    The file holds the numbers (float32) and JSON metadata: format version, model id, digests of
+    `W_U` and of the tokenizer, the model's dtype, library versions and, if given, the fit's report
+    with its seed. No pickle.
 
     Args:
-        value: a `Steer`, `steer.with_background(background)`, a `Reft`, a `SoftPrompt`, a gist mask, a class of your own with
-            `file_kind`, `pack` and `unpack` (see `steerlens.methods.files.Saved`), or a `Fit`, which brings its report.
+        value: a `Steer`, `steer.with_background(background)`, a `Reft`, a `SoftPrompt`, a gist
+            mask, a class of your own with `file_kind`, `pack` and `unpack` (see
+            `steerlens.methods.files.Saved`), or a `Fit`, which brings its report.
         path: ends in .safetensors; its folder exists.
         report: of the fit, for whoever reads the file.
 
@@ -121,7 +137,10 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
         "tokenizer_digest": r.tokenizer_digest,
         "dtype": str(r.W_U.dtype).removeprefix("torch."),
         "digest": _digest(tensors),
-        "versions": {name: _version(name) for name in ("steerlens", "torch", "transformer-lens", "safetensors")},
+        "versions": {
+            name: _version(name)
+            for name in ("steerlens", "torch", "transformer-lens", "safetensors")
+        },
         "report": None if report is None else report.as_dict(),
     }
     write_bytes(path, to_bytes(tensors, metadata={"steerlens": json.dumps(content)}))
@@ -131,7 +150,8 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
 def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
     """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
 
-    A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value means the same on it.
+    A model whose vocabulary grew since (`resize_token_embeddings`) is the same basis, and the value
+    means the same on it.
 
     Args:
         path: the file.
@@ -140,8 +160,8 @@ def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is cut short or was changed, or the value lives on another `W_U` than the model's (the message
-            says which, and what to do).
+        ValueError: the file is cut short or was changed, or the value lives on another `W_U` than
+            the model's (the message says which, and what to do).
 
     Example:
         >>> import steerlens as sl
@@ -183,7 +203,8 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: cut short, changed after it was written, of a later format, of an unknown kind, or for another `W_U`.
+        ValueError: cut short, changed after it was written, of a later format, of an unknown kind,
+            or for another `W_U`.
     """
     path = Path(path)
     meta, tensors = _open(path)
@@ -196,7 +217,9 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: holds a {meta['kind']!r}, known are {', '.join(known)}; of a class of your own pass kinds=(TheClass,)"
         )
-    grown = isinstance(meta.get("d_vocab"), int) and readout.extends(meta["readout_digest"], meta["d_vocab"])
+    grown = isinstance(meta.get("d_vocab"), int) and readout.extends(
+        meta["readout_digest"], meta["d_vocab"]
+    )
     if meta["readout_digest"] != readout.digest and not grown:
         raise ValueError(
             f"{path}: {meta['kind']} {meta['name']!r} was fitted on the W_U of {meta['model_id']!r} (d_model "
@@ -206,9 +229,13 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
             "taken away or changed do); if it is another, move the steer with steerlens.transfer"
         )
     try:
-        return known[meta["kind"]].unpack({n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout)
+        return known[meta["kind"]].unpack(
+            {n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout
+        )
     except KeyError as error:
-        raise ValueError(f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote") from None
+        raise ValueError(
+            f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote"
+        ) from None
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -219,10 +246,14 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             meta = json.loads((file.metadata() or {}).get("steerlens", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()} if meta else {}  # noqa: SIM118 (no mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); copy or save it anew") from None
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
+        ) from None
     found = meta if isinstance(meta, dict) else {}
     if isinstance(found.get("format"), int) and found["format"] > FORMAT:
-        raise ValueError(f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens")
+        raise ValueError(
+            f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens"
+        )
     if not found.keys() >= NEEDED:
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, tensors

@@ -29,7 +29,8 @@ from steerlens.values.states import Shard, States
 from steerlens.values.texts import as_texts
 
 SHARD_POSITIONS = 1 << 14
-"""Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many there are."""
+"""Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many
+there are."""
 
 
 def collect(
@@ -49,24 +50,29 @@ def collect(
 
     The unembedding never runs.
 
-    One forward pass over right-padded batches of texts of similar length, the attention mask always passed. Padding,
-    begin-of-text and prompts are never predicted. Texts longer than the model's context are cut, and counted in the result.
+    One forward pass over right-padded batches of texts of similar length, the attention mask always
+    passed. Padding, begin-of-text and prompts are never predicted. Texts longer than the model's
+    context are cut, and counted in the result.
 
     Args:
         model: a TransformerLens model; left as it was.
         data: labelled texts, or plain texts (labels 0) where only sums over text are wanted.
-        intervention: the states are those of the model under it; the prompt is what is not predicted.
+        intervention: the states are those of the model under it; the prompt is what is not
+            predicted.
         strength: of the intervention, one number or one per text.
-        folder: write shards there (safetensors and a JSON index) instead of keeping all in memory. After an interrupt
-            the same call goes on where it stopped.
-        dtype: of the stored states; float32, or bfloat16 to halve the space (sums are float32 all the same).
+        folder: write shards there (safetensors and a JSON index) instead of keeping all in memory.
+            After an interrupt the same call goes on where it stopped.
+        dtype: of the stored states; float32, or bfloat16 to halve the space (sums are float32 all
+            the same).
         memory: most gigabytes to hold in memory; beyond it a folder must be given.
-        end: whether the end of a text is predicted too, where the tokenizer has an end-of-text token.
+        end: whether the end of a text is predicted too, where the tokenizer has an end-of-text
+            token.
         seed: of the order of the texts, so that shards are random samples.
         progress: show a bar.
 
     Raises:
-        ValueError: no texts, an empty text, too many positions for `memory`, or a folder that holds something else.
+        ValueError: no texts, an empty text, too many positions for `memory`, or a folder that holds
+            something else.
 
     Example:
         >>> import steerlens as sl
@@ -77,7 +83,9 @@ def collect(
     given = _given(model, data, intervention, end, seed)
     under = _Under(intervention, _strengths(strength, len(given.labels)))
     if intervention is not None and folder is not None:
-        raise ValueError("folder: states under an intervention are kept in memory only; leave folder= out")
+        raise ValueError(
+            "folder: states under an intervention are kept in memory only; leave folder= out"
+        )
     n = int(given.lengths.sum())
     gigabytes = n * given.readout.d_model * dtype.itemsize / 1e9
     if folder is None and gigabytes > memory:
@@ -85,12 +93,19 @@ def collect(
             f"memory: the states of {len(given.labels)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= "
             "to keep them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
         )
-    with eval_mode(model), tqdm(total=n, unit="token", desc="collect", disable=hidden(progress)) as bar:
+    with (
+        eval_mode(model),
+        tqdm(total=n, unit="token", desc="collect", disable=hidden(progress)) as bar,
+    ):
         if folder is None:
-            shards: tuple[Shard | Path, ...] = (_run(model, given.order, given.encoded, under, dtype, bar),)
+            shards: tuple[Shard | Path, ...] = (
+                _run(model, given.order, given.encoded, under, dtype, bar),
+            )
         else:
             parts = _parts(given.order, given.lengths)
-            identity = _identity(given.readout.digest, given.encoded, str(dtype), seed, SHARD_POSITIONS)
+            identity = _identity(
+                given.readout.digest, given.encoded, str(dtype), seed, SHARD_POSITIONS
+            )
             shards = _on_disk(Path(folder), identity, parts, model, given.encoded, dtype, bar)
     return given.states(shards)
 
@@ -114,7 +129,9 @@ def reader(
     def at(strength: float | Sequence[float]) -> States:
         under = _Under(intervention, _strengths(strength, len(given.labels)))
         with eval_mode(model), tqdm(disable=True) as bar:
-            return given.states((_run(model, given.order, given.encoded, under, torch.float32, bar),))
+            return given.states(
+                (_run(model, given.order, given.encoded, under, torch.float32, bar),)
+            )
 
     return at
 
@@ -134,11 +151,17 @@ class _Given:
         first: dict[tuple[int, ...], int] = {}
         copies = [first.setdefault(tuple(ids), row) for row, ids in enumerate(self.encoded.ids)]
         copy_of = None if len(first) == len(copies) else torch.tensor(copies)
-        return States(self.readout, shards, self.labels, self.lengths, keep, self.encoded.n_truncated, copy_of)
+        return States(
+            self.readout, shards, self.labels, self.lengths, keep, self.encoded.n_truncated, copy_of
+        )
 
 
 def _given(
-    model: Model, data: Labelled | Iterable[str], intervention: Intervention | None, end: bool, seed: int
+    model: Model,
+    data: Labelled | Iterable[str],
+    intervention: Intervention | None,
+    end: bool,
+    seed: int,
 ) -> _Given:
     data = _labelled(data)
     on = readout(model)
@@ -167,7 +190,9 @@ class _Under(NamedTuple):
 def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_texts"]:
     given = as_floats(strength, "strength")
     if len(given) not in (1, n):
-        raise ValueError(f"strength: got {len(given)} for {n} texts, expected one number, or one per text")
+        raise ValueError(
+            f"strength: got {len(given)} for {n} texts, expected one number, or one per text"
+        )
     return torch.tensor(given).expand(n)
 
 
@@ -179,25 +204,37 @@ def _labelled(data: Labelled | Iterable[str]) -> Labelled:
 
 
 def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
-    """Cut the order into runs of texts with at most SHARD_POSITIONS positions (one text at least)."""
+    """Cut the order into runs of texts with at most SHARD_POSITIONS positions (one text at
+    least)."""
     shard = (lengths[order].cumsum(0) - 1) // SHARD_POSITIONS
-    return [[order[i] for i in (shard == s).nonzero().squeeze(1).tolist()] for s in shard.unique().tolist()]
+    return [
+        [order[i] for i in (shard == s).nonzero().squeeze(1).tolist()]
+        for s in shard.unique().tolist()
+    ]
 
 
-def _run(model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm) -> Shard:
+def _run(
+    model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm
+) -> Shard:
     """Run the model over some texts and return them as one shard."""
     device = model.W_U.device
     n = sum(map(encoded.predicted, rows))
-    # room for all at once: states that come to lie between what the layers leave behind would scatter the memory
+    # room for all at once: states that come to lie between what the layers leave behind would
+    # scatter the memory
     shard = Shard(
-        torch.empty(n, model.W_U.shape[0], dtype=dtype), *(torch.empty(n, dtype=torch.int32) for _ in range(2))
+        torch.empty(n, model.W_U.shape[0], dtype=dtype),
+        *(torch.empty(n, dtype=torch.int32) for _ in range(2)),
     )
     start = 0
     for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(model.W_U)):
         picked = [rows[i] for i in batch]
         tokens, mask = pad([encoded.ids[row] for row in picked])
         places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
-        edits = () if under.intervention is None else under.intervention.edits(under.strength[picked].to(device))
+        edits = (
+            ()
+            if under.intervention is None
+            else under.intervention.edits(under.strength[picked].to(device))
+        )
         here = TokenIndex(*(t.to(device) for t in places))
         with apply_edits(model, edits, lambda _, t, here=here: here):
             c = run_until(model, UNEMBED_IN, tokens.to(device), mask.to(device))
@@ -237,15 +274,21 @@ def _on_disk(
                 f"folder: {folder} holds the states of another model, text, dtype or seed; choose another folder or delete it"
             )
     elif any(not path.name.startswith(".index.json.") for path in folder.iterdir()):
-        raise ValueError(f"folder: {folder} is not empty and holds no states (no index.json); choose another folder")
-    write_json(index, {"format": 1, "identity": identity, "shards": len(parts), "dtype": str(dtype)})
+        raise ValueError(
+            f"folder: {folder} is not empty and holds no states (no index.json); choose another folder"
+        )
+    write_json(
+        index, {"format": 1, "identity": identity, "shards": len(parts), "dtype": str(dtype)}
+    )
     paths = []
     for number, part in enumerate(parts):
         path = folder / f"states-{number:05d}.safetensors"
         if path.exists():
             bar.update(sum(map(encoded.predicted, part)))
         else:
-            shard = _run(model, part, encoded, _Under(None, torch.zeros(len(encoded.ids))), dtype, bar)
+            shard = _run(
+                model, part, encoded, _Under(None, torch.zeros(len(encoded.ids))), dtype, bar
+            )
             # a file under its final name is whole
             with written_whole(path) as aside:
                 save_file(shard._asdict(), aside)

@@ -12,7 +12,9 @@ from steerlens.models.tokenization import batch_tokens, batches, pad
 from steerlens.values.hook_names import EMBED
 
 
-def states_at(model: Model, ids: Sequence[Sequence[int]], site: str) -> list[Float[Tensor, "pos *width"]]:
+def states_at(
+    model: Model, ids: Sequence[Sequence[int]], site: str
+) -> list[Float[Tensor, "pos *width"]]:
     """Return the activation at a site of every token of some texts, float32, on the CPU.
 
     It takes one pass up to the site.
@@ -30,6 +32,12 @@ def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
     """Return what the model reads for each token of its vocabulary, at `hook_embed`."""
     n = readout(model).n_tokens
     width = min(int(model.cfg.n_ctx), 256)
-    ids = torch.arange(-(-n // width) * width, device=model.W_U.device).clamp(max=n - 1).reshape(-1, width)
+    ids = (
+        torch.arange(-(-n // width) * width, device=model.W_U.device)
+        .clamp(max=n - 1)
+        .reshape(-1, width)
+    )
     with eval_mode(model):
-        return torch.cat([run_until(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)])[:n].float()
+        return torch.cat(
+            [run_until(model, EMBED, part, torch.ones_like(part))[0] for part in ids.split(1)]
+        )[:n].float()

@@ -1,4 +1,5 @@
-"""One thread at a time in a model: hooks and modes are the model's own, so two at once would meet each other's."""
+"""One thread at a time in a model: hooks and modes are the model's own, so two at once would meet
+each other's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 @dataclass(eq=False)
 class _Turn:
-    """Whose turn it is with a model; `blocks` counts the open `steered` blocks of the thread that has it."""
+    """Whose turn it is with a model; `blocks` counts the open `steered` blocks of the thread that
+    has it."""
 
     lock: Any = field(default_factory=RLock)
     blocks: int = 0
@@ -24,8 +26,8 @@ _GUARD = Lock()
 def exclusive(model: Any, *, by_user: bool = False) -> Iterator[None]:
     """Have a model to oneself inside the block; the same thread may enter again.
 
-    Another thread's verb is waited for. Where another thread has a `steered` block open (`by_user`), which may wait for this
-    thread in its turn, it is an error at once.
+    Another thread's verb is waited for. Where another thread has a `steered` block open
+    (`by_user`), which may wait for this thread in its turn, it is an error at once.
 
     Raises:
         RuntimeError: another thread has the model inside `steerlens.steered`.

@@ -1,4 +1,5 @@
-"""Where a model of a name lies; light, so that a wrong name is said before anything heavy is loaded."""
+"""Where a model of a name lies; light, so that a wrong name is said before anything heavy is
+loaded."""
 
 from pathlib import Path
 
@@ -16,8 +17,12 @@ def find_model(name: str | Path) -> Path | None:
     if not local.is_dir():
         if str(name).startswith((".", "/", "~", "toy")) or local.exists():
             toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
-            raise FileNotFoundError(f"name: no model folder at {str(name)!r}; toy models are {toys}")
+            raise FileNotFoundError(
+                f"name: no model folder at {str(name)!r}; toy models are {toys}"
+            )
         return None
     if not (local / "config.json").is_file():
-        raise FileNotFoundError(f"name: {local} holds no config.json, so it is no Hugging Face model folder")
+        raise FileNotFoundError(
+            f"name: {local} holds no config.json, so it is no Hugging Face model folder"
+        )
     return local

@@ -39,31 +39,40 @@ def generate(
     top_p: float = 1.0,
     top_k: int | None = None,
 ) -> pd.DataFrame:
-    """Continue prompts at every strength, with one pass of the model per new token for all together.
+    """Continue prompts at every strength, with one pass of the model per new token for all
+    together.
 
-    Sampling is by inverse cumulative probability with one uniform number per token, drawn for each prompt and sample from
-    `seed` and shared by all strengths: a row's text does not depend on which other rows are asked for, strength 0 is
-    exactly the plain model's text, and along the strengths only the steer changes.
+    Sampling is by inverse cumulative probability with one uniform number per token, drawn for each
+    prompt and sample from `seed` and shared by all strengths: a row's text does not depend on which
+    other rows are asked for, strength 0 is exactly the plain model's text, and along the strengths
+    only the steer changes.
 
     Args:
         model: a TransformerLens model; unchanged afterwards.
-        prompts: texts to continue; "" starts from nothing where the model has a begin-of-text token.
-        intervention: a `Fit` stands for its value; None for the plain model (then all strengths count the same).
-        strengths: one number or several; a fitted steer reproduces its labels' style at 1 and -1 and usually bears more.
+        prompts: texts to continue; "" starts from nothing where the model has a begin-of-text
+            token.
+        intervention: a `Fit` stands for its value; None for the plain model (then all strengths
+            count the same).
+        strengths: one number or several; a fitted steer reproduces its labels' style at 1 and -1
+            and usually bears more.
         samples: continuations per prompt and strength.
         seed: same seed, same texts.
-        max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context is full.
+        max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context
+            is full.
         temperature: 0 is greedy.
         top_p: sample from the smallest set of likeliest tokens that holds this probability.
         top_k: and among at most so many tokens.
 
     Returns:
-        One row per prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the continuation, with the space
-        that belongs before it: `prompt + text` is the whole), `log_prob` (nats, of the continuation under the steered
+        One row per prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the
+            continuation, with the space
+        that belongs before it: `prompt + text` is the whole), `log_prob` (nats, of the continuation
+            under the steered
         model at temperature 1, end of text included where reached).
 
     Raises:
-        ValueError: an argument out of range, a prompt as long as the context, an empty prompt without begin-of-text.
+        ValueError: an argument out of range, a prompt as long as the context, an empty prompt
+            without begin-of-text.
 
     Example:
         >>> import steerlens as sl
@@ -96,7 +105,12 @@ def generate(
         for p, prompt in enumerate(prompts)
         for k in range(samples)
     }
-    rows = [(p, s, k) for p in range(len(prompts)) for s in range(len(strengths)) for k in range(samples)]
+    rows = [
+        (p, s, k)
+        for p in range(len(prompts))
+        for s in range(len(strengths))
+        for k in range(samples)
+    ]
     texts, log_probs = [""] * len(rows), [0.0] * len(rows)
     for places in _batches([len(read[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
         batch = [rows[place] for place in places]
@@ -136,7 +150,9 @@ def _write(
     n_ctx: int,
 ) -> tuple[list[list[int]], list[float]]:
     """Return new token ids and their log-probability, for one batch of rows."""
-    with eval_mode(model):  # also away from a user's inference mode, whose tensors bear no sums in place
+    with eval_mode(
+        model
+    ):  # also away from a user's inference mode, whose tensors bear no sums in place
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
         end = model.tokenizer.eos_token_id
@@ -150,10 +166,14 @@ def _write(
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
             places = places_of(mask, lengths)
             # a pass over new tokens alone holds the last of them
-            with apply_edits(model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])):
+            with apply_edits(
+                model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])
+            ):
                 logits = _finite(step(tokens, mask).float(), strength)
             # what is no token is never sampled; its probability is the model's all the same
-            tokens = sample_tokens(logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling)[:, None]
+            tokens = sample_tokens(
+                logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling
+            )[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)
             written.append(torch.where(alive, tokens.squeeze(1), -1))
@@ -164,10 +184,14 @@ def _write(
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
     if not written:
         return [[] for _ in prompts], log_prob.tolist()
-    return [[t for t in row if t >= 0] for row in torch.stack(written, 1).tolist()], log_prob.tolist()
+    return [
+        [t for t in row if t >= 0] for row in torch.stack(written, 1).tolist()
+    ], log_prob.tolist()
 
 
-def _finite(logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"]) -> Float[Tensor, "rows vocab"]:
+def _finite(
+    logits: Float[Tensor, "rows vocab"], strength: Float[Tensor, " rows"]
+) -> Float[Tensor, "rows vocab"]:
     """Return the logits, if they are numbers.
 
     One beyond what its dtype holds makes the softmax of its row NaN.
@@ -190,7 +214,10 @@ def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
 
     That is ids that no token has, padding and begin-of-text, but where they end a text.
     """
-    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {None, tokenizer.eos_token_id}
+    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {
+        None,
+        tokenizer.eos_token_id,
+    }
     found = torch.zeros(on.n_tokens)
     found[[i for i in never if i < on.n_tokens]] = -torch.inf
     return found
@@ -208,13 +235,17 @@ def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Fl
 def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
     """Put rows in batches of at most ROWS.
 
-    Padding on the left takes room in the context: where that would cut a text short, only prompts of one length go
-    together.
+    Padding on the left takes room in the context: where that would cut a text short, only prompts
+    of one length go together.
     """
     groups: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         groups.setdefault(0 if max(lengths) + new <= n_ctx else length, []).append(row)
-    return [rows[start : start + ROWS] for rows in groups.values() for start in range(0, len(rows), ROWS)]
+    return [
+        rows[start : start + ROWS]
+        for rows in groups.values()
+        for start in range(0, len(rows), ROWS)
+    ]
 
 
 def _continuation(tokenizer: Tokenizer, prompt: list[int], new: list[int]) -> str:
@@ -239,14 +270,19 @@ def sample_tokens(
 
     It is the first whose cumulative probability, likeliest first, exceeds the row's uniform number.
 
-    Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same token for most numbers.
+    Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same
+    token for most numbers.
     """
     if temperature == 0:
         return logits.argmax(1)
     z = logits.double() / temperature
     p = torch.softmax(z, 1)
     bucket = ((z.amax(1, keepdim=True) - z) * (BUCKETS / REACH)).clamp_(max=BUCKETS - 1).long()
-    mass = torch.zeros(len(p), BUCKETS, dtype=p.dtype, device=p.device).scatter_add_(1, bucket, p).cumsum(1)
+    mass = (
+        torch.zeros(len(p), BUCKETS, dtype=p.dtype, device=p.device)
+        .scatter_add_(1, bucket, p)
+        .cumsum(1)
+    )
     kept = mass[:, -1]
     if top_p < 1:
         kept = torch.minimum(kept, _reach(p, bucket, mass, (top_p * kept)[:, None], left=True)[1])
@@ -257,8 +293,8 @@ def sample_tokens(
 
 
 BUCKETS, REACH = 4_096, 32.0
-"""Tokens are put in order only within a bucket of logits, 1/128 nats wide; the last holds all that are e⁻³² times as likely
-as the likeliest, or less."""
+"""Tokens are put in order only within a bucket of logits, 1/128 nats wide; the last holds all that
+are e⁻³² times as likely as the likeliest, or less."""
 
 
 def _reach(
@@ -271,14 +307,16 @@ def _reach(
 ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Return the first token whose cumulative probability exceeds a target, and that probability.
 
-    Tokens come likeliest first, and of equals the first; with `left` it is the token whose probability
-    reaches the target.
+    Tokens come likeliest first, and of equals the first; with `left` it is the token whose
+    probability reaches the target.
 
-    Exact, and no sort of the vocabulary: buckets are in order of probability, so only the one where the target is passed is
-    put in order.
+    Exact, and no sort of the vocabulary: buckets are in order of probability, so only the one where
+    the target is passed is put in order.
     """
     place = torch.searchsorted(mass, target, right=not left)
-    place = torch.minimum(place, torch.searchsorted(mass, mass[:, -1:].contiguous()))  # a bucket that holds something
+    place = torch.minimum(
+        place, torch.searchsorted(mass, mass[:, -1:].contiguous())
+    )  # a bucket that holds something
     before = torch.where(place > 0, mass.gather(1, (place - 1).clamp_min(0)), 0.0)
     inside = bucket == place
     members = p.masked_fill(~inside, -1.0)
@@ -287,12 +325,16 @@ def _reach(
     cumulative = before + found.clamp_min(0).cumsum(1)
     passed = (cumulative < target if left else cumulative <= target).sum(1, keepdim=True)
     passed = torch.minimum(passed, ((found > 0).sum(1, keepdim=True) - 1).clamp_min(0))
-    return ids.gather(1, order.gather(1, passed)).squeeze(1), cumulative.gather(1, passed).squeeze(1)
+    return ids.gather(1, order.gather(1, passed)).squeeze(1), cumulative.gather(1, passed).squeeze(
+        1
+    )
 
 
 def _prompts(prompts: Iterable[str] | Labelled) -> list[str]:
     if isinstance(prompts, Labelled):
-        raise ValueError("prompts: got labelled texts, expected texts to continue; pass their .prompts or their .texts")
+        raise ValueError(
+            "prompts: got labelled texts, expected texts to continue; pass their .prompts or their .texts"
+        )
     return as_texts(prompts, "prompts")
 
 

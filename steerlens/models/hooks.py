@@ -1,7 +1,7 @@
 """The one place that knows how TransformerLens classes differ.
 
-`HookedTransformer` (3.x) and `TransformerBridge` (3.x and 4.x), raw or processed, are told apart by what they have,
-never by inheritance: everything a steer does is expressed on the model's own `W_U`.
+`HookedTransformer` (3.x) and `TransformerBridge` (3.x and 4.x), raw or processed, are told apart by
+what they have, never by inheritance: everything a steer does is expressed on the model's own `W_U`.
 """
 
 import difflib
@@ -28,19 +28,26 @@ Model = Any
 def architecture(model: Model) -> str:
     """Return the name of the model's architecture, for messages."""
     return str(
-        getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", None) or "unknown"
+        getattr(model.cfg, "original_architecture", None)
+        or getattr(model.cfg, "architecture", None)
+        or "unknown"
     )
 
 
 def model_id(model: Model) -> str:
-    return str(getattr(model.cfg, "model_name", None) or architecture(model)).rstrip("/").rsplit("/", 1)[-1]
+    return (
+        str(getattr(model.cfg, "model_name", None) or architecture(model))
+        .rstrip("/")
+        .rsplit("/", 1)[-1]
+    )
 
 
 def check_model(model: Model) -> None:
     """Raise, with the next step, where something else than a TransformerLens model was given.
 
     Raises:
-        ValueError: a name, a plain Hugging Face model, a fit; a model without numbers ("meta") or in several devices.
+        ValueError: a name, a plain Hugging Face model, a fit; a model without numbers ("meta") or
+            in several devices.
     """
     if not all(hasattr(model, name) for name in ("cfg", "hook_dict", "W_U")):
         kind = type(model).__name__
@@ -71,8 +78,11 @@ def check_site(model: Model, site: str) -> None:
 
 
 @contextmanager
-def add_hooks(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
-    """Run functions at their sites inside the block; hooks that were there before stay, ours go on any exit."""
+def add_hooks(
+    model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]
+) -> Iterator[None]:
+    """Run functions at their sites inside the block; hooks that were there before stay, ours go on
+    any exit."""
     functions = tuple(functions)
     for site, _ in functions:
         check_site(model, site)
@@ -84,18 +94,27 @@ def add_hooks(model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Te
     def as_hook(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
         return lambda tensor, hook: function(tensor)
 
-    with exclusive(model), model.hooks(fwd_hooks=[(site, as_hook(function)) for site, function in functions]):
+    with (
+        exclusive(model),
+        model.hooks(fwd_hooks=[(site, as_hook(function)) for site, function in functions]),
+    ):
         yield
 
 
 @contextmanager
-def apply_edits(model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], TokenIndex]) -> Iterator[None]:
-    """Run an intervention's edits inside the block; `places` says which tokens the activation of the k-th edit belongs to.
+def apply_edits(
+    model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], TokenIndex]
+) -> Iterator[None]:
+    """Run an intervention's edits inside the block; `places` says which tokens the activation of
+    the k-th edit belongs to.
 
-    It is given the activation with its tokens on the second axis, where those of attention have the heads.
+    It is given the activation with its tokens on the second axis, where those of attention have the
+    heads.
     """
 
-    def placed(k: int, site: str, edit: Callable[[Tensor, TokenIndex], Tensor]) -> Callable[[Tensor], Tensor]:
+    def placed(
+        k: int, site: str, edit: Callable[[Tensor, TokenIndex], Tensor]
+    ) -> Callable[[Tensor], Tensor]:
         heads = site.endswith(("hook_attn_scores", "hook_pattern"))
         return lambda tensor: edit(tensor, places(k, tensor.transpose(1, 2) if heads else tensor))
 
@@ -107,13 +126,16 @@ def apply_edits(model: Model, edits: Iterable[Edit], places: Callable[[int, Tens
 def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
     """Run the block with dropout off and no gradients; every module's mode is as before afterwards.
 
-    With `gradients` they flow through the model to what was put into it, never to the model's own numbers.
+    With `gradients` they flow through the model to what was put into it, never to the model's own
+    numbers.
     """
     with exclusive(model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         training = [module for module in model.modules() if module.training]
         learned = [p for p in model.parameters() if p.requires_grad] if gradients else []
         try:
-            for module in training:  # what `model.eval()` does, at no cost where there is nothing to do
+            for (
+                module
+            ) in training:  # what `model.eval()` does, at no cost where there is nothing to do
                 module.training = False
             for p in learned:
                 p.requires_grad_(False)
@@ -134,8 +156,8 @@ def run_until(
 ) -> Float[Tensor, "batch pos *width"]:
     """Return the activation at a site, stopping the forward pass there.
 
-    Cost: one pass up to the site. At `unembed.hook_in` that leaves out the product with `W_U`, the larger part of a
-    small model's cost.
+    Cost: one pass up to the site. At `unembed.hook_in` that leaves out the product with `W_U`, the
+    larger part of a small model's cost.
     """
     seen: list[Tensor] = []
 
@@ -160,8 +182,9 @@ def decoder(
 
     It returns the logits after the last of them.
 
-    It is called first with the left-padded prompts, then with one token per row; the mask covers all tokens so far.
-    Keys and values are cached by the model's own class; a model that keeps none is run anew on all tokens each time.
+    It is called first with the left-padded prompts, then with one token per row; the mask covers
+    all tokens so far. Keys and values are cached by the model's own class; a model that keeps none
+    is run anew on all tokens each time.
     """
     if not hasattr(model, "original_model"):
         return _hooked_transformer_decoder(model)
@@ -205,12 +228,13 @@ def _hooked_transformer_decoder(model: Model) -> Callable[[Tensor, Tensor], Tens
 
 
 def convention(model: Model, on: Readout) -> Convention:
-    """Return how texts begin for a model, so that a text is read as the model was trained to read texts.
+    """Return how texts begin for a model, so that a text is read as the model was trained to read
+    texts.
 
-    Begin-of-text comes first where TransformerLens says so. A space comes first where the model itself expects one:
-    where its byte-level tokenizer tells " word" from "word" and more than half of the probability after
-    begin-of-text is on tokens with a leading space. (Encoding "the film" for a model that was trained on " the film"
-    costs half a nat per token.)
+    Begin-of-text comes first where TransformerLens says so. A space comes first where the model
+    itself expects one: where its byte-level tokenizer tells " word" from "word" and more than half
+    of the probability after begin-of-text is on tokens with a leading space. (Encoding "the film"
+    for a model that was trained on " the film" costs half a nat per token.)
 
     Raises:
         ValueError: the model has no tokenizer.
@@ -224,10 +248,18 @@ def convention(model: Model, on: Readout) -> Convention:
     bos = bool(model.cfg.default_prepend_bos) and tokenizer.bos_token_id is not None
     plain, spaced = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("a", " a"))
     space = False
-    if bos and plain and spaced and on.tokens[spaced[0]].startswith(" ") and not on.tokens[plain[0]].startswith(" "):
+    if (
+        bos
+        and plain
+        and spaced
+        and on.tokens[spaced[0]].startswith(" ")
+        and not on.tokens[plain[0]].startswith(" ")
+    ):
         start = torch.tensor([[tokenizer.bos_token_id]], device=on.W_U.device)
         with eval_mode(model):
             c = run_until(model, UNEMBED_IN, start, torch.ones_like(start))
         p = on.logits(c.float())[0, 0].softmax(0)
-        space = float(p[[i for i, token in enumerate(on.tokens) if token.startswith(" ")]].sum()) > 0.5
+        space = (
+            float(p[[i for i, token in enumerate(on.tokens) if token.startswith(" ")]].sum()) > 0.5
+        )
     return Convention(bos, space, int(model.cfg.n_ctx), on.d_vocab)

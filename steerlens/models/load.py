@@ -24,15 +24,18 @@ def load_model(
     """Load a TransformerLens model with raw weights, in evaluation mode.
 
     Args:
-        name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`; `toy-tasks` for
-            `steerlens.toy.tasks`), a local Hugging Face folder, or a Hugging Face hub id (the only case that uses the network).
-        hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`; TransformerLens 3.x only.
+        name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`;
+            `toy-tasks` for `steerlens.toy.tasks`), a local Hugging Face folder, or a Hugging Face
+            hub id (the only case that uses the network).
+        hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`;
+            TransformerLens 3.x only.
         device: where its weights go, e.g. "cpu", "cuda", "cuda:1", "mps".
-        dtype: of its weights: "float32", "bfloat16" or "float16". What steerlens fits and sums is float32 all the same.
+        dtype: of its weights: "float32", "bfloat16" or "float16". What steerlens fits and sums is
+            float32 all the same.
 
     Raises:
-        ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which has no `HookedTransformer`;
-            something that is no name, such as a model.
+        ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which
+            has no `HookedTransformer`; something that is no name, such as a model.
         FileNotFoundError: a path that is not a model folder.
 
     Example:
@@ -64,8 +67,14 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        why = "no such kind" if "Expected one of" in str(error) else str(error).split("\n")[0].split(". ")[0]
-        raise ValueError(f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}") from None
+        why = (
+            "no such kind"
+            if "Expected one of" in str(error)
+            else str(error).split("\n")[0].split(". ")[0]
+        )
+        raise ValueError(
+            f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}"
+        ) from None
     return found
 
 
@@ -84,7 +93,8 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Mod
     tokenizer = AutoTokenizer.from_pretrained(source)
     with _silent():
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
-    # name and device are only recorded: model and tokenizer are given, and the model is where it should be
+    # name and device are only recorded: model and tokenizer are given, and the model is where it
+    # should be
     return TransformerBridge.boot_transformers(
         str(source), hf_model=model.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
     )
@@ -122,22 +132,35 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
 
     hub_id = not folder.is_dir()
     if hub_id:
-        model = HookedTransformer.from_pretrained_no_processing(str(folder), device=str(device), dtype=dtype)
+        model = HookedTransformer.from_pretrained_no_processing(
+            str(folder), device=str(device), dtype=dtype
+        )
         return model.eval()
     # from_pretrained takes official names only; these are the steps it would take
     with _silent():
         source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with TemporaryDirectory(prefix="steerlens-") as copy:
-        # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and reads n_ctx from GPT-2
-        # configurations, which no longer have it; so it reads a completed copy under a neutral name
+        # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and
+        # reads n_ctx from GPT-2 configurations, which no longer have it; so it reads a completed
+        # copy under a neutral name
         context = source.config.max_position_embeddings
-        whole = {**source.config.to_dict(), "architectures": [type(source).__name__], "n_ctx": context}
+        whole = {
+            **source.config.to_dict(),
+            "architectures": [type(source).__name__],
+            "n_ctx": context,
+        }
         (Path(copy) / "config.json").write_text(json.dumps(whole), encoding="utf-8")
         config = loading.get_pretrained_model_config(copy, device=str(device), dtype=dtype)
         config.model_name, config.tokenizer_name = folder.name, str(folder)
-        model = HookedTransformer(config, AutoTokenizer.from_pretrained(folder), move_to_device=False)
+        model = HookedTransformer(
+            config, AutoTokenizer.from_pretrained(folder), move_to_device=False
+        )
         state = loading.get_pretrained_state_dict(copy, config, source)
     model.load_and_process_state_dict(
-        state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
+        state,
+        fold_ln=False,
+        center_writing_weights=False,
+        center_unembed=False,
+        fold_value_biases=False,
     )
     return model.to(device, print_details=False).to(dtype, print_details=False).eval()

@@ -19,15 +19,21 @@ from steerlens.values.texts import as_texts
 
 
 def pair(
-    source: Model, target: Model, texts: Labelled | Iterable[str], *, memory: float = 2.0, progress: bool = True
+    source: Model,
+    target: Model,
+    texts: Labelled | Iterable[str],
+    *,
+    memory: float = 2.0,
+    progress: bool = True,
 ) -> Pairs:
     """Return the contexts of two models at the same places of the same texts.
 
     Labels, if there are any, are not looked at.
 
-    A place is a character offset: both models have read the text up to there and nothing beyond, so both contexts predict
-    what comes next. With one tokenizer that is every position (but inside a character of several tokens); with two, the ends
-    of tokens that they have in common: every end of a word, as a rule.
+    A place is a character offset: both models have read the text up to there and nothing beyond, so
+    both contexts predict what comes next. With one tokenizer that is every position (but inside a
+    character of several tokens); with two, the ends of tokens that they have in common: every end
+    of a word, as a rule.
 
     Args:
         source, target: any models that the package reads; left as they were.
@@ -46,7 +52,9 @@ def pair(
     """
     plain = list(texts.texts) if isinstance(texts, Labelled) else as_texts(texts)
     states = [collect(model, plain, memory=memory, progress=progress) for model in (source, target)]
-    places = [_places(model, found, plain) for model, found in zip((source, target), states, strict=True)]
+    places = [
+        _places(model, found, plain) for model, found in zip((source, target), states, strict=True)
+    ]
     shared, place = torch.unique(torch.cat(places), return_inverse=True)
     at = torch.full((2, len(shared)), -1, dtype=torch.long)
     at[0, place[: len(places[0])]] = torch.arange(len(places[0]))
@@ -61,11 +69,15 @@ def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_p
     ends = token_ends(model.tokenizer, texts, convention(model, readout(model)))
     stride = 1 + max(map(len, texts))
     text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
-    # positions of a text are stored in order; which of its positions a row is follows from the rows before it
+    # positions of a text are stored in order; which of its positions a row is follows from the rows
+    # before it
     order = torch.argsort(text, stable=True)
     starts = torch.cat([torch.zeros(1, dtype=torch.long), states.lengths.cumsum(0)[:-1]])
     flat = torch.cat(
-        [torch.tensor(of[:n], dtype=torch.long) for of, n in zip(ends, states.lengths.tolist(), strict=True)]
+        [
+            torch.tensor(of[:n], dtype=torch.long)
+            for of, n in zip(ends, states.lengths.tolist(), strict=True)
+        ]
     )
     assert len(flat) == len(text) and int(starts[-1] + states.lengths[-1]) == len(text)
     place = torch.empty_like(flat)
@@ -74,7 +86,8 @@ def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_p
 
 
 def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[list[int]]:
-    """Return how many characters of its text have been read after each token, begin-of-text included.
+    """Return how many characters of its text have been read after each token, begin-of-text
+    included.
 
     −1 stands where a token ends inside a character.
     """
@@ -84,10 +97,18 @@ def token_ends(tokenizer: Tokenizer, texts: list[str], how: Convention) -> list[
             "tokenizer (tokenizers library), or use a rule that reads no text"
         )
     strings = lay_out(tokenizer, texts, how)
-    read = read_tokens(tokenizer, [s.whole for s in strings], [s.start for s in strings], spans=True)
+    read = read_tokens(
+        tokenizer, [s.whole for s in strings], [s.start for s in strings], spans=True
+    )
     found = []
     for ids, spans, laid in zip(read.ids, read.spans, strings, strict=True):
         ends = [0] * len(begin(tokenizer, how, ids)) + [max(end - laid.lead, 0) for _, end in spans]
-        # of several tokens that end at one place the last has read all of the character, the others part of it
-        found.append([end if end != after else -1 for end, after in zip(ends, [*ends[1:], None], strict=True)])
+        # of several tokens that end at one place the last has read all of the character, the others
+        # part of it
+        found.append(
+            [
+                end if end != after else -1
+                for end, after in zip(ends, [*ends[1:], None], strict=True)
+            ]
+        )
     return found

@@ -1,4 +1,5 @@
-"""Run a model from behind a layer on, on states that were kept: what lies below is run once, not once per step."""
+"""Run a model from behind a layer on, on states that were kept: what lies below is run once, not
+once per step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,13 @@ AGREES = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class ResidualCache:
-    """Texts as a model has read them up to a layer: tokens, and the residual stream behind the layer.
+    """Texts as a model has read them up to a layer: tokens, and the residual stream behind the
+    layer.
 
     Args:
         readout: of the model.
-        layer: that `resid` is behind; -1 where passes cannot be resumed on this model and start from the tokens.
+        layer: that `resid` is behind; -1 where passes cannot be resumed on this model and start
+            from the tokens.
         ids: token ids of each text.
         prompt: how many tokens of each text are only read.
         labels: one per text.
@@ -51,15 +54,19 @@ class ResidualCache:
         return len(self.ids)
 
     def batches(self, rows: Sequence[int], max_tokens: int | None = None) -> list[list[int]]:
-        """Put texts of similar length together, in batches of at most `max_tokens` padded tokens."""
+        """Put texts of similar length together, in batches of at most `max_tokens` padded
+        tokens."""
         picked, size = list(rows), batch_tokens(self.readout.W_U)
         lengths = [len(self.ids[row]) for row in picked]
-        return [[picked[i] for i in batch] for batch in batches(lengths, min(size, max_tokens or size))]
+        return [
+            [picked[i] for i in batch] for batch in batches(lengths, min(size, max_tokens or size))
+        ]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some kept texts, padded on the right; `real` marks the tokens whose successor is to be predicted."""
+    """Some kept texts, padded on the right; `real` marks the tokens whose successor is to be
+    predicted."""
 
     tokens: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]
@@ -79,8 +86,9 @@ class Batch:
 def cache_residuals(model: Model, data: Labelled, layer: int, *, end: bool = True) -> ResidualCache:
     """Read texts once, up to a layer.
 
-    Whether a pass that is resumed there gives what a whole pass gives is tried first; where it does not (a model whose
-    blocks are called in some other way), everything is run from the tokens, which costs more and gives the same.
+    Whether a pass that is resumed there gives what a whole pass gives is tried first; where it does
+    not (a model whose blocks are called in some other way), everything is run from the tokens,
+    which costs more and gives the same.
     """
     how = convention(model, readout(model))
     encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
@@ -103,7 +111,14 @@ def cache_residuals_of_tokens(
         resid = torch.cat(states_at(model, encoded.ids, resid_post(layer)))
     ids = tuple(tuple(ids) for ids in encoded.ids)
     return ResidualCache(
-        on, layer if can else -1, ids, torch.tensor(encoded.prompt), labels, resid, starts, encoded.n_truncated
+        on,
+        layer if can else -1,
+        ids,
+        torch.tensor(encoded.prompt),
+        labels,
+        resid,
+        starts,
+        encoded.n_truncated,
     )
 
 
@@ -113,14 +128,20 @@ def batch_of(kept: ResidualCache, rows: Sequence[int]) -> Batch:
     tokens, mask = pad([list(kept.ids[row]) for row in rows])
     resid = None
     if kept.layer >= 0:
-        parts = [kept.resid[kept.starts[row] : kept.starts[row] + len(kept.ids[row])] for row in rows]
+        parts = [
+            kept.resid[kept.starts[row] : kept.starts[row] + len(kept.ids[row])] for row in rows
+        ]
         resid = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device)
     index, prompt = places_of(mask, kept.prompt[list(rows)])
     places = TokenIndex(index.to(device), prompt.to(device))
-    return Batch(tokens.to(device), mask.to(device), places, kept.labels[list(rows)].to(device), resid)
+    return Batch(
+        tokens.to(device), mask.to(device), places, kept.labels[list(rows)].to(device), resid
+    )
 
 
-def final_states(model: Model, kept: ResidualCache, batch: Batch, edits: Sequence[Edit]) -> Float[Tensor, "n d_model"]:
+def final_states(
+    model: Model, kept: ResidualCache, batch: Batch, edits: Sequence[Edit]
+) -> Float[Tensor, "n d_model"]:
     """Return the final hidden states of a batch's predicting positions under some edits.
 
     Gradients flow to what the edits hold.
@@ -138,7 +159,10 @@ def final_states(model: Model, kept: ResidualCache, batch: Batch, edits: Sequenc
         for edit in [edit for site, edit in edits if site == here]:
             start = edit(start, batch.places)
         later = [one for one in edits if one[0] != here]
-        with resumed(model, kept.layer, start.to(dtype)), apply_edits(model, later, lambda _, t: batch.places):
+        with (
+            resumed(model, kept.layer, start.to(dtype)),
+            apply_edits(model, later, lambda _, t: batch.places),
+        ):
             c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask)
     return c[:, :-1][batch.real].float()
 
@@ -149,7 +173,8 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
     What comes out of the last of them is `resid`.
 
-    Embedding, positions and masks are the model's own. Hooks of the blocks that are passed over do not run.
+    Embedding, positions and masks are the model's own. Hooks of the blocks that are passed over do
+    not run.
     """
 
     def passing(given: Tensor | None) -> Callable[..., Tensor]:
@@ -159,7 +184,8 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
     before = [block.__dict__.get("forward") for block in passed]
     try:
         for block in passed:
-            # in the instance's own dictionary it goes before the class's method, and comes out again without a trace
+            # in the instance's own dictionary it goes before the class's method, and comes out
+            # again without a trace
             block.__dict__["forward"] = passing(resid if block is passed[-1] else None)
         yield
     finally:

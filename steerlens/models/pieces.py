@@ -15,18 +15,27 @@ BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def pieces(
-    tokenizer: Tokenizer, texts: Sequence[str], convention: Convention, *, end: bool, prompts: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    convention: Convention,
+    *,
+    end: bool,
+    prompts: Sequence[str] = (),
 ) -> list[list[str]]:
-    """Return the part of its text that each token of `encode` stands for, begin and end tokens included.
+    """Return the part of its text that each token of `encode` stands for, begin and end tokens
+    included.
 
-    Joined they are the text, whatever the tokenizer makes of it (case, composed characters, unknown words); of a text that
-    was cut, what was read of it. A space belongs to the word after it. Of the tokens of one character (an emoji with its
-    joiners, a letter with its accents) the first has it and the others are "". A tokenizer that does not say where its
-    tokens lie (not a fast one) gives what it decodes them to. The end of the text is spelled by its token.
+    Joined they are the text, whatever the tokenizer makes of it (case, composed characters, unknown
+    words); of a text that was cut, what was read of it. A space belongs to the word after it. Of
+    the tokens of one character (an emoji with its joiners, a letter with its accents) the first has
+    it and the others are "". A tokenizer that does not say where its tokens lie (not a fast one)
+    gives what it decodes them to. The end of the text is spelled by its token.
     """
     strings = lay_out(tokenizer, texts, convention, prompts)
     fast = bool(getattr(tokenizer, "is_fast", False))
-    read = read_tokens(tokenizer, [s.whole for s in strings], [s.start for s in strings], spans=fast)
+    read = read_tokens(
+        tokenizer, [s.whole for s in strings], [s.start for s in strings], spans=fast
+    )
     found = []
     for row, (ids, laid) in enumerate(zip(read.ids, strings, strict=True)):
         lead = begin(tokenizer, convention, ids)
@@ -42,7 +51,8 @@ def pieces(
 
 
 def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Return the text of tokens, special ones left out; bytes that are no character are U+FFFD, and they alone.
+    """Return the text of tokens, special ones left out; bytes that are no character are U+FFFD, and
+    they alone.
 
     A tokenizer that falls back to bytes would give up all bytes of a run for one that is wrong.
     """
@@ -54,7 +64,9 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     parts = []
     for are_bytes, run in groupby(tokens, lambda token: BYTE.fullmatch(token) is not None):
         some = list(run)
-        parts += [bytes(int(t[3:5], 16) for t in some).decode(errors="replace")] if are_bytes else some
+        parts += (
+            [bytes(int(t[3:5], 16) for t in some).decode(errors="replace")] if are_bytes else some
+        )
     return tokenizer.convert_tokens_to_string(parts)
 
 
@@ -63,10 +75,14 @@ def _cut(text: str, spans: Sequence[Span], n: int) -> list[str]:
 
     A piece begins where no token before it reaches, between characters.
     """
-    edges = [0, *accumulate(map(len, regex.findall(r"\X", text)))]  # of characters as people see them
+    edges = [
+        0,
+        *accumulate(map(len, regex.findall(r"\X", text))),
+    ]  # of characters as people see them
     firsts, starts, reach = [0], [0], 0
     for k, (i, j) in enumerate(spans[:n]):
-        # what lies between two tokens belongs to the second, but for what ends the character of the first
+        # what lies between two tokens belongs to the second, but for what ends the character of the
+        # first
         edge = edges[bisect_left(edges, reach)]
         if starts[-1] < edge <= i:
             firsts.append(k)

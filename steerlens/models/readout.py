@@ -17,17 +17,20 @@ from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum
 
 PROBE_TOLERANCE = 1e-3
-"""Largest error of the probe's logits, relative to their size: float32 gives 1e-6, bfloat16 5e-3 on top (see below)."""
+"""Largest error of the probe's logits, relative to their size: float32 gives 1e-6, bfloat16 5e-3 on
+top (see below)."""
 
 
 def readout(model: Model) -> Readout:
     """Return the frozen read-out of a model, checked against the model itself.
 
-    `W_U`, `b_U` are the model's own, so folded and compatibility-mode models work; their numbers are another basis.
-    On a seeded probe batch the logits that the model gives are compared with `softcap(scale · (c W_U + b_U))`.
+    `W_U`, `b_U` are the model's own, so folded and compatibility-mode models work; their numbers
+    are another basis. On a seeded probe batch the logits that the model gives are compared with
+    `softcap(scale · (c W_U + b_U))`.
 
     Raises:
-        ValueError: the logits are something else (the message names the architecture and the error).
+        ValueError: the logits are something else (the message names the architecture and the
+            error).
         KeyError: the model has no `unembed.hook_in`.
 
     Example:
@@ -42,12 +45,18 @@ def readout(model: Model) -> Readout:
         tokenizer = getattr(model, "tokenizer", None)
         tokens, special = _names(tokenizer, W_U.shape[1], known)
         same = known is not None and known.holds(W_U, b_U)
-        head = known.readout.head if known is not None and same else UnembedWeights(W_U.float(), b_U.float())
+        head = (
+            known.readout.head
+            if known is not None and same
+            else UnembedWeights(W_U.float(), b_U.float())
+        )
         scale, softcap = _after_unembedding(model, *_probe(model, len(tokens)), head)
         made = (tokens, special, scale, softcap)
         if known is None or not same or made != known.form:
             on = Readout(W_U, b_U, tokens, special, scale, softcap, model_id(model))
-            known = _Known(on, None if tokenizer is None else weakref.ref(tokenizer), _size(tokenizer))
+            known = _Known(
+                on, None if tokenizer is None else weakref.ref(tokenizer), _size(tokenizer)
+            )
             _KNOWN[model] = known
         return known.readout
 
@@ -70,19 +79,26 @@ class _Known(NamedTuple):
         They are if the tensors are the same and nothing was written to them.
         """
         r = self.readout
-        same = r.W_U.data_ptr() == W_U.data_ptr() and r.W_U.shape == W_U.shape and r.W_U.dtype == W_U.dtype
+        same = (
+            r.W_U.data_ptr() == W_U.data_ptr()
+            and r.W_U.shape == W_U.shape
+            and r.W_U.dtype == W_U.dtype
+        )
         return same and bit_sum(W_U, b_U) == r.checksum
 
 
 _KNOWN: weakref.WeakKeyDictionary[Model, _Known] = weakref.WeakKeyDictionary()
-"""One read-out per model, so that ten steers share its numbers; true only as far as `holds` says, which is asked each time."""
+"""One read-out per model, so that ten steers share its numbers; true only as far as `holds` says,
+which is asked each time."""
 
 
 def _size(tokenizer: Any) -> int:
     return 0 if tokenizer is None else len(tokenizer)
 
 
-def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[str, ...], frozenset[int]]:
+def _names(
+    tokenizer: Any, d_vocab: int, known: _Known | None
+) -> tuple[tuple[str, ...], frozenset[int]]:
     """Return the strings of all tokens and the ids of the special ones.
 
     The strings are read anew where the tokenizer is another or has grown.
@@ -101,7 +117,10 @@ def _names(tokenizer: Any, d_vocab: int, known: _Known | None) -> tuple[tuple[st
 
 
 def _after_unembedding(
-    model: Model, c: Float[Tensor, "batch pos d_model"], found: Float[Tensor, "batch pos vocab"], head: UnembedWeights
+    model: Model,
+    c: Float[Tensor, "batch pos d_model"],
+    found: Float[Tensor, "batch pos vocab"],
+    head: UnembedWeights,
 ) -> tuple[float, float | None]:
     """Return the scale and the soft cap with which the read-out gives the model's own logits.
 
@@ -132,10 +151,15 @@ def _after_unembedding(
 
 
 def _adapters(model: Model) -> str:
-    """Return the names of what a peft adapter puts beside the weight of the unembedding, for messages."""
-    unembed = getattr(getattr(model, "unembed", None), "original_component", getattr(model, "unembed", None))
+    """Return the names of what a peft adapter puts beside the weight of the unembedding, for
+    messages."""
+    unembed = getattr(
+        getattr(model, "unembed", None), "original_component", getattr(model, "unembed", None)
+    )
     names = () if unembed is None else (name for name, _ in unembed.named_modules())
-    return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[:60]
+    return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[
+        :60
+    ]
 
 
 def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +178,8 @@ def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
 
 
 def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
-    """Yield what may follow the unembedding, by the names that configurations use; the probe decides."""
+    """Yield what may follow the unembedding, by the names that configurations use; the probe
+    decides."""
     configs = [model.cfg, getattr(getattr(model, "original_model", None), "config", None)]
 
     def value(*names: str) -> float | None:

@@ -23,7 +23,8 @@ from steerlens.values.texts import as_texts
 
 CHUNK = 512
 BLOCK = 1 << 19
-"""Logits that are taken through all strengths before the next: as many as stay in a processor's cache."""
+"""Logits that are taken through all strengths before the next: as many as stay in a processor's
+cache."""
 
 
 def score(
@@ -38,21 +39,23 @@ def score(
 
         log softmax(post(c W_U + b_U + s · (cW) W_U))[token]        of a steer
 
-    For a steer one pass of the model serves all strengths: `c W_U` and `(cW) W_U` are computed once, and another strength
-    costs a softmax. Any other intervention takes a pass per strength.
+    For a steer one pass of the model serves all strengths: `c W_U` and `(cW) W_U` are computed
+    once, and another strength costs a softmax. Any other intervention takes a pass per strength.
 
     Args:
         model: a TransformerLens model.
         texts: what to read; not empty. Of labelled texts with prompts the texts alone are scored.
-        steer: a `Steer`, `steer.with_background(background)`, a `Reft`, …, or None for the plain model.
+        steer: a `Steer`, `steer.with_background(background)`, a `Reft`, …, or None for the plain
+            model.
         strengths: any number of them.
         end: whether the end of a text is scored too.
 
     Returns:
-        One row per token and strength: `text` (its index), `position`, `token`, `strength`, `log_prob` (nats). The sum of
-        a text's rows at one strength is the log-probability of the text. `token` is the part of the text that the token
-        stands for, so that joined they are the text; where several tokens make one character (emoji, accents) the
-        first has it and the others are "".
+        One row per token and strength: `text` (its index), `position`, `token`, `strength`,
+            `log_prob` (nats). The sum of
+        a text's rows at one strength is the log-probability of the text. `token` is the part of the
+        text that the token stands for, so that joined they are the text; where several tokens make
+        one character (emoji, accents) the first has it and the others are "".
 
     Raises:
         ValueError: no texts, a text that is empty, missing or no text (the message names
@@ -72,11 +75,15 @@ def score(
         log_probs = state_log_probs(states, steer, strengths)
     else:
         # the order of the positions depends on the texts alone
-        each = [collect(model, data, intervention=steer, strength=s, end=end, progress=False) for s in strengths]
+        each = [
+            collect(model, data, intervention=steer, strength=s, end=end, progress=False)
+            for s in strengths
+        ]
         states = each[0]
         log_probs = torch.cat([state_log_probs(one, None, (0.0,)) for one in each])
     rows = next(states.chunks(max(states.n_positions, 1)))
-    # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in order
+    # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in
+    # order
     order = torch.argsort(rows.text, stable=True)
     text = rows.text[order]
     starts = torch.cat([torch.zeros(1, dtype=torch.long), states.lengths.cumsum(0)[:-1]])
@@ -125,7 +132,9 @@ def state_log_probs(
         for start in range(0, len(c), rows):
             part = slice(start, start + rows)
             for k, s in enumerate(strengths):
-                here = z[part] if along is None or s == 0 else torch.add(z[part], along[part], alpha=s)
+                here = (
+                    z[part] if along is None or s == 0 else torch.add(z[part], along[part], alpha=s)
+                )
                 log_p = torch.log_softmax(apply_softcap(head, here), 1)
                 log_probs[k, part] = log_p.gather(1, target[part, None]).squeeze(1)
         found.append(log_probs)

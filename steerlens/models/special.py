@@ -10,30 +10,38 @@ from typing import Any, NamedTuple
 from steerlens.models.vocabulary import Tokenizer, special_ids, special_names
 
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
-"""Around the name of a special token where names in texts must not be taken for it; Unicode keeps them out of all texts."""
+"""Around the name of a special token where names in texts must not be taken for it; Unicode keeps
+them out of all texts."""
 
 Span = tuple[int, int]
 
 
 class Tokens(NamedTuple):
-    """Token ids of strings and, where asked for, the characters of the string that each token was read from."""
+    """Token ids of strings and, where asked for, the characters of the string that each token was
+    read from."""
 
     ids: list[list[int]]
     spans: list[list[Span]]
 
 
-def read_tokens(tokenizer: Tokenizer, strings: list[str], starts: Sequence[int], *, spans: bool = False) -> Tokens:
-    """Tokenise strings, each a prompt and from `starts` on a text: no special token comes out of the text.
+def read_tokens(
+    tokenizer: Tokenizer, strings: list[str], starts: Sequence[int], *, spans: bool = False
+) -> Tokens:
+    """Tokenise strings, each a prompt and from `starts` on a text: no special token comes out of
+    the text.
 
-    The tokenizer is asked as it is. Strings where special tokens came out of the text are then given to a copy that knows
-    them by names that no text holds; in their prompts these names are put in, so that all else is read as before.
+    The tokenizer is asked as it is. Strings where special tokens came out of the text are then
+    given to a copy that knows them by names that no text holds; in their prompts these names are
+    put in, so that all else is read as before.
 
     Raises:
         ValueError: the tokenizer cannot read the name of a special token as text.
     """
     found = _ask(tokenizer, strings, spans)
     special = _special(tokenizer)
-    rows = [row for row, ids in enumerate(found.ids) if special.in_text(ids, strings[row], starts[row])]
+    rows = [
+        row for row, ids in enumerate(found.ids) if special.in_text(ids, strings[row], starts[row])
+    ]
     if not rows:
         return found
     some, places = [strings[row] for row in rows], [starts[row] for row in rows]
@@ -57,7 +65,8 @@ def read_tokens(tokenizer: Tokenizer, strings: list[str], starts: Sequence[int],
 
 @dataclass(frozen=True)
 class _Special:
-    """The special tokens of a tokenizer: names, a pattern of any, and ids, without that of an unknown word."""
+    """The special tokens of a tokenizer: names, a pattern of any, and ids, without that of an
+    unknown word."""
 
     names: tuple[str, ...]
     pattern: re.Pattern[str]
@@ -80,7 +89,8 @@ class _Special:
 
 def _special(tokenizer: Tokenizer) -> _Special:
     names = special_names(tokenizer)
-    # a word that is not known gives the unknown token, though nobody wrote it; it may be the end of text too
+    # a word that is not known gives the unknown token, though nobody wrote it; it may be the end of
+    # text too
     unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id}
     pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
     told = str(tokenizer.unk_token) if unknown - {None} else ""
@@ -95,7 +105,9 @@ def _ask(tokenizer: Tokenizer, strings: list[str], spans: bool) -> Tokens:
     return Tokens(list(found["input_ids"]), list(found["offset_mapping"]) if spans else [])
 
 
-def _split(tokenizer: Tokenizer, strings: list[str], starts: list[int], special: _Special) -> Tokens:
+def _split(
+    tokenizer: Tokenizer, strings: list[str], starts: list[int], special: _Special
+) -> Tokens:
     """Tokenise with a tokenizer in Python, which splits names of special tokens when it is told to.
 
     It splits all of them or none.
@@ -106,10 +118,14 @@ def _split(tokenizer: Tokenizer, strings: list[str], starts: list[int], special:
                 f"prompts: {string[:start][:40]!r} and its text both hold names of special tokens; {type(tokenizer).__name__} "
                 "cannot tell them apart, a fast tokenizer (tokenizers library) can"
             )
-    return Tokens(tokenizer(strings, add_special_tokens=False, split_special_tokens=True)["input_ids"], [])
+    return Tokens(
+        tokenizer(strings, add_special_tokens=False, split_special_tokens=True)["input_ids"], []
+    )
 
 
-def _literally(tokenizer: Tokenizer, strings: list[str], starts: list[int], special: _Special) -> Tokens:
+def _literally(
+    tokenizer: Tokenizer, strings: list[str], starts: list[int], special: _Special
+) -> Tokens:
     named = [
         special.pattern.sub(lambda name: OPEN + name[0] + CLOSE, string[:start]) + string[start:]
         for string, start in zip(strings, starts, strict=True)
@@ -144,8 +160,13 @@ def _renamed(tokenizer: Tokenizer, names: Sequence[str]) -> Any:
     if model.get("unk_token"):
         model["unk_token"] = other.get(model["unk_token"], model["unk_token"])
     if "merges" in model:
-        pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-        model["merges"] = [pair for pair in pairs if other.keys().isdisjoint((*pair, "".join(pair)))]
+        pairs = [
+            tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair)
+            for pair in model["merges"]
+        ]
+        model["merges"] = [
+            pair for pair in pairs if other.keys().isdisjoint((*pair, "".join(pair)))
+        ]
     copy = type(tokenizer.backend_tokenizer).from_str(json.dumps(made))
     copy.no_truncation()
     copy.no_padding()

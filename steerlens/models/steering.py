@@ -17,22 +17,29 @@ from steerlens.values.readout import bit_sum
 
 @contextmanager
 def steered(
-    model: Model, intervention: Intervention | Fit, strength: Strength = 1.0, *, prompt: int | None = None
+    model: Model,
+    intervention: Intervention | Fit,
+    strength: Strength = 1.0,
+    *,
+    prompt: int | None = None,
 ) -> Iterator[Model]:
     """Run the block with the model steered; afterwards it is as before, however the block is left.
 
-    Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`, `run_with_cache`. Hooks
-    that were there before stay. Nested blocks compose as maps, the inner one acting on what the outer one made:
-    `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is `steered(model, a * A + b * B)`.
+    Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`,
+    `run_with_cache`. Hooks that were there before stay. Nested blocks compose as maps, the inner
+    one acting on what the outer one made: `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is
+    `steered(model, a * A + b * B)`.
 
-    An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are. Here a pass over several
-    tokens per row is taken for a prompt, or for its first `prompt` tokens; a pass over one token goes on behind what was read
-    before, as `model.generate` does with its cache. Without a cache, give `prompt`. Padding counts as tokens:
-    `steerlens.generate`, `score` and `collect` know better.
+    An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are.
+    Here a pass over several tokens per row is taken for a prompt, or for its first `prompt` tokens;
+    a pass over one token goes on behind what was read before, as `model.generate` does with its
+    cache. Without a cache, give `prompt`. Padding counts as tokens: `steerlens.generate`, `score`
+    and `collect` know better.
 
     Args:
         model: a TransformerLens model of either class.
-        intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its value.
+        intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its
+            value.
         strength: a number, or a tensor with one value per row of the batch.
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
@@ -54,7 +61,10 @@ def steered(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
             "cannot be given; use steerlens.generate, score or collect"
         )
-    with exclusive(model, by_user=True), apply_edits(model, intervention.edits(strength), _following(prompt)):
+    with (
+        exclusive(model, by_user=True),
+        apply_edits(model, intervention.edits(strength), _following(prompt)),
+    ):
         yield model
 
 

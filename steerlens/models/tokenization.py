@@ -30,7 +30,8 @@ class Convention(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Token ids of texts, begin and end tokens included, how many of each are only read, and how many texts were cut.
+    """Token ids of texts, begin and end tokens included, how many of each are only read, and how
+    many texts were cut.
 
     The first token is only read, as nothing comes before it, and so is the whole of a prompt.
     """
@@ -45,16 +46,23 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    tokenizer: Tokenizer, texts: list[str], convention: Convention, *, end: bool, prompts: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    texts: list[str],
+    convention: Convention,
+    *,
+    end: bool,
+    prompts: Sequence[str] = (),
 ) -> Encoded:
-    """Return token ids of texts; with `end` the end-of-text token follows, if there is one, so that it is predicted too.
+    """Return token ids of texts; with `end` the end-of-text token follows, if there is one, so that
+    it is predicted too.
 
-    A prompt's tokens are those that it has in common with prompt and text together. Names of special tokens in a text are
-    text; in a prompt they are the tokens, as chat templates mean them.
+    A prompt's tokens are those that it has in common with prompt and text together. Names of
+    special tokens in a text are text; in a prompt they are the tokens, as chat templates mean them.
 
     Raises:
-        ValueError: what is no text, a token without an embedding, texts of unknown words alone, the name of a special
-            token that the tokenizer cannot read as text; the message names the text.
+        ValueError: what is no text, a token without an embedding, texts of unknown words alone, the
+            name of a special token that the tokenizer cannot read as text; the message names the
+            text.
     """
     for name, given in (("texts", texts), ("prompts", prompts)):
         if given:
@@ -74,17 +82,23 @@ def encode(
         read = [max(n, _common(a, b)) for n, a, b in zip(read, alone, whole, strict=True)]
     long = [len(ids) > convention.n_ctx for ids in whole]
     return Encoded(
-        [ids[: convention.n_ctx] if cut else ids for ids, cut in zip(whole, long, strict=True)], read, sum(long)
+        [ids[: convention.n_ctx] if cut else ids for ids, cut in zip(whole, long, strict=True)],
+        read,
+        sum(long),
     )
 
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], convention: Convention) -> list[list[int]]:
-    """Return token ids of prompts: nothing of them is predicted, and names of special tokens are the tokens."""
+def encode_prompts(
+    tokenizer: Tokenizer, prompts: Sequence[str], convention: Convention
+) -> list[list[int]]:
+    """Return token ids of prompts: nothing of them is predicted, and names of special tokens are
+    the tokens."""
     return encode(tokenizer, [""] * len(prompts), convention, end=False, prompts=prompts).ids
 
 
 class Laid(NamedTuple):
-    """A text as a tokenizer is given it: `lead` spaces that the model wants, a prompt, and from `start` on the text."""
+    """A text as a tokenizer is given it: `lead` spaces that the model wants, a prompt, and from
+    `start` on the text."""
 
     whole: str
     lead: int
@@ -104,7 +118,8 @@ def lay_out(
 
 
 def begin(tokenizer: Tokenizer, convention: Convention, ids: list[int]) -> list[int]:
-    """Return what comes before the tokens of a text: begin-of-text, but where a prompt says it itself."""
+    """Return what comes before the tokens of a text: begin-of-text, but where a prompt says it
+    itself."""
     bos = tokenizer.bos_token_id
     return [bos] if convention.bos and bos is not None and ids[:1] != [bos] else []
 
@@ -115,7 +130,9 @@ def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
     What they are does not matter, they are overwritten.
     """
     fill = getattr(tokenizer, "bos_token_id", None) or 0
-    return encoded._replace(ids=[[fill] * n + ids for ids in encoded.ids], prompt=[n + read for read in encoded.prompt])
+    return encoded._replace(
+        ids=[[fill] * n + ids for ids in encoded.ids], prompt=[n + read for read in encoded.prompt]
+    )
 
 
 def _joined(prompt: str, text: str) -> str:
@@ -126,12 +143,15 @@ def _joined(prompt: str, text: str) -> str:
 
 def _common(a: list[int], b: list[int]) -> int:
     """Return how many tokens two lists begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 BATCH_NUMBERS = 3 << 17
-"""Numbers of the residual stream a batch on a CPU: 2,048 tokens at d_model 192, 512 at GPT-2's 768. What the layers hand on then
-stays in the caches, less of it is padding, and no array is so large that the system hands out and clears its pages each time."""
+"""Numbers of the residual stream a batch on a CPU: 2,048 tokens at d_model 192, 512 at GPT-2's 768.
+What the layers hand on then stays in the caches, less of it is padding, and no array is so large
+that the system hands out and clears its pages each time."""
 
 
 def batch_tokens(W_U: Float[Tensor, "d_model vocab"]) -> int:
@@ -153,7 +173,9 @@ def batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
     return found
 
 
-def pad(ids: list[list[int]], *, left: bool = False) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+def pad(
+    ids: list[list[int]], *, left: bool = False
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Return token ids as one tensor with its attention mask.
 
     They are padded on the right, or on the left for generation.

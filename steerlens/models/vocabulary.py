@@ -16,14 +16,17 @@ UNKNOWN_SHARE = 0.1
 SPACES = frozenset({"▁", "Ġ"})
 """Tokens that are a space alone."""
 RARE = "\U000133a0"
-"""A character that no vocabulary has (a hieroglyph): a tokenizer that gives nothing for it passes over what it does not know."""
+"""A character that no vocabulary has (a hieroglyph): a tokenizer that gives nothing for it passes
+over what it does not know."""
 
 
 def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
-    """Return the text of each token id, a leading space kept where the tokenizer marks one (`Ġ`, `▁`).
+    """Return the text of each token id, a leading space kept where the tokenizer marks one (`Ġ`,
+    `▁`).
 
-    Ids that no token has are "". What is no whole character is spelled by its bytes, `<0xE2>`, whatever the tokenizer.
-    Stops at the largest id that a token has: columns of `W_U` beyond it are padding.
+    Ids that no token has are "". What is no whole character is spelled by its bytes, `<0xE2>`,
+    whatever the tokenizer. Stops at the largest id that a token has: columns of `W_U` beyond it are
+    padding.
     """
     ids = sorted({i for i in tokenizer.get_vocab().values() if 0 <= i < d_vocab})
     added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
@@ -35,7 +38,8 @@ def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
 
 
 def special_ids(tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Return the ids of tokens that stand for no text: begin, end, padding, and all that were added as special."""
+    """Return the ids of tokens that stand for no text: begin, end, padding, and all that were added
+    as special."""
     if not tokenizer:
         return frozenset()
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
@@ -50,7 +54,8 @@ def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:
-    """Return whether tokens are bytes, written in the alphabet of GPT-2, in which `Ġ` is a space."""
+    """Return whether tokens are bytes, written in the alphabet of GPT-2, in which `Ġ` is a
+    space."""
     if getattr(tokenizer, "is_fast", False):
         return "ByteLevel" in repr(tokenizer.backend_tokenizer.decoder)
     # `Ġ` is a letter too (Maltese), so one such token does not tell
@@ -69,14 +74,17 @@ ALPHABET = _alphabet()
 
 
 def _byte_level(token: str) -> str:
-    """Return the text of a byte-level token; bytes that are part of a character by their numbers."""
+    """Return the text of a byte-level token; bytes that are part of a character by their
+    numbers."""
     if not all(letter in ALPHABET for letter in token):
         return token
     text = bytes(ALPHABET[letter] for letter in token).decode("utf-8", "surrogateescape")
     return re.sub(r"[\udc80-\udcff]", lambda part: f"<0x{ord(part[0]) - 0xDC00:02X}>", text)
 
 
-def check_embedded(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str], d_vocab: int) -> None:
+def check_embedded(
+    tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str], d_vocab: int
+) -> None:
     """Raise where a token has no embedding in the model.
 
     Raises:
@@ -94,14 +102,19 @@ def check_embedded(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Se
 
 
 def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
-    """Warn where a text is wholly unknown to the tokenizer, or more than a tenth of all, or is left out by it.
+    """Warn where a text is wholly unknown to the tokenizer, or more than a tenth of all, or is left
+    out by it.
 
     Raises:
         ValueError: all of it is.
     """
-    share, row, word = _unknown(tokenizer, ids, texts) or _left_out(tokenizer, texts) or (0.0, 0, "")
+    share, row, word = (
+        _unknown(tokenizer, ids, texts) or _left_out(tokenizer, texts) or (0.0, 0, "")
+    )
     if 0 < share <= UNKNOWN_SHARE:
-        wholly = [row for row, text in enumerate(ids) if text and set(text) == {tokenizer.unk_token_id}]
+        wholly = [
+            row for row, text in enumerate(ids) if text and set(text) == {tokenizer.unk_token_id}
+        ]
         if wholly:
             warn_user(
                 f"the tokenizer knows nothing in {len(wholly)} of {len(texts)} texts, e.g. {_excerpt(texts[wholly[0]])}, text "
@@ -111,23 +124,34 @@ def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Seque
         return
     example = f"e.g. {_excerpt(word)} of text {row}"
     if share == 1:
-        raise ValueError(f"texts: the tokenizer knows nothing in them, {example}; take a model of this language")
+        raise ValueError(
+            f"texts: the tokenizer knows nothing in them, {example}; take a model of this language"
+        )
     warn_user(
         f"the tokenizer does not know {share:.0%} of the texts, {example}: the model does not see it; take a model whose "
         "vocabulary has these words, or write the texts as its own are written (case, spaces)",
     )
 
 
-def _unknown(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]) -> tuple[float, int, str] | None:
-    """Return the share of unknown tokens, and a text and its word that is one; None if there are none."""
+def _unknown(
+    tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]
+) -> tuple[float, int, str] | None:
+    """Return the share of unknown tokens, and a text and its word that is one; None if there are
+    none."""
     unknown = tokenizer.unk_token_id
     row = next((row for row, sequence in enumerate(ids) if unknown in sequence), None)
     if row is None:
         return None
     counts = Counter(chain.from_iterable(ids))
     marks = zip(counts, tokenizer.convert_ids_to_tokens(list(counts)), strict=True)
-    said = counts.total() - sum(counts[i] for i, token in marks if token in SPACES)  # spaces alone say nothing
-    words = (word for word in texts[row].split() if unknown in tokenizer(word, add_special_tokens=False)["input_ids"])
+    said = counts.total() - sum(
+        counts[i] for i, token in marks if token in SPACES
+    )  # spaces alone say nothing
+    words = (
+        word
+        for word in texts[row].split()
+        if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]
+    )
     return counts[unknown] / said, row, next(words, texts[row])
 
 
@@ -138,11 +162,15 @@ def _left_out(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[float, int, s
     """
     if not texts or not getattr(tokenizer, "is_fast", False):
         return None
-    if not SPACES.issuperset(tokenizer.convert_ids_to_tokens(tokenizer(RARE, add_special_tokens=False)["input_ids"])):
+    if not SPACES.issuperset(
+        tokenizer.convert_ids_to_tokens(tokenizer(RARE, add_special_tokens=False)["input_ids"])
+    ):
         return None
     found = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
     said, lost = 0, []
-    for row, (text, ids, spans) in enumerate(zip(texts, found["input_ids"], found["offset_mapping"], strict=True)):
+    for row, (text, ids, spans) in enumerate(
+        zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+    ):
         tokens = zip(tokenizer.convert_ids_to_tokens(ids), spans, strict=True)
         read = {place for token, (i, j) in tokens if token not in SPACES for place in range(i, j)}
         said += sum(not c.isspace() for c in text)

@@ -1,8 +1,8 @@
 """Figures of what the package measures, and the page of `steerlens report`.
 
-Every `plot_…` takes a table or a result of the package, draws on the axes it is given or on new ones that are as wide as a
-column of a paper (8.5 cm), and returns them. The look is its own whatever style is set, light or dark, and no setting is left
-changed.
+Every `plot_…` takes a table or a result of the package, draws on the axes it is given or on new
+ones that are as wide as a column of a paper (8.5 cm), and returns them. The look is its own
+whatever style is set, light or dark, and no setting is left changed.
 
 Example:
     >>> import pandas as pd

@@ -34,7 +34,8 @@ from steerlens.values.atomic import write_json
 def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw how likely texts of each label are at each strength; `table` from `label_curve`.
 
-    Bands are ± 2 standard errors; a dot marks each curve's highest point. What lies far below 0 is cut off.
+    Bands are ± 2 standard errors; a dot marks each curve's highest point. What lies far below 0 is
+    cut off.
 
     Example:
         >>> import pandas as pd
@@ -69,11 +70,14 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 @look()
-def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: Axes | None = None) -> Axes:
-    """Draw the distribution of the attribute of generated texts at each strength; `table` from `written_attribute`.
+def plot_written_attribute(
+    table: pd.DataFrame, *, name: str = "attribute", ax: Axes | None = None
+) -> Axes:
+    """Draw the distribution of the attribute of generated texts at each strength; `table` from
+    `written_attribute`.
 
-    One ridge per strength, its area the same for all: a density estimate reflected at -1 and 1, so nothing leaks out. The
-    dot and the number are the mean.
+    One ridge per strength, its area the same for all: a density estimate reflected at -1 and 1, so
+    nothing leaks out. The dot and the number are the mean.
 
     Example:
         >>> import pandas as pd
@@ -90,13 +94,27 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
     for k, (s, density) in reversed(list(enumerate(zip(strengths, densities, strict=True)))):
         colour, mean = shade(s, top), float(table.attribute[table.strength == s].mean())
         front = 3 * (len(strengths) - k)
-        ax.fill_between(grid, k, k + scale * density, color=colour, alpha=0.75, linewidth=0, zorder=front)
+        ax.fill_between(
+            grid, k, k + scale * density, color=colour, alpha=0.75, linewidth=0, zorder=front
+        )
         ax.plot(grid, k + scale * density, color=neutral(PAPER), linewidth=0.8, zorder=front + 1)
-        ax.plot(mean, k, "o", color=neutral(PAPER), markeredgecolor=ink(), markersize=4, zorder=200, clip_on=False)
+        ax.plot(
+            mean,
+            k,
+            "o",
+            color=neutral(PAPER),
+            markeredgecolor=ink(),
+            markersize=4,
+            zorder=200,
+            clip_on=False,
+        )
         ax.text(1.06, k, fixed(mean, 2, sign=True), va="center", fontsize=7, color=neutral(SOFT))
     ax.text(1.06, len(strengths) - 0.1, "mean", fontsize=7, color=neutral(SOFT), style="italic")
     ax.set(
-        xlim=(-1, 1), ylim=(-0.35, len(strengths) + 0.75), yticks=range(len(strengths)), xticks=(-1, -0.5, 0, 0.5, 1)
+        xlim=(-1, 1),
+        ylim=(-0.35, len(strengths) + 0.75),
+        yticks=range(len(strengths)),
+        xticks=(-1, -0.5, 0, 0.5, 1),
     )
     ax.set_yticklabels([format_signed(s) for s in strengths])
     ax.tick_params(axis="y", length=0)
@@ -108,10 +126,11 @@ def plot_written_attribute(table: pd.DataFrame, *, name: str = "attribute", ax: 
 
 @look()
 def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how much of the distance to the truth a steer covers on texts of each grade; `table` from `gap_closed`.
+    """Draw how much of the distance to the truth a steer covers on texts of each grade; `table`
+    from `gap_closed`.
 
-    Full bars at strength = grade; hollow ones at the best multiple of it, chosen on other texts, where that is not 1.
-    Lines are 95 % intervals.
+    Full bars at strength = grade; hollow ones at the best multiple of it, chosen on other texts,
+    where that is not 1. Lines are 95 % intervals.
     """
     ax = axes(ax)
     top = max(abs(g) for g in table.grade if g != "all")
@@ -124,18 +143,28 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for j, (prefix, label, full) in enumerate(bars):
         for x, row in shown.iterrows():
             colour = neutral(SOFT) if row.grade == "all" else shade(row.grade, top)
-            y, low, high = (100 * row[f"{prefix}{column}"] for column in ("gap_closed", "low", "high"))
+            y, low, high = (
+                100 * row[f"{prefix}{column}"] for column in ("gap_closed", "low", "high")
+            )
             at = x + (j - (len(bars) - 1) / 2) * (width + 0.04)
-            ax.bar(at, y, width=width, color=colour if full else "none", edgecolor=colour, linewidth=1)
+            ax.bar(
+                at, y, width=width, color=colour if full else "none", edgecolor=colour, linewidth=1
+            )
             ax.errorbar(at, y, yerr=[[y - low], [high - y]], color=ink(), linewidth=0.8, capsize=2)
         ax.bar(0, 0, color=neutral(SOFT) if full else "none", edgecolor=neutral(SOFT), label=label)
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.axhline(100, color=GREY, linewidth=0.7, linestyle=(0, (4, 3)))
-    ax.text(len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color=neutral(SOFT))
-    ax.set_xticks(range(len(shown)), ["all" if g == "all" else format_signed(g) for g in shown.grade])
+    ax.text(
+        len(shown) - 0.45, 98, "the truth", ha="right", va="top", fontsize=7, color=neutral(SOFT)
+    )
+    ax.set_xticks(
+        range(len(shown)), ["all" if g == "all" else format_signed(g) for g in shown.grade]
+    )
     lows = shown[["low", "best_low"]] if len(bars) == 2 else shown[["low"]]
     ax.set(
-        ylim=(min(0.0, 100 * float(lows.min().min())) - 2, 105), xlabel="grade of the texts", ylabel="gap closed (%)"
+        ylim=(min(0.0, 100 * float(lows.min().min())) - 2, 105),
+        xlabel="grade of the texts",
+        ylabel="gap closed (%)",
     )
     legend_above(ax)
     return ax
@@ -143,35 +172,57 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @look()
 def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the NLL of new texts of each label, relative to the model with its background: steered, and with the sign turned.
+    """Draw the NLL of new texts of each label, relative to the model with its background: steered,
+    and with the sign turned.
 
-    `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token. Below 0 is better.
+    `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token.
+    Below 0 is better.
     """
     ax = axes(ax)
     labels = ["all" if label == "all" else format_signed(float(label)) for label in table.label]
     at = np.arange(len(table))
-    ax.bar(at - 0.19, table.steered - table.background, width=0.34, color=GREEN, label="strength = label")
-    ax.bar(at + 0.19, table.flipped - table.background, width=0.34, color=AMBER, label="sign turned")
+    ax.bar(
+        at - 0.19,
+        table.steered - table.background,
+        width=0.34,
+        color=GREEN,
+        label="strength = label",
+    )
+    ax.bar(
+        at + 0.19, table.flipped - table.background, width=0.34, color=AMBER, label="sign turned"
+    )
     ax.axhline(0, color=GREY, linewidth=0.7)
     ax.set_xticks(at, labels)
-    ax.set(xlabel="label of the text", ylabel="NLL − that at strength 0\n(nats per token, lower is better)")
+    ax.set(
+        xlabel="label of the text",
+        ylabel="NLL − that at strength 0\n(nats per token, lower is better)",
+    )
     legend_above(ax)
     return ax
 
 
 @look()
-def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None) -> Axes:
-    """Draw the words that one side of a direction writes and avoids; `scores` from `singular_scores`."""
+def plot_singular_words(
+    scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None
+) -> Axes:
+    """Draw the words that one side of a direction writes and avoids; `scores` from
+    `singular_scores`."""
     ax = axes(ax, height=2.6)
-    mine = scores[(scores.direction == direction) & (scores.side == side) & (scores.role != "reads")]
+    mine = scores[
+        (scores.direction == direction) & (scores.side == side) & (scores.role != "reads")
+    ]
     mine = mine.sort_values("score").drop_duplicates("word")
-    ax.barh(range(len(mine)), mine.score, color=[RED if s > 0 else BLUE for s in mine.score], height=0.7)
+    ax.barh(
+        range(len(mine)), mine.score, color=[RED if s > 0 else BLUE for s in mine.score], height=0.7
+    )
     ax.set_yticks(range(len(mine)), mine.word, parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=GREY, linewidth=0.7)
     ax.locator_params(axis="x", nbins=3)
     ax.set(xlabel="score at strength +1")
-    ax.set_title(f"direction {direction}{side.replace('-', '−')}", loc="left", color=ink(), size=8.5)
+    ax.set_title(
+        f"direction {direction}{side.replace('-', '−')}", loc="left", color=ink(), size=8.5
+    )
     return ax
 
 
@@ -179,21 +230,36 @@ def plot_singular_words(scores: pd.DataFrame, *, direction: int = 1, side: str =
 def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Draw what each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
 
-    The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain model finds what was
-    written at a strength than what was written at 0 (± 2 standard errors).
+    The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain
+    model finds what was written at a strength than what was written at 0 (± 2 standard errors).
     """
     ax = axes(ax)
     kl = kl.sort_values("strength")
     at_zero = writing.nll[writing.strength == 0]
     zero = float(at_zero.iloc[0]) if len(at_zero) else float(writing.nll.min())
-    sns.lineplot(x=kl.strength, y=kl.kl, ax=ax, color=neutral(SOFT), label="KL(plain ‖ steered)", errorbar=None)
+    sns.lineplot(
+        x=kl.strength,
+        y=kl.kl,
+        ax=ax,
+        color=neutral(SOFT),
+        label="KL(plain ‖ steered)",
+        errorbar=None,
+    )
     top = writing.strength.abs().max()
     for _, row in writing.iterrows():
         ax.errorbar(
             row.strength, row.nll - zero, yerr=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
             linewidth=0.9, capsize=2,
         )  # fmt: skip
-    ax.errorbar([], [], yerr=[], fmt="o", color=GREY, markersize=4, label="NLL of its texts under the plain model")
+    ax.errorbar(
+        [],
+        [],
+        yerr=[],
+        fmt="o",
+        color=GREY,
+        markersize=4,
+        label="NLL of its texts under the plain model",
+    )
     ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     ax.set(xlabel="strength", ylabel="cost (nats per token)")
     legend_above(ax)
@@ -222,7 +288,9 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
     What is missing or not finite becomes null.
     """
-    return json.loads(table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10))
+    return json.loads(
+        table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10)
+    )
 
 
 def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

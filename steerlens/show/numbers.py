@@ -1,4 +1,5 @@
-"""Numbers as readers see them: a real minus sign, never a negative zero, nothing where a value is missing."""
+"""Numbers as readers see them: a real minus sign, never a negative zero, nothing where a value is
+missing."""
 
 import math
 import re

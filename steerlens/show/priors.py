@@ -1,4 +1,5 @@
-"""Figures of tuned prompts: what priors are worth, how far prompts go, what their words say, and how they move the context."""
+"""Figures of tuned prompts: what priors are worth, how far prompts go, what their words say, and
+how they move the context."""
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,17 @@ WAYS = ("prompt", "nearest words", "random words")
 
 
 @look()
-def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw a number for each prior: a small dot per seed, the mean with its 95 % interval over seeds.
+def plot_priors(
+    table: pd.DataFrame, *, number: str = "nll", start: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw a number for each prior: a small dot per seed, the mean with its 95 % interval over
+    seeds.
 
     Args:
         table: of `compare_priors`.
         number: a column of it, e.g. "nll", "sign_margin", "drift", "nearest".
-        start: the column that says what it was before the fit, drawn as a grey ring, e.g. "start_drift".
+        start: the column that says what it was before the fit, drawn as a grey ring, e.g.
+            "start_drift".
     """
     ax = axes(ax, height=2.6)
     names = list(dict.fromkeys(table.prior))
@@ -37,9 +42,26 @@ def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None =
         rows = table[table.prior == name]
         mean, low, high = mean_interval(rows[number].to_numpy())
         ax.plot(rows[number], np.full(len(rows), k), "o", ms=2.2, color=RED, alpha=0.35, mew=0)
-        ax.errorbar(mean, k, xerr=[[mean - low], [high - mean]], fmt="o", ms=4, color=RED, lw=1.2, capsize=1.5)
+        ax.errorbar(
+            mean,
+            k,
+            xerr=[[mean - low], [high - mean]],
+            fmt="o",
+            ms=4,
+            color=RED,
+            lw=1.2,
+            capsize=1.5,
+        )
         if start is not None:
-            ax.plot(rows[start].mean(), k, "o", ms=4.5, mfc="none", mec=GREY, label="before the fit" if not k else None)
+            ax.plot(
+                rows[start].mean(),
+                k,
+                "o",
+                ms=4.5,
+                mfc="none",
+                mec=GREY,
+                label="before the fit" if not k else None,
+            )
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", lw=0.4, color=neutral(LINE))
@@ -48,7 +70,8 @@ def plot_priors(table: pd.DataFrame, *, number: str = "nll", start: str | None =
 
 @look()
 def plot_readability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what a prompt is worth, what its nearest words are worth in its place, and what random words are.
+    """Draw what a prompt is worth, what its nearest words are worth in its place, and what random
+    words are.
 
     Args:
         table: of `readability`, one for each seed, with a column `seed`.
@@ -95,10 +118,14 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
             ax.bar(x, mean, 0.62 * width, color=colour, yerr=[[mean - low], [high - mean]], label=None if k else kind,
                    error_kw={"lw": 0.9, "capsize": 2, "ecolor": ink()})  # fmt: skip
             last = "chance (95 %)" if (j, k) == (len(kinds) - 1, 0) else None
-            ax.bar(x, some.chance_high.mean(), 0.9 * width, color=neutral(LINE), zorder=0.5, label=last)
+            ax.bar(
+                x, some.chance_high.mean(), 0.9 * width, color=neutral(LINE), zorder=0.5, label=last
+            )
     ax.set_xticks(range(len(steers)), steers)
     ax.set_ylabel(
-        {"writes": "share along writes", "reads": "share along reads"}.get(question, "cos² with the steer's move")
+        {"writes": "share along writes", "reads": "share along reads"}.get(
+            question, "cos² with the steer's move"
+        )
     )
     legend_above(ax)
     return ax
@@ -106,10 +133,12 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
 
 @look()
 def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw how much of what a prompt changes so many rows change too, with the 95 % interval over seeds.
+    """Draw how much of what a prompt changes so many rows change too, with the 95 % interval over
+    seeds.
 
     Args:
-        table: of `compression`, one for each length and seed, with columns `length` and `seed`; several prompts are averaged.
+        table: of `compression`, one for each length and seed, with columns `length` and `seed`;
+            several prompts are averaged.
     """
     ax = axes(ax, height=2.4)
     lengths = sorted(table.length.unique())
@@ -118,7 +147,15 @@ def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ends = [mean_interval(some[length].to_numpy()) for length in lengths]
         mean, low, high = (np.array(column) for column in zip(*ends, strict=True))
         ax.errorbar(
-            lengths, mean, yerr=[mean - low, high - mean], color=colour, marker="o", ms=4, lw=1.2, capsize=2, label=way
+            lengths,
+            mean,
+            yerr=[mean - low, high - mean],
+            color=colour,
+            marker="o",
+            ms=4,
+            lw=1.2,
+            capsize=2,
+            label=way,
         )
     ax.axhline(1, color=ink(), lw=0.8, ls=(0, (4, 3)))
     ax.axhline(0, color=ink(), lw=0.7)

@@ -37,9 +37,14 @@ QUESTIONS = {
 
 @look()
 def plot_memory(
-    table: pd.DataFrame, *, value: str = "recovered", title: str | None = None, ax: Axes | None = None
+    table: pd.DataFrame,
+    *,
+    value: str = "recovered",
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draw what one edit of one token holds, against the length of what it was asked to hold; mean and 95 % interval.
+    """Draw what one edit of one token holds, against the length of what it was asked to hold; mean
+    and 95 % interval.
 
     Args:
         table: of `memorise`, with a column `kind` (text, scrambled, random).
@@ -53,10 +58,19 @@ def plot_memory(
     )  # fmt: skip
     if value == "recovered":
         ax.plot(lengths, lengths, color=ink(), lw=0.8, ls=(0, (4, 3)), zorder=0)
-        ax.set_ylim(0, min(max(lengths), 1.25 * float(table.groupby(["kind", "length"]).recovered.mean().max()) + 0.5))
+        ax.set_ylim(
+            0,
+            min(
+                max(lengths),
+                1.25 * float(table.groupby(["kind", "length"]).recovered.mean().max()) + 0.5,
+            ),
+        )
     ax.set_xscale("log", base=2)
     ax.set_xticks(lengths, [str(n) for n in lengths])
-    ax.set(xlabel="tokens to memorise", ylabel={"recovered": "recovered exactly", "stored": "stored (nats)"}[value])
+    ax.set(
+        xlabel="tokens to memorise",
+        ylabel={"recovered": "recovered exactly", "stored": "stored (nats)"}[value],
+    )
     ax.legend(title=None)
     legend_above(ax)
     if title is not None:
@@ -96,14 +110,17 @@ def plot_subspaces(table: pd.DataFrame, *, value: str = "largest", ax: Axes | No
     ax.set_xticks(range(len(shown)), [QUESTIONS[question] for question in shown])
     ax.set_ylim(0, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    ax.set_ylabel({"largest": "largest cos² of an angle", "overlap": "mean cos² of the angles"}[value])
+    ax.set_ylabel(
+        {"largest": "largest cos² of an angle", "overlap": "mean cos² of the angles"}[value]
+    )
     legend_above(ax)
     return ax
 
 
 @look()
 def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the sign margin at equal KL against the number of fitted parameters, with 95 % intervals over texts.
+    """Draw the sign margin at equal KL against the number of fitted parameters, with 95 % intervals
+    over texts.
 
     Args:
         table: of `reft_quality`.
@@ -116,8 +133,14 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ]
     for k, (((method, layers), rows), colour) in enumerate(zip(groups, colours, strict=True)):
         rows = rows.sort_values("parameters")
-        x = rows.parameters * 1.04 ** (k - len(groups) / 2)  # beside one another where they are the same
-        name = "steer" if method == "steer" else f"{method}, layer{'s' if ',' in layers else ''} {layers}"
+        x = rows.parameters * 1.04 ** (
+            k - len(groups) / 2
+        )  # beside one another where they are the same
+        name = (
+            "steer"
+            if method == "steer"
+            else f"{method}, layer{'s' if ',' in layers else ''} {layers}"
+        )
         ax.errorbar(
             x, rows.sign_margin, yerr=[rows.sign_margin - rows.low, rows.high - rows.sign_margin], color=colour, marker="o",
             ms=4, lw=1.2, elinewidth=0.8, capsize=1.5, label=name,
@@ -131,7 +154,8 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @look()
 def plot_composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what each part of a subspace, and all of it, is worth on the texts of each task, with 95 % intervals.
+    """Draw what each part of a subspace, and all of it, is worth on the texts of each task, with 95
+    % intervals.
 
     Args:
         table: of `composition`.
@@ -152,7 +176,9 @@ def plot_composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             label=f"on {task} texts",
         )
     ax.axhline(0, color=ink(), lw=0.7)
-    ax.set_xticks(range(len(edits)), [edit if edit == "together" else f"{edit} rows" for edit in edits])
+    ax.set_xticks(
+        range(len(edits)), [edit if edit == "together" else f"{edit} rows" for edit in edits]
+    )
     ax.set_ylabel("sign margin (nats per token)")
     legend_above(ax)
     return ax

@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from steerlens.show.style import BLUE, GREEN, GREY, RED, axes, legend_above, log_scale, look, title_above
+from steerlens.show.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    axes,
+    legend_above,
+    log_scale,
+    look,
+    title_above,
+)
 
 COLOURS = (RED, BLUE, GREEN, GREY)
 
@@ -16,7 +26,9 @@ def exponent(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     """
     u, v = np.log(x.to_numpy(float)), np.log(y.to_numpy(float))
     if len(set(u)) < 3:
-        raise ValueError(f"x: got {len(set(u))} different values, expected at least 3 to fit an exponent and its error")
+        raise ValueError(
+            f"x: got {len(set(u))} different values, expected at least 3 to fit an exponent and its error"
+        )
     around = u - u.mean()
     k = float(around @ v / (around @ around))
     rest = v - v.mean() - k * around
@@ -26,9 +38,15 @@ def exponent(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
 
 @look()
 def plot_scaling(
-    table: pd.DataFrame, *, what: str, tail: int = 4, title: str | None = None, ax: Axes | None = None
+    table: pd.DataFrame,
+    *,
+    what: str,
+    tail: int = 4,
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draw seconds against one size, on logarithmic axes; each way with the power law of its largest sizes.
+    """Draw seconds against one size, on logarithmic axes; each way with the power law of its
+    largest sizes.
 
     Args:
         table: one row per run: `size`, `way`, `seconds`. Dots are runs, lines the fitted laws.
@@ -42,7 +60,9 @@ def plot_scaling(
         k, error, a = exponent(fitted["size"], fitted.seconds)
         median = runs.groupby("size").seconds.median()
         ax.plot(runs["size"], runs.seconds, ".", ms=3, color=colour, alpha=0.45, mew=0)
-        ax.plot(median.index, median, "o", ms=4, color=colour, label=f"{way}: {k:.2f} ± {error:.2f}")
+        ax.plot(
+            median.index, median, "o", ms=4, color=colour, label=f"{way}: {k:.2f} ± {error:.2f}"
+        )
         x = np.array([sizes[-tail], sizes[-1]], float)
         ax.plot(x, a * x**k, color=colour, lw=1.2)
     log_scale(ax, "x")

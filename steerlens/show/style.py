@@ -1,4 +1,5 @@
-"""One look for every figure: colours that mean the same everywhere and are seen on white and on black."""
+"""One look for every figure: colours that mean the same everywhere and are seen on white and on
+black."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,18 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFor
 COLUMN = 3.3
 """Width of a column of a paper, inches (8.5 cm)."""
 
-# every colour of data has a contrast of 3:1 or more with white paper and with the page's dark paper; a test holds it
+# every colour of data has a contrast of 3:1 or more with white paper and with the page's dark
+# paper; a test holds it
 BLUE, GREY, RED, GREEN = "#3a7fc4", "#868686", "#d0492f", "#3f8f5f"
 PURPLE, AMBER, TEAL, PINK, OLIVE = "#8a5fb0", "#b97c12", "#2f8f9d", "#b0578d", "#76871f"
-DIVERGING = LinearSegmentedColormap.from_list("steer", ["#1464c8", "#5b89c2", "#868686", "#c9725f", "#c93418"])
+DIVERGING = LinearSegmentedColormap.from_list(
+    "steer", ["#1464c8", "#5b89c2", "#868686", "#c9725f", "#c93418"]
+)
 """Negative strengths and labels blue, positive red, 0 grey."""
 
 INK, SOFT, PAPER, LINE = "#1d1f23", "#5d636b", "#ffffff", "#d9dce0"
-"""Words and axes, lesser words, the ground, thin lines and what chance reaches: these alone change in a dark figure."""
+"""Words and axes, lesser words, the ground, thin lines and what chance reaches: these alone change
+in a dark figure."""
 DARK = {INK: "#e8e8e6", SOFT: "#a3a8ae", PAPER: "#17181b", LINE: "#44484e"}
 
 RC = {
@@ -48,7 +53,14 @@ RC = {
     "svg.fonttype": "none",
 }
 GROUND = ("figure.facecolor", "axes.facecolor")
-WORDS = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+WORDS = (
+    "text.color",
+    "axes.labelcolor",
+    "axes.edgecolor",
+    "axes.titlecolor",
+    "xtick.color",
+    "ytick.color",
+)
 
 
 @contextmanager
@@ -56,7 +68,8 @@ def look(*, dark: bool | None = None) -> Iterator[None]:
     """Apply the look inside the block only; nobody else's figures change.
 
     Args:
-        dark: light words on dark ground; None for as the settings outside are, so that figures suit a dark notebook.
+        dark: light words on dark ground; None for as the settings outside are, so that figures suit
+            a dark notebook.
 
     Example:
         >>> import matplotlib as mpl
@@ -73,7 +86,8 @@ def look(*, dark: bool | None = None) -> Iterator[None]:
         mpl.rcParams.update(RC | _colours(dark))
         yield
         interactive = mpl.is_interactive()
-    # a notebook's backend, loaded by the first figure, turns this on; leaving the context would turn it off again
+    # a notebook's backend, loaded by the first figure, turns this on; leaving the context would
+    # turn it off again
     mpl.interactive(interactive)
 
 
@@ -88,7 +102,8 @@ def neutral(colour: str) -> str:
 
 
 def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) -> Axes:
-    """Return new axes of a column's width, or dress the given ones, whatever style they were made in.
+    """Return new axes of a column's width, or dress the given ones, whatever style they were made
+    in.
 
     To be called inside `look`, first of all: on a dark figure what is drawn next is light.
     """
@@ -99,14 +114,18 @@ def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) 
     ax.set_facecolor("none")
     ax.grid(False, which="both")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set(visible=True, color=ink(), linewidth=mpl.rcParams["axes.linewidth"])
+    ax.spines[["left", "bottom"]].set(
+        visible=True, color=ink(), linewidth=mpl.rcParams["axes.linewidth"]
+    )
     # ticks are made when they are first drawn, by then in the settings of whoever draws
     ax.tick_params(
         labelsize=mpl.rcParams["xtick.labelsize"], labelfontfamily=mpl.rcParams["font.family"][0], color=ink(),
         labelcolor=ink(), direction="out", length=3.5, width=0.8, pad=3.5, left=True, bottom=True,
     )  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set(size=mpl.rcParams["axes.labelsize"], color=ink(), family=mpl.rcParams["font.family"])
+        axis.label.set(
+            size=mpl.rcParams["axes.labelsize"], color=ink(), family=mpl.rcParams["font.family"]
+        )
         if isinstance(formatter := axis.get_major_formatter(), ScalarFormatter):
             # side by side 0.00025 and 0.00050 would collide: 2.5 and 5.0, and × 10⁻⁴ at the end
             formatter.set_powerlimits((-3, 5) if axis is ax.xaxis else (-6, 6))
@@ -115,7 +134,9 @@ def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) 
     return ax
 
 
-def legend_above(ax: Axes, *, title: str | None = None, handles: Sequence[Artist | Container] | None = None) -> None:
+def legend_above(
+    ax: Axes, *, title: str | None = None, handles: Sequence[Artist | Container] | None = None
+) -> None:
     """Put the legend above the axes, where no data lie, in as many columns as there is room for."""
     shown, labels = ax.get_legend_handles_labels()
     if handles is not None:
@@ -145,7 +166,8 @@ def label_panels(panels: Iterable[Axes], titles: Sequence[str] = ()) -> None:
 
 
 def log_scale(ax: Axes, which: Literal["x", "y"], *, subs: Sequence[float] = (1.0,)) -> None:
-    """Make an axis logarithmic, with labels at these multiples of powers of ten alone: those between would collide."""
+    """Make an axis logarithmic, with labels at these multiples of powers of ten alone: those
+    between would collide."""
     ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_minor_formatter(NullFormatter())
@@ -160,7 +182,8 @@ def shade(value: float, top: float) -> str:
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the contrast of two colours as WCAG 2 defines it, from 1 (the same) to 21 (black on white).
+    """Return the contrast of two colours as WCAG 2 defines it, from 1 (the same) to 21 (black on
+    white).
 
     Example:
         >>> round(contrast("#ffffff", "#000000"))
@@ -171,7 +194,8 @@ def contrast(one: str, other: str) -> float:
 
 
 def on(ground: str) -> str:
-    """Return black or white, whichever is read better on this ground; one of the two always has 4.5:1."""
+    """Return black or white, whichever is read better on this ground; one of the two always has
+    4.5:1."""
     return max(("#ffffff", "#000000"), key=lambda colour: contrast(colour, ground))
 
 
@@ -182,7 +206,9 @@ def _luminance(colour: str | tuple[float, ...]) -> float:
 
 def _is_dark(ground: str | tuple[float, ...]) -> bool:
     # a ground that is seen through lies on an unknown page: taken for white
-    transparent = ground == "none" or (not isinstance(ground, str) and len(ground) == 4 and not ground[3])
+    transparent = ground == "none" or (
+        not isinstance(ground, str) and len(ground) == 4 and not ground[3]
+    )
     return not transparent and _luminance(ground) < 0.18
 
 

@@ -6,10 +6,12 @@ import pandas as pd
 
 
 def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
-    """Return what a model wrote as lines: each prompt, below it a line per strength with the whole text.
+    """Return what a model wrote as lines: each prompt, below it a line per strength with the whole
+    text.
 
     Args:
-        table: from `steerlens.generate`; with a column `kl` (nats per token) it is shown beside each strength.
+        table: from `steerlens.generate`; with a column `kl` (nats per token) it is shown beside
+            each strength.
         width: characters per line; longer texts go on below, indented.
 
     Example:
@@ -20,14 +22,21 @@ def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
           +1  (0.040 nats)  c
     """
     signs = [f"{strength:+g}" if strength else "0" for strength in table.strength]
-    costs = [f"  ({cost:.3f} nats)" if cost == cost else "" for cost in table.get("kl", [float("nan")] * len(table))]
+    costs = [
+        f"  ({cost:.3f} nats)" if cost == cost else ""
+        for cost in table.get("kl", [float("nan")] * len(table))
+    ]
     wide = max(map(len, signs), default=0)
     room = max(map(len, costs), default=0)
-    shown = table.assign(head=[f"  {sign:>{wide}}{cost:<{room}}  " for sign, cost in zip(signs, costs, strict=True)])
+    shown = table.assign(
+        head=[f"  {sign:>{wide}}{cost:<{room}}  " for sign, cost in zip(signs, costs, strict=True)]
+    )
     lines: list[str] = []
     for (prompt, _), part in shown.groupby(["prompt", "sample"], sort=False):
         lines.append(str(prompt))
         for head, text in zip(part["head"], part.text, strict=True):
             flat = " ".join(text.split()) or "(ends here)"
-            lines += textwrap.wrap(flat, width, initial_indent=head, subsequent_indent=" " * len(head))
+            lines += textwrap.wrap(
+                flat, width, initial_indent=head, subsequent_indent=" " * len(head)
+            )
     return "\n".join(lines)

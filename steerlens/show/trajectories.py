@@ -41,13 +41,20 @@ NULLS = {"walk": (GREY, "random walk"), "shuffled": (AMBER, "any order")}
 
 @look()
 def plot_map(
-    found: Trajectories, shown: Projection, *, paths: int = 1, states: int = 8, ax: Axes | None = None
+    found: Trajectories,
+    shown: Projection,
+    *,
+    paths: int = 1,
+    states: int = 8,
+    ax: Axes | None = None,
 ) -> Axes:
-    """Draw the states of all texts in two dimensions, in the colours of their tasks, and a few texts' ways.
+    """Draw the states of all texts in two dimensions, in the colours of their tasks, and a few
+    texts' ways.
 
     Args:
         shown: of `project`, two components or more; the first two are drawn.
-        paths: texts of each task whose states are joined, from a ring to a full dot: the first ones of median length.
+        paths: texts of each task whose states are joined, from a ring to a full dot: the first ones
+            of median length.
         states: how many of their states.
     """
     ax = axes(ax, height=2.6)
@@ -59,14 +66,25 @@ def plot_map(
         ax.scatter([], [], s=16, color=COLOURS[t % len(COLOURS)], label=name)
     for t in range(len(found.names)):
         mine = np.flatnonzero(found.task.numpy() == t)
-        typical = mine[np.argsort(np.abs(length[mine] - np.median(length[mine])), kind="stable")[:paths]]
+        typical = mine[
+            np.argsort(np.abs(length[mine] - np.median(length[mine])), kind="stable")[:paths]
+        ]
         for text in typical:
             x, y = shown.points[found.text.numpy() == text, :2][:states].T
             colour = COLOURS[t % len(COLOURS)]
             ax.plot(x, y, color=neutral(PAPER), lw=2.2, alpha=0.8, zorder=3)
             ax.plot(x, y, color=colour, lw=0.9, zorder=4)
             ax.plot(x[:1], y[:1], marker="o", ms=4.5, mfc=neutral(PAPER), mec=colour, zorder=5)
-            ax.plot(x[-1:], y[-1:], marker="o", ms=4.5, mfc=colour, mec=neutral(PAPER), mew=0.6, zorder=5)
+            ax.plot(
+                x[-1:],
+                y[-1:],
+                marker="o",
+                ms=4.5,
+                mfc=colour,
+                mec=neutral(PAPER),
+                mew=0.6,
+                zorder=5,
+            )
     axis = {"pca": "component", "tsne": "t-SNE", "umap": "UMAP"}[shown.method]
     share = [f" ({100 * x:.0f} % of variance)" for x in shown.explained] or ["", ""]
     ax.set(xlabel=f"{axis} 1{share[0]}", ylabel=f"{axis} 2{share[1]}", xticks=[], yticks=[])
@@ -76,15 +94,19 @@ def plot_map(
 
 @look()
 def plot_clusters(
-    table: pd.DataFrame, *, measure: str = "silhouette", points: str = "texts", ax: Axes | None = None
+    table: pd.DataFrame,
+    *,
+    measure: str = "silhouette",
+    points: str = "texts",
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw how far apart each set of tasks lies, layer by layer.
 
     Grey is what 95 % of shuffled labels stay below, the highest of all sets.
 
     Args:
-        table: of `cluster_report`, with a column `layer`; several rows of a layer and set (seeds) become their mean and its 95 %
-            interval, a single one keeps its own.
+        table: of `cluster_report`, with a column `layer`; several rows of a layer and set (seeds)
+            become their mean and its 95 % interval, a single one keeps its own.
         measure: "silhouette" or "adjusted Rand".
         points: "texts" or "positions".
     """
@@ -98,7 +120,13 @@ def plot_clusters(
     chance = table.groupby("layer").null_high.max().reindex(layers).to_numpy()
     place = np.arange(-1, len(layers) + 1)
     ax.fill_between(
-        place, 0, np.pad(chance, 1, mode="edge"), color=neutral(LINE), lw=0, zorder=0, label="chance (95 %)"
+        place,
+        0,
+        np.pad(chance, 1, mode="edge"),
+        color=neutral(LINE),
+        lw=0,
+        zorder=0,
+        label="chance (95 %)",
     )
     top = float(table[["value", "high"]].max().max())
     ax.set_ylim(min(0.0, 1.1 * float(table[["value", "low"]].min().min())), 1.1 * max(top, 0.05))
@@ -115,7 +143,8 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
     Bands are of random walks of the same steps, and of the same states in any order.
 
     Args:
-        table: of `step_statistics`, with a column `layer`; several rows of a layer and task as in `plot_clusters`.
+        table: of `step_statistics`, with a column `layer`; several rows of a layer and task as in
+            `plot_clusters`.
         statistic: "step", "spread", "cosine" or "exponent".
     """
     ax = axes(ax)
@@ -138,13 +167,19 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
     return ax
 
 
-def _line(ax: Axes, rows: pd.DataFrame, layers: Sequence[object], shift: float, colour: str, label: str) -> None:
+def _line(
+    ax: Axes, rows: pd.DataFrame, layers: Sequence[object], shift: float, colour: str, label: str
+) -> None:
     """Draw mean and interval at each layer, a little beside the others'."""
     means = []
     for layer in layers:
         here = rows[rows.layer == layer]
         several = len(here) > 1
-        means.append(mean_interval(here.value.tolist()) if several else tuple(here[["value", "low", "high"]].iloc[0]))
+        means.append(
+            mean_interval(here.value.tolist())
+            if several
+            else tuple(here[["value", "low", "high"]].iloc[0])
+        )
     value, low, high = np.array(means, dtype=float).T
     error = np.nan_to_num([value - low, high - value]).clip(min=0)
     ax.errorbar(

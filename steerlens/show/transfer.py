@@ -7,7 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steerlens.show.style import BLUE, GREY, INK, LINE, PAPER, RED, axes, ink, look, neutral, title_above
+from steerlens.show.style import (
+    BLUE,
+    GREY,
+    INK,
+    LINE,
+    PAPER,
+    RED,
+    axes,
+    ink,
+    look,
+    neutral,
+    title_above,
+)
 
 KIND = {
     "trained": (INK, "trained on the target, labels"),
@@ -23,21 +35,26 @@ EMBEDDINGS = (BLUE, "embeddings alone")
 def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw the share of the directly trained steer's sign margin that each rule keeps at equal KL.
 
-    Lines are 95 % intervals over texts. 1 is the trained steer, 0 a steer that does nothing. On axes of its own it says below
-    what the colours mean; for several panels, `legend` says it once.
+    Lines are 95 % intervals over texts. 1 is the trained steer, 0 a steer that does nothing. On
+    axes of its own it says below what the colours mean; for several panels, `legend` says it once.
 
     Args:
         table: of a `transfer_report`.
     """
     own = ax is None
     ax = axes(ax, height=0.75 + 0.23 * len(table))
-    place = {rule: i for i, rule in enumerate((*KIND, "congruence", "authors", "procrustes", "similarity"))}
+    place = {
+        rule: i
+        for i, rule in enumerate((*KIND, "congruence", "authors", "procrustes", "similarity"))
+    }
     order = table.sort_values("rule", key=lambda rules: rules.map(place))
     ax.axvline(0, color=neutral(LINE), lw=0.8)
     ax.axvline(1, color=ink(), lw=0.8, ls=(0, (4, 3)))
     for y, row in enumerate(order.itertuples()):
         colour = _colour(KIND.get(str(row.rule), EMBEDDINGS)[0])
-        ax.plot([row.low, row.high], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round")
+        ax.plot(
+            [row.low, row.high], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round"
+        )
         ax.plot(row.share, y, "o", color=colour, ms=4.5, mec=neutral(PAPER), mew=0.5)
     ax.set_yticks(range(len(order)), list(order.rule))
     ax.invert_yaxis()
@@ -52,10 +69,13 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
 
 @look()
 def legend(fig: Figure, rules: Iterable[str]) -> None:
-    """Say what the colours of `plot_transfer` mean, below a figure that shows these rules; an earlier one goes."""
+    """Say what the colours of `plot_transfer` mean, below a figure that shows these rules; an
+    earlier one goes."""
     shown = {KIND.get(rule, EMBEDDINGS) for rule in rules}
     kinds = [kind for kind in dict.fromkeys([*KIND.values(), EMBEDDINGS]) if kind in shown]
-    marks = [Line2D([], [], marker="o", ls="", color=_colour(colour), ms=4.5) for colour, _ in kinds]
+    marks = [
+        Line2D([], [], marker="o", ls="", color=_colour(colour), ms=4.5) for colour, _ in kinds
+    ]
     for old in list(fig.legends):
         old.remove()
     fig.legend(marks, [name for _, name in kinds], loc="outside lower center", ncols=2, frameon=False, fontsize=7.5,

@@ -8,7 +8,8 @@
     weights_folder, NAMES   where the shipped language models are
     tasks                   a module: texts of three tasks, for the model `toy-tasks`
 
-The models are trained by `python -m steerlens.toy.train`. Importing this package imports no model library.
+The models are trained by `python -m steerlens.toy.train`. Importing this package imports no model
+library.
 """
 
 from steerlens.toy.condition import Condition, EntropyRate, WordFactor
@@ -39,4 +40,6 @@ def __getattr__(name: str) -> Grammar:
     """Return `grammar`, so that a plain import does not build the tables."""
     if name == "grammar":
         return default_grammar()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}"
+    )

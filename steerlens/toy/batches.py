@@ -1,4 +1,5 @@
-"""What a language model of the grammar is trained on: fresh texts, and what should be predicted where."""
+"""What a language model of the grammar is trained on: fresh texts, and what should be predicted
+where."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,19 +27,23 @@ class Pieces:
 def build_pieces(grammar: Grammar, tokenizer: Tokenizer, n_ids: int) -> Pieces:
     """Spell every word.
 
-    `extendable` marks words whose pieces begin a longer word: there q alone does not say what follows.
+    `extendable` marks words whose pieces begin a longer word: there q alone does not say what
+    follows.
     """
     spelling = load_pieces(tokenizer, grammar.vocab)
     longer = {pieces[:k] for pieces in spelling for k in range(1, len(pieces))}
     extendable = np.array([pieces in longer for pieces in spelling])
     first = np.zeros((len(grammar.vocab), n_ids), dtype=np.float32)
     first[np.arange(len(first)), [pieces[0] for pieces in spelling]] = 1.0
-    return Pieces(spelling, extendable, torch.from_numpy(grammar.mixtures.astype(np.float32) @ first))
+    return Pieces(
+        spelling, extendable, torch.from_numpy(grammar.mixtures.astype(np.float32) @ first)
+    )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded ids, the places (in the flattened batch) that predict, and what they should predict."""
+    """Right-padded ids, the places (in the flattened batch) that predict, and what they should
+    predict."""
 
     ids: Int[Tensor, "texts positions"]
     place: Int[Tensor, " predictions"]
@@ -47,7 +52,8 @@ class Batch:
 
 
 def build_batch(texts: list[str], grammar: Grammar, pieces: Pieces) -> Batch:
-    """Encode texts as bos, words, eos; exact distributions where a word begins, sampled pieces elsewhere."""
+    """Encode texts as bos, words, eos; exact distributions where a word begins, sampled pieces
+    elsewhere."""
     words = [[0, *(grammar.word_index[word] for word in text.split()), 0] for text in texts]
     spelled = [[id_ for word in row for id_ in pieces.spelling[word]] for row in words]
     width = max(len(ids) for ids in spelled) - 1
@@ -71,7 +77,9 @@ def build_batch(texts: list[str], grammar: Grammar, pieces: Pieces) -> Batch:
     target = torch.sparse.mm(weights, pieces.mixtures)
     unsure = np.nonzero(np.concatenate([pieces.extendable[row[:-1]] for row in words]))[0]
     target[unsure] = one_hot(np.concatenate([f[0] for f in following])[unsure], target.shape[1])
-    target = torch.cat([target, one_hot(np.concatenate([f[1] for f in following]), target.shape[1])])
+    target = torch.cat(
+        [target, one_hot(np.concatenate([f[1] for f in following]), target.shape[1])]
+    )
     place = torch.from_numpy(np.concatenate(exact + sampled))
     return Batch(torch.from_numpy(ids), place, target, rows.n_positions)
 
@@ -86,7 +94,8 @@ def training_batches(grammar: Grammar, pieces: Pieces, tokens: int, seed: int) -
 
     2,048 texts at a time are sorted by length so that little is padding.
 
-    `tokens` bounds the padded positions of a batch; texts of more than `N_POSITIONS` ids are left out.
+    `tokens` bounds the padded positions of a batch; texts of more than `N_POSITIONS` ids are left
+    out.
     """
     generator = np.random.default_rng(seed)
     while True:

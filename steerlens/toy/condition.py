@@ -23,7 +23,8 @@ class WordFactor(NamedTuple):
 
 
 class EntropyRate(NamedTuple):
-    """Entropy in nats per token (the end of a text is one), its standard error, both given the condition."""
+    """Entropy in nats per token (the end of a text is one), its standard error, both given the
+    condition."""
 
     nats: float
     error: float

@@ -25,7 +25,9 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
     from steerlens.values.labelled import Labelled
 
     if attribute not in ("sentiment", "tone"):
-        raise ValueError(f'attribute is {attribute!r}; expected "sentiment" or "tone", whose levels are numbers')
+        raise ValueError(
+            f'attribute is {attribute!r}; expected "sentiment" or "tone", whose levels are numbers'
+        )
     if n < 1:
         raise ValueError(f"n is {n}; expected how many texts to draw, 1 or more")
     grammar = default_grammar()
@@ -38,4 +40,6 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
         condition = Condition(**{attribute: grade})
         drawn += [(text, grade) for text in grammar.sample(share, condition, seed=int(grade_seed))]
     order = np.random.default_rng(seeds[-1]).permutation(n)
-    return Labelled(texts=tuple(drawn[i][0] for i in order), labels=tuple(drawn[i][1] for i in order))
+    return Labelled(
+        texts=tuple(drawn[i][0] for i in order), labels=tuple(drawn[i][1] for i in order)
+    )

@@ -1,8 +1,9 @@
 """The forward algorithm, sentence by sentence.
 
-Every sentence ends with a word that occurs nowhere else, so the position in a sentence is observable and a
-belief is a table over (template, condition). Most templates die at the first word; only the pairs (sentence,
-template) that are still alive are carried along, for all sentences of all texts at once.
+Every sentence ends with a word that occurs nowhere else, so the position in a sentence is
+observable and a belief is a table over (template, condition). Most templates die at the first word;
+only the pairs (sentence, template) that are still alive are carried along, for all sentences of all
+texts at once.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ class Sentences:
 
 @dataclass(frozen=True)
 class Alive:
-    """Pairs (sentence, template) that are left after one position, by sentence, with weights by condition."""
+    """Pairs (sentence, template) that are left after one position, by sentence, with weights by
+    condition."""
 
     sentence: Int[np.ndarray, " pairs"]
     template: Int[np.ndarray, " pairs"]
@@ -75,7 +77,8 @@ def split_sentences(texts: list[str], index: dict[str, int], unknown: int) -> Se
 
 
 def scan(tables: Tables, words: Int[np.ndarray, "sentences positions"]) -> Iterator[Alive]:
-    """Yield, after each position, P(template, words so far | condition) of the pairs still possible."""
+    """Yield, after each position, P(template, words so far | condition) of the pairs still
+    possible."""
     if not len(words):
         return
     sentence, template = np.nonzero(tables.allowed[words[:, 0]])
@@ -90,7 +93,9 @@ def scan(tables: Tables, words: Int[np.ndarray, "sentences positions"]) -> Itera
         yield Alive(sentence, template, weight)
 
 
-def prefix_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray, "sentences positions conditions"]:
+def prefix_likelihood(
+    tables: Tables, sentences: Sentences
+) -> Float[np.ndarray, "sentences positions conditions"]:
     """Return P(first p + 1 words of the sentence | condition).
 
     It is zero where the sentence is over or impossible.
@@ -102,7 +107,9 @@ def prefix_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray,
     return out
 
 
-def sentence_likelihood(tables: Tables, sentences: Sentences) -> Float[np.ndarray, "sentences conditions"]:
+def sentence_likelihood(
+    tables: Tables, sentences: Sentences
+) -> Float[np.ndarray, "sentences conditions"]:
     """Return P(all words of the sentence | condition)."""
     n = len(sentences.words)
     out = np.zeros((n, len(tables.start)))
@@ -134,7 +141,8 @@ def softmax(x: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch n"]:
 def before_each(
     values: Num[np.ndarray, "sentences c"], order: Int[np.ndarray, " sentences"]
 ) -> Num[np.ndarray, "sentences c"]:
-    """Sum `values` over the earlier sentences of the same text (they stand in order, side by side)."""
+    """Sum `values` over the earlier sentences of the same text (they stand in order, side by
+    side)."""
     out = np.zeros_like(values)
     for k in range(1, max(order, default=0) + 1):
         here = np.nonzero(order == k)[0]

@@ -36,11 +36,12 @@ from steerlens.toy.targets import NextRows, mixture_table, next_rows
 class Grammar:
     """Texts of sentences, sentences of words; every probability is exact, in nats and float64.
 
-    A condition (sentiment × tone × topic, uniform) is drawn for the text and persists. Each sentence draws a
-    template t with P(t | condition) ∝ 1 or, where the template's mark does not fit the condition, ∝ 1/boost;
-    each slot draws a word v from its class with P(v) ∝ frequency · exp(-(g - grade)²/2σ²) for sentiment and
-    tone, and frequency · (1 - leak) or leak/(n - 1) for the condition's own topic and the n - 1 others. After
-    `min_sentences` sentences or more the text ends with probability `stop`.
+    A condition (sentiment × tone × topic, uniform) is drawn for the text and persists. Each
+    sentence draws a template t with P(t | condition) ∝ 1 or, where the template's mark does not fit
+    the condition, ∝ 1/boost; each slot draws a word v from its class with P(v) ∝ frequency ·
+    exp(-(g - grade)²/2σ²) for sentiment and tone, and frequency · (1 - leak) or leak/(n - 1) for
+    the condition's own topic and the n - 1 others. After `min_sentences` sentences or more the text
+    ends with probability `stop`.
 
     Example:
         >>> from steerlens.toy import Condition, grammar
@@ -83,7 +84,9 @@ class Grammar:
     def tables(self) -> Tables:
         """Return the model as arrays, built at first use."""
         spreads = {"sentiment": self.sentiment_spread, "tone": self.tone_spread}
-        return build_tables(self.classes, self.templates, self.axes, spreads, self.topic_leak, self.boost)
+        return build_tables(
+            self.classes, self.templates, self.axes, spreads, self.topic_leak, self.boost
+        )
 
     @property
     def vocab(self) -> tuple[str, ...]:
@@ -103,14 +106,22 @@ class Grammar:
         """
         truth = {word: WordFactor(None, None) for word in self.vocab[1:]}
         for c in self.classes:
-            truth.update({w: WordFactor(c.factor, v) for w, v in zip(c.words, c.levels, strict=True) if c.factor})
+            truth.update(
+                {
+                    w: WordFactor(c.factor, v)
+                    for w, v in zip(c.words, c.levels, strict=True)
+                    if c.factor
+                }
+            )
         return truth
 
     def log_prob(self, text: str, condition: Condition | None = None, end: bool = True) -> float:
         """Return log P(text | condition) in nats; -inf for what the grammar cannot say.
 
-        With `end` the text must be whole: the probability includes that it ends here. Without, it is the
-        probability that a text begins with these tokens, which may stop in the middle of a sentence.
+        With `end` the text must be whole: the probability includes that it ends here. Without, it
+            is the
+        probability that a text begins with these tokens, which may stop in the middle of a
+        sentence.
 
         Example:
             >>> from steerlens.toy import grammar
@@ -123,12 +134,17 @@ class Grammar:
         self, texts: Iterable[str], condition: Condition | None = None, end: bool = True
     ) -> Float[np.ndarray, " texts"]:
         """Return `log_prob` of many texts at once."""
-        return log_sum_exp(self._log_prior(condition) + self._log_likelihood(self._parse(texts), end))
+        return log_sum_exp(
+            self._log_prior(condition) + self._log_likelihood(self._parse(texts), end)
+        )
 
-    def token_log_probs(self, text: str, condition: Condition | None = None) -> Float[np.ndarray, " tokens"]:
+    def token_log_probs(
+        self, text: str, condition: Condition | None = None
+    ) -> Float[np.ndarray, " tokens"]:
         """Return log P(token | tokens before it, condition) for each token of the text.
 
-        The sum is `log_prob(text, condition, end=False)`. From the first impossible token on all are -inf.
+        The sum is `log_prob(text, condition, end=False)`. From the first impossible token on all
+        are -inf.
         """
         sentences = self._parse([text])
         inside = prefix_likelihood(self.tables, sentences)
@@ -138,14 +154,21 @@ class Grammar:
         joint = earlier[:, None] + safe_log(inside) + self._log_prior(condition)
         real = np.arange(inside.shape[1]) < sentences.length[:, None]
         path = np.concatenate([[0.0], log_sum_exp(joint)[real]])
-        return np.where(np.isfinite(path[1:]), path[1:] - np.where(np.isfinite(path[:-1]), path[:-1], 0.0), -np.inf)
+        return np.where(
+            np.isfinite(path[1:]),
+            path[1:] - np.where(np.isfinite(path[:-1]), path[:-1], 0.0),
+            -np.inf,
+        )
 
-    def next_token(self, prefix: str, condition: Condition | None = None) -> Float[np.ndarray, " vocab"]:
+    def next_token(
+        self, prefix: str, condition: Condition | None = None
+    ) -> Float[np.ndarray, " vocab"]:
         """Return P(next token | prefix, condition) over `vocab`.
 
         Entry 0 is the probability that the text ends.
 
-        Raises ValueError where the prefix has probability 0: nothing can be said about what follows.
+        Raises ValueError where the prefix has probability 0: nothing can be said about what
+            follows.
         """
         rows = self.next_rows([prefix], condition)
         here = rows.position == rows.n_positions - 1
@@ -209,26 +232,33 @@ class Grammar:
     def sample_with_conditions(
         self, n: int = 1, condition: Condition | None = None, seed: int = 0
     ) -> tuple[list[str], Int[np.ndarray, "texts 3"]]:
-        """Return `sample`, and the levels (as indices into `axes`) that each text was drawn under."""
+        """Return `sample`, and the levels (as indices into `axes`) that each text was drawn
+        under."""
         if n < 0:
             raise ValueError(f"n is {n}; expected how many texts to draw, 0 or more")
         generator = np.random.default_rng(seed)
         chances = np.exp(self._log_prior(condition))
         chosen = generator.choice(len(chances), size=n, p=chances / chances.sum())
-        texts = draw_texts(self.tables, chosen, self.min_sentences, self.stop, generator) if n else []
+        texts = (
+            draw_texts(self.tables, chosen, self.min_sentences, self.stop, generator) if n else []
+        )
         return texts, self.tables.levels[chosen]
 
-    def entropy_rate(self, n: int = 2000, condition: Condition | None = None, seed: int = 0) -> EntropyRate:
+    def entropy_rate(
+        self, n: int = 2000, condition: Condition | None = None, seed: int = 0
+    ) -> EntropyRate:
         """Return nats per token, Σ -log P(text) / Σ (tokens + 1), over `n` samples.
 
         The end of a text counts as one token.
 
-        The standard error is that of a ratio of means (delta method). `given_condition` is the same with the
-        text's own condition known; the difference is what the condition is worth.
+        The standard error is that of a ratio of means (delta method). `given_condition` is the same
+        with the text's own condition known; the difference is what the condition is worth.
         """
         texts, levels = self.sample_with_conditions(n, condition, seed)
         like = self._log_likelihood(self._parse(texts), True)
-        own = like[np.arange(n), np.ravel_multi_index(levels.T, [len(v) for v in self.axes.values()])]
+        own = like[
+            np.arange(n), np.ravel_multi_index(levels.T, [len(v) for v in self.axes.values()])
+        ]
         tokens = np.array([len(text.split()) + 1 for text in texts], dtype=float)
         values = []
         for log_p in (log_sum_exp(self._log_prior(condition) + like), own):
@@ -241,7 +271,9 @@ class Grammar:
         from steerlens.values.texts import plain_texts
 
         if isinstance(texts, str):
-            raise TypeError(f"texts is {type(texts).__name__}; expected a list of strings, as in [text]")
+            raise TypeError(
+                f"texts is {type(texts).__name__}; expected a list of strings, as in [text]"
+            )
         return split_sentences(list(plain_texts("texts", texts)), self.word_index, len(self.vocab))
 
     def _stops(self, sentences: Sentences) -> Float[np.ndarray, " counts"]:
@@ -253,17 +285,22 @@ class Grammar:
         return np.where(counts >= self.min_sentences, self.stop, 0.0)
 
     def _log_prior(self, condition: Condition | None) -> Float[np.ndarray, " conditions"]:
-        """Return the log prior, uniform over the conditions that agree with `condition`, -inf elsewhere."""
+        """Return the log prior, uniform over the conditions that agree with `condition`, -inf
+        elsewhere."""
         fits = np.ones(len(self.tables.levels), bool)
         for i, factor in enumerate(FACTORS):
             level = getattr(condition, factor) if condition else None
             if level is not None and level not in self.axes[factor]:
-                raise ValueError(f"condition has {factor}={level!r}; expected None or one of {self.axes[factor]}")
+                raise ValueError(
+                    f"condition has {factor}={level!r}; expected None or one of {self.axes[factor]}"
+                )
             if level is not None:
                 fits &= self.tables.levels[:, i] == self.axes[factor].index(level)
         return safe_log(fits / fits.sum())
 
-    def _log_likelihood(self, sentences: Sentences, end: bool) -> Float[np.ndarray, "texts conditions"]:
+    def _log_likelihood(
+        self, sentences: Sentences, end: bool
+    ) -> Float[np.ndarray, "texts conditions"]:
         """Return log P(text | each condition).
 
         It is the product over sentences, times going on after each but the last.

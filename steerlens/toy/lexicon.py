@@ -1,9 +1,11 @@
-"""The words and the sentences of the toy world: data only, the mathematics is in `steerlens.toy.hmm`.
+"""The words and the sentences of the toy world: data only, the mathematics is in
+`steerlens.toy.hmm`.
 
-A word class depends on one factor of the condition and lists its words by level, commonest first. The levels
-are grades of sentiment (-1 ... 1), grades of tone (rude -1, plain 0, courteous 1), topics, or `None` for
-classes that depend on nothing. A word belongs to one factor and one level throughout; a literal of a template
-belongs to none. Classes that follow "a" hold no word that begins with a vowel.
+A word class depends on one factor of the condition and lists its words by level, commonest first.
+The levels are grades of sentiment (-1 ... 1), grades of tone (rude -1, plain 0, courteous 1),
+topics, or `None` for classes that depend on nothing. A word belongs to one factor and one level
+throughout; a literal of a template belongs to none. Classes that follow "a" hold no word that
+begins with a vowel.
 """
 
 SENTIMENTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -242,7 +244,8 @@ NEUTRAL_CLASSES: dict[str, str] = {
     "money": "dollars euros pounds coins cents",
 }
 
-# Sentences by mark: `Grammar.boost` times likelier under the tone, or sign of sentiment, that the mark names.
+# Sentences by mark: `Grammar.boost` times likelier under the tone, or sign of sentiment, that the
+# mark names.
 TEMPLATES: dict[str, str] = {
     "": """
         the {part} was {quality} .

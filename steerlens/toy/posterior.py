@@ -13,8 +13,8 @@ from steerlens.toy.tables import FACTORS, Level, Tables
 class Posterior:
     """P(sentiment, tone, topic | text), and whether the grammar can begin a text that way.
 
-    `table` holds the joint probabilities, `axes` the levels of its last three axes; for several texts all
-    arrays have a leading axis over texts.
+    `table` holds the joint probabilities, `axes` the levels of its last three axes; for several
+    texts all arrays have a leading axis over texts.
 
     Example:
         >>> from steerlens.toy import grammar
@@ -37,7 +37,9 @@ class Posterior:
         Topics have no mean.
         """
         if factor == "topic":
-            raise ValueError('factor is "topic", whose levels are names; expected "sentiment" or "tone"')
+            raise ValueError(
+                'factor is "topic", whose levels are names; expected "sentiment" or "tone"'
+            )
         return np.asarray(self.marginal(factor) @ np.array(self.axes[_axis(factor)], dtype=float))
 
     @property
@@ -68,12 +70,14 @@ def posterior(
     log_prior: Float[np.ndarray, " conditions"],
     axes: tuple[tuple[Level, ...], tuple[Level, ...], tuple[Level, ...]],
 ) -> Posterior:
-    """Return the posterior over conditions of every text; exact for texts that the grammar can begin.
+    """Return the posterior over conditions of every text; exact for texts that the grammar can
+    begin.
 
-    A sentence that the grammar cannot produce has likelihood 0 under every condition. Such a sentence is
-    replaced by its bag of words: the product over its known words of P(word | condition), the word's expected
-    share in texts of that condition; unknown words say nothing. The other sentences of the text keep their
-    exact likelihood, and the text is reported as not grammatical.
+    A sentence that the grammar cannot produce has likelihood 0 under every condition. Such a
+    sentence is replaced by its bag of words: the product over its known words of P(word |
+    condition), the word's expected share in texts of that condition; unknown words say nothing. The
+    other sentences of the text keep their exact likelihood, and the text is reported as not
+    grammatical.
     """
     like = sentence_likelihood(tables, sentences)
     broken = ~like.any(axis=1)

@@ -7,9 +7,12 @@ from steerlens.toy.tables import Tables
 
 
 def draw_rows(
-    cumulative: Float[np.ndarray, "rows n"], row: Int[np.ndarray, " draws"], generator: np.random.Generator
+    cumulative: Float[np.ndarray, "rows n"],
+    row: Int[np.ndarray, " draws"],
+    generator: np.random.Generator,
 ) -> Int[np.ndarray, " draws"]:
-    """Draw one index for each requested row, inverting all distribution functions laid end to end."""
+    """Draw one index for each requested row, inverting all distribution functions laid end to
+    end."""
     n = cumulative.shape[1]
     ladder = (cumulative / cumulative[:, -1:] + np.arange(len(cumulative))[:, None]).ravel()
     found = np.searchsorted(ladder, row + generator.random(len(row)), side="right")

@@ -6,7 +6,8 @@ NAMES = ("toy-64", "toy-128", "toy-96-llama")
 """Models of the grammar's texts."""
 
 TASK_MODEL = "toy-tasks"
-"""A model of three tasks, see `steerlens.toy.tasks`: no model of the grammar alone, so it is not among `NAMES`."""
+"""A model of three tasks, see `steerlens.toy.tasks`: no model of the grammar alone, so it is not
+among `NAMES`."""
 
 SHIPPED = (*NAMES, TASK_MODEL)
 

@@ -15,8 +15,8 @@ Level = float | str | None
 
 @dataclass(frozen=True)
 class WordClass:
-    """Words that may fill the slot `{name}`; `factor` (None: no factor) and each word's level decide how
-    likely each is.
+    """Words that may fill the slot `{name}`; `factor` (None: no factor) and each word's level
+    decide how likely each is.
 
     Example:
         >>> WordClass("stars", "sentiment", ("one", "five"), (-1.0, 1.0), (1.0, 1.0)).words
@@ -31,7 +31,9 @@ class WordClass:
 
     def __post_init__(self) -> None:
         if self.factor is not None and self.factor not in FACTORS:
-            raise ValueError(f"class {self.name!r}: factor is {self.factor!r}; expected one of {FACTORS} or None")
+            raise ValueError(
+                f"class {self.name!r}: factor is {self.factor!r}; expected one of {FACTORS} or None"
+            )
         if not len(self.words) == len(self.levels) == len(self.frequencies) > 0:
             raise ValueError(
                 f"class {self.name!r}: {len(self.words)} words, {len(self.levels)} levels and "
@@ -45,8 +47,8 @@ class WordClass:
 
 @dataclass(frozen=True)
 class Template:
-    """A sentence of words and slots, as "the {part} was {quality} ."; `mark` names the tone or sign that
-    favours it.
+    """A sentence of words and slots, as "the {part} was {quality} ."; `mark` names the tone or sign
+    that favours it.
     """
 
     text: str
@@ -54,9 +56,15 @@ class Template:
 
     def __post_init__(self) -> None:
         if self.mark not in MARKS:
-            raise ValueError(f"template {self.text!r}: mark is {self.mark!r}; expected one of {MARKS}")
+            raise ValueError(
+                f"template {self.text!r}: mark is {self.mark!r}; expected one of {MARKS}"
+            )
         symbols = self.symbols
-        if not symbols or symbols[-1] not in TERMINATORS or any(s in TERMINATORS for s in symbols[:-1]):
+        if (
+            not symbols
+            or symbols[-1] not in TERMINATORS
+            or any(s in TERMINATORS for s in symbols[:-1])
+        ):
             raise ValueError(
                 f"template {self.text!r} must end with one of {TERMINATORS} and hold none before its end; "
                 "split it into two templates or add the missing mark"
@@ -72,11 +80,11 @@ class Template:
 class Tables:
     """The hidden Markov model as arrays.
 
-    `emission[row]` is a distribution over words, its last row (padding) and last column (unknown word) all
-    zero, and `by_word` its transpose; `row` says which one a template uses at a position under a condition;
-    `start` is P(template | condition); `allowed` which templates can begin with a word; `first` and `unigram`
-    are P(first word of a sentence | condition) and each word's expected share; `levels` are the indices of
-    each condition's levels.
+    `emission[row]` is a distribution over words, its last row (padding) and last column (unknown
+    word) all zero, and `by_word` its transpose; `row` says which one a template uses at a position
+    under a condition; `start` is P(template | condition); `allowed` which templates can begin with
+    a word; `first` and `unigram` are P(first word of a sentence | condition) and each word's
+    expected share; `levels` are the indices of each condition's levels.
     """
 
     vocab: tuple[str, ...]
@@ -154,14 +162,17 @@ def _class_rows(
     spreads: dict[str, float],
     leak: float,
 ) -> Float[np.ndarray, "rows words"]:
-    """Return one distribution over the vocabulary for each level of the class's factor, or a single one."""
+    """Return one distribution over the vocabulary for each level of the class's factor, or a single
+    one."""
     levels = axes[word_class.factor] if word_class.factor else (None,)
     rows = np.zeros((len(levels), len(index) + 1))
     places = [index[word] for word in word_class.words]
     for i, level in enumerate(levels):
         weights = np.array(word_class.frequencies)
         if word_class.factor:
-            weights = weights * level_affinity(word_class.factor, level, word_class.levels, spreads, leak, len(levels))
+            weights = weights * level_affinity(
+                word_class.factor, level, word_class.levels, spreads, leak, len(levels)
+            )
         np.add.at(rows[i], places, weights / weights.sum())
     return rows
 
@@ -194,7 +205,9 @@ def build_tables(
 ) -> Tables:
     """Number the vocabulary and the distributions, and lay the templates out as indices of rows."""
     by_name = {word_class.name: word_class for word_class in classes}
-    literals = sorted({s for template in templates for s in template.symbols if not s.startswith("{")})
+    literals = sorted(
+        {s for template in templates for s in template.symbols if not s.startswith("{")}
+    )
     words = sorted(set(literals).union(*(word_class.words for word_class in classes)))
     vocab = (END, *words)
     index = {word: i for i, word in enumerate(vocab)}
@@ -217,7 +230,9 @@ def build_tables(
             factor = by_name[symbol[1:-1]].factor if symbol.startswith("{") else None
             row[t, p] = first_row[symbol] + (levels[:, FACTORS.index(factor)] if factor else 0)
     values = tuple((float(axes["sentiment"][s]), float(axes["tone"][t])) for s, t, _ in levels)
-    return _finish(vocab, emission, row, length, _template_weights(templates, values, boost), levels)
+    return _finish(
+        vocab, emission, row, length, _template_weights(templates, values, boost), levels
+    )
 
 
 def _finish(
@@ -228,7 +243,8 @@ def _finish(
     start: Float[np.ndarray, "conditions templates"],
     levels: Int[np.ndarray, "conditions 3"],
 ) -> Tables:
-    """Add what follows from the model: first words, and each word's expected share under a condition."""
+    """Add what follows from the model: first words, and each word's expected share under a
+    condition."""
     by_word = np.ascontiguousarray(emission.T)
     allowed = (by_word[:, row[:, 0]] > 0).any(axis=2)
     first = np.stack([start[c] @ emission[row[:, 0, c]] for c in range(len(start))])

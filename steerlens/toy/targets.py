@@ -1,4 +1,5 @@
-"""Exact next-token distributions of whole texts, as sparse mixtures of the model's emission rows."""
+"""Exact next-token distributions of whole texts, as sparse mixtures of the model's emission
+rows."""
 
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ from steerlens.toy.tables import Tables
 
 @dataclass(frozen=True)
 class NextRows:
-    """P(next token | tokens before) = Σ weight · mixture[row], for each position; text i owns positions
-    offset[i] …
+    """P(next token | tokens before) = Σ weight · mixture[row], for each position; text i owns
+    positions offset[i] …
 
     A text of m tokens has m + 1 positions: before its first token, then after each token.
     """
@@ -87,7 +88,9 @@ def next_rows(
         inside = _spread(alive, p, prior, tables)
         s, row = np.nonzero(inside)
         parts.append((begin[s] + p + 1, row, inside[s, row]))
-    belief = np.concatenate([softmax(np.tile(log_prior, (sentences.n_texts, 1))), softmax(prior_log + log_like)])
+    belief = np.concatenate(
+        [softmax(np.tile(log_prior, (sentences.n_texts, 1))), softmax(prior_log + log_like)]
+    )
     over = np.concatenate([np.ones(sentences.n_texts, bool), sentences.complete])
     place = np.concatenate([offset[:-1], begin + sentences.length])[over]
     stop = np.concatenate([np.zeros(sentences.n_texts), stops[sentences.order + 1]])[over]

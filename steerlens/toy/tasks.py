@@ -4,9 +4,10 @@
     masked words    i <mask> it twice . = | ate ; the <mask> was slow . = western ; …
     arithmetic      7 + 5 = | 1 2 ; 9 - 4 = 0 5 ; …
 
-Left of the bar is the prompt. Reviews are texts of the default grammar, and the sentences of masked words are its sentences,
-so these two are near each other; arithmetic shares no word with them. A text holds two to six exercises, any number as likely
-as another: what a model writes behind a question is its answer, then further exercises.
+Left of the bar is the prompt. Reviews are texts of the default grammar, and the sentences of masked
+words are its sentences, so these two are near each other; arithmetic shares no word with them. A
+text holds two to six exercises, any number as likely as another: what a model writes behind a
+question is its answer, then further exercises.
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,10 +47,11 @@ def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
     """Draw `n` texts of a task with their prompts; all labels are 0, a task is no attribute.
 
     - `reviews`: texts of the default grammar; the prompt is their first three words.
-    - `masked words`: the first sentence of a text of the grammar with one word, any as likely as another, replaced by
-      `<mask>`; `=`; the word; `;`. So P(word | question) is exact: `exact_answers`.
-    - `arithmetic`: a digit, `+` or `-`, a digit, each of the 155 such problems whose result is not negative as likely as
-      another; `=`; the result in two digits; `;`.
+    - `masked words`: the first sentence of a text of the grammar with one word, any as likely as
+      another, replaced by `<mask>`; `=`; the word; `;`. So P(word | question) is exact:
+      `exact_answers`.
+    - `arithmetic`: a digit, `+` or `-`, a digit, each of the 155 such problems whose result is not
+      negative as likely as another; `=`; the result in two digits; `;`.
 
     Args:
         name: one of `TASKS`.
@@ -72,14 +74,17 @@ def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
     if n < 1:
         raise ValueError(f"n is {n}; expected how many texts to draw, 1 or more")
     pairs = _draw(name, n, np.random.default_rng(_stream(name, seed, WORKBOOK)))
-    return Labelled(tuple(text for _, text in pairs), (0.0,) * n, tuple(prompt for prompt, _ in pairs))
+    return Labelled(
+        tuple(text for _, text in pairs), (0.0,) * n, tuple(prompt for prompt, _ in pairs)
+    )
 
 
 def exact_answers(prompts: Iterable[str]) -> list[dict[str, float]]:
-    """Return P(word | question) for questions of "masked words": by the grammar, over all words that fit.
+    """Return P(word | question) for questions of "masked words": by the grammar, over all words
+    that fit.
 
-    `P(w) ∝ P(a text begins with the sentence with w in it)`: all words of a sentence are masked as often, so the place says
-    nothing.
+    `P(w) ∝ P(a text begins with the sentence with w in it)`: all words of a sentence are masked as
+    often, so the place says nothing.
 
     Example:
         >>> best = exact_answers(["the plot <mask> slow . ="])[0]
@@ -93,13 +98,19 @@ def exact_answers(prompts: Iterable[str]) -> list[dict[str, float]]:
     for prompt in plain_texts("prompts", prompts):
         words = prompt.split()[:-1]
         if MASK not in words:
-            raise ValueError(f'prompts: {prompt!r} has no {MASK}; expected questions of "masked words"')
+            raise ValueError(
+                f'prompts: {prompt!r} has no {MASK}; expected questions of "masked words"'
+            )
         place = words.index(MASK)
         before, behind = " ".join(words[:place]), words[place + 1 :]
         fitting = [grammar.vocab[i] for i in np.nonzero(grammar.next_token(before))[0] if i > 0]
-        log_p = grammar.log_probs([" ".join([before, word, *behind]).strip() for word in fitting], end=False)
+        log_p = grammar.log_probs(
+            [" ".join([before, word, *behind]).strip() for word in fitting], end=False
+        )
         p = np.exp(log_p - log_p.max())
-        found.append({word: float(x) for word, x in zip(fitting, p / p.sum(), strict=True) if x > 0})
+        found.append(
+            {word: float(x) for word, x in zip(fitting, p / p.sum(), strict=True) if x > 0}
+        )
     return found
 
 
@@ -127,12 +138,14 @@ def task_batches(tokenizer: Tokenizer, tokens: int, seed: int) -> Iterator[Batch
             yield Batch(ids, torch.tensor(place), one_hot(following, len(tokenizer)), len(place))
 
 
-def measure_tasks(model: torch.nn.Module, tokenizer: Tokenizer, n: int = 500, seed: int = HELD_OUT_SEED) -> dict:
+def measure_tasks(
+    model: torch.nn.Module, tokenizer: Tokenizer, n: int = 500, seed: int = HELD_OUT_SEED
+) -> dict:
     """Measure what a model of the three tasks has learned, on held-out texts.
 
-    `nll`: nats per token of each task, prompts and ends of texts included; `exact`: that of the grammar on the reviews.
-    `right`: the share of first answers that the likeliest tokens spell whole, the `;` behind them too; for masked words also
-    that of the exact answers (the ceiling).
+    `nll`: nats per token of each task, prompts and ends of texts included; `exact`: that of the
+    grammar on the reviews. `right`: the share of first answers that the likeliest tokens spell
+    whole, the `;` behind them too; for masked words also that of the exact answers (the ceiling).
     """
     texts = {name: task(name, n, seed=seed) for name in TASKS}
     pairs = {name: list(zip(data.prompts, data.texts, strict=True)) for name, data in texts.items()}
@@ -213,7 +226,9 @@ def _masked(n: int, generator: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def _problems(n: int, generator: np.random.Generator) -> list[tuple[str, str]]:
-    problems = [(a, sign, b) for a in range(10) for b in range(10) for sign in "+-" if sign == "+" or a >= b]
+    problems = [
+        (a, sign, b) for a in range(10) for b in range(10) for sign in "+-" if sign == "+" or a >= b
+    ]
     found = []
     for k in generator.integers(len(problems), size=n):
         a, sign, b = problems[k]

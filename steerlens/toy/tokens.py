@@ -32,14 +32,16 @@ def word_tokenizer(grammar: Grammar, extra: tuple[str, ...] = ()) -> "Tokenizer"
     return _wrap(raw)
 
 
-def piece_tokenizer(grammar: Grammar, vocab_size: int, n: int = 20_000, seed: int = 7) -> "Tokenizer":
+def piece_tokenizer(
+    grammar: Grammar, vocab_size: int, n: int = 20_000, seed: int = 7
+) -> "Tokenizer":
     """Build a tokenizer with frequent words whole and the rest in byte-pair pieces.
 
     "▁" marks the beginning of a word.
 
-    Two thirds of the ids are the words that are commonest in `n` sampled texts, in that order; the last third
-    are letters and merges learned from the words that are left. (Merges learned from all words would spend
-    most ids on the insides of words that never occur in pieces.)
+    Two thirds of the ids are the words that are commonest in `n` sampled texts, in that order; the
+    last third are letters and merges learned from the words that are left. (Merges learned from all
+    words would spend most ids on the insides of words that never occur in pieces.)
     """
     from tokenizers import Tokenizer as RawTokenizer
     from tokenizers import decoders, models, pre_tokenizers, trainers

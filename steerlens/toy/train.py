@@ -1,10 +1,10 @@
-"""Train the shipped language models: `python -m steerlens.toy.train toy-128` (or `--measure` to measure what
-is shipped).
+"""Train the shipped language models: `python -m steerlens.toy.train toy-128` (or `--measure` to
+measure what is shipped).
 
-The grammar knows its exact next-token distribution q at every position, so the loss is the cross-entropy to q
-itself, mean Σ_v -q(v) log p(v): the same minimum as on sampled tokens without their noise. Texts are drawn
-afresh for every step. A tokenizer that splits words gets q on the first piece of each word and sampled pieces
-elsewhere; `toy-tasks` gets sampled tokens everywhere.
+The grammar knows its exact next-token distribution q at every position, so the loss is the
+cross-entropy to q itself, mean Σ_v -q(v) log p(v): the same minimum as on sampled tokens without
+their noise. Texts are drawn afresh for every step. A tokenizer that splits words gets q on the
+first piece of each word and sampled pieces elsewhere; `toy-tasks` gets sampled tokens everywhere.
 """
 
 import argparse
@@ -99,7 +99,9 @@ def log_probs_at(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "predict
 def train(recipe: Recipe, grammar: Grammar, tokenizer: Tokenizer, seed: int = 0) -> torch.nn.Module:
     """Train a model of the grammar's texts."""
     pieces = build_pieces(grammar, tokenizer, len(tokenizer))
-    return descend(recipe, len(tokenizer), training_batches(grammar, pieces, recipe.tokens, seed), seed)
+    return descend(
+        recipe, len(tokenizer), training_batches(grammar, pieces, recipe.tokens, seed), seed
+    )
 
 
 def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> torch.nn.Module:
@@ -109,11 +111,15 @@ def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> 
     """
     torch.manual_seed(seed)
     model = build_model(recipe, n_ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
     warm = max(1, recipe.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda s: min((s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, s - warm) / (recipe.steps - warm))),
+        lambda s: min(
+            (s + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, s - warm) / (recipe.steps - warm))
+        ),
     )
     start = time.perf_counter()
     for step, batch in zip(range(recipe.steps), batches, strict=False):
@@ -126,22 +132,31 @@ def descend(recipe: Recipe, n_ids: int, batches: Iterator[Batch], seed: int) -> 
         if step % 50 == 0 or step == recipe.steps - 1:
             floor = torch.special.entr(batch.target).sum() / batch.n_tokens
             excess = loss.item() - floor.item()
-            print(f"step {step} excess {excess:.4f} seconds {time.perf_counter() - start:.0f}", flush=True)
+            print(
+                f"step {step} excess {excess:.4f} seconds {time.perf_counter() - start:.0f}",
+                flush=True,
+            )
     return model.eval()
 
 
 def measure(
-    model: torch.nn.Module, grammar: Grammar, tokenizer: Tokenizer, n: int = 2000, seed: int = HELD_OUT_SEED
+    model: torch.nn.Module,
+    grammar: Grammar,
+    tokenizer: Tokenizer,
+    n: int = 2000,
+    seed: int = HELD_OUT_SEED,
 ) -> dict[str, float]:
     """Measure held-out NLL, exact NLL and their paired gap with its standard error.
 
     All are in nats per token of the grammar.
 
-    The end of a text counts as one token. A tokenizer that splits words is charged all pieces of its own
-    spelling, divided by the number of the grammar's tokens.
+    The end of a text counts as one token. A tokenizer that splits words is charged all pieces of
+    its own spelling, divided by the number of the grammar's tokens.
     """
     pieces = build_pieces(grammar, tokenizer, len(tokenizer))
-    texts = [t for t in grammar.sample(n, seed=seed) if spelled_length(t, grammar, pieces) <= N_POSITIONS]
+    texts = [
+        t for t in grammar.sample(n, seed=seed) if spelled_length(t, grammar, pieces) <= N_POSITIONS
+    ]
     exact, nll = -grammar.log_probs(texts), []
     bos = tokenizer.bos_token_id
     with torch.no_grad():
@@ -150,7 +165,9 @@ def measure(
             rows = [[bos, *tokenizer.encode(text, add_special_tokens=False), bos] for text in part]
             width = max(len(row) for row in rows)
             ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-            mask = torch.tensor([[1.0] * (len(row) - 1) + [0.0] * (width - len(row)) for row in rows])
+            mask = torch.tensor(
+                [[1.0] * (len(row) - 1) + [0.0] * (width - len(row)) for row in rows]
+            )
             log_p = model(ids[:, :-1]).logits.float().log_softmax(-1)
             nll.append(-(log_p.gather(-1, ids[:, 1:, None])[..., 0] * mask).sum(1).double().numpy())
     nats = np.concatenate(nll)
@@ -193,7 +210,9 @@ def reproduce(name: str, folder: Path) -> None:
     start = time.perf_counter()
     if name == TASK_MODEL:
         tokenizer = word_tokenizer(grammar, EXTRA_WORDS)
-        model = descend(recipe, len(tokenizer), task_batches(tokenizer, recipe.tokens, seed=0), seed=0)
+        model = descend(
+            recipe, len(tokenizer), task_batches(tokenizer, recipe.tokens, seed=0), seed=0
+        )
     else:
         size = recipe.llama_vocab
         tokenizer = word_tokenizer(grammar) if size is None else piece_tokenizer(grammar, size)
@@ -219,10 +238,18 @@ def measured(name: str, model: torch.nn.Module, tokenizer: Tokenizer) -> dict:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", default=SHIPPED, help=f"models, by default all: {', '.join(SHIPPED)}")
-    parser.add_argument("--out", type=Path, help="parent folder (default: the package's own weights)")
-    parser.add_argument("--measure", action="store_true", help="measure the shipped models, train nothing")
-    parser.add_argument("--threads", type=int, default=2, help="cores to use; last digits depend on it")
+    parser.add_argument(
+        "names", nargs="*", default=SHIPPED, help=f"models, by default all: {', '.join(SHIPPED)}"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="parent folder (default: the package's own weights)"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="measure the shipped models, train nothing"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=2, help="cores to use; last digits depend on it"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.names:

@@ -39,7 +39,10 @@ def default_grammar() -> Grammar:
         True
     """
     classes = (
-        *(word_class(name, "sentiment", words) for name, words in lexicon.SENTIMENT_CLASSES.items()),
+        *(
+            word_class(name, "sentiment", words)
+            for name, words in lexicon.SENTIMENT_CLASSES.items()
+        ),
         *(word_class(name, "tone", words) for name, words in lexicon.TONE_CLASSES.items()),
         *(word_class(name, "topic", words) for name, words in lexicon.TOPIC_CLASSES.items()),
         *(word_class(name, None, {None: words}) for name, words in lexicon.NEUTRAL_CLASSES.items()),

@@ -13,7 +13,8 @@ from steerlens.values.readout import PART, Readout
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The map `H` with `e_src ≈ H e_tgt` on the tokens that two models share, and how well it holds. Made by `align`.
+    """The map `H` with `e_src ≈ H e_tgt` on the tokens that two models share, and how well it
+    holds. Made by `align`.
 
     Args:
         src, tgt: the read-outs.
@@ -23,10 +24,12 @@ class Alignment:
         weights: of each in the fit; they sum to 1.
         centred: whether weighted means were taken off before.
         ridge: that was used, relative to the mean eigenvalue of the target's embeddings.
-        rank, condition: of the target's shared embeddings; below `d_tgt`, part of the target's space is out of reach.
-        r2: weighted share of the source's variance that `H` explains on tokens that it was not fitted on (five folds);
-            NaN where there are too few.
-        residual: `‖e_src − H e_tgt‖ / ‖e_src‖` of each token, on the tokens that were fitted, centred as the fit.
+        rank, condition: of the target's shared embeddings; below `d_tgt`, part of the target's
+            space is out of reach.
+        r2: weighted share of the source's variance that `H` explains on tokens that it was not
+            fitted on (five folds); NaN where there are too few.
+        residual: `‖e_src − H e_tgt‖ / ‖e_src‖` of each token, on the tokens that were fitted,
+            centred as the fit.
     """
 
     src: Readout
@@ -44,7 +47,8 @@ class Alignment:
     residual: Float[Tensor, " n"]
 
     def embeddings(self) -> tuple[Float[Tensor, "n d_tgt"], Float[Tensor, "n d_src"]]:
-        """Return the shared tokens' embeddings on target and source, float64, centred as the fit."""
+        """Return the shared tokens' embeddings on target and source, float64, centred as the
+        fit."""
         X, Y = (
             on.W_U.detach().double().mT[ids.to(on.W_U.device)].cpu()
             for on, ids in ((self.tgt, self.tgt_ids), (self.src, self.src_ids))
@@ -59,12 +63,18 @@ class Alignment:
                 "from, to",
                 f"{self.src.model_id} (d_model {self.src.d_model}) → {self.tgt.model_id} ({self.tgt.d_model})",
             ),
-            ("shared tokens", f"{len(self.tokens):,} of {len(text_ids(self.src)):,} and {len(text_ids(self.tgt)):,}"),
+            (
+                "shared tokens",
+                f"{len(self.tokens):,} of {len(text_ids(self.src)):,} and {len(text_ids(self.tgt)):,}",
+            ),
             ("rank, condition", f"{self.rank}, {self.condition:.3g}"),
             ("ridge, centred", f"{self.ridge:g}, {'yes' if self.centred else 'no'}"),
             ("R² on tokens not fitted", f"{self.r2:.3f}"),
             ("relative residual, weighted mean", f"{float(self.weights @ self.residual):.3f}"),
-            ("worst tokens", ", ".join(f"{self.tokens[i].strip()} {self.residual[i]:.2f}" for i in worst)),
+            (
+                "worst tokens",
+                ", ".join(f"{self.tokens[i].strip()} {self.residual[i]:.2f}" for i in worst),
+            ),
         ]
 
     def __repr__(self) -> str:
@@ -86,7 +96,11 @@ def text_ids(readout: Readout) -> list[int]:
 
     No special tokens, no padding rows, no broken characters.
     """
-    whole = (i for i, token in enumerate(readout.tokens) if token and "\ufffd" not in token and not PART.search(token))
+    whole = (
+        i
+        for i, token in enumerate(readout.tokens)
+        if token and "\ufffd" not in token and not PART.search(token)
+    )
     return [i for i in whole if i not in readout.special]
 
 
@@ -100,8 +114,8 @@ def spellings(readout: Readout) -> dict[str, int]:
         pieces marked instead (`##ing`)          word → ' word', ##ing → 'ing'
         no marks at all, whole words only        word → ' word'
 
-    In the last two what is no letter or digit is left as it is: such tokenizers do not tell ' .' from '.'. Where the first
-    kind has ' .' alone and no '.', it is spelled '.' too.
+    In the last two what is no letter or digit is left as it is: such tokenizers do not tell ' .'
+    from '.'. Where the first kind has ' .' alone and no '.', it is spelled '.' too.
 
     Example:
         >>> on = Readout(torch.eye(3), torch.zeros(3), ("word", "##ing", "."))
@@ -116,7 +130,9 @@ def spellings(readout: Readout) -> dict[str, int]:
         if spaced:
             mark = token.strip()
             return mark if mark and not any(map(str.isalnum, mark)) and mark not in bare else token
-        if token.startswith("##"):  # a mark that goes on, `##.`, is nowhere else told from one that begins
+        if token.startswith(
+            "##"
+        ):  # a mark that goes on, `##.`, is nowhere else told from one that begins
             return token[2:] if token[2:3].isalnum() else token
         return f" {token}" if token[0].isalnum() else token
 
@@ -125,11 +141,17 @@ def spellings(readout: Readout) -> dict[str, int]:
     return {text: i for text, i in found if times[text] == 1}
 
 
-def shared_tokens(src: Readout, tgt: Readout) -> tuple[tuple[str, ...], Int[Tensor, " n"], Int[Tensor, " n"]]:
+def shared_tokens(
+    src: Readout, tgt: Readout
+) -> tuple[tuple[str, ...], Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Return the tokens that two vocabularies share, by their text, with their ids in both.
 
     They are in the target's order.
     """
     mine, theirs = spellings(src), spellings(tgt)
     both = [text for text in theirs if text in mine]
-    return tuple(both), torch.tensor([mine[t] for t in both]).long(), torch.tensor([theirs[t] for t in both]).long()
+    return (
+        tuple(both),
+        torch.tensor([mine[t] for t in both]).long(),
+        torch.tensor([theirs[t] for t in both]).long(),
+    )

@@ -11,10 +11,12 @@ from typing import Any
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a name beside a path to write to, and put what was written there in its place: at once, or not at all.
+    """Give a name beside a path to write to, and put what was written there in its place: at once,
+    or not at all.
 
-    Each caller gets a name of its own, so that two jobs that write one file do not meet: the last to finish wins. It begins
-    with a dot and the path's name; one that was killed leaves its file behind.
+    Each caller gets a name of its own, so that two jobs that write one file do not meet: the last
+    to finish wins. It begins with a dot and the path's name; one that was killed leaves its file
+    behind.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -35,4 +37,6 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole; NaN and infinity are refused, they are not JSON."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    )

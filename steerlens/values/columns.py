@@ -6,7 +6,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from steerlens.values.meaning import ends_of, mapped, meaning_of, no_label, numbers_of, parse, scaled
+from steerlens.values.meaning import (
+    ends_of,
+    mapped,
+    meaning_of,
+    no_label,
+    numbers_of,
+    parse,
+    scaled,
+)
 from steerlens.values.texts import as_number, is_missing, listed, remedy, text_fault
 from steerlens.values.warn import warn_user
 
@@ -107,16 +115,26 @@ def read_columns(table: Table, columns: Columns) -> Found:
             )
     meaning = None if columns.labels is None else meaning_of(columns.labels)
     raw = read.get("label", [])
-    bare = [row for row in range(n) if _no_text(read["text"][row]) or _absent(raw[row]) or no_label(raw[row], meaning)]
+    bare = [
+        row
+        for row in range(n)
+        if _no_text(read["text"][row]) or _absent(raw[row]) or no_label(raw[row], meaning)
+    ]
     rows = sorted(set(range(n)) - set(bare)) if columns.dropna else list(range(n))
     if not rows:
         left = f" left, all {n} are without text or label" if n else ""
-        raise ValueError(f"{table.source}: no rows{left}; expected columns {columns.text!r} and {columns.label!r}")
+        raise ValueError(
+            f"{table.source}: no rows{left}; expected columns {columns.text!r} and {columns.label!r}"
+        )
     if len(rows) < n:
-        warn_user(f"{table.source}: {n - len(rows):,} of {n:,} rows are left out, without text or label")
+        warn_user(
+            f"{table.source}: {n - len(rows):,} of {n:,} rows are left out, without text or label"
+        )
     for row in rows:
         for role, name in named.items():
-            fault = _fault(role, name, read[role][row], role == "label" and no_label(read[role][row], meaning))
+            fault = _fault(
+                role, name, read[role][row], role == "label" and no_label(read[role][row], meaning)
+            )
             if fault:
                 raise ValueError(f"{table.where(row)}: {fault}")
     texts, values = [read["text"][row] for row in rows], [raw[row] for row in rows]
@@ -136,7 +154,8 @@ def read_column(table: Table, text: Hashable) -> list[str]:
     """Read the texts of a table, those rows left out that have none.
 
     Raises:
-        ValueError: a column that is not there or there twice, no text at all, something that is no text.
+        ValueError: a column that is not there or there twice, no text at all, something that is no
+            text.
     """
     values = table.column(_find(table, text, "text", False)) if table.names else []
     rows = [row for row, value in enumerate(values) if not _no_text(value)]
@@ -168,7 +187,9 @@ def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
         raise ValueError(f"{table.head}: {len(best)} columns are called {asked!r}; rename one")
     close = best or difflib.get_close_matches(str(asked), [str(name) for name in table.names])
     hint = f"; did you mean {' or '.join(f'{role}={name!r}' for name in close)}?" if close else ""
-    numbers = [isinstance(name, str) and math.isfinite(as_number(parse(name))) for name in table.names]
+    numbers = [
+        isinstance(name, str) and math.isfinite(as_number(parse(name))) for name in table.names
+    ]
     if any(numbers) and not all(numbers):
         hint += "; does the first line name the columns?"
     raise ValueError(f"{_missing(table, asked)}{hint}")

@@ -17,15 +17,17 @@ from steerlens.values.verdict import Verdict
 class Report:
     """How a value was fitted and how good it is. All losses in nats per token.
 
-    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts were never trained on; how
-    much of the background to keep and how long the steer is to be were asked of a sample of them, which makes NLL a little too
-    good (few choices, many texts). A steer is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked
-    to be; `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and `by_label` are
-    measured, around `mean_label`.
-    `optimality_gap` bounds from above how far the objective is from its minimum; where it is None, `gap_reason` says why.
-    `trials` lists the choices that were tried, with their held-out NLL or the margin that halves of the texts gave each other, in
-    nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`, `penalty`, `threshold`, `weights`) is
-    None for other values, whose own settings are in `settings`.
+    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts
+    were never trained on; how much of the background to keep and how long the steer is to be were
+    asked of a sample of them, which makes NLL a little too good (few choices, many texts). A steer
+    is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be;
+    `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and
+    `by_label` are measured, around `mean_label`. `optimality_gap` bounds from above how far the
+    objective is from its minimum; where it is None, `gap_reason` says why. `trials` lists the
+    choices that were tried, with their held-out NLL or the margin that halves of the texts gave
+    each other, in nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`,
+    `penalty`, `threshold`, `weights`) is None for other values, whose own settings are in
+    `settings`.
     """
 
     solver: str
@@ -66,7 +68,11 @@ class Report:
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as names and readable values."""
         h, t = self.heldout, self.train
-        gap = f"<= {self.optimality_gap:.2g}" if self.optimality_gap is not None else f"none: {self.gap_reason}"
+        gap = (
+            f"<= {self.optimality_gap:.2g}"
+            if self.optimality_gap is not None
+            else f"none: {self.gap_reason}"
+        )
         verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
         return [
             *verdict,
@@ -83,7 +89,10 @@ class Report:
             ("strength that a label of 1 asks for", f"{self.strength:.2f}"),
             *self._set(),
             ("objective, gap to its minimum", f"{_number(self.objective)}, {gap}"),
-            ("texts, positions, truncated", f"{self.n_texts:,}, {self.n_positions:,}, {self.n_truncated:,}"),
+            (
+                "texts, positions, truncated",
+                f"{self.n_texts:,}, {self.n_positions:,}, {self.n_truncated:,}",
+            ),
             (
                 "solver, passes over the data, seconds",
                 f"{self.solver}, {self.passes:.1f}, {self.seconds:.1f}",
@@ -104,7 +113,10 @@ class Report:
                     f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
                 )
             )
-        return [*found, *((name.replace("_", " "), str(value)) for name, value in self.settings.items())]
+        return [
+            *found,
+            *((name.replace("_", " "), str(value)) for name, value in self.settings.items()),
+        ]
 
     def __str__(self) -> str:
         return "\n".join(f"{name:<44}{value}" for name, value in self.rows())
@@ -123,9 +135,9 @@ Value = TypeVar("Value", bound=Intervention, default=Steer, covariant=True)
 
 @dataclass(frozen=True, repr=False)
 class Fit(Generic[Value]):
-    """A fitted value, the background steer fitted with it, and the report. The background is never added silently:
-    for a steer `(fit.report.strength * fit.value).with_background(fit.background)` is the model that explains the training
-    texts, a label of 1 at strength 1."""
+    """A fitted value, the background steer fitted with it, and the report. The background is never
+    added silently: for a steer `(fit.report.strength * fit.value).with_background(fit.background)`
+    is the model that explains the training texts, a label of 1 at strength 1."""
 
     value: Value
     background: Steer
@@ -162,7 +174,8 @@ class Fit(Generic[Value]):
 
 
 def value_of(given: Other | Fit[Any]) -> Other:
-    """Return the value of a fit, which stands for it wherever an intervention is asked for; anything else as it is.
+    """Return the value of a fit, which stands for it wherever an intervention is asked for;
+    anything else as it is.
 
     Example:
         >>> value_of("joy")

@@ -9,7 +9,8 @@ from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
 UNEMBED_IN = "unembed.hook_in"
-"""The site of a steer: the input of the unembedding, after the final norm, in every TransformerLens class."""
+"""The site of a steer: the input of the unembedding, after the final norm, in every TransformerLens
+class."""
 
 Edit = tuple[str, Callable[[Tensor, TokenIndex], Tensor]]
 Strength = float | Tensor
@@ -19,11 +20,12 @@ Strength = float | Tensor
 class Intervention(Protocol):
     """A frozen value that says which activations to replace by what, at a strength.
 
-    `readout` is where it lives: a model with another `W_U` is refused. `edits(strength)` gives pairs of a TransformerLens
-    hook name and a pure function from the activation `[batch, pos, …]` and its `TokenIndex` (whoever runs the model knows which
-    tokens these are) to its replacement, of the same shape, dtype and device. `strength` is a number, or a tensor with one
-    value per row of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it needs before the
-    input, begin-of-text included; whoever runs the model puts fillers there.
+    `readout` is where it lives: a model with another `W_U` is refused. `edits(strength)` gives
+    pairs of a TransformerLens hook name and a pure function from the activation `[batch, pos, …]`
+    and its `TokenIndex` (whoever runs the model knows which tokens these are) to its replacement,
+    of the same shape, dtype and device. `strength` is a number, or a tensor with one value per row
+    of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it
+    needs before the input, begin-of-text included; whoever runs the model puts fillers there.
     """
 
     @property

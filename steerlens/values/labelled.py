@@ -53,22 +53,32 @@ class Labelled:
     labels: tuple[float, ...]
     prompts: tuple[str, ...]
 
-    def __init__(self, texts: Iterable[Any], labels: Iterable[Any], prompts: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, texts: Iterable[Any], labels: Iterable[Any], prompts: Iterable[Any] = ()
+    ) -> None:
         values = as_list("labels", labels)
         # a frozen value; whatever sequences came, these are plain tuples
         object.__setattr__(self, "texts", plain_texts("texts", texts))
         object.__setattr__(self, "prompts", plain_texts("prompts", prompts))
         n = len(self.texts)
         if not n:
-            raise ValueError("texts: got none, expected at least one; is the file or the filter empty?")
+            raise ValueError(
+                "texts: got none, expected at least one; is the file or the filter empty?"
+            )
         if n != len(values):
             raise ValueError(f"labels: got {len(values)} for {n} texts, expected one per text")
         if self.prompts and len(self.prompts) != n:
-            raise ValueError(f"prompts: got {len(self.prompts)} for {n} texts, expected one per text or none")
+            raise ValueError(
+                f"prompts: got {len(self.prompts)} for {n} texts, expected one per text or none"
+            )
         for row, text in enumerate(self.texts):
             if not text.strip():
-                raise ValueError(f"texts[{row}] is empty; drop the row, an empty text says nothing about its label")
-        object.__setattr__(self, "labels", plain_labels(values, lambda row, y: _label_fault(row, y, values)))
+                raise ValueError(
+                    f"texts[{row}] is empty; drop the row, an empty text says nothing about its label"
+                )
+        object.__setattr__(
+            self, "labels", plain_labels(values, lambda row, y: _label_fault(row, y, values))
+        )
 
     @classmethod
     def from_dict(
@@ -86,12 +96,13 @@ class Labelled:
 
         Args:
             columns: each column a sequence, all of one length.
-            text, label, prompt: the names of the columns. Case and spaces around a name do not matter;
-                without `text` and `label` the usual names (review, sentiment, …) are tried, with a
-                warning.
+            text, label, prompt: the names of the columns. Case and spaces around a name do not
+                matter; without `text` and `label` the usual names (review, sentiment, …) are tried,
+                with a warning.
             labels: the label, in [-1, 1], of each word or number in the column.
-            scale: the two values that mean -1 and +1, e.g. (1, 5) for stars; what lies between follows
-                linearly, `y = 2 (x - low) / (high - low) - 1`. (6, 1) for marks of which 1 is best.
+            scale: the two values that mean -1 and +1, e.g. (1, 5) for stars; what lies between
+                follows linearly, `y = 2 (x - low) / (high - low) - 1`. (6, 1) for marks of which 1
+                is best.
             dropna: leave out rows without text or label; a warning says how many.
 
         Raises:
@@ -143,9 +154,11 @@ class Labelled:
         scale: Sequence[float] | None = None,
         dropna: bool = False,
     ) -> "Labelled":
-        """Take labelled texts out of one split of a Hugging Face dataset; options as in `from_dict`.
+        """Take labelled texts out of one split of a Hugging Face dataset; options as in
+        `from_dict`.
 
-        The numbers of a `ClassLabel` are no strengths: `labels=` says what its classes mean, by name or
+        The numbers of a `ClassLabel` are no strengths: `labels=` says what its classes mean, by
+            name or
         by number. A class of -1 is a missing label.
 
         Example:
@@ -205,7 +218,11 @@ class Labelled:
             shown = f"from {low:g} to {high:g}, mean {sum(self.labels) / len(self):.2g}"
         words = median(len(text.split()) for text in self.texts)
         copies = len(self) - len(set(zip(self.texts, self.prompts or self.texts, strict=True)))
-        note = f"; {copies:,} of them are copies of another, which count once in a verdict" if copies else ""
+        note = (
+            f"; {copies:,} of them are copies of another, which count once in a verdict"
+            if copies
+            else ""
+        )
         if set(counts) == {0, 1}:
             note += "; 0 is read as neutral; for two classes use -1 and 1 (labels={0: -1, 1: 1})"
         elif low == 0 < high:
@@ -221,7 +238,9 @@ class Labelled:
             raise ValueError(f"share: got {share}, expected a part of 1, e.g. 0.8")
         cut = round(share * len(self))
         if not 0 < cut < len(self):
-            raise ValueError(f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5")
+            raise ValueError(
+                f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5"
+            )
         order = torch.randperm(len(self), generator=generator(_whole("seed", seed))).tolist()
         return self.pick(order[:cut]), self.pick(order[cut:])
 
@@ -248,7 +267,9 @@ class Labelled:
         several = "; several rows are taken by pick([0, 2]), those of a mask by pick(numpy.flatnonzero(mask))"
         i = _whole("row", row, several)
         if not -len(self) <= i < len(self):
-            raise IndexError(f"row: got {i}, expected one of the {len(self)} texts, 0 to {len(self) - 1}")
+            raise IndexError(
+                f"row: got {i}, expected one of the {len(self)} texts, 0 to {len(self) - 1}"
+            )
         return i
 
 

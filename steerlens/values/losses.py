@@ -11,8 +11,9 @@ from torch import Tensor
 class Losses:
     """Mean NLL in nats per token of texts read at their own label, four ways.
 
-    `base` without any steer, `background` with the background alone, `steered` with background and steer, `flipped`
-    with background and the label mirrored at the mean label, which for balanced labels is the steer's sign turned.
+    `base` without any steer, `background` with the background alone, `steered` with background and
+    steer, `flipped` with background and the label mirrored at the mean label, which for balanced
+    labels is the steer's sign turned.
     """
 
     base: float
@@ -22,12 +23,14 @@ class Losses:
 
     @property
     def sign_margin(self) -> float:
-        """`flipped − steered`: what the sign is worth, free of what the background explains and of what all texts share."""
+        """`flipped − steered`: what the sign is worth, free of what the background explains and of
+        what all texts share."""
         return self.flipped - self.steered
 
 
 class Measured(NamedTuple):
-    """Losses over all positions and for each label, KL(base ‖ steer alone) at strengths +1 and -1, and summed NLL by text."""
+    """Losses over all positions and for each label, KL(base ‖ steer alone) at strengths +1 and -1,
+    and summed NLL by text."""
 
     all: Losses
     by_label: dict[float, Losses]

@@ -80,7 +80,9 @@ def ends_of(scale: Any) -> tuple[float, float]:
     except ValueError:
         low = high = 0.0
     if not (math.isfinite(low) and math.isfinite(high) and low != high):
-        raise ValueError(f"scale: got {scale!r}, expected the values that mean -1 and +1, e.g. (1, 5)")
+        raise ValueError(
+            f"scale: got {scale!r}, expected the values that mean -1 and +1, e.g. (1, 5)"
+        )
     return low, high
 
 
@@ -91,7 +93,9 @@ def no_label(value: Any, meaning: Mapping[Hashable, float] | None) -> bool:
     return is_missing(value)
 
 
-def mapped(values: Sequence[Any], meaning: Mapping[Hashable, float], where: Where) -> tuple[float, ...]:
+def mapped(
+    values: Sequence[Any], meaning: Mapping[Hashable, float], where: Where
+) -> tuple[float, ...]:
     """Return the label of every value.
 
     Raises:
@@ -102,7 +106,9 @@ def mapped(values: Sequence[Any], meaning: Mapping[Hashable, float], where: Wher
         first, *others = dict.fromkeys(reprlib.repr(values[row]) for row in unknown)
         known = ", ".join(map(repr, list(meaning)[:10]))
         more = f", and {', '.join(others[:9])}" if others else ""
-        raise ValueError(f"{where(unknown[0])}: label {first} is not in labels=, which has {known}; add it{more}")
+        raise ValueError(
+            f"{where(unknown[0])}: label {first} is not in labels=, which has {known}; add it{more}"
+        )
     return tuple(meaning[same(value)] for value in values)
 
 

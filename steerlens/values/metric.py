@@ -15,11 +15,12 @@ Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 class Metric:
     """Hold the second moments in whose coordinates the likelihood is near isotropic.
 
-    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(s e)]`, the covariance under
-    the model's own prediction of what output word embeddings add to a logit (`s`: the slope of scale
-    and soft cap), a steer of strength 1 costs to second order, in nats per token,
+    With `C = E[cᵀc]` over the positions of a text and `S = E_t[Cov_{p_t}(s e)]`, the covariance
+    under the model's own prediction of what output word embeddings add to a logit (`s`: the slope
+    of scale and soft cap), a steer of strength 1 costs to second order, in nats per token,
 
-        KL(base ‖ steered) ≈ E_t[½ Var_{p_t}(s · c_t W e)]  ~  ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W S^{1/2}‖²
+        KL(base ‖ steered) ≈ E_t[½ Var_{p_t}(s · c_t W e)]  ~  ½ tr(Wᵀ C W S) = ½ ‖C^{1/2} W
+        S^{1/2}‖²
 
     The first is exact as the strength goes to 0. The second factorises the mean over positions, as
     K-FAC does (Martens and Grosse 2015): equal at one position, over many it takes the context and
@@ -53,14 +54,16 @@ class Metric:
         return spectrum(self.C), spectrum(self.S)
 
     def damped(self, damping: float) -> "Metric":
-        """Return the same metric under another damping; the spectra, which cost most, are shared."""
+        """Return the same metric under another damping; the spectra, which cost most, are
+        shared."""
         other = replace(self, damping=damping)
         other.__dict__["spectra"] = self.spectra
         return other
 
     def floored(self, values: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
         """Return eigenvalues with the damping added."""
-        # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's resolution
+        # 1e-10 keeps the inverse finite where a direction is never used; it is below float32's
+        # resolution
         return values + max(self.damping, 1e-10) * values.max().clamp_min(1e-30)
 
     def _power(self, of: Spectrum, power: float) -> Tensor:
@@ -85,12 +88,14 @@ class Metric:
 
     @property
     def dimensions(self) -> tuple[float, float]:
-        """How many directions of `C` and of `S` count: `Σ λ / (λ + damping · λ_max)`, d_model without damping."""
+        """How many directions of `C` and of `S` count: `Σ λ / (λ + damping · λ_max)`, d_model
+        without damping."""
         n_C, n_S = (float((values / self.floored(values)).sum()) for values, _ in self.spectra)
         return n_C, n_S
 
     def whiten(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
-        """Return `C^{1/2} W S^{1/2}`, whose half squared length is the Kronecker number `kl`, damped."""
+        """Return `C^{1/2} W S^{1/2}`, whose half squared length is the Kronecker number `kl`,
+        damped."""
         return self.C_root.to(W) @ W @ self.S_root.to(W)
 
     def unwhiten(self, V: Float[Tensor, "d_model d_model"]) -> Float[Tensor, "d_model d_model"]:
@@ -100,8 +105,8 @@ class Metric:
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
         """Approximate what a matrix costs at strength 1, undamped: `½ tr(Wᵀ C W S)`.
 
-        A Kronecker approximation of nats per token. It compares matrices that act alike; it does not
-        state a cost, which on fitted steers is 1.4 to 3.9 times as large: for that see
+        A Kronecker approximation of nats per token. It compares matrices that act alike; it does
+        not state a cost, which on fitted steers is 1.4 to 3.9 times as large: for that see
         `strength_cost`, or `spectrum` with states.
         """
         W = W.double()

@@ -14,10 +14,12 @@ from steerlens.values.states import States
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """The states of two models on one text without labels, and which of their positions stand at the same place.
+    """The states of two models on one text without labels, and which of their positions stand at
+    the same place.
 
-    A place is a character offset: both models have read the text up to there and nothing beyond, so both contexts predict
-    what comes next. Made by `steerlens.pair`; whatever is learned from it is learned from unlabelled text.
+    A place is a character offset: both models have read the text up to there and nothing beyond, so
+    both contexts predict what comes next. Made by `steerlens.pair`; whatever is learned from it is
+    learned from unlabelled text.
 
     Args:
         src, tgt: the states of the two models, on the same texts.
@@ -32,13 +34,17 @@ class Pairs:
     rows: Int[Tensor, "2 n"]
 
     def __post_init__(self) -> None:
-        if len(self.src.labels) != len(self.tgt.labels) or bool(self.src.labels.any() | self.tgt.labels.any()):
+        if len(self.src.labels) != len(self.tgt.labels) or bool(
+            self.src.labels.any() | self.tgt.labels.any()
+        ):
             raise ValueError(
                 "src, tgt: expected the states of two models on the same texts, without labels; collect both from a list of "
                 "plain texts, or use steerlens.pair"
             )
         if not self.rows.shape[1]:
-            raise ValueError("rows: the two models' tokens end nowhere at the same place of these texts")
+            raise ValueError(
+                "rows: the two models' tokens end nowhere at the same place of these texts"
+            )
 
     def __len__(self) -> int:
         return self.rows.shape[1]
@@ -55,7 +61,8 @@ class Pairs:
 
     @property
     def share(self) -> float:
-        """The part of the target's positions that have a counterpart; 1 with one tokenizer, or a little less."""
+        """The part of the target's positions that have a counterpart; 1 with one tokenizer, or a
+        little less."""
         return len(self) / self.tgt.n_positions
 
     def reverse(self) -> "Pairs":
@@ -82,7 +89,9 @@ class Pairs:
         keep[torch.randperm(len(self), generator=generator(seed))[:n]] = True
         return self._places(keep)
 
-    def chunks(self, size: int) -> Iterator[tuple[Float[Tensor, "some d_src"], Float[Tensor, "some d_tgt"]]]:
+    def chunks(
+        self, size: int
+    ) -> Iterator[tuple[Float[Tensor, "some d_src"], Float[Tensor, "some d_tgt"]]]:
         """Yield `(c_src, c_tgt)`, at most `size` places at a time."""
         yield from zip(self.c_src.split(size), self.c_tgt.split(size), strict=True)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 class TokenIndex(NamedTuple):
-    """Which tokens a batch holds: each one's `index` in its row's text, 0 the first and -1 padding, and how many tokens of
-    each row are its `prompt`. A step of cached generation holds one token per row, whose index is that of the whole text."""
+    """Which tokens a batch holds: each one's `index` in its row's text, 0 the first and -1 padding,
+    and how many tokens of each row are its `prompt`. A step of cached generation holds one token
+    per row, whose index is that of the whole text."""
 
     index: Int[Tensor, "batch pos"]
     prompt: Int[Tensor, " batch"]
@@ -24,10 +25,11 @@ def places_of(mask: Int[Tensor, "batch pos"], prompt: Int[Tensor, " batch"]) -> 
 
 @dataclass(frozen=True)
 class PositionSelector:
-    """The first `first` and last `last` tokens of the prompt (or the whole `prompt`), and with `new` what comes after it.
+    """The first `first` and last `last` tokens of the prompt (or the whole `prompt`), and with
+    `new` what comes after it.
 
-    Where both ends are asked of a prompt of `n` tokens, the first take at most ⌊n/2⌋ and the last at most ⌈n/2⌉, so that no
-    token is edited twice; one end alone takes at most the whole prompt.
+    Where both ends are asked of a prompt of `n` tokens, the first take at most ⌊n/2⌋ and the last
+    at most ⌈n/2⌉, so that no token is edited twice; one end alone takes at most the whole prompt.
     """
 
     first: int = 0
@@ -35,7 +37,9 @@ class PositionSelector:
     prompt: bool = False
     new: bool = False
 
-    def masks(self, places: TokenIndex) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    def masks(
+        self, places: TokenIndex
+    ) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Return where the beginning and where the end is.
 
         The whole prompt counts as beginning, new tokens as end.
@@ -45,7 +49,9 @@ class PositionSelector:
         last = torch.minimum(torch.full_like(n, self.last), n - n // 2 if self.first else n)
         real, within = index >= 0, index < n
         beginning = real & (index < (n if self.prompt else first))
-        return beginning, real & (((index >= n - last) & within) | (~within if self.new else torch.zeros_like(within)))
+        return beginning, real & (
+            ((index >= n - last) & within) | (~within if self.new else torch.zeros_like(within))
+        )
 
 
 def parse_positions(text: str) -> PositionSelector:
@@ -54,9 +60,10 @@ def parse_positions(text: str) -> PositionSelector:
     `"f2+l3"`: the first two and the last three tokens of the prompt. `"prompt"`: all of it.
     `"new"`: all after it. Joined by `+`; `"all"` is `"prompt+new"`.
 
-    Of a prompt shorter than that, one end takes all tokens and both ends share them (see `PositionSelector`). pyreft takes at
-    most half of the prompt for either end, even where only one is asked for, and moves the rest to padding: of three tokens its
-    `f3` edits the first alone, ours all three.
+    Of a prompt shorter than that, one end takes all tokens and both ends share them (see
+    `PositionSelector`). pyreft takes at most half of the prompt for either end, even where only one
+    is asked for, and moves the rest to padding: of three tokens its `f3` edits the first alone,
+    ours all three.
 
     Raises:
         ValueError: anything else, or the whole prompt together with a part of it.
@@ -76,5 +83,9 @@ def parse_positions(text: str) -> PositionSelector:
             )
         found[key] = int(counted[2]) if counted else True
     if found["prompt"] and (found["first"] or found["last"]):
-        raise ValueError(f"positions: {text!r} asks for the whole prompt and for a part of it; leave one out")
-    return PositionSelector(int(found["first"]), int(found["last"]), bool(found["prompt"]), bool(found["new"]))
+        raise ValueError(
+            f"positions: {text!r} asks for the whole prompt and for a part of it; leave one out"
+        )
+    return PositionSelector(
+        int(found["first"]), int(found["last"]), bool(found["prompt"]), bool(found["new"])
+    )

@@ -44,9 +44,9 @@ def read_labelled(
     All but the last may be compressed, as `.csv.gz`.
 
     Args:
-        path: the file. CSV and TSV have a header line, which says what separates the columns (comma,
-            semicolon, tab or bar); JSONL has one object per line; JSON a list of objects or an object
-            of columns.
+        path: the file. CSV and TSV have a header line, which says what separates the columns
+            (comma, semicolon, tab or bar); JSONL has one object per line; JSON a list of objects or
+            an object of columns.
         text, label, prompt, labels, scale, dropna: the columns and what the labels mean, see
             `Labelled.from_dict`.
 
@@ -83,7 +83,9 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
         return read_column(_table(path, [text], kinds), text)
     found = [line.rstrip("\r") for line in _content(path).split("\n") if line.strip()]
     if not found:
-        raise ValueError(f"{path}: no text; expected one per line, or a table with a column {text!r}")
+        raise ValueError(
+            f"{path}: no text; expected one per line, or a table with a column {text!r}"
+        )
     return found
 
 
@@ -161,7 +163,13 @@ def _object_table(path: Path, rows: list[dict], where: list[str]) -> Table:
     def column(name: Hashable) -> list:
         return [row.get(name, Absent(tuple(row))) if name not in row else row[name] for row in rows]
 
-    return Table(names, column, lambda row: f"{path}, {where[row]}", str(path), f"{path}, {where[0]}" if rows else "")
+    return Table(
+        names,
+        column,
+        lambda row: f"{path}, {where[row]}",
+        str(path),
+        f"{path}, {where[0]}" if rows else "",
+    )
 
 
 def _jsonl_rows(content: str, path: Path) -> tuple[list[dict], list[str]]:
@@ -185,7 +193,11 @@ def _json_table(content: str, path: Path) -> Table:
     if isinstance(found, dict) and found and all(isinstance(x, dict) for x in found.values()):
         # as DataFrame.to_json writes it: each column an object of rows
         keys = {tuple(column) for column in found.values()}
-        found = {name: list(column.values()) for name, column in found.items()} if len(keys) == 1 else found
+        found = (
+            {name: list(column.values()) for name, column in found.items()}
+            if len(keys) == 1
+            else found
+        )
     if isinstance(found, dict):
         lists = {name: column for name, column in found.items() if isinstance(column, list)}
         if len({len(column) for column in lists.values()}) > 1 or not lists:
@@ -208,7 +220,11 @@ def _json(raw: str, path: Path, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         at = where or (f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "")
         said = error.msg if isinstance(error, json.JSONDecodeError) else error
-        more = "; a file with an object per line is called .jsonl" if said == "Extra data" and not where else ""
+        more = (
+            "; a file with an object per line is called .jsonl"
+            if said == "Extra data" and not where
+            else ""
+        )
         raise ValueError(f"{path}, {at}: not JSON ({said}){more}") from None
 
 
@@ -235,9 +251,12 @@ def _csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators:
     return Table(list(header), column, lambda row: f"{path}, line {lines[row]}", str(path), head)
 
 
-def _csv_rows(content: str, path: Path, separator: str, skipped: int) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _csv_rows(
+    content: str, path: Path, separator: str, skipped: int
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and the rows with the lines where they begin."""
-    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the rows after it
+    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
+    # rows after it
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
     rows, line = [], 1
     try:
@@ -274,7 +293,8 @@ def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str
 
 @contextmanager
 def _long_fields(longest: int) -> Iterator[None]:
-    """Let fields be as long as the file; the limit is the csv module's own, for all of the process."""
+    """Let fields be as long as the file; the limit is the csv module's own, for all of the
+    process."""
     with _FIELD_LIMIT:
         before = csv.field_size_limit()
         csv.field_size_limit(max(before, longest))

@@ -22,14 +22,16 @@ class Readout:
 
         logits = softcap · tanh(z / softcap)    with    z = scale · (c W_U + b_U)
 
-    (no `tanh` where `softcap` is None). `c` is the input of the unembedding, after the final norm: TransformerLens'
-    `unembed.hook_in`. Tensors are the model's own, not copies; nothing here writes to them.
+    (no `tanh` where `softcap` is None). `c` is the input of the unembedding, after the final norm:
+    TransformerLens' `unembed.hook_in`. Tensors are the model's own, not copies; nothing here writes
+    to them.
 
     Args:
         W_U: unembedding, `[d_model, d_vocab]`; a column is an output word embedding.
         b_U: bias, `[d_vocab]`.
-        tokens: the string of each token, a leading space kept, "" where no token has the id. There may be fewer than
-            `d_vocab`: the rows beyond are padding. Neither is ever sampled or in word lists.
+        tokens: the string of each token, a leading space kept, "" where no token has the id. There
+            may be fewer than `d_vocab`: the rows beyond are padding. Neither is ever sampled or in
+                word lists.
         special: ids of tokens that stand for no text (end of text, padding, …).
         scale, softcap: what the model does to the logits afterwards.
         model_id: the model's name, for messages and files.
@@ -50,8 +52,11 @@ class Readout:
                 "and [d_vocab]; W_U is the transpose of a torch Linear's weight"
             )
         if len(self.tokens) > self.W_U.shape[1]:
-            raise ValueError(f"tokens: got {len(self.tokens)} strings for {self.W_U.shape[1]} columns of W_U")
-        # both are of the numbers as they are now: `W_U` is the model's own tensor and may be trained on
+            raise ValueError(
+                f"tokens: got {len(self.tokens)} strings for {self.W_U.shape[1]} columns of W_U"
+            )
+        # both are of the numbers as they are now: `W_U` is the model's own tensor and may be
+        # trained on
         if not self.W_U.is_meta:  # tensors without numbers, on which only shapes are tried
             _ = self.checksum, self.digest
 
@@ -85,8 +90,9 @@ class Readout:
 
     @cached_property
     def digest(self) -> str:
-        """A fingerprint of the basis: equal for equal values of `W_U`, `b_U`, `scale` and `softcap` whatever the
-        storage (a float16 checkpoint read as float32 keeps its digest). Taken when the read-out is made."""
+        """A fingerprint of the basis: equal for equal values of `W_U`, `b_U`, `scale` and `softcap`
+        whatever the storage (a float16 checkpoint read as float32 keeps its digest). Taken when the
+        read-out is made."""
         return self._digest_of(self.d_vocab)
 
     def _digest_of(self, n: int) -> str:
@@ -99,7 +105,8 @@ class Readout:
 
     @cached_property
     def checksum(self) -> int:
-        """The `bit_sum` of `W_U` and `b_U` when the read-out was made; far cheaper than the digest."""
+        """The `bit_sum` of `W_U` and `b_U` when the read-out was made; far cheaper than the
+        digest."""
         return bit_sum(self.W_U, self.b_U)
 
     def check_unchanged(self) -> None:
@@ -128,8 +135,11 @@ class Readout:
 
     @cached_property
     def word_ids(self) -> Int[Tensor, " n_words"]:
-        """Ids of the columns that stand for text: no padding rows, no special tokens, no parts of a character."""
-        text = (i for i, token in enumerate(self.tokens) if token.strip() and not PART.search(token))
+        """Ids of the columns that stand for text: no padding rows, no special tokens, no parts of a
+        character."""
+        text = (
+            i for i, token in enumerate(self.tokens) if token.strip() and not PART.search(token)
+        )
         keep = [i for i in text if i not in self.special]
         return torch.tensor(keep, dtype=torch.long)
 
@@ -165,10 +175,11 @@ class Readout:
 
 
 def bit_sum(*tensors: Float[Tensor, "..."]) -> int:
-    """Return a sum over the bits of tensors, each row of storage with a weight of its own, modulo 2⁶⁴.
+    """Return a sum over the bits of tensors, each row of storage with a weight of its own, modulo
+    2⁶⁴.
 
-    Any change that is not made to deceive changes it, also one that escapes torch's version counter (`p.data += 1`).
-    One pass over the memory, some twenty times faster than a hash.
+    Any change that is not made to deceive changes it, also one that escapes torch's version counter
+    (`p.data += 1`). One pass over the memory, some twenty times faster than a hash.
 
     Example:
         >>> x = torch.ones(2, 8)

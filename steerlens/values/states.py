@@ -16,7 +16,8 @@ from steerlens.values.readout import Readout
 
 
 class Shard(NamedTuple):
-    """Some positions: `hidden [n, d_model]`, the `next` token `[n]` and the index of their `text` `[n]`."""
+    """Some positions: `hidden [n, d_model]`, the `next` token `[n]` and the index of their `text`
+    `[n]`."""
 
     hidden: Float[Tensor, "n d_model"]
     next: Int[Tensor, " n"]
@@ -29,16 +30,19 @@ def read_shard(path: Path) -> Shard:
         with safe_open(str(path), framework="pt") as file:
             return Shard(*(file.get_tensor(name) for name in Shard._fields))
     except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path}: not a whole shard of states ({error}); delete it and collect again") from None
+        raise ValueError(
+            f"{path}: not a whole shard of states ({error}); delete it and collect again"
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """The final hidden states of a frozen model over labelled texts, with the token that follows each.
+    """The final hidden states of a frozen model over labelled texts, with the token that follows
+    each.
 
-    A position is a context vector `c` (the input of the unembedding) and the token it should predict. Padding and
-    tokens without a context are not among them. Shards in memory and on disk behave as one; sums over them add.
-    Made by `steerlens.collect`.
+    A position is a context vector `c` (the input of the unembedding) and the token it should
+    predict. Padding and tokens without a context are not among them. Shards in memory and on disk
+    behave as one; sums over them add. Made by `steerlens.collect`.
 
     Args:
         readout: the read-out of the model they come from.
@@ -47,8 +51,9 @@ class States:
         lengths: positions per text, `[n_texts]`.
         keep: which texts count, `[n_texts]`; see `select`.
         n_truncated: texts that were longer than the model's context and were cut.
-        copy_of: of each text the first that has the same tokens, itself where there is none, `[n_texts]`; None: no text is
-            there twice. Copies stay together in `split`, and count once in a verdict.
+        copy_of: of each text the first that has the same tokens, itself where there is none,
+            `[n_texts]`; None: no text is there twice. Copies stay together in `split`, and count
+            once in a verdict.
     """
 
     readout: Readout
@@ -72,9 +77,12 @@ class States:
         return int(self.lengths[self.keep].sum())
 
     def select(self, texts: Bool[Tensor, " n_texts"]) -> "States":
-        """Take the states of some texts only, named by a mask over all of them; nothing is copied."""
+        """Take the states of some texts only, named by a mask over all of them; nothing is
+        copied."""
         if texts.shape != self.keep.shape:
-            raise ValueError(f"texts: got a mask over {len(texts)} texts, expected {len(self.keep)}")
+            raise ValueError(
+                f"texts: got a mask over {len(texts)} texts, expected {len(self.keep)}"
+            )
         return replace(self, keep=self.keep & texts)
 
     def relabel(self, labels: Float[Tensor, " n_texts"]) -> "States":
@@ -88,11 +96,14 @@ class States:
             )
         return replace(self, labels=labels)
 
-    def chunks(self, size: int, *, seed: int | None = None, device: torch.device | None = None) -> Iterator[Shard]:
+    def chunks(
+        self, size: int, *, seed: int | None = None, device: torch.device | None = None
+    ) -> Iterator[Shard]:
         """Yield all positions, at most `size` at a time, in stored order, or shuffled by a seed.
 
-        Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as shuffling all. With a
-        device each shard goes there whole, so that a loop over its chunks never waits for the host.
+        Shuffling goes shard by shard; shards are random samples of the texts, so this is as good as
+        shuffling all. With a device each shard goes there whole, so that a loop over its chunks
+        never waits for the host.
         """
         random = None if seed is None else generator(seed)
         n = len(self.shards)
@@ -109,10 +120,13 @@ class States:
                 rows = None if rows is None else rows.to(device)
             for start in range(0, len(shard.text) if rows is None else len(rows), size):
                 pick = slice(start, start + size) if rows is None else rows[start : start + size]
-                yield Shard(shard.hidden[pick].float(), shard.next[pick].long(), shard.text[pick].long())
+                yield Shard(
+                    shard.hidden[pick].float(), shard.next[pick].long(), shard.text[pick].long()
+                )
 
     def sample(self, n_positions: int, *, seed: int) -> "States":
-        """Take random texts that hold about `n_positions` positions; all where there are no more."""
+        """Take random texts that hold about `n_positions` positions; all where there are no
+        more."""
         kept = self.keep.nonzero().squeeze(1)
         order = kept[torch.randperm(len(kept), generator=generator(seed))]
         n = int((self.lengths[order].cumsum(0) < n_positions).sum()) + 1

@@ -18,13 +18,14 @@ from steerlens.values.readout import Readout
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """The linear map `e ← (I + sW) e` of the output word embeddings, carried out on the context vectors:
+    """The linear map `e ← (I + sW) e` of the output word embeddings, carried out on the context
+    vectors:
 
         c' = c + s · cW        logits = c' W_U + b_U
 
-    with rows `c [pos, d_model]`, `W [d_model, d_model]` and strength `s`; 1 means "as fitted", the strength of a text
-    with label 1. A steer is bound to the read-out whose basis its numbers refer to. Steers on one read-out form a
-    vector space: `a + b`, `a - b`, `2 * a`, `-a`, `a / 2`.
+    with rows `c [pos, d_model]`, `W [d_model, d_model]` and strength `s`; 1 means "as fitted", the
+    strength of a text with label 1. A steer is bound to the read-out whose basis its numbers refer
+    to. Steers on one read-out form a vector space: `a + b`, `a - b`, `2 * a`, `-a`, `a / 2`.
 
     Source: Han et al., ACL 2024 (arXiv 2305.12798), section 3 and appendix D.
 
@@ -34,8 +35,8 @@ class Steer:
         name: for tables, figures and messages; algebra keeps it readable.
 
     Raises:
-        ValueError: `W` has another shape than the read-out asks for, or holds NaN; or two steers that live on
-            different read-outs are added.
+        ValueError: `W` has another shape than the read-out asks for, or holds NaN; or two steers
+            that live on different read-outs are added.
 
     Example:
         >>> import torch
@@ -61,15 +62,20 @@ class Steer:
                 "for another model is moved with steerlens.transfer, not by reshaping"
             )
         if not torch.isfinite(self.W).all():
-            raise ValueError(f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?")
+            raise ValueError(
+                f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?"
+            )
 
     prefix = 0
     file_kind: ClassVar[str] = "steer"
 
-    def apply(self, c: Float[Tensor, "*batch d_model"], strength: Strength) -> Float[Tensor, "*batch d_model"]:
+    def apply(
+        self, c: Float[Tensor, "*batch d_model"], strength: Strength
+    ) -> Float[Tensor, "*batch d_model"]:
         """Return `c + s · cW`, computed in float32 at least and cast back to the dtype of `c`.
 
-        It is exactly `c` at strength 0. A tensor of strengths has one value for each entry of the first axis of `c`.
+        It is exactly `c` at strength 0. A tensor of strengths has one value for each entry of the
+        first axis of `c`.
         """
         wide = c.to(torch.promote_types(c.dtype, torch.float32))
         return (wide + per_row(strength, c) * (wide @ self.W.to(wide))).to(c.dtype)
@@ -78,12 +84,14 @@ class Steer:
         return ((UNEMBED_IN, lambda c, places: self.apply(c, strength)),)
 
     def with_background(self, background: "Steer") -> "SteerWithBackground":
-        """Return this steer, on a model whose background is always on; see `SteerWithBackground`."""
+        """Return this steer, on a model whose background is always on; see
+        `SteerWithBackground`."""
         return SteerWithBackground(self, background)
 
     def truncate(self, rank: int, metric: Metric | None = None) -> "Steer":
         """Return the nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of
-        `C^{1/2} W S^{1/2}`, which is the best one of that rank in nats and does not depend on the basis."""
+        `C^{1/2} W S^{1/2}`, which is the best one of that rank in nats and does not depend on the
+        basis."""
         if not 1 <= rank <= self.readout.d_model:
             raise ValueError(f"rank: got {rank}, expected 1 … {self.readout.d_model} (d_model)")
         if metric is None:
@@ -105,7 +113,9 @@ class Steer:
         for name, k in other._terms:
             coefficients[name] = coefficients.get(name, 0.0) + k
         # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
-        return self._named(self.W + other.W, tuple((n, k) for n, k in coefficients.items() if abs(k) > 1e-12))
+        return self._named(
+            self.W + other.W, tuple((n, k) for n, k in coefficients.items() if abs(k) > 1e-12)
+        )
 
     def __radd__(self, other: object) -> "Steer":
         # sum() begins with 0
@@ -115,7 +125,9 @@ class Steer:
         if not isinstance(factor, Real):
             return NotImplemented
         factor = float(factor)
-        return self._named(factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0))
+        return self._named(
+            factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0)
+        )
 
     __rmul__ = __mul__
 
@@ -142,7 +154,9 @@ class Steer:
     @classmethod
     def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Steer":
         """Make it again from what `pack` gave."""
-        return cls(tensors["W"], readout, about["name"], tuple((name, k) for name, k in about["terms"]))
+        return cls(
+            tensors["W"], readout, about["name"], tuple((name, k) for name, k in about["terms"])
+        )
 
     def __repr__(self) -> str:
         r = self.readout
@@ -153,9 +167,10 @@ class Steer:
 class SteerWithBackground:
     """A steer over a background that is always on: `c' = c + cD + s · cW`.
 
-    The background `D` of a fit absorbs how its texts differ from what the model was trained on. The steer alone is
-    what most uses want; over its background it explains the texts it was fitted on. Strength 0 gives the background,
-    not the plain model. Made by `steer.with_background(background)`.
+    The background `D` of a fit absorbs how its texts differ from what the model was trained on. The
+    steer alone is what most uses want; over its background it explains the texts it was fitted on.
+    Strength 0 gives the background, not the plain model. Made by
+    `steer.with_background(background)`.
     """
 
     steer: Steer
@@ -177,25 +192,33 @@ class SteerWithBackground:
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         def edit(c: Tensor, places: TokenIndex) -> Tensor:
             wide = c.to(torch.promote_types(c.dtype, torch.float32))
-            return (self.steer.apply(wide, strength) + wide @ self.background.W.to(wide)).to(c.dtype)
+            return (self.steer.apply(wide, strength) + wide @ self.background.W.to(wide)).to(
+                c.dtype
+            )
 
         return ((UNEMBED_IN, edit),)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a file keeps of it."""
         parts = {"steer": self.steer, "background": self.background}
-        about = {part: {"name": x.name, "terms": [list(term) for term in x.terms]} for part, x in parts.items()}
+        about = {
+            part: {"name": x.name, "terms": [list(term) for term in x.terms]}
+            for part, x in parts.items()
+        }
         return {part: x.W for part, x in parts.items()}, {"site": UNEMBED_IN, **about}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SteerWithBackground":
+    def unpack(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout
+    ) -> "SteerWithBackground":
         """Make it again from what `pack` gave."""
         parts = ("steer", "background")
         return cls(*(Steer.unpack({"W": tensors[part]}, about[part], readout) for part in parts))
 
 
 def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "..."] | float:
-    """Return a strength shaped to multiply `c`: a number as it is, one value per row as `[rows, 1, …]`.
+    """Return a strength shaped to multiply `c`: a number as it is, one value per row as
+    `[rows, 1, …]`.
 
     Raises:
         ValueError: a tensor of another length than the first axis of `c`.
@@ -225,4 +248,6 @@ def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
 
 def zero_steer(readout: Readout, name: str = "0") -> Steer:
     """Return the steer that changes nothing."""
-    return Steer(torch.zeros(readout.d_model, readout.d_model, device=readout.W_U.device), readout, name)
+    return Steer(
+        torch.zeros(readout.d_model, readout.d_model, device=readout.W_U.device), readout, name
+    )

@@ -41,24 +41,34 @@ def dict_table(columns: Any) -> Table:
             f"'label': [...]}}; {_where_to(columns)}"
         )
     return Table(
-        list(columns), lambda name: as_list(f"column {name!r}", columns[name]), _row("columns"), *["columns"] * 2
+        list(columns),
+        lambda name: as_list(f"column {name!r}", columns[name]),
+        _row("columns"),
+        *["columns"] * 2,
     )
 
 
 def frame_table(df: Any, source: str = "df") -> Table:
     """Return a DataFrame as a table; rows are taken by position."""
     if not isinstance(df, pd.DataFrame):
-        raise ValueError(f"df: got {type(df).__name__}, expected a pandas DataFrame; {_where_to(df)}")
+        raise ValueError(
+            f"df: got {type(df).__name__}, expected a pandas DataFrame; {_where_to(df)}"
+        )
     plain = df.index.equals(pd.RangeIndex(len(df)))
 
     def where(row: int) -> str:
-        return f"{source}, row {row}" + ("" if plain else f" (index {df.index[row : row + 1].tolist()[0]!r})")
+        return f"{source}, row {row}" + (
+            "" if plain else f" (index {df.index[row : row + 1].tolist()[0]!r})"
+        )
 
-    return Table(list(df.columns), lambda name: as_list(f"column {name!r}", df[name]), where, source, source)
+    return Table(
+        list(df.columns), lambda name: as_list(f"column {name!r}", df[name]), where, source, source
+    )
 
 
 def dataset_table(dataset: Any, columns: Columns) -> Table:
-    """Return a dataset as a table; classes are their names, unless `columns` speaks of their numbers."""
+    """Return a dataset as a table; classes are their names, unless `columns` speaks of their
+    numbers."""
     if isinstance(dataset, Mapping):
         splits = ", ".join(map(repr, dataset))
         raise ValueError(
@@ -66,9 +76,12 @@ def dataset_table(dataset: Any, columns: Columns) -> Table:
             f"dataset[{next(iter(dataset), 'train')!r}]; a dictionary of columns goes to Labelled.from_dict"
         )
     if isinstance(dataset, pd.DataFrame | str) or not isinstance(dataset, Dataset):
-        raise ValueError(f"dataset: got {type(dataset).__name__}, expected a datasets.Dataset; {_where_to(dataset)}")
+        raise ValueError(
+            f"dataset: got {type(dataset).__name__}, expected a datasets.Dataset; {_where_to(dataset)}"
+        )
     numbers = columns.scale is not None or (
-        columns.labels is not None and not any(isinstance(parse(key), str) for key in columns.labels)
+        columns.labels is not None
+        and not any(isinstance(parse(key), str) for key in columns.labels)
     )
 
     def column(name: Hashable) -> list:

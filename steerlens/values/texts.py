@@ -26,7 +26,8 @@ class ArrowScalar(Protocol):
 
 
 def as_list(name: str, values: Any) -> list[Any]:
-    """Return the items of a sequence by position, scalars of numpy and torch (Arrow's too) as Python's own.
+    """Return the items of a sequence by position, scalars of numpy and torch (Arrow's too) as
+    Python's own.
 
     Raises:
         ValueError: a single string, a table or a mapping, a set, no sequence at all.
@@ -38,7 +39,9 @@ def as_list(name: str, values: Any) -> list[Any]:
     """
     kind = type(values).__name__
     if isinstance(values, str | bytes):
-        raise ValueError(f"{name}: got one {kind}, {reprlib.repr(values)}, expected a list; put it in brackets, [...]")
+        raise ValueError(
+            f"{name}: got one {kind}, {reprlib.repr(values)}, expected a list; put it in brackets, [...]"
+        )
     if isinstance(values, Mapping | pd.DataFrame):
         column = "text" if "text" in values else next(iter(values), "text")
         raise ValueError(
@@ -49,7 +52,9 @@ def as_list(name: str, values: Any) -> list[Any]:
         raise ValueError(f"{name}: got a {kind}, which has no order; pass a list")
     items = values.tolist() if isinstance(values, Array) else values
     if isinstance(items, str) or not isinstance(items, Iterable):
-        raise ValueError(f"{name}: got {kind} {reprlib.repr(items)}, expected a list, a tuple, an array or a Series")
+        raise ValueError(
+            f"{name}: got {kind} {reprlib.repr(items)}, expected a list, a tuple, an array or a Series"
+        )
     return [item if type(item) in PLAIN else _plain(item) for item in items]
 
 
@@ -74,7 +79,8 @@ def plain_texts(name: str, values: Any) -> tuple[str, ...]:
 
 
 def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
-    """Return texts as a list of plain strings; one string is one text, and one may be empty, as a prompt may be.
+    """Return texts as a list of plain strings; one string is one text, and one may be empty, as a
+    prompt may be.
 
     Raises:
         ValueError: as from `plain_texts`; none at all.
@@ -87,7 +93,9 @@ def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
     """
     found = list(plain_texts(name, [texts] if isinstance(texts, str) else texts))
     if not found:
-        raise ValueError(f"{name}: got none, expected at least one text; is the file or the filter empty?")
+        raise ValueError(
+            f"{name}: got none, expected at least one text; is the file or the filter empty?"
+        )
     return found
 
 
@@ -120,7 +128,9 @@ def text_fault(text: Any) -> str | None:
     """Say what is wrong with a text, as the rest of a line that names it; nothing if it is fine."""
     if not isinstance(text, str):
         if is_missing(text):
-            return f" is missing ({text!r}); drop the row, Labelled.from_pandas(..., dropna=True) does"
+            return (
+                f" is missing ({text!r}); drop the row, Labelled.from_pandas(..., dropna=True) does"
+            )
         advice = ""
         if isinstance(text, bytes):
             advice = '; decode it, text.decode("utf-8")'
@@ -147,7 +157,9 @@ def is_missing(value: Any) -> bool:
 
 def as_number(value: Any) -> float:
     """Return a number as a float, and whatever is none as NaN."""
-    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, Real | Decimal)):
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, Real | Decimal)
+    ):
         return float("nan")
     try:
         return float(value)

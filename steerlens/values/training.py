@@ -11,11 +11,12 @@ STEPS = 150
 
 @dataclass(frozen=True)
 class Training:
-    """Say how to descend: AdamW with a learning rate that rises linearly, then falls linearly to zero.
+    """Say how to descend: AdamW with a learning rate that rises linearly, then falls linearly to
+    zero.
 
-    Each fit measures its learning rate in units of the size of what it changes, so that one number serves
-    models whose states differ a hundredfold in size. The parameters of the best epoch are kept, by the
-    texts that are held out.
+    Each fit measures its learning rate in units of the size of what it changes, so that one number
+    serves models whose states differ a hundredfold in size. The parameters of the best epoch are
+    kept, by the texts that are held out.
 
     Args:
         lr: highest learning rate; None: the fit's own. 0 keeps the untrained start, as a control.

@@ -11,13 +11,14 @@ CHANCE = 0.05
 class Verdict:
     """What texts that chose nothing say of a fit.
 
-    `margin` is how much likelier the right sign makes a token than the wrong one, around the mean label
-    and at each text's own, in nats per token, mean over all texts (those at the mean label gain nothing),
-    with its 95 % interval over the texts; `p` is of the same sum against labels in random order. With
-    `how="halves"` each half of the training texts gave a steer that the other half judges, at a KL of `kl` nats per
-    token (of half the texts: the fit to all is better), and `agreement` is the cosine of both steers in whitened
-    coordinates. With `how="held-out"` texts that were held out judge the fit itself, at the report's strength.
-    `learnt` is false where these texts chose the untrained start: then nothing is found, whatever `p`.
+    `margin` is how much likelier the right sign makes a token than the wrong one, around the mean
+    label and at each text's own, in nats per token, mean over all texts (those at the mean label
+    gain nothing), with its 95 % interval over the texts; `p` is of the same sum against labels in
+    random order. With `how="halves"` each half of the training texts gave a steer that the other
+    half judges, at a KL of `kl` nats per token (of half the texts: the fit to all is better), and
+    `agreement` is the cosine of both steers in whitened coordinates. With `how="held-out"` texts
+    that were held out judge the fit itself, at the report's strength. `learnt` is false where these
+    texts chose the untrained start: then nothing is found, whatever `p`.
     """
 
     margin: float
@@ -42,7 +43,11 @@ class Verdict:
             if self.how == "halves"
             else f"judged by {self.n_texts:,} held-out texts at the strength that their labels ask for"
         )
-        agreed = "" if self.agreement is None else f"; the halves' steers have cosine {self.agreement:.2f}"
+        agreed = (
+            ""
+            if self.agreement is None
+            else f"; the halves' steers have cosine {self.agreement:.2f}"
+        )
         if self.found:
             return f"Better than shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}."
         if not self.learnt:

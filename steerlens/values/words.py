@@ -33,7 +33,9 @@ def word_columns(readout: Readout, states: States | None = None) -> list[int]:
 
 def _no_words(readout: Readout, states: States) -> set[int]:
     """Return tokens that a text continues without a space more often than not, or does not have."""
-    goes_on = torch.tensor([token[:1].isalnum() for token in readout.tokens])  # no space, a letter or digit first
+    goes_on = torch.tensor(
+        [token[:1].isalnum() for token in readout.tokens]
+    )  # no space, a letter or digit first
     seen, continued = torch.zeros(2, len(readout.tokens)).unbind()
     for chunk in states.chunks(1 << 16):
         token, following = chunk.next[:-1], chunk.next[1:]

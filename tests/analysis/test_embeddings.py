@@ -1,4 +1,5 @@
-"""The embedding space: planted structure is found, shuffled structure is not, and the toy lexicon is known."""
+"""The embedding space: planted structure is found, shuffled structure is not, and the toy lexicon
+is known."""
 
 import numpy as np
 import pytest
@@ -56,7 +57,9 @@ def test_neighbours_are_those_of_every_pair():
     emb = made(60, 5)
     table = neighbours(emb, [emb.words[3], "nowhere"], n=4)
     x = emb.vectors
-    cosine = [float(torch.cosine_similarity(x[3], x[i], dim=0)) if i != 3 else -2 for i in range(60)]
+    cosine = [
+        float(torch.cosine_similarity(x[3], x[i], dim=0)) if i != 3 else -2 for i in range(60)
+    ]
     best = np.argsort(cosine)[::-1][:4]
     assert table.table.neighbour.tolist() == [emb.words[i] for i in best]
     assert table.dropped == ("nowhere",) and "nowhere" in table._repr_html_()
@@ -70,31 +73,43 @@ def test_planted_analogies_are_found_and_shuffled_ones_are_not(method):
     emb = Embedding(tuple(words), torch.cat([base, base + shift]))
     right = [(f"a{i}", f"b{i}", f"a{i + 1}", f"b{i + 1}") for i in range(60)]
     wrong = [(a, b, c, f"b{99 - i // 2}") for i, (a, b, c, _) in enumerate(right)]
-    table = analogies(emb, {"right": right, "wrong": wrong, "none": [("a1", "b1", "x", "y")]}, method=method).table
+    table = analogies(
+        emb, {"right": right, "wrong": wrong, "none": [("a1", "b1", "x", "y")]}, method=method
+    ).table
     accuracy = table.set_index("section").accuracy
     assert accuracy["right"] > (0.9 if method == "add" else 0.5) and accuracy["wrong"] < 0.1
     assert table.kept.tolist() == [60, 60, 0, 120] and table.asked.tolist() == [60, 60, 1, 121]
-    assert (table.low[:2] <= table.accuracy[:2]).all() and (table.accuracy[:2] <= table.high[:2]).all()
+    assert (table.low[:2] <= table.accuracy[:2]).all() and (
+        table.accuracy[:2] <= table.high[:2]
+    ).all()
 
 
 def test_the_question_is_no_answer():
     emb = Embedding(("a", "b", "c", "d"), torch.eye(4))
-    assert analogies(emb, [("a", "b", "c", "d")]).table.accuracy[0] == 1  # of four words one is left
+    assert (
+        analogies(emb, [("a", "b", "c", "d")]).table.accuracy[0] == 1
+    )  # of four words one is left
 
 
 def test_independent_axes_are_found_by_ica_and_not_by_pca():
     random = np.random.default_rng(0)
     sources = random.laplace(size=(900, 3)) ** 3
     sources /= sources.std(0)
-    mixing = np.array([[1.0, 0, 0, 0, 0, 0], [0.8, 0.6, 0, 0, 0, 0], [0.7, 0.5, 0.5, 0, 0, 0]])  # far from orthogonal
+    mixing = np.array(
+        [[1.0, 0, 0, 0, 0, 0], [0.8, 0.6, 0, 0, 0, 0], [0.7, 0.5, 0.5, 0, 0, 0]]
+    )  # far from orthogonal
     emb = Embedding(made(900, 1).words, torch.tensor(sources @ mixing).float())
 
     def recovered(table) -> float:
-        """How many of the words farthest out on each source are at the ends of its best component."""
+        """How many of the words farthest out on each source are at the ends of its best
+        component."""
         ends = [
-            set(top.split(", ")) | set(bottom.split(", ")) for top, bottom in zip(table.top, table.bottom, strict=True)
+            set(top.split(", ")) | set(bottom.split(", "))
+            for top, bottom in zip(table.top, table.bottom, strict=True)
         ]
-        planted = [{emb.words[i] for i in np.argsort(-np.abs(sources[:, k]))[:10]} for k in range(3)]
+        planted = [
+            {emb.words[i] for i in np.argsort(-np.abs(sources[:, k]))[:10]} for k in range(3)
+        ]
         return np.mean([max(len(p & end) for end in ends) / 10 for p in planted])
 
     ica = components(emb, n=3, method="ica", tokens=10).table
@@ -115,7 +130,12 @@ def test_a_probe_reads_what_is_there_and_its_control_does_not(model, grades: dic
     emb = made(300, 20)
     y = {w: "up" if v[0] > 0 else "down" for w, v in zip(emb.words, emb.vectors, strict=True)}
     there = probe(emb, y, groups={w: w for w in emb.words}, repeats=2, controls=4).table.iloc[0]
-    assert there.score > 0.85 and abs(there.control - 0.5) < 0.1 and there.control_high < there.score and there.p == 0.2
+    assert (
+        there.score > 0.85
+        and abs(there.control - 0.5) < 0.1
+        and there.control_high < there.score
+        and there.p == 0.2
+    )
     nowhere = {w: "up" if i % 2 else "down" for i, w in enumerate(emb.words)}
     assert abs(probe(emb, nowhere, repeats=2, controls=4).table.selectivity[0]) < 0.15
     toy = probe(embedding(model), grades, repeats=2, controls=4).table.iloc[0]
@@ -126,14 +146,26 @@ def test_words_of_one_stem_are_on_one_side():
     assert len({stem(w) for w in ("love", "loved", "loves", "loving", "lovely")}) == 1
     emb = Embedding(tuple(f"{s}{e}" for s in ("bark", "jump", "talk", "walk", "sing", "kick") for e in ("", "s", "ed", "ing")),
                     torch.randn(24, 4, generator=torch.Generator().manual_seed(0)))  # fmt: skip
-    assert probe(emb, {w: float(i) for i, w in enumerate(emb.words)}, repeats=1, controls=2).table.groups[0] == 6
+    assert (
+        probe(
+            emb, {w: float(i) for i, w in enumerate(emb.words)}, repeats=1, controls=2
+        ).table.groups[0]
+        == 6
+    )
 
 
 def test_similarity_is_spearmans():
     emb = made(40, 6)
-    pairs = [(emb.words[i], emb.words[i + 1], float(emb.unit[i] @ emb.unit[i + 1]) ** 3) for i in range(0, 38, 2)]
+    pairs = [
+        (emb.words[i], emb.words[i + 1], float(emb.unit[i] @ emb.unit[i + 1]) ** 3)
+        for i in range(0, 38, 2)
+    ]
     found = word_similarity(emb, [*pairs, ("x", emb.words[0], 1.0)])
-    assert found.table.correlation[0] == pytest.approx(1) and found.table.pairs[0] == 19 and found.dropped == ("x",)
+    assert (
+        found.table.correlation[0] == pytest.approx(1)
+        and found.table.pairs[0] == 19
+        and found.dropped == ("x",)
+    )
     turned = word_similarity(emb, [(a, b, -s) for a, b, s in pairs]).table
     assert turned.correlation[0] == pytest.approx(-1) and turned.low[0] <= -0.9
 
@@ -146,8 +178,14 @@ def test_a_rotated_copy_is_the_same_and_noise_is_not():
     assert same.table.value[2] > 0.9 and same.words.overlap.min() == 1
     other = compare_embeddings(emb, noise, k=5).table.set_index("measure")
     assert (other.value - other.chance).abs().max() < 0.05
-    assert other.value["cka"] < 0.1 and other.value["procrustes"] > 0.7 and other.value["neighbours"] < 0.05
-    bent = compare_embeddings(emb, Embedding(emb.words, emb.vectors * torch.linspace(0.2, 3, 12)), k=5).table
+    assert (
+        other.value["cka"] < 0.1
+        and other.value["procrustes"] > 0.7
+        and other.value["neighbours"] < 0.05
+    )
+    bent = compare_embeddings(
+        emb, Embedding(emb.words, emb.vectors * torch.linspace(0.2, 3, 12)), k=5
+    ).table
     assert 0.05 < bent.value[1] < 0.5 < bent.value[0] < 0.99
 
 
@@ -166,7 +204,9 @@ def test_a_planted_lexicon_direction_is_found(model, grades: dict):
     A = torch.randn(64, 90, generator=torch.Generator().manual_seed(1)).double()
     metric = Metric(A @ A.T, A @ A.T, damping=0.0)
     natural = lexicon_alignment(planted, grades, metric=metric, rank=64).table
-    assert (natural.cosine**2).sum() == pytest.approx(1, rel=1e-4)  # the whole of the direction is in all of them
+    assert (natural.cosine**2).sum() == pytest.approx(
+        1, rel=1e-4
+    )  # the whole of the direction is in all of them
 
 
 @pytest.mark.parametrize(
@@ -178,11 +218,16 @@ def test_a_planted_lexicon_direction_is_found(model, grades: dict):
         (lambda e: probe(e, {e.words[0]: "x"}), "labels: 1"),
         (lambda e: probe(e, dict.fromkeys(e.words, "x")), "label 'x'"),
         (
-            lambda e: probe(e, {w: i % 2 for i, w in enumerate(e.words)}, groups=dict.fromkeys(e.words, "g")),
+            lambda e: probe(
+                e, {w: i % 2 for i, w in enumerate(e.words)}, groups=dict.fromkeys(e.words, "g")
+            ),
             "groups: got 1",
         ),
         (lambda e: components(e, n=99), "n, repeats"),
-        (lambda e: compare_embeddings(e, Embedding(("z",), torch.ones(1, 2))), "words in common: 0"),
+        (
+            lambda e: compare_embeddings(e, Embedding(("z",), torch.ones(1, 2))),
+            "words in common: 0",
+        ),
         (lambda e: Embedding(("a", "a"), torch.ones(2, 2)), "each row's word once"),
     ],
 )

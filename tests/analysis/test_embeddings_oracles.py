@@ -37,8 +37,12 @@ def on_random_words(n: int, d: int, seed: int = 0) -> Readout:
 
 def test_causal_vectors_are_white_and_plain_ones_are_not():
     on = sl.readout(sl.load_model("toy-64"))
-    every = Readout(on.W_U[:, on.word_ids], on.b_U[on.word_ids], tuple(f"w{i}" for i in range(len(on.word_ids))))
-    words = embedding(every.__class__(every.W_U, every.b_U, made(every.d_vocab, 1).words), inner="causal").vectors
+    every = Readout(
+        on.W_U[:, on.word_ids], on.b_U[on.word_ids], tuple(f"w{i}" for i in range(len(on.word_ids)))
+    )
+    words = embedding(
+        every.__class__(every.W_U, every.b_U, made(every.d_vocab, 1).words), inner="causal"
+    ).vectors
     covariance = torch.cov(words.mT.double(), correction=0)
     assert (covariance - torch.eye(64)).abs().max() < 1e-2
     assert torch.linalg.cond(torch.cov(every.W_U.double())) > 20
@@ -56,7 +60,11 @@ def test_analogies_are_those_of_a_plain_loop(method):
         return (value + 1) / 2 if shift else value
 
     def score(w: str, a: str, b: str, c: str) -> float:
-        return cos(w, b) - cos(w, a) + cos(w, c) if method == "add" else cos(w, b) * cos(w, c) / (cos(w, a) + 1e-3)
+        return (
+            cos(w, b) - cos(w, a) + cos(w, c)
+            if method == "add"
+            else cos(w, b) * cos(w, c) / (cos(w, a) + 1e-3)
+        )
 
     ranks, near = [], []
     for a, b, c, d in questions:
@@ -65,7 +73,9 @@ def test_analogies_are_those_of_a_plain_loop(method):
         near.append(max(others, key=lambda w: cos(w, c)) == d)
     row = analogies(emb, questions, method=method).table.iloc[0]
     assert row.reciprocal_rank == pytest.approx(np.mean(1 / np.array(ranks)))
-    assert row.accuracy == pytest.approx(np.mean(np.array(ranks) == 1)) and row.only_c == pytest.approx(np.mean(near))
+    assert row.accuracy == pytest.approx(
+        np.mean(np.array(ranks) == 1)
+    ) and row.only_c == pytest.approx(np.mean(near))
     assert row.chance == 1 / 37
 
 
@@ -76,18 +86,23 @@ def test_an_embedding_that_collapsed_answers_nothing(vectors: torch.Tensor):
 
 
 def test_a_question_that_holds_its_answer_is_left_out():
-    table = analogies(made(10, 4), [(*made(10, 4).words[:3], made(10, 4).words[k]) for k in (0, 1, 2, 3)]).table
+    table = analogies(
+        made(10, 4), [(*made(10, 4).words[:3], made(10, 4).words[k]) for k in (0, 1, 2, 3)]
+    ).table
     assert table.kept.tolist() == [1, 1] and table.asked.tolist() == [4, 4]
 
 
 def test_what_is_near_to_c_is_seen_without_arithmetic():
-    """Pairs that lie close together, in no common direction: analogies are "solved" by nearness alone."""
+    """Pairs that lie close together, in no common direction: analogies are "solved" by nearness
+    alone."""
     x = torch.randn(50, 20, generator=torch.Generator().manual_seed(0))
     emb = Embedding(
         tuple(f"{side}{i}" for side in "lr" for i in range(50)),
         torch.cat([x, x + 0.1 * torch.randn(50, 20, generator=torch.Generator().manual_seed(1))]),
     )
-    row = analogies(emb, [(f"l{i}", f"r{i}", f"l{i + 1}", f"r{i + 1}") for i in range(49)]).table.iloc[0]
+    row = analogies(
+        emb, [(f"l{i}", f"r{i}", f"l{i + 1}", f"r{i + 1}") for i in range(49)]
+    ).table.iloc[0]
     assert row.accuracy == 1 and row.only_c == 1
 
 
@@ -101,7 +116,9 @@ def test_similarity_is_scipys_on_noisy_judgements():
     emb = made(40, 6)
     random = np.random.default_rng(1)
     pairs = [(emb.words[i], emb.words[i + 1], float(random.normal())) for i in range(39)]
-    cosine = [float(torch.cosine_similarity(emb.vectors[i], emb.vectors[i + 1], dim=0)) for i in range(39)]
+    cosine = [
+        float(torch.cosine_similarity(emb.vectors[i], emb.vectors[i + 1], dim=0)) for i in range(39)
+    ]
     row = word_similarity(emb, pairs).table.iloc[0]
     assert row.correlation == pytest.approx(spearmanr(cosine, [s for *_, s in pairs]).statistic)
     assert row.low < 0 < row.high and row.pairs == row.asked == 39
@@ -112,7 +129,9 @@ def test_hsic_is_the_sum_over_kernels_and_does_not_see_the_origin():
     K, L = X @ X.mT, Y @ Y.mT
     K.fill_diagonal_(0), L.fill_diagonal_(0)
     n = 30
-    brute = ((K @ L).trace() + K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 * (K @ L).sum() / (n - 2)) / (n * (n - 3))
+    brute = (
+        (K @ L).trace() + K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 * (K @ L).sum() / (n - 2)
+    ) / (n * (n - 3))
     torch.testing.assert_close(hsic(X, Y), brute)
     torch.testing.assert_close(hsic(X + 3, Y - 2), brute)
 
@@ -129,7 +148,9 @@ def test_noise_is_not_alike_where_dimensions_are_many():
 
 def test_distances_are_scipys():
     one, other = made(80, 6), made(80, 6, seed=1)
-    mixed = Embedding(one.words, one.vectors @ torch.diag(torch.linspace(0.3, 2, 6)) + 0.5 * other.vectors)
+    mixed = Embedding(
+        one.words, one.vectors @ torch.diag(torch.linspace(0.3, 2, 6)) + 0.5 * other.vectors
+    )
     found = compare_embeddings(one, mixed, k=5).table.set_index("measure").value
     X, Y = (e.vectors.double().numpy() for e in (one, mixed))
     assert found["procrustes"] == pytest.approx(procrustes(X, Y)[2], rel=1e-6)
@@ -167,9 +188,15 @@ def test_a_family_of_words_has_one_stem():
 @pytest.mark.parametrize("method", ["pca", "ica"])
 def test_components_of_noise_are_at_chance(method):
     noise = components(made(600, 60), n=4, method=method).table
-    assert (noise.stability.mean() - noise.chance[0]) < 0.12 and (noise.stability < noise.chance + 0.25).all()
-    sources = np.random.default_rng(0).laplace(size=(600, 60)) * np.array([9.0, 7, 5, 4] + [1.0] * 56)
-    there = components(Embedding(made(600, 1).words, torch.tensor(sources).float()), n=4, method=method).table
+    assert (noise.stability.mean() - noise.chance[0]) < 0.12 and (
+        noise.stability < noise.chance + 0.25
+    ).all()
+    sources = np.random.default_rng(0).laplace(size=(600, 60)) * np.array(
+        [9.0, 7, 5, 4] + [1.0] * 56
+    )
+    there = components(
+        Embedding(made(600, 1).words, torch.tensor(sources).float()), n=4, method=method
+    ).table
     assert (there.stability > 0.9).all() and (there.chance < 0.8).all()
 
 
@@ -198,13 +225,13 @@ def test_labels_leak_through_families_unless_they_are_kept_together():
 def test_two_classes_have_an_area_and_numbers_have_none():
     emb = made(200, 8)
     noisy = emb.vectors[:, 0] + 0.5 * emb.vectors[:, 1].roll(7)
-    two = probe(emb, {w: bool(v > 0) for w, v in zip(emb.words, noisy, strict=True)}, repeats=2, controls=2).table.iloc[
-        0
-    ]
+    two = probe(
+        emb, {w: bool(v > 0) for w, v in zip(emb.words, noisy, strict=True)}, repeats=2, controls=2
+    ).table.iloc[0]
     assert two.classes == 2 and two.score < two.auc < 1 and two.auc > 0.85
-    number = probe(emb, {w: float(v) for w, v in zip(emb.words, noisy, strict=True)}, repeats=2, controls=2).table.iloc[
-        0
-    ]
+    number = probe(
+        emb, {w: float(v) for w, v in zip(emb.words, noisy, strict=True)}, repeats=2, controls=2
+    ).table.iloc[0]
     assert number.classes == 0 and np.isnan(number.auc) and number.spearman > 0.7
 
 
@@ -212,7 +239,8 @@ def test_one_word_counts_once():
     emb = made(60, 5)
     y = {w: float(v[0]) for w, v in zip(emb.words, emb.vectors, strict=True)}
     once, twice = (
-        probe(emb, labels, repeats=1, controls=1).table for labels in (y, {**y, **{w.upper(): v for w, v in y.items()}})
+        probe(emb, labels, repeats=1, controls=1).table
+        for labels in (y, {**y, **{w.upper(): v for w, v in y.items()}})
     )
     assert twice.equals(once) and once.words[0] == 60
     with pytest.raises(ValueError, match="labels: .* two spellings"):
@@ -232,8 +260,14 @@ def test_random_lexicons_have_even_chances():
     on = Readout(on.W_U * torch.tensor([4.0, 3.0, 2.0] + [1.0] * 9)[:, None], on.b_U, on.tokens)
     steer = Steer(torch.outer(torch.ones(12), torch.eye(12)[0] + torch.eye(12)[5]), on)
     random = np.random.default_rng(0)
-    lexicons = [dict(zip(on.tokens, scores.tolist(), strict=True)) for scores in random.normal(size=(250, 40))]
-    found = [lexicon_alignment(steer, lexicon, rank=1, seed=i).table for i, lexicon in enumerate(lexicons)]
+    lexicons = [
+        dict(zip(on.tokens, scores.tolist(), strict=True))
+        for scores in random.normal(size=(250, 40))
+    ]
+    found = [
+        lexicon_alignment(steer, lexicon, rank=1, seed=i).table
+        for i, lexicon in enumerate(lexicons)
+    ]
     chances = [name for name in found[0].columns if name.startswith("p")]
     assert chances == ["p_shuffled"]
     for name in chances:
@@ -250,7 +284,14 @@ def test_random_labellings_score_within_the_range_of_chance(task: str):
     inside, low = [], []
     for seed in range(200 if task == "number" else 60):
         y = random.normal(size=30) if task == "number" else random.permutation(30) % 2 == 0
-        row = probe(emb, dict(zip(emb.words, y.tolist(), strict=True)), groups=each, repeats=1, folds=3, seed=seed)
+        row = probe(
+            emb,
+            dict(zip(emb.words, y.tolist(), strict=True)),
+            groups=each,
+            repeats=1,
+            folds=3,
+            seed=seed,
+        )
         row = row.table.iloc[0]
         inside.append(row.control_low <= row.score <= row.control_high)
         low.append(row.p <= 0.1)
@@ -281,36 +322,52 @@ def test_the_probes_ridge_is_scikit_learns(n: int, d: int):
     random = np.random.default_rng(0)
     Y = X[:, :2] + random.normal(size=(n, 2)) * (0.3, 3)
     train, test = _standardised(X, more)
-    theirs = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES, alpha_per_target=True)).fit(X, Y)
-    np.testing.assert_allclose(_ridge(train, Y, np.ones(n), test, True), theirs.predict(more), atol=1e-8)
+    theirs = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES, alpha_per_target=True)).fit(
+        X, Y
+    )
+    np.testing.assert_allclose(
+        _ridge(train, Y, np.ones(n), test, True), theirs.predict(more), atol=1e-8
+    )
     code = random.choice(3, n, p=(0.6, 0.3, 0.1))
     weights = n / (3 * np.bincount(code))[code]
-    classes = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=PENALTIES, class_weight="balanced"))
+    classes = make_pipeline(
+        StandardScaler(), RidgeClassifierCV(alphas=PENALTIES, class_weight="balanced")
+    )
     mine = _ridge(train, 2.0 * (code[:, None] == np.arange(3)) - 1, weights, test, False)
     np.testing.assert_allclose(mine, classes.fit(X, code).decision_function(more), atol=1e-8)
 
 
 def test_a_long_axis_is_no_lexicon():
-    """Embeddings with one long axis, a steer that writes along it, scores at random: only shuffling tells."""
+    """Embeddings with one long axis, a steer that writes along it, scores at random: only shuffling
+    tells."""
     on = on_random_words(200, 24)
     on = Readout(on.W_U * torch.tensor([30.0] + [1.0] * 23)[:, None], on.b_U, on.tokens)
     along = Steer(torch.outer(torch.ones(24), torch.eye(24)[0]), on)
     random = np.random.default_rng(3)
-    nothing = lexicon_alignment(along, {w: float(random.normal()) for w in on.tokens}, rank=1).table.iloc[0]
+    nothing = lexicon_alignment(
+        along, {w: float(random.normal()) for w in on.tokens}, rank=1
+    ).table.iloc[0]
     assert nothing.p_shuffled > 0.05
     even = on_random_words(200, 24)
     steer = Steer(torch.outer(torch.ones(24), torch.eye(24)[1]), even)
-    there = lexicon_alignment(steer, {w: float(v) for w, v in zip(even.tokens, even.W_U[1], strict=True)}, rank=1)
+    there = lexicon_alignment(
+        steer, {w: float(v) for w, v in zip(even.tokens, even.W_U[1], strict=True)}, rank=1
+    )
     assert there.table.p_shuffled[0] < 0.01 and abs(there.table.spearman[0]) > 0.99
 
 
 def test_directions_that_a_steer_does_not_have_say_nothing():
     on = on_random_words(50, 6)
     lexicon = {w: float(i) for i, w in enumerate(on.tokens)}
-    one = lexicon_alignment(Steer(torch.outer(torch.ones(6), torch.arange(6.0)), on), lexicon, rank=3).table
+    one = lexicon_alignment(
+        Steer(torch.outer(torch.ones(6), torch.arange(6.0)), on), lexicon, rank=3
+    ).table
     assert one.cosine.notna().tolist() == [True, False, False]
     assert (
-        lexicon_alignment(zero_steer(on), lexicon, rank=2).table[["cosine", "p_shuffled", "spearman"]].isna().all(None)
+        lexicon_alignment(zero_steer(on), lexicon, rank=2)
+        .table[["cosine", "p_shuffled", "spearman"]]
+        .isna()
+        .all(None)
     )
 
 
@@ -326,17 +383,32 @@ def test_what_is_shown_is_escaped():
         (lambda e: neighbours(e, [e.words[0]], n=0), "n: got 0"),
         (lambda e: analogies(e, {"all": [e.words[:4]]}), "named 'all'"),
         (lambda e: word_similarity(e, [(*e.words[:2], 1.0)] * 6), "every judgement"),
-        (lambda e: word_similarity(e, [(e.words[0], e.words[i], np.nan) for i in range(9)]), "nan as a judgement"),
+        (
+            lambda e: word_similarity(e, [(e.words[0], e.words[i], np.nan) for i in range(9)]),
+            "nan as a judgement",
+        ),
         (lambda e: components(e, n=2, tokens=0), "tokens: got 0"),
-        (lambda e: components(Embedding(e.words, e.vectors[:, :1].expand(-1, 3)), n=2), "in 1 directions only"),
+        (
+            lambda e: components(Embedding(e.words, e.vectors[:, :1].expand(-1, 3)), n=2),
+            "in 1 directions only",
+        ),
         (lambda e: components(Embedding(e.words, torch.ones(50, 3)), n=1), "in 0 directions only"),
         (lambda e: compare_embeddings(e, e, k=0), "k: got 0"),
-        (lambda e: compare_embeddings(e, Embedding(e.words, torch.ones(50, 3))), "b: the vectors .* all the same"),
+        (
+            lambda e: compare_embeddings(e, Embedding(e.words, torch.ones(50, 3))),
+            "b: the vectors .* all the same",
+        ),
         (lambda e: Embedding(("Good", "good"), torch.ones(2, 2)), "1 different up to case"),
         (lambda e: Embedding(("good",), torch.full((1, 2), torch.nan)), "'good' is not finite"),
-        (lambda e: probe(e, dict.fromkeys(e.words, 1.0), folds=1), "folds, repeats, controls: got 1"),
+        (
+            lambda e: probe(e, dict.fromkeys(e.words, 1.0), folds=1),
+            "folds, repeats, controls: got 1",
+        ),
         (lambda e: probe(e, {w: float("nan") for w in e.words}), "labels: got nan"),
-        (lambda e: probe(e, {w: "rare" if w == e.words[0] else "x" for w in e.words}), "class 'rare' are of one group"),
+        (
+            lambda e: probe(e, {w: "rare" if w == e.words[0] else "x" for w in e.words}),
+            "class 'rare' are of one group",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said(call, message: str):
@@ -357,7 +429,8 @@ def test_what_the_types_forbid_is_said_to_those_who_run_unchecked(unchecked: Non
 
 
 @pytest.mark.parametrize(
-    ("scores", "message"), [(float("nan"), "has the score nan"), (1.0, "every word has the score 1")]
+    ("scores", "message"),
+    [(float("nan"), "has the score nan"), (1.0, "every word has the score 1")],
 )
 def test_a_lexicon_without_scores_is_refused(scores: float, message: str):
     on = on_random_words(30, 6)

@@ -1,4 +1,5 @@
-"""Highlighted spans: evidence is the log likelihood ratio, spans keep to words, the page is safe."""
+"""Highlighted spans: evidence is the log likelihood ratio, spans keep to words, the page is
+safe."""
 
 import re
 
@@ -22,7 +23,9 @@ def joy(model) -> Steer:
 
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "toy-96-llama"])
-def test_evidence_is_the_log_ratio_of_the_steered_models(name: str, bos: bool, monkeypatch: pytest.MonkeyPatch):
+def test_evidence_is_the_log_ratio_of_the_steered_models(
+    name: str, bos: bool, monkeypatch: pytest.MonkeyPatch
+):
     lm = zoo(name)
     monkeypatch.setattr(lm.cfg, "default_prepend_bos", bos)
     steer = random_steer(lm, size=0.3)
@@ -30,12 +33,16 @@ def test_evidence_is_the_log_ratio_of_the_steered_models(name: str, bos: bool, m
         found = highlight(lm, steer, text, strength=1.5, against=-0.5)
         high, low = (
             part.log_prob.to_numpy()
-            for _, part in sl.score(lm, [text], steer, strengths=(1.5, -0.5), end=False).groupby("strength", sort=False)
+            for _, part in sl.score(lm, [text], steer, strengths=(1.5, -0.5), end=False).groupby(
+                "strength", sort=False
+            )
         )
         evidence = found.tokens.evidence.to_numpy()
         assert len(evidence) == len(high) + (not bos)
         np.testing.assert_allclose(evidence[len(evidence) - len(high) :], high - low, atol=1e-5)
-        assert found.total == pytest.approx((high - low).sum(), abs=1e-4) and abs(found.total) > 1e-3
+        assert (
+            found.total == pytest.approx((high - low).sum(), abs=1e-4) and abs(found.total) > 1e-3
+        )
         assert "".join(found.tokens.token).strip().startswith(text)
 
 
@@ -43,8 +50,12 @@ def test_planted_words_are_found_with_their_signs(model, joy: Steer):
     found = highlight(model, joy, TEXT, spans=2, max_len=1)
     assert found.spans.text.tolist() == ["wonderful", "awful"]
     assert found.spans.evidence[0] > 1 and found.spans.evidence[1] < -1
-    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="+").spans.text.tolist() == ["wonderful"]
-    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="-").spans.text.tolist() == ["awful"]
+    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="+").spans.text.tolist() == [
+        "wonderful"
+    ]
+    assert highlight(model, joy, TEXT, spans=1, max_len=1, sign="-").spans.text.tolist() == [
+        "awful"
+    ]
     assert str(found).startswith("the plot was [wonderful +")
 
 
@@ -90,16 +101,27 @@ def test_pieces_are_whole_characters_and_lose_no_evidence(worded):
         assert "".join(found.tokens.token) == text and found.tokens.token.map(len).min() > 0
         high, low = (
             part.log_prob.sum()
-            for _, part in sl.score(worded, [text], steer, strengths=(1, -1), end=False).groupby("strength", sort=False)
+            for _, part in sl.score(worded, [text], steer, strengths=(1, -1), end=False).groupby(
+                "strength", sort=False
+            )
         )
         assert found.total == pytest.approx(high - low, abs=1e-4)
         html = found._repr_html_()
-        assert "\ufffd" not in html and "0xF0" not in html and "\x00" not in html and "dir='auto'" in html
+        assert (
+            "\ufffd" not in html
+            and "0xF0" not in html
+            and "\x00" not in html
+            and "dir='auto'" in html
+        )
 
 
 @pytest.mark.parametrize(
     "text",
-    ["映画はとても良かったし俳優も素晴らしかった", "这部电影很好看但是结局让人失望", "ภาพยนตร์ดีมากแต่ตอนจบน่าผิดหวัง"],
+    [
+        "映画はとても良かったし俳優も素晴らしかった",
+        "这部电影很好看但是结局让人失望",
+        "ภาพยนตร์ดีมากแต่ตอนจบน่าผิดหวัง",
+    ],
 )
 def test_scripts_without_spaces_have_words_to_find(text: str):
     for kind in ("bytes", "fallback"):
@@ -110,18 +132,36 @@ def test_scripts_without_spaces_have_words_to_find(text: str):
 
 
 def test_words_are_those_of_unicode():
-    starts, ends = word_edges(["e\u0301", "tude", "’s", " 3", ".5", " 电", "影", "  ", " カタ", "カナ", "\n"])
-    assert starts.tolist() == [True, False, False, True, False, True, True, False, True, False, False]
+    starts, ends = word_edges(
+        ["e\u0301", "tude", "’s", " 3", ".5", " 电", "影", "  ", " カタ", "カナ", "\n"]
+    )
+    assert starts.tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert ends.tolist() == [False, False, True, False, True, True, True, False, False, True, False]
 
 
 @pytest.mark.parametrize("whole_words", [True, False])
-def test_no_span_ends_in_a_space_or_in_a_word_without_evidence(whole_words: bool, monkeypatch: pytest.MonkeyPatch):
+def test_no_span_ends_in_a_space_or_in_a_word_without_evidence(
+    whole_words: bool, monkeypatch: pytest.MonkeyPatch
+):
     lm = zoo("gpt2")
     monkeypatch.setattr(lm.cfg, "default_prepend_bos", False)  # nothing predicts the first token
     for seed in range(4):
         steer = random_steer(lm, seed=seed, size=0.5)
-        found = highlight(lm, steer, "the film  \n\n  was good \n", spans=3, max_len=20, whole_words=whole_words)
+        found = highlight(
+            lm, steer, "the film  \n\n  was good \n", spans=3, max_len=20, whole_words=whole_words
+        )
         for s in found.spans.itertuples():
             for end in (s.start, s.end - 1):
                 assert found.tokens.token[end].strip() and abs(found.tokens.evidence[end]) > 1e-5
@@ -133,7 +173,10 @@ def test_the_note_says_why_there_is_no_span(model, joy: Steer):
         "no span of whole words of at most 10 pieces has evidence"
         in highlight(model, joy, TEXT, price=99.0)._repr_html_()
     )
-    assert highlight(model, zero_steer(sl.readout(model)), TEXT, spans=3).note == "no token has any evidence"
+    assert (
+        highlight(model, zero_steer(sl.readout(model)), TEXT, spans=3).note
+        == "no token has any evidence"
+    )
     assert highlight(model, joy, TEXT).note == ""
 
 

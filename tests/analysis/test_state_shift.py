@@ -1,4 +1,5 @@
-"""What an intervention does to the final states, beside a steer: by hand, and where the answer is planted."""
+"""What an intervention does to the final states, beside a steer: by hand, and where the answer is
+planted."""
 
 from typing import Any
 
@@ -23,7 +24,9 @@ def data() -> sl.Labelled:
 
 @pytest.fixture(scope="module")
 def metric(model) -> Metric:
-    return sl.natural_metric(sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False), damping=1e-2)
+    return sl.natural_metric(
+        sl.collect(model, sl.toy.corpus("tone", n=100, seed=0), progress=False), damping=1e-2
+    )
 
 
 def shares(table: pd.DataFrame, steer: str) -> dict[str, float]:
@@ -39,7 +42,11 @@ def by_hand(model: Any, value: Any, data: sl.Labelled) -> Tensor:
     found = []
     for text in data.texts:
         up, down = (
-            next(sl.collect(model, [text], intervention=value, strength=s, progress=False).chunks(1 << 16)).hidden
+            next(
+                sl.collect(model, [text], intervention=value, strength=s, progress=False).chunks(
+                    1 << 16
+                )
+            ).hidden
             for s in (1.0, -1.0)
         )
         found.append((up - down).double() / 2)
@@ -48,7 +55,9 @@ def by_hand(model: Any, value: Any, data: sl.Labelled) -> Tensor:
 
 def test_a_steer_moves_as_it_does_itself_and_not_as_another(model, data, metric) -> None:
     one, other = (low_rank(model, metric, RANK, seed) for seed in (1, 2))
-    table = state_shift_overlap(model, one, one, data, metric, rank=RANK, controls={"other": other}, draws=5)
+    table = state_shift_overlap(
+        model, one, one, data, metric, rank=RANK, controls={"other": other}, draws=5
+    )
     own, far = shares(table, one.name), shares(table, "other")
     assert own["writes"] == pytest.approx(1, abs=1e-3)
     assert own["steer's move"] == pytest.approx(1, abs=1e-3)
@@ -57,19 +66,30 @@ def test_a_steer_moves_as_it_does_itself_and_not_as_another(model, data, metric)
 
 def test_the_shares_are_those_of_the_moves_by_hand(model, data, metric) -> None:
     steer, edit = random_steer(model, seed=1), random_reft(model, layers=(1,))
-    found = shares(table := state_shift_overlap(model, edit, steer, data, metric, rank=RANK, draws=3), steer.name)
+    found = shares(
+        table := state_shift_overlap(model, edit, steer, data, metric, rank=RANK, draws=3),
+        steer.name,
+    )
     moved = by_hand(model, edit, data)
     X = moved @ metric.S_root.double()
     U, _, Vh = torch.linalg.svd(metric.whiten(steer.W).double())
-    assert found["writes"] == pytest.approx(float((X @ Vh[:RANK].mT).square().sum() / X.square().sum()), rel=1e-3)
+    assert found["writes"] == pytest.approx(
+        float((X @ Vh[:RANK].mT).square().sum() / X.square().sum()), rel=1e-3
+    )
     R = moved @ metric.C_inverse_root.double()
-    assert found["reads"] == pytest.approx(float((R @ U[:, :RANK]).square().sum() / R.square().sum()), rel=1e-3)
-    c = torch.cat([next(sl.collect(model, [t], progress=False).chunks(1 << 16)).hidden for t in data.texts]).double()
+    assert found["reads"] == pytest.approx(
+        float((R @ U[:, :RANK]).square().sum() / R.square().sum()), rel=1e-3
+    )
+    c = torch.cat(
+        [next(sl.collect(model, [t], progress=False).chunks(1 << 16)).hidden for t in data.texts]
+    ).double()
     Y = c @ steer.W.double() @ metric.S_root.double()
     expected = float((X * Y).sum() ** 2 / (X.square().sum() * Y.square().sum()))
     assert found["steer's move"] == pytest.approx(expected, rel=1e-2, abs=1e-6)
     constant = float(table[table.question == "constant"].share.iloc[0])
-    assert constant == pytest.approx(float(len(X) * X.mean(0).square().sum() / X.square().sum()), rel=1e-3)
+    assert constant == pytest.approx(
+        float(len(X) * X.mean(0).square().sum() / X.square().sum()), rel=1e-3
+    )
 
 
 def test_all_directions_hold_everything_and_random_ones_their_share(model, data, metric) -> None:
@@ -77,9 +97,9 @@ def test_all_directions_hold_everything_and_random_ones_their_share(model, data,
     d = steer.readout.d_model
     whole = state_shift_overlap(model, edit, steer, data, metric, rank=d, draws=1)
     rows = whole[whole.question.isin(["writes", "reads"])]
-    assert rows.share.tolist() == pytest.approx([1, 1], abs=1e-6) and rows.chance.tolist() == pytest.approx(
+    assert rows.share.tolist() == pytest.approx(
         [1, 1], abs=1e-6
-    )
+    ) and rows.chance.tolist() == pytest.approx([1, 1], abs=1e-6)
     few = state_shift_overlap(model, edit, steer, data, metric, rank=8, draws=60)
     few = few[few.question.isin(["writes", "reads"])]
     assert few.chance.tolist() == pytest.approx([8 / d] * 2, rel=0.25)
@@ -88,7 +108,9 @@ def test_all_directions_hold_everything_and_random_ones_their_share(model, data,
 
 def test_intervals_hold_the_share_and_more_of_a_steer_is_the_same_move(model, data, metric) -> None:
     steer, edit = random_steer(model, seed=1), random_reft(model, layers=(1,))
-    one, doubled = (state_shift_overlap(model, edit, by * steer, data, metric, draws=2) for by in (1.0, 2.0))
+    one, doubled = (
+        state_shift_overlap(model, edit, by * steer, data, metric, draws=2) for by in (1.0, 2.0)
+    )
     assert ((one.low <= one.share) & (one.share <= one.high)).all()
     pd.testing.assert_series_equal(one.share, doubled.share, rtol=1e-6)
     again = state_shift_overlap(model, edit, steer, data, metric, draws=2)

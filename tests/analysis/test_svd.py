@@ -1,4 +1,5 @@
-"""Singular words: planted directions are found, signs are fixed, the natural metric does not depend on the basis."""
+"""Singular words: planted directions are found, signs are fixed, the natural metric does not depend
+on the basis."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,13 @@ import torch
 from scipy.stats import false_discovery_control
 
 import steerlens as sl
-from steerlens.analysis.svd import directions, singular_scores, singular_words, spectrum, split_half_reliability
+from steerlens.analysis.svd import (
+    directions,
+    singular_scores,
+    singular_words,
+    spectrum,
+    split_half_reliability,
+)
 from steerlens.analysis.svd.scores import _false_share, against
 from steerlens.evaluate.fluency import strength_cost
 from steerlens.methods.steer.fit import fit_shuffled
@@ -26,7 +33,8 @@ def on() -> Readout:
 
 
 def planted(on: Readout, gains: tuple[float, float] = (3.0, 1.0)) -> Steer:
-    """Where "so" was likely: "good" up and "bad" down; where "cat" was: "dog" up and "fine" down, more weakly."""
+    """Where "so" was likely: "good" up and "bad" down; where "cat" was: "dog" up and "fine" down,
+    more weakly."""
     W = torch.zeros(8, 8)
     W[4, 1], W[4, 0] = gains[0], -0.5 * gains[0]
     W[6, 7], W[6, 3] = gains[1], -0.5 * gains[1]
@@ -36,7 +44,13 @@ def planted(on: Readout, gains: tuple[float, float] = (3.0, 1.0)) -> Steer:
 def make_states(on: Readout, c: torch.Tensor) -> States:
     n = len(c)
     shard = Shard(c, torch.zeros(n, dtype=torch.int32), torch.arange(n, dtype=torch.int32))
-    return States(on, (shard,), torch.zeros(n), torch.ones(n, dtype=torch.long), torch.ones(n, dtype=torch.bool))
+    return States(
+        on,
+        (shard,),
+        torch.zeros(n),
+        torch.ones(n, dtype=torch.long),
+        torch.ones(n, dtype=torch.bool),
+    )
 
 
 def test_planted_words_are_found(on: Readout):
@@ -68,14 +82,17 @@ def test_directions_add_up_to_the_matrix(on: Readout):
         d = directions(W, 8, metric)
         total = torch.einsum("k,ki,kj->ij", d.gains, d.probes, d.writes)
         torch.testing.assert_close(total.float(), W, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close((d.reads * d.probes).sum(1), torch.ones(8).double(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            (d.reads * d.probes).sum(1), torch.ones(8).double(), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_sign_is_a_function_of_the_steer(on: Readout):
     steer = planted(on)
     there, mirrored = (singular_words(s, rank=1, tokens=1) for s in (steer, -steer))
     assert there.equals(singular_words(steer, rank=1, tokens=1))
-    # -W writes the opposite where W's contexts are, so its side "+", named by the strongest word, is where they are not
+    # -W writes the opposite where W's contexts are, so its side "+", named by the strongest word,
+    # is where they are not
     assert mirrored.writes.tolist() == there.writes.tolist()
     assert mirrored.reads.tolist() == there.reads.tolist()[::-1]
     assert there.writes[0] != there.avoids[0]
@@ -88,7 +105,9 @@ def test_on_a_text_the_opposite_steer_swaps_what_is_written_and_avoided(on: Read
     table, opposite = (singular_words(s, rank=2, tokens=3, states=states) for s in (steer, -steer))
     assert opposite.reads.tolist() == table.reads.tolist()
     assert opposite.writes.tolist() == table.avoids.tolist()
-    assert table.writes[0].strip("(").startswith("good") and table.avoids[0].strip("(").startswith("bad")
+    assert table.writes[0].strip("(").startswith("good") and table.avoids[0].strip("(").startswith(
+        "bad"
+    )
     assert table.reads[0].strip("(").startswith("so")
     assert (table.used.groupby(table.direction).sum() - 1).abs().max() < 1e-6
     assert table.used[0] > 0.6
@@ -96,7 +115,8 @@ def test_on_a_text_the_opposite_steer_swaps_what_is_written_and_avoided(on: Read
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_on_a_text_scores_are_the_first_order_of_the_prediction(softcap: float | None):
-    """`Δq / √q` against the change of the mean prediction at a small strength, scale and soft cap in it."""
+    """`Δq / √q` against the change of the mean prediction at a small strength, scale and soft cap
+    in it."""
     random = torch.Generator().manual_seed(3)
     on = Readout(3 * torch.eye(8), torch.zeros(8), WORDS, scale=1.5, softcap=softcap)
     states, steer = make_states(on, torch.randn(300, 8, generator=random)), planted(on)
@@ -135,8 +155,12 @@ def test_the_natural_metric_does_not_see_the_basis():
     # e -> Ae, and contexts go along: the same model in another basis
     other = words(A @ W_U, A @ W @ back, back.T @ C @ back, A @ S @ A.T)
     assert other.word.tolist() == one.word.tolist()
-    torch.testing.assert_close(torch.tensor(other.score), torch.tensor(one.score), rtol=1e-3, atol=1e-3)
-    plain = singular_scores(Steer((A @ W @ back).float(), Readout((A @ W_U).float(), torch.zeros(8), WORDS)), rank=2)
+    torch.testing.assert_close(
+        torch.tensor(other.score), torch.tensor(one.score), rtol=1e-3, atol=1e-3
+    )
+    plain = singular_scores(
+        Steer((A @ W @ back).float(), Readout((A @ W_U).float(), torch.zeros(8), WORDS)), rank=2
+    )
     assert plain.gain[0] != pytest.approx(one.gain[0], rel=1e-2)
 
 
@@ -147,7 +171,8 @@ def test_a_zero_steer_has_gains_of_zero(on: Readout):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"rank": 0}, "rank"), ({"rank": 9}, "rank"), ({"tokens": 0}, "tokens")]
+    ("arguments", "message"),
+    [({"rank": 0}, "rank"), ({"rank": 9}, "rank"), ({"tokens": 0}, "tokens")],
 )
 def test_arguments_out_of_range(on: Readout, arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
@@ -168,18 +193,24 @@ def test_states_of_another_model_are_refused(on: Readout):
 
 @pytest.mark.parametrize("on_text", [False, True])
 @pytest.mark.parametrize("natural", [False, True])
-def test_p_is_how_often_random_directions_of_the_same_norm_do_as_much(on: Readout, natural: bool, on_text: bool):
-    """Against drawing the directions: the same gain, the other vector kept, this one evenly from the sphere."""
+def test_p_is_how_often_random_directions_of_the_same_norm_do_as_much(
+    on: Readout, natural: bool, on_text: bool
+):
+    """Against drawing the directions: the same gain, the other vector kept, this one evenly from
+    the sphere."""
     random = torch.Generator().manual_seed(0)
     A, B = torch.randn(2, 8, 12, generator=random).double()
     metric = Metric(A @ A.T, B @ B.T, damping=0.0) if natural else None
     states = make_states(on, torch.randn(600, 8, generator=random)) if on_text else None
-    steer = Steer(torch.outer(torch.randn(8, generator=random), torch.randn(8, generator=random)), on)
+    steer = Steer(
+        torch.outer(torch.randn(8, generator=random), torch.randn(8, generator=random)), on
+    )
     seen = singular_scores(steer, rank=1, tokens=8, metric=metric, states=states)
     mine = directions(steer.W, 1, metric)
 
     def drawn(role: str) -> pd.DataFrame:
-        """Scores of all words for one random direction in the place of the one that reads, or writes."""
+        """Scores of all words for one random direction in the place of the one that reads, or
+        writes."""
         other = torch.randn(8, generator=random).double()
         other /= other.norm()
         a, b = (other, mine.b[0]) if role == "reads" else (mine.a[0], other)
@@ -210,7 +241,10 @@ def test_a_spectrum_adds_up_to_the_cost(on: Readout):
     found, plain = spectrum(planted(on), metric=metric), spectrum(planted(on, gains=(1.0, 1.0)))
     assert found.kronecker == pytest.approx(float(metric.kl(planted(on).W)), rel=1e-5)
     assert found.table.kronecker.sum() == pytest.approx(found.kronecker) and found.kl is None
-    assert found.table.cumulative.iloc[-1] == pytest.approx(1) and found.table.gain.is_monotonic_decreasing
+    assert (
+        found.table.cumulative.iloc[-1] == pytest.approx(1)
+        and found.table.gain.is_monotonic_decreasing
+    )
     assert plain.effective_rank == pytest.approx(2) and plain.kl is None and plain.kronecker is None
     for k in (1, 2):  # what truncation keeps
         left = metric.kl(planted(on).truncate(k, metric).W) / found.kronecker
@@ -237,7 +271,9 @@ def test_a_spectrum_with_states_costs_what_a_small_strength_does(damping: float)
     assert found.kl is not None and found.kronecker is not None
     assert found.kl == pytest.approx(kl(steer), rel=2e-3)
     assert found.kl / float(metric.kl(steer.W)) > 1.4
-    assert float(strength_cost(states, steer, strengths=(0.2,)).kl[0]) == pytest.approx(0.04 * found.kl, rel=0.1)
+    assert float(strength_cost(states, steer, strengths=(0.2,)).kl[0]) == pytest.approx(
+        0.04 * found.kl, rel=0.1
+    )
     assert found.table.part.sum() == pytest.approx(found.kl, rel=1e-4)
     first = steer.truncate(1, metric)
     assert found.table.cost[0] == pytest.approx(kl(first), rel=0.01)
@@ -256,8 +292,12 @@ def test_a_spectrum_refuses_states_of_another_model(on: Readout):
 
 def test_what_comes_again_is_kept_and_noise_is_not():
     random = torch.Generator().manual_seed(0)
-    on = Readout(torch.randn(64, 100, generator=random), torch.zeros(100), tuple(f"w{i}" for i in range(100)))
-    signal = 6 * torch.outer(*torch.nn.functional.normalize(torch.randn(2, 64, generator=random), dim=1))
+    on = Readout(
+        torch.randn(64, 100, generator=random), torch.zeros(100), tuple(f"w{i}" for i in range(100))
+    )
+    signal = 6 * torch.outer(
+        *torch.nn.functional.normalize(torch.randn(2, 64, generator=random), dim=1)
+    )
 
     def noisy(size: float) -> Steer:
         return Steer(signal + size * torch.randn(64, 64, generator=random) / 8, on)
@@ -271,7 +311,9 @@ def test_what_comes_again_is_kept_and_noise_is_not():
     with pytest.raises(ValueError, match="pairs"):
         split_half_reliability(mean, [])
     with pytest.raises(ValueError, match="different W_U"):
-        split_half_reliability(mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))])
+        split_half_reliability(
+            mean, [(mean, zero_steer(Readout(torch.eye(64), torch.zeros(64), ("a",))))]
+        )
 
 
 def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
@@ -304,7 +346,8 @@ def test_what_is_kept_is_bounded_and_undefined_where_there_is_no_gain():
 
 
 def test_on_the_toy_the_first_direction_lists_the_planted_lexicon():
-    """Of the words that the believed direction writes and avoids, most are of the right end of the lexicon."""
+    """Of the words that the believed direction writes and avoids, most are of the right end of the
+    lexicon."""
     model = sl.load_model("toy-64")
     states = sl.collect(model, sl.toy.corpus("sentiment", n=1000, seed=0), progress=False)
     fit = sl.fit_steer(states, ridge=(0.02, 1.0), damping=0.1, lr=0.1)
@@ -340,14 +383,18 @@ def test_words_of_a_fit_are_held_against_fits_to_shuffled_labels():
     true = against(singular_scores(fit.value, **options), tables[:19])
     assert true.p_noise.between(1 / 20, 1).all()
     assert (true.p_noise[true.role != "reads"] <= 0.05).sum() >= 4
-    # of fits to noise themselves hardly any has such a word, where most have some that a random direction would not list
+    # of fits to noise themselves hardly any has such a word, where most have some that a random
+    # direction would not list
     words = [against(one, tables[:19]) for one in tables[19:]]
     passed = sum(bool((one[one.role != "reads"].p_noise <= 0.05).any()) for one in words)
     ordinary = sum(bool((one.p <= 0.05).any()) for one in words)
     assert passed <= 3 and ordinary >= 6  # of 8
     table = singular_words(fit.value, noise=noise[:19], **options)
     kept = {
-        word for cell in (*table.writes, *table.avoids, *table.reads) for word in cell.split(", ") if word[0] != "("
+        word
+        for cell in (*table.writes, *table.avoids, *table.reads)
+        for word in cell.split(", ")
+        if word[0] != "("
     }
     assert kept == set(true.word[true.p_noise <= 0.05])
     with pytest.raises(ValueError, match="noise: got 3 steers, expected at least 19"):

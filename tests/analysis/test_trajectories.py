@@ -1,4 +1,5 @@
-"""Trajectories: states where they should be, planted clusters and walks found, and nothing found where nothing is."""
+"""Trajectories: states where they should be, planted clusters and walks found, and nothing found
+where nothing is."""
 
 import sys
 from typing import Any
@@ -30,7 +31,13 @@ D, N, NEW = 12, 12, 14
 
 
 def made(
-    *, texts: int = 12, tasks: int = 2, apart: float = 0.0, kind: str = "still", shortest: int = 12, seed: int = 0
+    *,
+    texts: int = 12,
+    tasks: int = 2,
+    apart: float = 0.0,
+    kind: str = "still",
+    shortest: int = 12,
+    seed: int = 0,
 ) -> Trajectories:
     """Texts of different lengths: about a place of their task, or random walks from there."""
     g = torch.Generator().manual_seed(seed)
@@ -43,11 +50,15 @@ def made(
         ways = [way.cumsum(0) for way in ways]
     found = torch.cat([way + centres[t] for way, t in zip(ways, task_of, strict=True)])
     names = tuple("abc"[:tasks])
-    return Trajectories(found, torch.arange(n).repeat_interleave(lengths), task_of, names, ("x",) * n, "made")
+    return Trajectories(
+        found, torch.arange(n).repeat_interleave(lengths), task_of, names, ("x",) * n, "made"
+    )
 
 
 def relabelled(found: Trajectories, order: Tensor) -> Trajectories:
-    return Trajectories(found.states, found.text, found.task[order], found.names, found.texts, found.site)
+    return Trajectories(
+        found.states, found.text, found.task[order], found.names, found.texts, found.site
+    )
 
 
 def row(table: pd.DataFrame, **where: Any) -> pd.Series:
@@ -78,7 +89,9 @@ def written(small, data) -> dict[str, sl.Labelled]:
 def test_states_are_those_of_one_whole_pass_at_the_written_positions(small, data):
     found = trajectories(small, data, layer=1, generated=False)
     assert found.site == "blocks.1.hook_resid_post" and found.names == TASKS
-    rows = [(p, t) for name in TASKS for p, t in zip(data[name].prompts, data[name].texts, strict=True)]
+    rows = [
+        (p, t) for name in TASKS for p, t in zip(data[name].prompts, data[name].texts, strict=True)
+    ]
     for i in (0, 7, 25, 35):
         prompt, text = rows[i]
         _, cache = small.run_with_cache(f"{prompt} {text}")
@@ -95,24 +108,42 @@ def test_the_model_writes_first_and_the_states_are_along_that(small, data, writt
     assert found.texts == along.texts
     assert_close(found.states, along.states)
     said = sl.generate(small, list(data["arithmetic"].prompts), max_new_tokens=NEW, seed=0)
-    assert [t for t, k in zip(found.texts, found.task, strict=True) if k == 2] == (said.prompt + said.text).tolist()
+    assert [t for t, k in zip(found.texts, found.task, strict=True) if k == 2] == (
+        said.prompt + said.text
+    ).tolist()
     prompts = {"reviews": list(data["reviews"].prompts)}
-    same, other = (trajectories(small, prompts, layer=0, max_new_tokens=NEW, seed=seed).texts for seed in (0, 1))
+    same, other = (
+        trajectories(small, prompts, layer=0, max_new_tokens=NEW, seed=seed).texts
+        for seed in (0, 1)
+    )
     assert same == found.of(["reviews"]).texts != other
     assert int(found.lengths.max()) == NEW
 
 
-def test_no_text_depends_on_its_company_or_its_padding(small, data, monkeypatch: pytest.MonkeyPatch):
+def test_no_text_depends_on_its_company_or_its_padding(
+    small, data, monkeypatch: pytest.MonkeyPatch
+):
     together = trajectories(small, data, layer=2, generated=False)
     one = {"reviews": sl.Labelled(data["reviews"].texts[3:4], (0.0,), data["reviews"].prompts[3:4])}
-    assert_close(trajectories(small, one, layer=2, generated=False).states, together.states[together.text == 3])
+    assert_close(
+        trajectories(small, one, layer=2, generated=False).states,
+        together.states[together.text == 3],
+    )
     monkeypatch.setattr(embeddings, "batch_tokens", lambda W_U: 100)
-    assert_close(trajectories(small, data, layer=2, generated=False).states, together.states, rtol=1e-4, atol=1e-5)
+    assert_close(
+        trajectories(small, data, layer=2, generated=False).states,
+        together.states,
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_layers_differ_and_a_hooks_name_does_as_well(small, data):
     tasks = {"arithmetic": data["arithmetic"]}
-    layers = [trajectories(small, tasks, layer=layer, generated=False) for layer in (0, 1, "blocks.1.hook_resid_pre")]
+    layers = [
+        trajectories(small, tasks, layer=layer, generated=False)
+        for layer in (0, 1, "blocks.1.hook_resid_pre")
+    ]
     assert_close(layers[0].states, layers[2].states)
     assert (layers[0].states - layers[1].states).abs().max() > 0.1
 
@@ -148,11 +179,15 @@ def test_principal_components_keep_the_variance_and_have_one_sign():
     found = made(apart=4)
     shown = project(found, components=D)
     X = (found.states - found.states.mean(0)).double().numpy()
-    assert sum(shown.explained) == pytest.approx(1) and list(shown.explained) == sorted(shown.explained, reverse=True)
+    assert sum(shown.explained) == pytest.approx(1) and list(shown.explained) == sorted(
+        shown.explained, reverse=True
+    )
     np.testing.assert_allclose(shown.points @ shown.points.T, X @ X.T, atol=1e-4)
     np.testing.assert_allclose(shown.points.var(0) / X.var(0).sum(), shown.explained, atol=1e-6)
     np.testing.assert_allclose(project(found).points, shown.points[:, :2])
-    away = Trajectories(found.states + 5, found.text, found.task, found.names, found.texts, found.site)
+    away = Trajectories(
+        found.states + 5, found.text, found.task, found.names, found.texts, found.site
+    )
     np.testing.assert_allclose(project(away).points, project(found).points, atol=1e-4)
 
 
@@ -170,7 +205,9 @@ def test_tsne_is_seeded_and_keeps_far_groups_apart():
 
 def test_umap_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(ImportError, match='method: "umap" needs the package umap-learn, which is not installed'):
+    with pytest.raises(
+        ImportError, match='method: "umap" needs the package umap-learn, which is not installed'
+    ):
         project(made(), method="umap")
 
 
@@ -183,7 +220,10 @@ def test_silhouettes_and_rand_indices_are_those_of_scikit_learn(tasks: int, apar
     found = made(tasks=tasks, apart=apart)
     table = cluster_report(found, pairs=False, permutations=2, draws=2, seed=4)
     label, of_text = found.task[found.text].numpy(), found.task.numpy()
-    for points, X, y in (("texts", found.means.numpy(), of_text), ("positions", found.states.numpy(), label)):
+    for points, X, y in (
+        ("texts", found.means.numpy(), of_text),
+        ("positions", found.states.numpy(), label),
+    ):
         mine = table[table.points == points].set_index("measure").value
         assert mine["silhouette"] == pytest.approx(silhouette_score(X, y), abs=1e-6)
         cluster = KMeans(tasks, n_init=10, random_state=4).fit_predict(X)
@@ -207,7 +247,10 @@ def test_a_silhouette_of_copies_is_that_of_drawn_texts_by_hand():
             mean[k] = sum(d * w for d, w in others) / sum(w for _, w in others)
         a, b = mean[of_text[text[i]]], mean[1 - of_text[text[i]]]
         expected.append((b - a) / max(a, b))
-    labels, weights = np.stack([of_text] * 40), np.stack([weight, np.ones(6)] * 20)  # more than are looked at together
+    labels, weights = (
+        np.stack([of_text] * 40),
+        np.stack([weight, np.ones(6)] * 20),
+    )  # more than are looked at together
     found = clusters.silhouettes(clusters._distances(X, text), text, sizes, labels, weights)
     np.testing.assert_allclose(found[::2], np.average(expected, weights=weight[text]))
     np.testing.assert_allclose(found[1::2], silhouette_score(X, of_text[text]))
@@ -218,13 +261,24 @@ def test_planted_clusters_are_found_and_only_the_pairs_that_are_apart():
     centres = torch.zeros(3, D)
     centres[2] = 6.0
     far = Trajectories(
-        near.states + centres[near.task[near.text]], near.text, near.task, near.names, near.texts, "made"
+        near.states + centres[near.task[near.text]],
+        near.text,
+        near.task,
+        near.names,
+        near.texts,
+        "made",
     )
     table = cluster_report(far, permutations=99, draws=40, n_init=3, seed=0)
-    assert table.tasks.tolist() == [name for name in ("all", "a | b", "a | c", "b | c") for _ in range(4)]
+    assert table.tasks.tolist() == [
+        name for name in ("all", "a | b", "a | c", "b | c") for _ in range(4)
+    ]
     for pair in ("a | c", "b | c"):
-        assert (table[table.tasks == pair].p == 1 / 100).all() and (table[table.tasks == pair].value > 0.5).all()
-    assert (table[table.tasks == "a | b"].value < 0.1).all() and (table[table.tasks == "a | b"].p > 0.02).all()
+        assert (table[table.tasks == pair].p == 1 / 100).all() and (
+            table[table.tasks == pair].value > 0.5
+        ).all()
+    assert (table[table.tasks == "a | b"].value < 0.1).all() and (
+        table[table.tasks == "a | b"].p > 0.02
+    ).all()
     found = table[table.measure == "silhouette"]
     assert (found.low <= found.value).all() and (found.value <= found.high).all()
     assert found[found.tasks == "a | c"].low.min() > found[found.tasks == "a | c"].null_high.max()
@@ -244,15 +298,20 @@ def test_what_was_sure_is_lost_when_whole_texts_change_labels():
 def test_without_any_difference_p_is_uniform():
     p = []
     for seed in range(25):
-        table = cluster_report(made(texts=6, shortest=4, seed=seed), permutations=19, draws=0, n_init=1, seed=seed)
-        p.append([row(table, points=points, measure="silhouette").p for points in ("texts", "positions")])
+        table = cluster_report(
+            made(texts=6, shortest=4, seed=seed), permutations=19, draws=0, n_init=1, seed=seed
+        )
+        p.append(
+            [row(table, points=points, measure="silhouette").p for points in ("texts", "positions")]
+        )
     for column in np.array(p).T:
         assert 0.33 < column.mean() < 0.7
         assert (column <= 0.1).mean() < 0.3 and (column >= 0.9).mean() < 0.35
 
 
 def test_labels_of_positions_would_find_what_is_not_there():
-    """Positions of a text lie together: were they shuffled one by one, every labelling of texts would look sure."""
+    """Positions of a text lie together: were they shuffled one by one, every labelling of texts
+    would look sure."""
     g = torch.Generator().manual_seed(0)
     still = made(texts=6)
     moved = Trajectories(
@@ -265,7 +324,12 @@ def test_labels_of_positions_would_find_what_is_not_there():
     )
     table = cluster_report(moved, permutations=99, draws=0)
     single = Trajectories(
-        moved.states, torch.arange(len(moved.text)), moved.task[moved.text], moved.names, ("x",) * len(moved.text), "m"
+        moved.states,
+        torch.arange(len(moved.text)),
+        moved.task[moved.text],
+        moved.names,
+        ("x",) * len(moved.text),
+        "m",
     )
     assert row(table, points="positions", measure="silhouette").p > 0.05
     wrong = cluster_report(single, permutations=99, draws=0)
@@ -274,11 +338,17 @@ def test_labels_of_positions_would_find_what_is_not_there():
 
 def test_the_report_repeats_itself_and_size_does_not_matter():
     found = made(apart=1.5)
-    large = Trajectories(7 * found.states, found.text, found.task, found.names, found.texts, found.site)
-    one, again, scaled = (cluster_report(x, permutations=19, draws=20, seed=2) for x in (found, found, large))
+    large = Trajectories(
+        7 * found.states, found.text, found.task, found.names, found.texts, found.site
+    )
+    one, again, scaled = (
+        cluster_report(x, permutations=19, draws=20, seed=2) for x in (found, found, large)
+    )
     pd.testing.assert_frame_equal(one, again)
     pd.testing.assert_frame_equal(one, scaled, rtol=1e-4)
-    assert not cluster_report(found, permutations=19, draws=20, seed=3)[["low"]].equals(one[["low"]])
+    assert not cluster_report(found, permutations=19, draws=20, seed=3)[["low"]].equals(
+        one[["low"]]
+    )
 
 
 def test_distant_tasks_lie_apart_on_a_small_model_and_shuffled_ones_do_not(small, written):
@@ -286,9 +356,15 @@ def test_distant_tasks_lie_apart_on_a_small_model_and_shuffled_ones_do_not(small
     for layer in (0, 2):
         found = trajectories(small, written, layer=layer, generated=False)
         distant, near = (found.of(("reviews", other)) for other in ("arithmetic", "masked words"))
-        mixed = relabelled(distant, torch.randperm(2 * N, generator=torch.Generator().manual_seed(0)))
+        mixed = relabelled(
+            distant, torch.randperm(2 * N, generator=torch.Generator().manual_seed(0))
+        )
         apart, close, lost = (
-            row(cluster_report(x, permutations=99, draws=20, n_init=1), points="texts", measure="silhouette")
+            row(
+                cluster_report(x, permutations=99, draws=20, n_init=1),
+                points="texts",
+                measure="silhouette",
+            )
             for x in (distant, near, mixed)
         )
         assert apart.p == 0.01 and apart.low > 0.3 > close.value
@@ -304,7 +380,9 @@ def test_a_random_walk_diffuses_and_lies_inside_its_own_null():
     assert row(table, statistic="cosine").value == pytest.approx(0, abs=0.03)
     for statistic in ("exponent", "cosine", "spread"):
         found = row(table, statistic=statistic)
-        assert found.low < found.walk < found.high and found.walk == pytest.approx(found.value, rel=0.1, abs=0.03)
+        assert found.low < found.walk < found.high and found.walk == pytest.approx(
+            found.value, rel=0.1, abs=0.03
+        )
         assert not found.shuffled_low <= found.value <= found.shuffled_high
 
 
@@ -337,12 +415,24 @@ def test_the_numbers_are_those_of_a_loop():
     found, lags = made(kind="walk", texts=5, tasks=2), 4
     table = step_statistics(found, lags=lags, walks=2, draws=5)
     for t, name in enumerate(found.names):
-        ways = [found.states[found.text == i].double().numpy() for i in range(10) if found.task[i] == t]
+        ways = [
+            found.states[found.text == i].double().numpy() for i in range(10) if found.task[i] == t
+        ]
         steps = [np.diff(way, axis=0) for way in ways]
         far = np.concatenate([np.linalg.norm(s, axis=1) for s in steps])
-        cos = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for s in steps for a, b in zip(s[1:], s[:-1], strict=True)]
+        cos = [
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            for s in steps
+            for a, b in zip(s[1:], s[:-1], strict=True)
+        ]
         msd = [
-            np.mean([((way[i + lag] - way[i]) ** 2).sum() for way in ways for i in range(len(way) - lag)])
+            np.mean(
+                [
+                    ((way[i + lag] - way[i]) ** 2).sum()
+                    for way in ways
+                    for i in range(len(way) - lag)
+                ]
+            )
             for lag in range(1, lags + 1)
         ]
         all_ = np.concatenate(ways)
@@ -363,7 +453,9 @@ def test_nulls_keep_what_they_should():
 
     h, length = steps._padded(found, 0, 10)
     real = np.arange(h.shape[1]) < length[:, None]
-    walk, shuffled = (null(h, real, np.random.default_rng(0)) for null in (steps._walk, steps._shuffled))
+    walk, shuffled = (
+        null(h, real, np.random.default_rng(0)) for null in (steps._walk, steps._shuffled)
+    )
     for i, n in enumerate(length):
         own, other = np.diff(h[i, :n], axis=0), np.diff(walk[i, :n], axis=0)
         signs = (own * other).sum(1) / np.square(own).sum(1)
@@ -376,18 +468,30 @@ def test_nulls_keep_what_they_should():
 
 def test_steps_repeat_themselves_and_neither_place_nor_size_matters():
     found = made(kind="walk")
-    moved = Trajectories(3 * found.states + 2, found.text, found.task, found.names, found.texts, found.site)
-    one, again, other = (step_statistics(x, walks=5, draws=20, seed=1) for x in (found, found, moved))
+    moved = Trajectories(
+        3 * found.states + 2, found.text, found.task, found.names, found.texts, found.site
+    )
+    one, again, other = (
+        step_statistics(x, walks=5, draws=20, seed=1) for x in (found, found, moved)
+    )
     pd.testing.assert_frame_equal(one, again)
     pd.testing.assert_frame_equal(one, other, rtol=1e-4, atol=1e-5)
-    assert one.task.tolist() == ["a"] * 4 + ["b"] * 4 and (one.low <= one.value).all() and (one.value <= one.high).all()
+    assert (
+        one.task.tolist() == ["a"] * 4 + ["b"] * 4
+        and (one.low <= one.value).all()
+        and (one.value <= one.high).all()
+    )
 
 
 def test_short_texts_are_left_out_and_too_few_refused():
     found = made(shortest=4)
     long = int((found.lengths[found.task == 0] >= 10).sum())
-    assert row(step_statistics(found, walks=2, draws=2), task="a", statistic="step").texts == long < 12
-    with pytest.raises(ValueError, match=r"found: 'a' has 0 texts of 32 positions or more, expected at least two"):
+    assert (
+        row(step_statistics(found, walks=2, draws=2), task="a", statistic="step").texts == long < 12
+    )
+    with pytest.raises(
+        ValueError, match=r"found: 'a' has 0 texts of 32 positions or more, expected at least two"
+    ):
         step_statistics(found, lags=30)
 
 
@@ -427,8 +531,12 @@ def test_arguments_out_of_range_are_refused(small, data):
         trajectories(small, {"x": []}, layer=0)
     with pytest.raises(ValueError, match="tasks: 'x' has texts without prompts"):
         trajectories(small, {"x": sl.Labelled(("it was slow .",), (0.0,))}, layer=0)
-    with pytest.raises(ValueError, match="nothing of a text is left behind its prompt within 256 tokens"):
-        trajectories(small, {"x": sl.Labelled(("slow .",), (0.0,), ("it " * 300,))}, layer=0, generated=False)
+    with pytest.raises(
+        ValueError, match="nothing of a text is left behind its prompt within 256 tokens"
+    ):
+        trajectories(
+            small, {"x": sl.Labelled(("slow .",), (0.0,), ("it " * 300,))}, layer=0, generated=False
+        )
     found = made()
     with pytest.raises(ValueError, match='method: got "?.?mds'):
         project(found, method="mds")

@@ -47,19 +47,34 @@ def states_of(on: Readout, c: Tensor, seed: int = 3) -> States:
     ).squeeze(1)
     n = len(c) // 10
     shard = Shard(c, target.int(), torch.arange(n).repeat_interleave(10).int())
-    return States(on, (shard,), torch.zeros(n), torch.full((n,), 10), torch.ones(n, dtype=torch.bool))
+    return States(
+        on, (shard,), torch.zeros(n), torch.full((n,), 10), torch.ones(n, dtype=torch.bool)
+    )
 
 
 def world(A: Tensor, *, softcap: float | None = None, seed: int = 0) -> tuple[Steer, Pairs, Tensor]:
-    """A steer, the same model in another basis (`e → Ae, c → A⁻ᵀc`, tokens in another order), and the steer there."""
+    """A steer, the same model in another basis (`e → Ae, c → A⁻ᵀc`, tokens in another order), and
+    the steer there."""
     tokens = tuple(f" t{i}" for i in range(V))
     order = torch.randperm(V, generator=torch.Generator().manual_seed(seed))
-    src = Readout(random(D, V, seed=seed), random(V, seed=seed + 1), tokens, softcap=softcap, model_id="src")
+    src = Readout(
+        random(D, V, seed=seed), random(V, seed=seed + 1), tokens, softcap=softcap, model_id="src"
+    )
     renamed = tuple(tokens[i] for i in order.tolist())
-    tgt = Readout((A @ src.W_U)[:, order].contiguous(), src.b_U[order], renamed, softcap=softcap, model_id="tgt")
+    tgt = Readout(
+        (A @ src.W_U)[:, order].contiguous(),
+        src.b_U[order],
+        renamed,
+        softcap=softcap,
+        model_id="tgt",
+    )
     c = random(N, D, seed=seed + 2)
     steer = Steer(0.3 * random(D, D, seed=seed + 3), src, "joy")
-    pairs = Pairs(states_of(src, c), states_of(tgt, c @ torch.linalg.inv(A)), torch.arange(N).expand(2, N).clone())
+    pairs = Pairs(
+        states_of(src, c),
+        states_of(tgt, c @ torch.linalg.inv(A)),
+        torch.arange(N).expand(2, N).clone(),
+    )
     return steer, pairs, A @ steer.W @ torch.linalg.inv(A)
 
 
@@ -89,7 +104,9 @@ def test_every_closed_form_is_exact_under_an_orthogonal_change_of_basis(rule, se
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 20))
-def test_under_a_general_change_of_basis_only_the_similarity_and_paired_contexts_are_exact(seed: int):
+def test_under_a_general_change_of_basis_only_the_similarity_and_paired_contexts_are_exact(
+    seed: int,
+):
     steer, pairs, truth = world(general(seed), seed=seed)
     errors = {rule: error(moved(rule, steer, pairs), truth) for rule in CLOSED}
     assert errors["similarity"] < 1e-4 and errors["paired"] < 1e-4
@@ -109,14 +126,19 @@ def test_matching_logit_shifts_finds_the_steer_in_any_basis(softcap):
     assert shift_match(steer, found, pairs) > 0.97
     assert shift_match(steer, Steer(random(D, D, seed=9), pairs.tgt.readout), pairs) < 0.5
     # the unit of the source: the scale of the best match is 1
-    assert kl_at_strength(found, pairs.tgt, 1.0) == pytest.approx(kl_at_strength(steer, pairs.src, 1.0), rel=0.1)
+    assert kl_at_strength(found, pairs.tgt, 1.0) == pytest.approx(
+        kl_at_strength(steer, pairs.src, 1.0), rel=0.1
+    )
     assert shift_match(steer, Steer(truth, pairs.tgt.readout), pairs) == pytest.approx(1, abs=1e-5)
 
 
 def test_distil_is_the_minimum_of_its_quadratic():
     steer, pairs, _ = world(general(2))
     found, ridge = distil(steer, pairs), 0.3
-    on, metric = pairs.tgt.readout, sl.natural_metric(pairs.tgt.sample(16_384, seed=0), damping=1e-2)
+    on, metric = (
+        pairs.tgt.readout,
+        sl.natural_metric(pairs.tgt.sample(16_384, seed=0), damping=1e-2),
+    )
     order = torch.tensor([pairs.src.readout.tokens.index(token) for token in on.tokens])
     Ci, Si = metric.C_inverse_root.double(), metric.S_inverse_root.double()
     H, b = torch.zeros(D * D, D * D).double(), torch.zeros(D * D).double()
@@ -133,7 +155,9 @@ def test_distil_is_the_minimum_of_its_quadratic():
     assert scale >= 1  # the ridge shrinks; the final scale undoes it
     v, v0 = (metric.whiten(x.float()) for x in (found.W / scale, W))
     # within the certified share of the objective: 1/500 of the gap at zero
-    gap = 0.5 * float((v - v0).flatten().double() @ (H + ridge * torch.eye(D * D)) @ (v - v0).flatten().double())
+    gap = 0.5 * float(
+        (v - v0).flatten().double() @ (H + ridge * torch.eye(D * D)) @ (v - v0).flatten().double()
+    )
     assert gap < 2 * float(b @ b) / (2 * ridge) / 500
 
 
@@ -149,7 +173,8 @@ def test_there_and_back_is_the_identity_for_the_similarity_even_through_a_larger
 
 
 def test_a_round_trip_proves_little():
-    """The paper's rule comes back exactly from a place where it was wrong: its two maps undo each other."""
+    """The paper's rule comes back exactly from a place where it was wrong: its two maps undo each
+    other."""
     steer, pairs, truth = world(general(5))
     there = moved("congruence", steer, pairs)
     assert error(there, truth) > 0.1
@@ -161,7 +186,12 @@ def test_moving_is_linear_for_every_closed_form():
     other = Steer(random(D, D, seed=8), steer.readout, "other")
     for rule in CLOSED:
         both = moved(rule, steer + 2 * other, pairs)
-        assert_close(both.W, moved(rule, steer, pairs).W + 2 * moved(rule, other, pairs).W, rtol=1e-4, atol=1e-4)
+        assert_close(
+            both.W,
+            moved(rule, steer, pairs).W + 2 * moved(rule, other, pairs).W,
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 def test_shift_match_is_blind_to_scale_and_not_to_sign():
@@ -183,7 +213,10 @@ def test_strengths_of_texts_are_one_newton_step():
     (slope,) = torch.autograd.grad(log_p, s, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), s)
     assert_close(
-        strengths_of_texts(steer, states).double(), (-slope / curvature).clamp(-1, 1).detach(), rtol=1e-4, atol=1e-5
+        strengths_of_texts(steer, states).double(),
+        (-slope / curvature).clamp(-1, 1).detach(),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -249,7 +282,9 @@ def test_token_weights_are_probabilities_and_frequencies(unchecked):
     the = states.readout.tokens.index("the")
     assert counted[" the"] == pytest.approx(float((following == the).float().mean()))
     assert sum(counted.values()) == pytest.approx(1 - float((following <= 1).float().mean()))
-    p = torch.softmax(states.readout.logits(torch.cat([c.hidden for c in states.chunks(1 << 16)])), 1).mean(0)
+    p = torch.softmax(
+        states.readout.logits(torch.cat([c.hidden for c in states.chunks(1 << 16)])), 1
+    ).mean(0)
     assert predicted[" the"] == pytest.approx(float(p[the]), rel=1e-4)
     with pytest.raises(ValueError, match="'predicted' or 'counted'"):
         token_weights(states, "seen")  # pyright: ignore[reportArgumentType]
@@ -261,10 +296,16 @@ def test_token_weights_are_probabilities_and_frequencies(unchecked):
 @pytest.fixture(scope="module")
 def toys():
     models = {name: sl.load_model(name) for name in ("toy-128", "toy-64", "toy-96-llama")}
-    labelled, text, new = (sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((400, 0), (300, 1), (200, 2)))
+    labelled, text, new = (
+        sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((400, 0), (300, 1), (200, 2))
+    )
     fits = {
         name: sl.fit_steer(
-            sl.collect(models[name], labelled, progress=False), name="joy", ridge=0.1, damping=0.1, lr=0.1
+            sl.collect(models[name], labelled, progress=False),
+            name="joy",
+            ridge=0.1,
+            damping=0.1,
+            lr=0.1,
         )
         for name in ("toy-128", "toy-64")
     }
@@ -276,7 +317,12 @@ def test_rules_that_read_text_keep_more_than_those_that_do_not(toys):
     models, fits, text, states = toys
     pairs = sl.pair(models["toy-64"], models["toy-128"], text, progress=False)
     report = transfer_report(
-        fits["toy-64"], fits["toy-128"], states["toy-128"], pairs=pairs, home=states["toy-64"], rules=RULES_SEEN
+        fits["toy-64"],
+        fits["toy-128"],
+        states["toy-128"],
+        pairs=pairs,
+        home=states["toy-64"],
+        rules=RULES_SEEN,
     )
     share = report.table.set_index("rule").share
     assert list(share.index) == ["trained", *RULES_SEEN, "at home"]
@@ -288,21 +334,26 @@ def test_rules_that_read_text_keep_more_than_those_that_do_not(toys):
     # every steer costs what was asked for, over the background, on the sample that says so
     sample = states["toy-128"].sample(4_096, seed=0)
     for steer in report.steers.values():
-        assert kl_at_strength(steer.with_background(fits["toy-128"].background), sample, 1.0) == pytest.approx(
-            0.05, rel=1e-3
-        )
+        assert kl_at_strength(
+            steer.with_background(fits["toy-128"].background), sample, 1.0
+        ) == pytest.approx(0.05, rel=1e-3)
     # and the contrast is that of the fit's own measure
     own = report.steers["trained"]
     losses = measure(states["toy-128"], own, fits["toy-128"].background).all
     assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-4)
-    summed = sign_margins(states["toy-128"], [own], fits["toy-128"].background).sum() / states["toy-128"].n_positions
+    summed = (
+        sign_margins(states["toy-128"], [own], fits["toy-128"].background).sum()
+        / states["toy-128"].n_positions
+    )
     assert float(summed) == pytest.approx(losses.sign_margin, abs=1e-4)
     assert "shared tokens" in report._repr_html_()
 
 
 def test_labels_are_never_seen(toys):
     models, fits, text, _ = toys
-    other = sl.Labelled(text.texts, tuple(np.random.default_rng(0).permutation(text.labels).tolist()))
+    other = sl.Labelled(
+        text.texts, tuple(np.random.default_rng(0).permutation(text.labels).tolist())
+    )
     steer = fits["toy-128"].value
     for rule in ("paired", "distil"):
         a, b, c = (
@@ -317,9 +368,15 @@ def test_a_steer_reaches_a_model_with_another_tokenizer(toys):
     steer, llama = fits["toy-128"].value, models["toy-96-llama"]
     pairs = sl.pair(models["toy-128"], llama, text, progress=False)
     found = transfer(steer, llama, rule="distil", text=pairs)
-    assert shift_match(steer, found, pairs) > 0.8 > shift_match(steer, transfer(steer, llama), pairs) + 0.3
+    assert (
+        shift_match(steer, found, pairs)
+        > 0.8
+        > shift_match(steer, transfer(steer, llama), pairs) + 0.3
+    )
     new = sl.collect(llama, sl.toy.corpus("sentiment", n=100, seed=5), progress=False)
-    right, by_rule = (sign_margins(new, [x], zero_steer(x.readout)).sum() for x in (found, transfer(steer, llama)))
+    right, by_rule = (
+        sign_margins(new, [x], zero_steer(x.readout)).sum() for x in (found, transfer(steer, llama))
+    )
     assert right > 3 * by_rule.abs() and right > 0
 
 
@@ -359,5 +416,6 @@ def test_an_alignment_can_be_made_once_and_used_often(toys):
     steer = fits["toy-128"].value
     found: Alignment = align(models["toy-128"], models["toy-64"])
     assert torch.equal(
-        transfer(steer, models["toy-64"], alignment=found).W, transfer(steer, sl.readout(models["toy-64"])).W
+        transfer(steer, models["toy-64"], alignment=found).W,
+        transfer(steer, sl.readout(models["toy-64"])).W,
     )

@@ -1,4 +1,5 @@
-"""A steer as a classifier: judged by known probabilities, and on the toy beside the exact posterior."""
+"""A steer as a classifier: judged by known probabilities, and on the toy beside the exact
+posterior."""
 
 import numpy as np
 import pytest
@@ -16,16 +17,22 @@ def train() -> sl.Labelled:
 
 @pytest.fixture(scope="module")
 def joy(model, train: sl.Labelled) -> sl.Steer:
-    return sl.fit_steer(sl.collect(model, train, progress=False), ridge=(0.05, 2.0), damping=0.1, lr=0.1).value
+    return sl.fit_steer(
+        sl.collect(model, train, progress=False), ridge=(0.05, 2.0), damping=0.1, lr=0.1
+    ).value
 
 
-def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(model, joy: sl.Steer, train: sl.Labelled):
+def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(
+    model, joy: sl.Steer, train: sl.Labelled
+):
     test = sl.toy.corpus("sentiment", n=250, seed=1)
     table = classify(model, joy, train, test).set_index("method")
     assert table.shape[0] == 4 and not table.isna().any().any()
     ratio = table.loc["steer, likelihood ratio"]
     assert ratio.auc > 0.85 and table.auc["bag of words"] > 0.7
-    assert (table.accuracy_low <= table.accuracy).all() and (table.accuracy <= table.accuracy_high).all()
+    assert (table.accuracy_low <= table.accuracy).all() and (
+        table.accuracy <= table.accuracy_high
+    ).all()
     assert ratio.texts == sum(label != 0 for label in test.labels)
     truth = sl.toy.grammar.attribute_mean(list(test.texts), "sentiment")
     exact = _judged((truth + 1) / 2, np.array(test.labels), 0)
@@ -58,8 +65,13 @@ def test_an_interval_is_that_of_the_binomial():
 
 def test_the_area_is_scikit_learns_ties_too():
     random = np.random.default_rng(1)
-    score, y = random.integers(0, 9, (3, 80)).astype(float), (random.uniform(size=(3, 80)) < 0.4).astype(float)
-    assert _auc(score, y).tolist() == pytest.approx([roc_auc_score(b, a) for a, b in zip(score, y, strict=True)])
+    score, y = (
+        random.integers(0, 9, (3, 80)).astype(float),
+        (random.uniform(size=(3, 80)) < 0.4).astype(float),
+    )
+    assert _auc(score, y).tolist() == pytest.approx(
+        [roc_auc_score(b, a) for a, b in zip(score, y, strict=True)]
+    )
 
 
 def test_mean_states_are_means(model):

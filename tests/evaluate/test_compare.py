@@ -54,12 +54,20 @@ def test_at_equal_cost_the_scale_of_a_steer_does_not_matter(model, held, tone):
         assert kl_at_strength(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
 
 
-def test_the_cost_is_measured_on_the_first_hundred_texts(model, tone, monkeypatch: pytest.MonkeyPatch):
+def test_the_cost_is_measured_on_the_first_hundred_texts(
+    model, tone, monkeypatch: pytest.MonkeyPatch
+):
     data, seen = sl.toy.corpus("tone", n=130, seed=5), []
     data = sl.Labelled(data.texts, data.labels, ("it was",) * 130)
-    monkeypatch.setattr(module, "strength_at_kl", lambda _, sample, value, kl: seen.append((sample, value, kl)) or 0.3)
+    monkeypatch.setattr(
+        module,
+        "strength_at_kl",
+        lambda _, sample, value, kl: seen.append((sample, value, kl)) or 0.3,
+    )
     found = compare(model, {"tone": tone}, data, kl=0.1)
-    assert seen == [(sl.Labelled(data.texts[:100], data.labels[:100], data.prompts[:100]), tone, 0.1)]
+    assert seen == [
+        (sl.Labelled(data.texts[:100], data.labels[:100], data.prompts[:100]), tone, 0.1)
+    ]
     assert found.strength.tolist() == [0.3]
     assert found.sign_margin[0] == sign_margin(model, data, tone, strength=0.3).sign_margin
 
@@ -69,7 +77,8 @@ KL = 0.04
 
 @pytest.fixture(scope="module")
 def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Steer]]:
-    """The table, the edits in its order (seeded ones in the place of fitted ones), and the fit of the steer (a quick one)."""
+    """The table, the edits in its order (seeded ones in the place of fitted ones), and the fit of
+    the steer (a quick one)."""
     edits: list[sl.Reft] = []
     fits: list[sl.Fit[Steer]] = []
 
@@ -82,7 +91,13 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
         assert asked["model"] is model and asked["data"] is train
         assert (asked["training"].epochs, asked["seed"], asked["progress"]) == (1, 3, False)
         edits.append(
-            random_reft(model, asked["variant"], layers=(asked["layers"],), rank=asked["rank"], seed=len(edits))
+            random_reft(
+                model,
+                asked["variant"],
+                layers=(asked["layers"],),
+                rank=asked["rank"],
+                seed=len(edits),
+            )
         )
         return SimpleNamespace(value=edits[-1], report=SimpleNamespace(seconds=float(len(edits))))
 
@@ -90,7 +105,9 @@ def quality(model, train, held) -> tuple[pd.DataFrame, list[sl.Reft], sl.Fit[Ste
     patch.setattr(reft, "fit_reft", stand_in)
     patch.setattr(reft, "fit_steer", quick)
     try:
-        table = reft_quality(model, train, held, ranks=(1,), layers=(1,), kl=KL, training=Training(epochs=1), seed=3)
+        table = reft_quality(
+            model, train, held, ranks=(1,), layers=(1,), kl=KL, training=Training(epochs=1), seed=3
+        )
     finally:
         patch.undo()
     return table, edits, fits[0]
@@ -101,7 +118,9 @@ def test_quality_lists_edits_beside_steers_of_the_same_rank_and_of_full_rank(qua
     assert table.columns.tolist() == [
         "method", "layers", "rank", "parameters", "sign_margin", "low", "high", "strength", "seconds"
     ]  # fmt: skip
-    rows = list(table[["method", "layers", "rank", "parameters"]].itertuples(index=False, name=None))
+    rows = list(
+        table[["method", "layers", "rank", "parameters"]].itertuples(index=False, name=None)
+    )
     assert rows == [
         ("steer", "unembedding", 1, 2 * 64),
         ("steer", "unembedding", 64, 64 * 64),
@@ -111,7 +130,9 @@ def test_quality_lists_edits_beside_steers_of_the_same_rank_and_of_full_rank(qua
     assert table.seconds[2:].tolist() == [1.0] and (table.seconds[:2] > 0).all()
 
 
-def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held, monkeypatch: pytest.MonkeyPatch):
+def test_quality_fits_every_variant_at_every_rank_and_r1_once(
+    model, train, held, monkeypatch: pytest.MonkeyPatch
+):
     asked = []
 
     def stand_in(*_: Any, **options: Any) -> Any:
@@ -123,12 +144,19 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(model, train, held
 
     def unmeasured(_: Any, values: dict[str, Any], data: sl.Labelled, *, kl: float) -> pd.DataFrame:
         assert data is held and kl == 0.05
-        return pd.DataFrame([{"name": n, "sign_margin": 0.0, "low": 0.0, "high": 0.0, "strength": 1.0} for n in values])
+        return pd.DataFrame(
+            [
+                {"name": n, "sign_margin": 0.0, "low": 0.0, "high": 0.0, "strength": 1.0}
+                for n in values
+            ]
+        )
 
     monkeypatch.setattr(reft, "fit_reft", stand_in)
     monkeypatch.setattr(reft, "fit_steer", quickly)
     monkeypatch.setattr(reft, "compare", unmeasured)
-    table = reft_quality(model, train, held, variants=("direft", "r1"), ranks=(2, 3), training=Training(epochs=7))
+    table = reft_quality(
+        model, train, held, variants=("direft", "r1"), ranks=(2, 3), training=Training(epochs=7)
+    )
     assert asked == [("direft", 2, 7), ("direft", 3, 7), ("r1", 1, 7)]
     assert table.method.tolist() == ["steer"] * 3 + ["direft"] * 2 + ["r1"]
     assert table["rank"].tolist() == [2, 3, 64, 2, 3, 1]
@@ -146,7 +174,10 @@ def test_quality_holds_all_at_the_same_cost(model, held, quality):
         assert abs(kl_at_strength(model, held, edit) - KL) > 0.01  # at strength 1 it does not
     for (_, row), edit in zip(table[2:].iterrows(), edits, strict=True):
         found = sign_margin(model, held, edit, strength=row.strength)
-        assert row[["sign_margin", "low", "high"]].tolist() == found[["sign_margin", "low", "high"]].tolist()
+        assert (
+            row[["sign_margin", "low", "high"]].tolist()
+            == found[["sign_margin", "low", "high"]].tolist()
+        )
 
 
 def test_quality_of_steers_is_that_of_truncated_steers(model, train, held, quality):
@@ -169,7 +200,12 @@ def tasks(model) -> tuple[Any, dict[str, sl.Reft], dict[str, sl.Labelled], pd.Da
     names = ("sentiment", "tone")
     train = {name: sl.toy.corpus(name, n=300, seed=0) for name in names}
     whole, parts = fit_reft_tasks(
-        model, train, rank=4, layers=1, training=Training(lr=0.1, epochs=3, batch_size=16), progress=False
+        model,
+        train,
+        rank=4,
+        layers=1,
+        training=Training(lr=0.1, epochs=3, batch_size=16),
+        progress=False,
     )
     tests = {name: sl.toy.corpus(name, n=80, seed=1) for name in names}
     return whole.value, parts, tests, composition(model, parts, whole.value, tests)
@@ -199,6 +235,7 @@ def test_composition_needs_the_texts_of_the_parts_tasks(model, tasks):
     whole, parts, tests, _ = tasks
     for wrong in ({"tone": tests["tone"]}, {**tests, "topic": tests["tone"]}):
         with pytest.raises(
-            ValueError, match=r"tests: got \[.*\], expected the tasks of the parts, \['sentiment', 'tone'\]"
+            ValueError,
+            match=r"tests: got \[.*\], expected the tasks of the parts, \['sentiment', 'tone'\]",
         ):
             composition(model, parts, whole, wrong)

@@ -1,4 +1,5 @@
-"""Evaluation: nothing at strength 0, sums that agree with the scores, gaps that agree with the grammar."""
+"""Evaluation: nothing at strength 0, sums that agree with the scores, gaps that agree with the
+grammar."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,9 @@ def tone(states: States) -> Steer:
     return fit.report.strength * fit.value  # as long as labels ask for
 
 
-def test_label_curve_is_the_sum_of_the_scores(model, data: sl.Labelled, states: States, tone: Steer):
+def test_label_curve_is_the_sum_of_the_scores(
+    model, data: sl.Labelled, states: States, tone: Steer
+):
     table = label_curve(states, tone, strengths=(-1, 0, 1))
     assert (table.log_likelihood[table.strength == 0] == 0).all()
     assert (table.error[table.strength == 0] == 0).all()
@@ -41,7 +44,9 @@ def test_label_curve_is_the_sum_of_the_scores(model, data: sl.Labelled, states: 
 
 
 def test_label_curves_of_opposite_labels_lean_apart(states: States, tone: Steer):
-    at = label_curve(states, tone, strengths=(-1, 1)).set_index(["label", "strength"]).log_likelihood
+    at = (
+        label_curve(states, tone, strengths=(-1, 1)).set_index(["label", "strength"]).log_likelihood
+    )
     assert at[1, 1] > 0 > at[1, -1]
     assert at[-1, -1] > 0 > at[-1, 1]
 
@@ -69,7 +74,9 @@ def test_gap_closed_agrees_with_the_grammar(model, tone: Steer):
     tokens = sum(len(text.split()) + 1 for text in texts)
     row = table[table.grade == 1.0].iloc[0]
     assert row.tokens == tokens
-    assert row.truth == pytest.approx(-sum(grammar.log_prob(t, Condition(tone=1.0)) for t in texts) / tokens)
+    assert row.truth == pytest.approx(
+        -sum(grammar.log_prob(t, Condition(tone=1.0)) for t in texts) / tokens
+    )
     assert row.base == pytest.approx(-sl.score(model, texts).log_prob.sum() / tokens, rel=1e-5)
     steered = -sl.score(model, texts, tone, strengths=(1.0,)).log_prob.sum() / tokens
     assert row.gap_closed == pytest.approx((row.base - steered) / (row.base - row.truth), rel=1e-3)
@@ -105,7 +112,9 @@ def test_fewer_texts_than_grades_are_refused(model, tone: Steer):
 
 
 def test_what_is_written_follows_the_strength(model, tone: Steer):
-    table = written_attribute(model, tone, "tone", strengths=(-4, 0, 4), samples=30, seed=0, max_new_tokens=25)
+    table = written_attribute(
+        model, tone, "tone", strengths=(-4, 0, 4), samples=30, seed=0, max_new_tokens=25
+    )
     mean = table.groupby("strength").attribute.mean()
     assert mean[4] - mean[-4] > 0.5
     assert table.attribute.between(-1, 1).all()
@@ -114,7 +123,9 @@ def test_what_is_written_follows_the_strength(model, tone: Steer):
 
 
 def test_the_judge_sees_the_prompt(model, tone: Steer):
-    table = written_attribute(model, tone, "tone", strengths=(0,), prompts=("thank you for",), samples=2, seed=0)
+    table = written_attribute(
+        model, tone, "tone", strengths=(0,), prompts=("thank you for",), samples=2, seed=0
+    )
     texts = [f"thank you for {text}".strip() for text in table.text]
     np.testing.assert_allclose(table.attribute, default_grammar().attribute_mean(texts, "tone"))
 
@@ -138,7 +149,9 @@ def test_writing_cost_is_the_plain_models_score_of_the_new_tokens(model):
     row = writing_cost(model, written).iloc[0]
     total = count = 0
     for prompt, text in zip(written.prompt, written.text, strict=True):
-        scores = sl.score(model, [f"{prompt} {text}".strip()], end=False).log_prob.iloc[len(prompt.split()) :]
+        scores = sl.score(model, [f"{prompt} {text}".strip()], end=False).log_prob.iloc[
+            len(prompt.split()) :
+        ]
         total, count = total - scores.sum(), count + len(scores)
     assert row.nll == pytest.approx(total / count, rel=1e-5)
     assert row.texts == 8

@@ -22,10 +22,14 @@ def measured(steer: Steer | SteerWithBackground, states: States, strength: float
 
     def log_p(x: Tensor) -> Tensor:
         z = on.scale * (x @ on.W_U.double() + on.b_U.double())
-        return torch.log_softmax(z if on.softcap is None else on.softcap * torch.tanh(z / on.softcap), 1)
+        return torch.log_softmax(
+            z if on.softcap is None else on.softcap * torch.tanh(z / on.softcap), 1
+        )
 
     p = log_p(start)
-    kl = [(p.exp() * (p - log_p(start + sign * strength * (c @ W)))).sum(1).mean() for sign in (1, -1)]
+    kl = [
+        (p.exp() * (p - log_p(start + sign * strength * (c @ W)))).sum(1).mean() for sign in (1, -1)
+    ]
     return float(sum(kl)) / 2
 
 
@@ -41,12 +45,16 @@ def steers(states: States) -> list[Steer | SteerWithBackground]:
     return [
         wide,
         narrow,
-        wide.with_background(Steer(0.3 * random(on.d_model, on.d_model, seed=3) / on.d_model**0.5, on, "bg")),
+        wide.with_background(
+            Steer(0.3 * random(on.d_model, on.d_model, seed=3) / on.d_model**0.5, on, "bg")
+        ),
     ]
 
 
 @pytest.mark.parametrize("which", range(3), ids=["wide", "narrow", "over a background"])
-def test_at_the_strength_the_kl_is_the_wanted_one_and_it_grows_with_it(toy: States, which: int) -> None:
+def test_at_the_strength_the_kl_is_the_wanted_one_and_it_grows_with_it(
+    toy: States, which: int
+) -> None:
     steer = steers(toy)[which]
     found = []
     for kl in (2e-3, 0.05, 2.0):
@@ -54,7 +62,9 @@ def test_at_the_strength_the_kl_is_the_wanted_one_and_it_grows_with_it(toy: Stat
         assert measured(steer, toy, found[-1]) == pytest.approx(kl, rel=3e-3)
     assert found[0] < found[1] < found[2]
     assert found[1] == strength_at_kl(steer, toy)  # the default
-    assert abs((found[2] / found[0]) ** 2 / 1000 - 1) > 0.05  # the quadratic law alone would miss it
+    assert (
+        abs((found[2] / found[0]) ** 2 / 1000 - 1) > 0.05
+    )  # the quadratic law alone would miss it
 
 
 def test_a_fitted_steer_costs_the_wanted_kl_by_the_report_s_own_measure(toy: States) -> None:
@@ -76,7 +86,9 @@ def test_a_steer_k_times_as_large_needs_a_strength_k_times_as_small(factor: floa
 
 def test_a_background_is_part_of_where_the_kl_starts() -> None:
     states, steer, other = make_states(), make_steer(), make_steer(1)
-    assert strength_at_kl(steer.with_background(zero_steer(states.readout)), states) == strength_at_kl(steer, states)
+    assert strength_at_kl(
+        steer.with_background(zero_steer(states.readout)), states
+    ) == strength_at_kl(steer, states)
     s = strength_at_kl(steer.with_background(other), states)
     assert measured(steer.with_background(other), states, s) == pytest.approx(0.05, rel=3e-3)
     assert abs(measured(steer, states, s) / 0.05 - 1) > 0.05
@@ -84,12 +96,18 @@ def test_a_background_is_part_of_where_the_kl_starts() -> None:
 
 @pytest.mark.parametrize("scale, softcap", [(0.25, None), (1.0, 2.0), (3.0, 1.5)])
 def test_scale_and_soft_cap_are_the_read_out_s(scale: float, softcap: float | None) -> None:
-    on = Readout(random(D, V), random(V, seed=1), tuple(map(str, range(V))), scale=scale, softcap=softcap)
+    on = Readout(
+        random(D, V), random(V, seed=1), tuple(map(str, range(V))), scale=scale, softcap=softcap
+    )
     states, steer = make_states(on=on), make_steer(on=on)
-    assert measured(steer, states, strength_at_kl(steer, states, kl=0.1)) == pytest.approx(0.1, rel=3e-3)
+    assert measured(steer, states, strength_at_kl(steer, states, kl=0.1)) == pytest.approx(
+        0.1, rel=3e-3
+    )
 
 
-def test_only_texts_that_are_kept_count_and_shards_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_texts_that_are_kept_count_and_shards_and_chunks_do_not_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     states, steer = make_states(), make_steer()
     whole = strength_at_kl(steer, states)
     assert strength_at_kl(steer, make_states(n_shards=3)) == pytest.approx(whole, rel=1e-4)
@@ -105,7 +123,9 @@ def test_the_kl_at_a_strength_is_even_and_zero_at_zero() -> None:
     states, steer = make_states(), make_steer()
     assert kl_at_strength(steer, states, 0.0) == pytest.approx(0.0, abs=1e-6)
     assert kl_at_strength(steer, states, 0.7) == pytest.approx(kl_at_strength(steer, states, -0.7))
-    assert kl_at_strength(steer, states, 0.7) == pytest.approx(measured(steer, states, 0.7), rel=1e-4)
+    assert kl_at_strength(steer, states, 0.7) == pytest.approx(
+        measured(steer, states, 0.7), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("kl", [0.0, -0.1, float("nan")])
@@ -117,7 +137,9 @@ def test_a_kl_that_is_not_positive_is_refused(kl: float) -> None:
 def test_a_steer_of_another_read_out_is_refused() -> None:
     other = make_steer(on=make_readout(1), name="rude")
     for steer in (other, other.with_background(other)):
-        with pytest.raises(ValueError, match=r"'m0', steer 'rude.*' lives on 'm1'.*collect states of that model"):
+        with pytest.raises(
+            ValueError, match=r"'m0', steer 'rude.*' lives on 'm1'.*collect states of that model"
+        ):
             strength_at_kl(steer, make_states())
 
 
@@ -150,7 +172,11 @@ def test_the_strength_at_a_cost_solves_for_it_whatever_the_power(power: float, s
 
 
 def test_the_strength_at_a_cost_is_found_where_the_cost_levels_off_or_steps():
-    assert solve_strength(lambda s: 0.06 * s**2 / (1 + s**2), 0.05, "it") == pytest.approx(5**0.5, rel=1e-3)
-    assert solve_strength(lambda s: 1e-9 * s**2 if s < 3 else s, 0.05, "it") == pytest.approx(3, rel=1e-3)
+    assert solve_strength(lambda s: 0.06 * s**2 / (1 + s**2), 0.05, "it") == pytest.approx(
+        5**0.5, rel=1e-3
+    )
+    assert solve_strength(lambda s: 1e-9 * s**2 if s < 3 else s, 0.05, "it") == pytest.approx(
+        3, rel=1e-3
+    )
     with pytest.raises(ValueError, match="'it' costs 0.05"):
         solve_strength(lambda s: 0.04 * s**2 / (1 + s**2), 0.05, "it")

@@ -1,4 +1,5 @@
-"""Worth and cost of any intervention: for a steer those of the steer's own formulas, for an edit those of whole passes."""
+"""Worth and cost of any intervention: for a steer those of the steer's own formulas, for an edit
+those of whole passes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,13 @@ import steerlens as sl
 from steerlens.evaluate import matched_kl
 from steerlens.evaluate.fluency import strength_cost
 from steerlens.evaluate.losses import kl_at_strengths, sign_margins
-from steerlens.evaluate.sign_margin import kl_at_strength, nll, sign_margin, strength_at_kl, with_nonzero_label
+from steerlens.evaluate.sign_margin import (
+    kl_at_strength,
+    nll,
+    sign_margin,
+    strength_at_kl,
+    with_nonzero_label,
+)
 from steerlens.values.steer import Steer, zero_steer
 from tests.models.zoo import TEXTS, by_hand, contexts, hook_count, random_reft, zoo
 
@@ -40,11 +47,14 @@ def tone(model) -> Steer:
 
 
 def by_score(model, data: sl.Labelled, value: Any, strength: float) -> tuple[np.ndarray, int]:
-    """Summed NLL of each text at the strength times its label, and how many tokens there are, by `score`."""
+    """Summed NLL of each text at the strength times its label, and how many tokens there are, by
+    `score`."""
     total, n = np.zeros(len(data)), 0
     for label in set(data.labels):
         rows = [i for i, y in enumerate(data.labels) if y == label]
-        scores = sl.score(model, [data.texts[i] for i in rows], value, strengths=(strength * label,))
+        scores = sl.score(
+            model, [data.texts[i] for i in rows], value, strengths=(strength * label,)
+        )
         total[rows] = -scores.groupby("text").log_prob.sum().sort_index()
         n += len(scores)
     return total, n
@@ -68,18 +78,28 @@ def test_the_sign_margin_is_that_of_the_scores(model, held, tone, kind: str):
 def test_the_sign_margin_of_a_steer_is_that_of_its_states(model, held, tone):
     kept = with_nonzero_label(held)
     states = sl.collect(model, kept, progress=False)
-    expected = float(sign_margins(states, [tone], zero_steer(tone.readout)).sum()) / states.n_positions
+    expected = (
+        float(sign_margins(states, [tone], zero_steer(tone.readout)).sum()) / states.n_positions
+    )
     assert sign_margin(model, held, tone).sign_margin == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-3
 
 
 def test_the_sign_margin_of_nothing_is_zero_and_turns_with_the_strength(model, held, tone):
-    for value, strength in ((zero_steer(tone.readout), 1.0), (tone, 0.0), (random_reft(model), 0.0)):
-        assert sign_margin(model, held, value, strength=strength)[["sign_margin", "low", "high"]].tolist() == [0, 0, 0]
+    for value, strength in (
+        (zero_steer(tone.readout), 1.0),
+        (tone, 0.0),
+        (random_reft(model), 0.0),
+    ):
+        assert sign_margin(model, held, value, strength=strength)[
+            ["sign_margin", "low", "high"]
+        ].tolist() == [0, 0, 0]
     for value in (tone, random_reft(model)):
         one, other = (sign_margin(model, held, value, strength=s) for s in (2.0, -2.0))
         assert one.sign_margin == -other.sign_margin != 0
-        assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.2 * (one.high - one.low))
+        assert (one.low, one.high) == pytest.approx(
+            (-other.high, -other.low), abs=0.2 * (one.high - one.low)
+        )
 
 
 def test_texts_without_a_sign_do_not_count_and_others_count_by_their_label(model, held, tone):
@@ -89,7 +109,9 @@ def test_texts_without_a_sign_do_not_count_and_others_count_by_their_label(model
     counted = sl.Labelled(more.texts, (*kept.labels, 1.0))
     assert sign_margin(model, counted, tone).texts == len(kept) + 1
     half = sl.Labelled(kept.texts, tuple(y / 2 for y in kept.labels))
-    pd.testing.assert_series_equal(sign_margin(model, half, tone, strength=2.0), sign_margin(model, kept, tone))
+    pd.testing.assert_series_equal(
+        sign_margin(model, half, tone, strength=2.0), sign_margin(model, kept, tone)
+    )
     assert sign_margin(model, half, tone).sign_margin != sign_margin(model, kept, tone).sign_margin
 
 
@@ -98,16 +120,25 @@ def test_prompts_are_read_and_not_scored(model, tone):
     whole = sl.Labelled(("the food was good .", "it was bad ."), data.labels)
     gained, n, everything = 0.0, 0, 0.0
     for text, label, prompt in zip(whole.texts, whole.labels, data.prompts, strict=True):
-        right, wrong = (sl.score(model, [text], tone, strengths=(s * label,)).log_prob.to_numpy() for s in (1.0, -1.0))
+        right, wrong = (
+            sl.score(model, [text], tone, strengths=(s * label,)).log_prob.to_numpy()
+            for s in (1.0, -1.0)
+        )
         behind = (right - wrong)[len(prompt.split()) :]
-        gained, n, everything = gained + behind.sum(), n + len(behind), everything + (right - wrong).sum()
+        gained, n, everything = (
+            gained + behind.sum(),
+            n + len(behind),
+            everything + (right - wrong).sum(),
+        )
     assert sign_margin(model, data, tone).sign_margin == pytest.approx(gained / n, rel=1e-3)
     assert n == 6 and abs(gained - everything) > 1e-3
 
 
 def test_the_interval_holds_the_sign_margin_and_narrows_with_more_texts(model, tone):
     data = sl.toy.corpus("tone", n=160, seed=2)
-    few, many = (sign_margin(model, sl.Labelled(data.texts[:n], data.labels[:n]), tone) for n in (25, 160))
+    few, many = (
+        sign_margin(model, sl.Labelled(data.texts[:n], data.labels[:n]), tone) for n in (25, 160)
+    )
     for found in (few, many):
         assert found.low < found.sign_margin < found.high
     assert many.high - many.low < 0.7 * (few.high - few.low)
@@ -116,7 +147,9 @@ def test_the_interval_holds_the_sign_margin_and_narrows_with_more_texts(model, t
     (right, n), (wrong, _) = (by_score(model, kept, tone, s) for s in (1, -1))
     error = float((wrong - right).std()) * len(kept) ** 0.5 / n
     assert many.high - many.low == pytest.approx(2 * 1.96 * error, rel=0.3)
-    pd.testing.assert_series_equal(few, sign_margin(model, sl.Labelled(data.texts[:25], data.labels[:25]), tone))
+    pd.testing.assert_series_equal(
+        few, sign_margin(model, sl.Labelled(data.texts[:25], data.labels[:25]), tone)
+    )
 
 
 def test_without_any_sign_there_is_no_sign_margin(model, tone):
@@ -128,10 +161,16 @@ def test_the_cost_of_a_steer_is_that_of_its_own_formula(model, held, tone):
     states = sl.collect(model, held, progress=False)
     for strength in (0.5, 3.0):
         expected = float(kl_at_strengths(states, tone, (strength, -strength)).mean())
-        assert kl_at_strength(model, held, tone, strength=strength) == pytest.approx(expected, rel=1e-3)
-        assert strength_cost(states, tone, strengths=(strength, -strength)).kl.mean() == pytest.approx(expected)
+        assert kl_at_strength(model, held, tone, strength=strength) == pytest.approx(
+            expected, rel=1e-3
+        )
+        assert strength_cost(
+            states, tone, strengths=(strength, -strength)
+        ).kl.mean() == pytest.approx(expected)
         assert expected > 1e-3
-    assert kl_at_strength(model, list(held.texts), tone) == pytest.approx(kl_at_strength(model, held, tone), rel=1e-6)
+    assert kl_at_strength(model, list(held.texts), tone) == pytest.approx(
+        kl_at_strength(model, held, tone), rel=1e-6
+    )
 
 
 def test_the_cost_is_zero_at_zero_even_in_the_strength_and_grows(model, held, tone):
@@ -143,7 +182,9 @@ def test_the_cost_is_zero_at_zero_even_in_the_strength_and_grows(model, held, to
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere"])
-def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_and_scale_too(name: str):
+def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_and_scale_too(
+    name: str,
+):
     model, labels = zoo(name), (1.0, -1.0, 0.5, -0.5)
     edit, total, gained, n, signs = random_reft(model, layers=(0,), rank=3), 0.0, 0.0, 0, (1, -1)
     for text, label in zip(TEXTS, labels, strict=True):
@@ -165,7 +206,8 @@ def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_
 
 
 def _ids(model, text: str) -> list[int]:
-    """With begin and end of text, as `collect` reads it: the tokens that it predicts, behind begin-of-text."""
+    """With begin and end of text, as `collect` reads it: the tokens that it predicts, behind
+    begin-of-text."""
     states = sl.collect(model, [text], progress=False)
     return [model.tokenizer.bos_token_id, *states.shards[0].next.tolist()]
 
@@ -188,5 +230,8 @@ def test_an_edit_at_its_strength_costs_what_was_asked(model, held, variant: str)
 
 
 def test_what_costs_nothing_has_no_strength_at_a_cost(model, tone):
-    with pytest.raises(ValueError, match="'zero' costs 0.05 nats per token at no strength up to a million; is it zero"):
+    with pytest.raises(
+        ValueError,
+        match="'zero' costs 0.05 nats per token at no strength up to a million; is it zero",
+    ):
         strength_at_kl(model, ["it was good ."], zero_steer(tone.readout, "zero"))

@@ -1,4 +1,5 @@
-"""The strength of a text: the top of its likelihood curve, found in texts whose strength is known."""
+"""The strength of a text: the top of its likelihood curve, found in texts whose strength is
+known."""
 
 import numpy as np
 import pytest
@@ -29,10 +30,14 @@ def sampled(n_texts: int, length: int, strengths: list[float]) -> tuple[States, 
     c = torch.randn(n_texts * length, 4, generator=random)
     text = torch.arange(n_texts).repeat_interleave(length)
     s = torch.tensor(strengths)[text][:, None]
-    target = torch.multinomial(torch.softmax(on.logits(c + s * (c @ steer.W)), 1), 1, generator=random).squeeze(1)
+    target = torch.multinomial(
+        torch.softmax(on.logits(c + s * (c @ steer.W)), 1), 1, generator=random
+    ).squeeze(1)
     shard = Shard(c, target.int(), text.int())
     lengths = torch.full((n_texts,), length)
-    return States(on, (shard,), torch.zeros(n_texts), lengths, torch.ones(n_texts, dtype=torch.bool)), steer
+    return States(
+        on, (shard,), torch.zeros(n_texts), lengths, torch.ones(n_texts, dtype=torch.bool)
+    ), steer
 
 
 def test_strengths_that_made_the_texts_are_found_within_their_errors():
@@ -59,7 +64,8 @@ def by_chance(hits: list[bool], share: float) -> bool:
 
 @pytest.mark.parametrize("length", [10, 20, 40])
 def test_two_errors_of_texts_of_a_known_strength_cover_it(length: int):
-    """1,000 texts, the steered model true: few tokens need the correction, and may make it too wide."""
+    """1,000 texts, the steered model true: few tokens need the correction, and may make it too
+    wide."""
     states, steer = sampled(1000, length, [1.0] * 1000)
     table = state_strengths(states, steer).table
     assert by_chance(covered(table, "error"), 0.95)
@@ -83,10 +89,16 @@ def test_only_robust_errors_cover_where_tokens_vary_more_than_the_model_says():
     assert (q * off).sum(1).abs().max() < 1e-6
     target = torch.multinomial(q, 1, generator=torch.Generator().manual_seed(1)).squeeze(1)
     bent = States(
-        states.readout, (Shard(shard.hidden, target.int(), shard.text),), states.labels, states.lengths, states.keep
+        states.readout,
+        (Shard(shard.hidden, target.int(), shard.text),),
+        states.labels,
+        states.lengths,
+        states.keep,
     )
     table = state_strengths(bent, steer).table
-    assert np.mean(covered(table, "error")) < 0.9 and by_chance(covered(table, "robust_error"), 0.95)
+    assert np.mean(covered(table, "error")) < 0.9 and by_chance(
+        covered(table, "robust_error"), 0.95
+    )
 
 
 def test_under_a_prior_both_errors_are_of_strengths_that_it_draws():
@@ -114,14 +126,18 @@ def test_the_top_is_where_a_grid_has_it(name: str):
 
 
 def test_tokens_add_up_to_their_text(model, tone: Steer):
-    found = infer_strength(model, tone, ["please try the soup .", "the damned soup was cold ."], strengths=(-1, 1))
+    found = infer_strength(
+        model, tone, ["please try the soup .", "the damned soup was cold ."], strengths=(-1, 1)
+    )
     for text, part in found.tokens.groupby("text"):
         row = found.table.loc[text]
         assert len(part) == row.tokens and part.position.tolist() == list(range(len(part)))
         assert part.slope.sum() == pytest.approx(0, abs=1e-3) and part.slope.abs().sum() > 0.1
         assert part.information.sum() == pytest.approx(row.error**-2, rel=1e-4)
     wide = found.curve.pivot(index="text", columns="strength", values="log_likelihood")
-    assert (wide[1.0] - wide[-1.0]).to_numpy() == pytest.approx(found.table.evidence.to_numpy(), abs=1e-4)
+    assert (wide[1.0] - wide[-1.0]).to_numpy() == pytest.approx(
+        found.table.evidence.to_numpy(), abs=1e-4
+    )
     assert found.token_curve.token[:3].tolist() == ["please", "try", "the"]
     assert "<table" in found._repr_html_()
 
@@ -146,9 +162,15 @@ def test_on_the_toy_strengths_follow_the_labels(model, tone: Steer):
 
 def test_a_prior_draws_to_zero_and_bounds_what_has_no_top():
     states, steer = sampled(40, 3, [2.0] * 40)
-    free, bound = state_strengths(states, steer).table, state_strengths(states, steer, prior=1.0).table
+    free, bound = (
+        state_strengths(states, steer).table,
+        state_strengths(states, steer, prior=1.0).table,
+    )
     assert free.at_limit.any() and not bound.at_limit.any()
-    assert np.isinf(free.error[free.at_limit]).all() and (free.strength.abs()[free.at_limit] == 10).all()
+    assert (
+        np.isinf(free.error[free.at_limit]).all()
+        and (free.strength.abs()[free.at_limit] == 10).all()
+    )
     assert (bound.strength.abs() <= free.strength.abs() + 1e-4).all()
     assert (bound.error <= 1).all()
 
@@ -162,14 +184,22 @@ def test_texts_left_out_are_left_out():
 
 
 def test_a_zero_steer_says_nothing(model):
-    table = infer_strength(model, zero_steer(sl.readout(model)), "the film was good .", prior=1.0).table
-    assert table.strength[0] == 0 and table.gain[0] == pytest.approx(0, abs=1e-5) and table.error[0] == 1
+    table = infer_strength(
+        model, zero_steer(sl.readout(model)), "the film was good .", prior=1.0
+    ).table
+    assert (
+        table.strength[0] == 0
+        and table.gain[0] == pytest.approx(0, abs=1e-5)
+        and table.error[0] == 1
+    )
     assert table.robust_error[0] == pytest.approx(1, rel=0.03)
     free = infer_strength(model, zero_steer(sl.readout(model)), "the film was good .").table
     assert np.isinf(free[["error", "robust_error"]]).all(None)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"limit": 0.0}, "limit"), ({"prior": -1.0}, "prior")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"limit": 0.0}, "limit"), ({"prior": -1.0}, "prior")]
+)
 def test_arguments_out_of_range(model, tone: Steer, arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         infer_strength(model, tone, "good", **arguments)

@@ -1,4 +1,5 @@
-"""The verdict: true labels are found, and labels in random order are called so as seldom as they say."""
+"""The verdict: true labels are found, and labels in random order are called so as seldom as they
+say."""
 
 import numpy as np
 import pytest
@@ -23,19 +24,29 @@ def test_a_planted_steer_is_told_from_shuffled_labels_and_they_from_nothing() ->
     assert found is not None and found.found and found.p <= 0.01 and found.how == "halves"
     assert 0 < found.low < found.margin < found.high
     assert found.agreement is not None and found.agreement > 0.3
-    assert str(found).startswith("Better than shuffled labels") and f"{found.margin:+.4f}" in str(found)
+    assert str(found).startswith("Better than shuffled labels") and f"{found.margin:+.4f}" in str(
+        found
+    )
     order = torch.randperm(240, generator=torch.Generator().manual_seed(1))
     report = sl.fit_steer(states.relabel(states.labels[order]), **GIVEN).report
     none = report.verdict
     assert none is not None and not none.found and abs(none.margin) < 0.3 * found.margin
-    assert "Not told from shuffled labels" in str(report) and "collect more labelled texts" in str(none)
+    assert "Not told from shuffled labels" in str(report) and "collect more labelled texts" in str(
+        none
+    )
 
 
-def test_labels_of_0_and_1_get_the_verdict_of_minus_and_plus_and_the_domain_does_not_pass_for_a_margin() -> None:
+def test_labels_of_0_and_1_get_the_verdict_of_minus_and_plus_and_the_domain_does_not_pass_for_a_margin() -> (
+    None
+):
     floor = 0.5 * random(D, D, seed=72) / D**0.5
     states = make_states(240, on=ON, planted=0 * PLANTED, background=floor)
-    labels = (torch.arange(240) % 2).float()[torch.randperm(240, generator=torch.Generator().manual_seed(3))]
-    zero_one, plus_minus = (sl.fit_steer(states.relabel(y), **GIVEN).report for y in (labels, 2 * labels - 1))
+    labels = (torch.arange(240) % 2).float()[
+        torch.randperm(240, generator=torch.Generator().manual_seed(3))
+    ]
+    zero_one, plus_minus = (
+        sl.fit_steer(states.relabel(y), **GIVEN).report for y in (labels, 2 * labels - 1)
+    )
     assert (zero_one.mean_label, plus_minus.mean_label) == pytest.approx((0.5, 0.0), abs=0.01)
     losses = zero_one.heldout
     assert losses.base - losses.background > 0.1  # there is a domain to be learned
@@ -52,7 +63,9 @@ def test_of_shuffled_labels_as_many_pass_as_the_p_value_says() -> None:
     ps = []
     for seed in range(40):
         order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
-        verdict = sl.fit_steer(states.relabel(states.labels[order]), seed=seed, **GIVEN).report.verdict
+        verdict = sl.fit_steer(
+            states.relabel(states.labels[order]), seed=seed, **GIVEN
+        ).report.verdict
         assert verdict is not None
         ps.append(verdict.p)
     # 5 % of 40 are two; seven or more would be chance once in two hundred
@@ -63,7 +76,9 @@ def test_the_largest_of_several_ways_is_held_against_the_largest() -> None:
     rng = np.random.default_rng(0)
     y = rng.choice([-1.0, 1.0], 40)
     ps = [permute_labels(rng.standard_normal((8, 40)), y, orders=199, seed=k).p for k in range(200)]
-    assert 2 <= sum(p <= 0.05 for p in ps) <= 20  # 10 expected; the smallest of eight p-values would give 60
+    assert (
+        2 <= sum(p <= 0.05 for p in ps) <= 20
+    )  # 10 expected; the smallest of eight p-values would give 60
     assert permute_labels(np.stack([y, 0 * y]), y).p == 0.001
     found = permute_labels(y[None], np.array([*y[:-1], 5.0]))
     assert found.gains.shape == (1, 40)
@@ -78,7 +93,9 @@ def test_texts_at_the_mean_label_gain_nothing_and_count() -> None:
 def test_labels_hardly_out_of_balance_have_hardly_another_margin() -> None:
     y, units = np.array([-1.0, 1.0] * 10 + [0.0] * 20), np.full(40, 3.0)
     worth = np.array([-1.0, 1.0] * 10 + [0.5] * 20)
-    found = [permute_labels(worth[None], labels) for labels in (y, y + np.array([1e-4] + [0.0] * 39))]
+    found = [
+        permute_labels(worth[None], labels) for labels in (y, y + np.array([1e-4] + [0.0] * 39))
+    ]
     margins = [f.gains.sum() / units.sum() for f in found]
     assert margins[1] == pytest.approx(margins[0], rel=1e-3) and margins[0] == pytest.approx(1 / 6)
 
@@ -88,7 +105,9 @@ def test_the_error_of_a_ratio_is_the_bootstraps() -> None:
     bottom = rng.uniform(5, 20, 400)
     top = 0.1 * bottom + rng.standard_normal(400)
     picks = rng.integers(0, 400, (4000, 400))
-    assert ratio_error(top, bottom) == pytest.approx((top[picks].sum(1) / bottom[picks].sum(1)).std(), rel=0.05)
+    assert ratio_error(top, bottom) == pytest.approx(
+        (top[picks].sum(1) / bottom[picks].sum(1)).std(), rel=0.05
+    )
 
 
 def measured(gains: list[float]) -> Measured:

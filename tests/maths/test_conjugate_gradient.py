@@ -1,4 +1,5 @@
-"""Conjugate gradients against a direct solve, and the slope of what follows a read-out against autograd."""
+"""Conjugate gradients against a direct solve, and the slope of what follows a read-out against
+autograd."""
 
 from itertools import pairwise
 
@@ -23,8 +24,12 @@ def problem(seed: int, rank: int = A_ROWS * B_COLS) -> tuple[Tensor, Tensor]:
     return half @ half.mT / max(rank, 1), torch.randn(A_ROWS, B_COLS, generator=r).double()
 
 
-def solve(A: Tensor, b: Tensor, ridge: float, tolerance: float = 1e-22, max_steps: int = 100) -> tuple:
-    return conjugate_gradient(lambda V: (A @ V.flatten()).reshape(V.shape), b, ridge, tolerance, max_steps)
+def solve(
+    A: Tensor, b: Tensor, ridge: float, tolerance: float = 1e-22, max_steps: int = 100
+) -> tuple:
+    return conjugate_gradient(
+        lambda V: (A @ V.flatten()).reshape(V.shape), b, ridge, tolerance, max_steps
+    )
 
 
 def direct(A: Tensor, b: Tensor, ridge: float) -> Tensor:
@@ -64,7 +69,9 @@ def test_the_objective_falls_with_every_step_and_the_first_is_the_best_along_the
     points = [solve(A, b, 0.1, max_steps=k)[0] for k in range(7)]
     values = [objective(A, b, 0.1, V) for V in points]
     assert values[0] == 0.0 and all(later < earlier for earlier, later in pairwise(values))
-    length = float(b.flatten() @ b.flatten() / (b.flatten() @ (A + 0.1 * torch.eye(12).double()) @ b.flatten()))
+    length = float(
+        b.flatten() @ b.flatten() / (b.flatten() @ (A + 0.1 * torch.eye(12).double()) @ b.flatten())
+    )
     assert_close(points[1], length * b)
 
 
@@ -74,7 +81,9 @@ def test_a_looser_tolerance_stops_earlier_and_is_met() -> None:
     for tolerance in (1.0, 1e-2, 1e-4, 1e-8):
         V, gap, taken = solve(A, b, 0.1, tolerance)
         assert gap <= tolerance
-        assert taken == 0 or solve(A, b, 0.1, tolerance, taken - 1)[1] > tolerance  # and not a step before
+        assert (
+            taken == 0 or solve(A, b, 0.1, tolerance, taken - 1)[1] > tolerance
+        )  # and not a step before
         assert objective(A, b, 0.1, V) - objective(A, b, 0.1, direct(A, b, 0.1)) <= tolerance
         steps.append(taken)
     assert steps == sorted(steps) and len(set(steps)) == 4

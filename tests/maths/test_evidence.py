@@ -1,4 +1,5 @@
-"""Evidence against cost: the even KL beside brute force and autograd, nuclear steps beside oracles."""
+"""Evidence against cost: the even KL beside brute force and autograd, nuclear steps beside
+oracles."""
 
 import pytest
 import torch
@@ -19,7 +20,10 @@ def logits(head: UnembedWeights, c: torch.Tensor) -> torch.Tensor:
 
 def brute(head: UnembedWeights, c: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
     p = torch.log_softmax(logits(head, c), 1)
-    kls = [(p.exp() * (p - torch.log_softmax(logits(head, c + sign * move), 1))).sum(1) for sign in (1, -1)]
+    kls = [
+        (p.exp() * (p - torch.log_softmax(logits(head, c + sign * move), 1))).sum(1)
+        for sign in (1, -1)
+    ]
     return (kls[0] + kls[1]) / 2
 
 
@@ -70,7 +74,9 @@ def test_a_curvature_taken_too_small_is_noticed_and_the_rank_is_kept_to() -> Non
     cut = nuclear_descent(quadratic(target), torch.zeros(7, 7), 0.0, 1.0, rank=2, n_steps=30)
     assert_close(cut, (U[:, :2] * s[:2]) @ Vh[:2], atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="does the gradient belong"):
-        nuclear_descent(lambda V: (float(V.abs().sum()), -torch.ones(7, 7)), torch.zeros(7, 7), 0.0, 1.0)
+        nuclear_descent(
+            lambda V: (float(V.abs().sum()), -torch.ones(7, 7)), torch.zeros(7, 7), 0.0, 1.0
+        )
 
 
 def test_a_start_at_the_minimum_stays_there_though_sums_are_rounded() -> None:
@@ -79,7 +85,9 @@ def test_a_start_at_the_minimum_stays_there_though_sums_are_rounded() -> None:
     def rounded(V: torch.Tensor) -> tuple[float, torch.Tensor]:
         calls.append(None)
         exact = float((V - target).double().square().sum() / 2) - 0.05
-        return exact + 1e-7 * len(calls), V - target  # as sums in float32 come out, a little more each time
+        return exact + 1e-7 * len(
+            calls
+        ), V - target  # as sums in float32 come out, a little more each time
 
     found = nuclear_descent(rounded, target, threshold=0.0, curvature=1.0, n_steps=6)
     assert_close(found, target)

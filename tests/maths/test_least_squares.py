@@ -1,4 +1,5 @@
-"""Least squares from sums against solvers that see the rows, and held-out error against an explicit loop."""
+"""Least squares from sums against solvers that see the rows, and held-out error against an explicit
+loop."""
 
 import math
 
@@ -16,8 +17,11 @@ from steerlens.maths import least_squares
 from steerlens.maths.least_squares import gram, procrustes, pseudo_inverse, regress
 
 
-def clouds(n: int = 60, d_x: int = 5, d_y: int = 3, *, noise: float = 0.5, seed: int = 0) -> tuple[Tensor, ...]:
-    """Rows, what a planted map with a bias and noise makes of them, weights of which some are 0, and the map."""
+def clouds(
+    n: int = 60, d_x: int = 5, d_y: int = 3, *, noise: float = 0.5, seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Rows, what a planted map with a bias and noise makes of them, weights of which some are 0,
+    and the map."""
     r = torch.Generator().manual_seed(seed)
     X = torch.randn(n, d_x, generator=r).double() * torch.logspace(0, 1, d_x).double()
     M = torch.randn(d_x, d_y, generator=r).double()
@@ -33,13 +37,17 @@ def by_rows(X: Tensor, Y: Tensor, weight: Tensor | None = None, ridge: float = 0
     A, B = root[:, None] * X, root[:, None] * Y
     d = X.shape[1]
     extra = math.sqrt(ridge * float(A.square().sum()) / d) * torch.eye(d).double()
-    found = np.linalg.lstsq(torch.cat([A, extra]).numpy(), torch.cat([B, torch.zeros(d, Y.shape[1]).double()]).numpy())
+    found = np.linalg.lstsq(
+        torch.cat([A, extra]).numpy(), torch.cat([B, torch.zeros(d, Y.shape[1]).double()]).numpy()
+    )
     return torch.from_numpy(found[0])
 
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), weighted=st.booleans(), ridge=st.sampled_from([0.0, 1e-3, 0.3]))
-def test_the_map_is_that_of_a_solver_that_sees_the_rows(seed: int, weighted: bool, ridge: float) -> None:
+def test_the_map_is_that_of_a_solver_that_sees_the_rows(
+    seed: int, weighted: bool, ridge: float
+) -> None:
     X, Y, weight, planted = clouds(seed=seed)
     found = regress(X, Y, weight if weighted else None, ridge=ridge)
     assert_close(found.M, by_rows(X, Y, weight if weighted else None, ridge), rtol=1e-7, atol=1e-8)
@@ -51,8 +59,15 @@ def test_the_map_is_that_of_a_solver_that_sees_the_rows(seed: int, weighted: boo
 def test_the_ridge_is_that_of_scikit_learn_in_units_of_the_mean_eigenvalue(ridge: float) -> None:
     X, Y, weight, _ = clouds()
     alpha = ridge * float((weight[:, None] * X.square()).sum()) / X.shape[1]
-    other = Ridge(alpha, fit_intercept=False, solver="cholesky").fit(X.numpy(), Y.numpy(), weight.numpy())
-    assert_close(regress(X, Y, weight, ridge=ridge).M, torch.from_numpy(other.coef_).mT, rtol=1e-8, atol=1e-10)
+    other = Ridge(alpha, fit_intercept=False, solver="cholesky").fit(
+        X.numpy(), Y.numpy(), weight.numpy()
+    )
+    assert_close(
+        regress(X, Y, weight, ridge=ridge).M,
+        torch.from_numpy(other.coef_).mT,
+        rtol=1e-8,
+        atol=1e-10,
+    )
 
 
 def test_a_planted_map_is_recovered_and_with_a_ridge_is_not() -> None:
@@ -66,7 +81,10 @@ def test_a_planted_map_is_recovered_and_with_a_ridge_is_not() -> None:
 
 def test_units_of_data_and_weights_do_not_matter() -> None:
     X, Y, weight, _ = clouds()
-    here, there = regress(X, Y, weight, ridge=0.1), regress(1e3 * X, 10 * Y, 1e-3 * weight, ridge=0.1)
+    here, there = (
+        regress(X, Y, weight, ridge=0.1),
+        regress(1e3 * X, 10 * Y, 1e-3 * weight, ridge=0.1),
+    )
     assert_close(here.M, 100 * there.M)
     assert (here.r2, here.condition) == pytest.approx((there.r2, there.condition))
 
@@ -82,7 +100,9 @@ def test_of_all_maps_that_fit_equally_the_smallest_is_taken(ridge: float) -> Non
         assert_close(twice @ found.M, X @ regress(X, Y, weight).M, rtol=1e-6, atol=1e-7)
         assert found.M.norm() < regress(X, Y, weight).M.norm()
         s = torch.linalg.svdvals(weight.sqrt()[:, None] * twice)
-        assert found.condition == pytest.approx(float(s[0] / s[3]), rel=1e-6)  # among those that are not 0
+        assert found.condition == pytest.approx(
+            float(s[0] / s[3]), rel=1e-6
+        )  # among those that are not 0
 
 
 def test_fewer_rows_than_columns_have_a_rank_and_are_met_exactly() -> None:
@@ -123,14 +143,21 @@ def five_folds(X: Tensor, Y: Tensor, weight: Tensor, ridge: float, seed: int) ->
 
 @settings(max_examples=20)
 @given(
-    n=st.integers(10, 90), seed=st.integers(0, 2**31), weighted=st.booleans(), ridge=st.sampled_from([0.0, 1e-2, 1.0])
+    n=st.integers(10, 90),
+    seed=st.integers(0, 2**31),
+    weighted=st.booleans(),
+    ridge=st.sampled_from([0.0, 1e-2, 1.0]),
 )
-def test_the_held_out_r2_is_that_of_an_explicit_loop(n: int, seed: int, weighted: bool, ridge: float) -> None:
+def test_the_held_out_r2_is_that_of_an_explicit_loop(
+    n: int, seed: int, weighted: bool, ridge: float
+) -> None:
     X, Y, weight, _ = clouds(n, noise=3.0, seed=seed)
     Y = Y + 10  # about a mean far from 0
     weight = weight if weighted else torch.ones(n).double()
     expected = five_folds(X, Y, weight, ridge, seed % 1000)
-    assert regress(X, Y, weight, ridge=ridge, seed=seed % 1000).r2 == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert regress(X, Y, weight, ridge=ridge, seed=seed % 1000).r2 == pytest.approx(
+        expected, rel=1e-4, abs=1e-6
+    )
 
 
 def test_another_seed_gives_other_folds_and_the_same_map() -> None:
@@ -174,7 +201,9 @@ def test_with_fewer_than_two_rows_a_fold_there_is_no_held_out_r2(n: int, known: 
     assert math.isfinite(found.r2) == known
     assert torch.isfinite(found.M).all() and found.M.norm() > 0
     if not known:
-        with pytest.raises(ValueError, match=f"got {n} rows, expected at least 10 to choose a ridge"):
+        with pytest.raises(
+            ValueError, match=f"got {n} rows, expected at least 10 to choose a ridge"
+        ):
             regress(X, Y, ridge=None)
 
 
@@ -219,7 +248,10 @@ def test_single_precision_is_summed_in_double() -> None:
     found = regress(X.float(), Y.float(), weight.float())
     assert found.M.dtype == torch.float64
     assert_close(
-        found.M, regress(X.float().double(), Y.float().double(), weight.float().double()).M, rtol=1e-12, atol=1e-12
+        found.M,
+        regress(X.float().double(), Y.float().double(), weight.float().double()).M,
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -244,7 +276,9 @@ def test_procrustes_is_the_partial_isometry_that_fits_best(d_x: int, d_y: int) -
         other = M @ torch.linalg.matrix_exp(0.05 * (random - random.mT))
         here, there = (float((weight * (Y * (X @ A)).sum(1)).sum()) for A in (M, other))
         assert here > there
-        if d_x <= d_y:  # then |xM| is the same for all, so the nearest is the one of the largest product
+        if (
+            d_x <= d_y
+        ):  # then |xM| is the same for all, so the nearest is the one of the largest product
             here, there = (float((weight * (Y - X @ A).square().sum(1)).sum()) for A in (M, other))
             assert here < there
 
@@ -262,10 +296,20 @@ def test_procrustes_recovers_a_planted_turn(seed: int, d_y: int, noise: float) -
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**31), rows=st.integers(1, 6), cols=st.integers(1, 6), rank=st.integers(0, 6))
-def test_the_pseudo_inverse_meets_the_conditions_of_penrose(seed: int, rows: int, cols: int, rank: int) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    rows=st.integers(1, 6),
+    cols=st.integers(1, 6),
+    rank=st.integers(0, 6),
+)
+def test_the_pseudo_inverse_meets_the_conditions_of_penrose(
+    seed: int, rows: int, cols: int, rank: int
+) -> None:
     r = torch.Generator().manual_seed(seed)
-    M = torch.randn(rows, rank, generator=r).double() @ torch.randn(rank, cols, generator=r).double()
+    M = (
+        torch.randn(rows, rank, generator=r).double()
+        @ torch.randn(rank, cols, generator=r).double()
+    )
     P = pseudo_inverse(M)
     scale = 1e-8 * (1 + float(P.norm())) * (1 + float(M.norm()))
     for left, right in ((M @ P @ M, M), (P @ M @ P, P), (M @ P, (M @ P).mT), (P @ M, (P @ M).mT)):

@@ -23,7 +23,12 @@ from steerlens.maths.logits import (
 from steerlens.maths.moments import moments
 
 N, D, V = 7, 5, 11
-HEADS = {"plain": (1.0, None), "scale": (0.25, None), "softcap": (1.0, 2.0), "scale and softcap": (3.0, 1.5)}
+HEADS = {
+    "plain": (1.0, None),
+    "scale": (0.25, None),
+    "softcap": (1.0, 2.0),
+    "scale and softcap": (3.0, 1.5),
+}
 
 
 def problem(
@@ -32,7 +37,10 @@ def problem(
     """A head with a bias, contexts, targets and weights that differ, one of them 0."""
     r = torch.Generator().manual_seed(seed)
     head = UnembedWeights(
-        torch.randn(D, V, generator=r).double(), torch.randn(V, generator=r).double(), scale=scale, softcap=softcap
+        torch.randn(D, V, generator=r).double(),
+        torch.randn(V, generator=r).double(),
+        scale=scale,
+        softcap=softcap,
     )
     c = size * torch.randn(N, D, generator=r).double()
     weight = torch.rand(N, generator=r).double()
@@ -40,7 +48,9 @@ def problem(
     return head, c, torch.randint(V, (N,), generator=r), weight
 
 
-def by_autograd(head: UnembedWeights, c: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def by_autograd(
+    head: UnembedWeights, c: Tensor, target: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     c = c.clone().requires_grad_(True)
     z = head.scale * (c @ head.W_U + head.b_U)
     if head.softcap is not None:
@@ -63,7 +73,9 @@ def test_value_and_gradient_are_those_of_autograd(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["plain", "scale"])
 def test_loss_stays_exact_where_the_target_has_no_probability_left(kind: str) -> None:
     head, c, target, weight = problem(0, *HEADS[kind], size=3000.0)
-    assert (torch.softmax(logits(head, c), 1).gather(1, target[:, None]) == 0).any()  # it underflows
+    assert (
+        torch.softmax(logits(head, c), 1).gather(1, target[:, None]) == 0
+    ).any()  # it underflows
     found, slope = nll_and_gradient(head, c, target, weight)
     assert found > 100
     assert_close((found, slope), by_autograd(head, c, target, weight), rtol=1e-10, atol=1e-9)
@@ -83,7 +95,8 @@ def test_gradient_leaves_its_arguments_alone() -> None:
     nll_and_gradient(*arguments)
     nll_gradient(*arguments)
     assert all(
-        torch.equal(a, b) for a, b in zip(before, (arguments[0].W_U, arguments[0].b_U, *arguments[1:]), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(before, (arguments[0].W_U, arguments[0].b_U, *arguments[1:]), strict=True)
     )
 
 
@@ -99,9 +112,14 @@ def test_loss_is_convex_along_chords_without_a_soft_cap(seed: int, share: float)
 
 
 def test_loss_is_not_convex_under_a_soft_cap() -> None:
-    head = UnembedWeights(torch.tensor([[1.0, -1.0]]).double(), torch.zeros(2).double(), softcap=2.0)
+    head = UnembedWeights(
+        torch.tensor([[1.0, -1.0]]).double(), torch.zeros(2).double(), softcap=2.0
+    )
     target, weight = torch.tensor([0]), torch.ones(1).double()
-    ends = [nll_and_gradient(head, torch.tensor([[x]]).double(), target, weight)[0] for x in (-8.0, -4.0, 0.0)]
+    ends = [
+        nll_and_gradient(head, torch.tensor([[x]]).double(), target, weight)[0]
+        for x in (-8.0, -4.0, 0.0)
+    ]
     assert ends[1] > (ends[0] + ends[2]) / 2 + 0.1
 
 
@@ -127,7 +145,10 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
     r = torch.Generator().manual_seed(block)
     scale, softcap = HEADS[kind]
     head = UnembedWeights(
-        torch.randn(D, 50, generator=r).double(), torch.randn(50, generator=r).double(), scale, softcap
+        torch.randn(D, 50, generator=r).double(),
+        torch.randn(50, generator=r).double(),
+        scale,
+        softcap,
     )
     c, target, weight = (
         torch.randn(N, D, generator=r).double(),
@@ -136,7 +157,9 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
     )
 
     def everything() -> tuple[Tensor, ...]:
-        told = readings(head, target, lambda part: [(x @ part.W_U + part.b_U) for x in (c, -c, 2 * c)], others=2)
+        told = readings(
+            head, target, lambda part: [(x @ part.W_U + part.b_U) for x in (c, -c, 2 * c)], others=2
+        )
         return (
             nll_gradient(head, c, target, weight),
             *nll_and_gradient(head, c, target, weight),
@@ -153,7 +176,9 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_readings_are_those_of_whole_distributions(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readings_are_those_of_whole_distributions(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     head, c, target, _ = problem(3, *HEADS[kind])
     monkeypatch.setattr(module, "BLOCK", 4)
     ways = [c, -c, 3 * c]
@@ -161,20 +186,25 @@ def test_readings_are_those_of_whole_distributions(kind: str, monkeypatch: pytes
     told = readings(head, target, lambda part: [x @ part.W_U + part.b_U for x in ways], others=2)
     assert_close(told.nll, -log_p[:, torch.arange(N), target], rtol=1e-10, atol=1e-12)
     assert_close(told.kl, (log_p[0].exp() * (log_p[0] - log_p[1:])).sum(2), rtol=1e-10, atol=1e-12)
-    assert (told.kl > 0.01).any() and readings(head, target, lambda part: [c @ part.W_U + part.b_U]).kl.shape == (0, N)
+    assert (told.kl > 0.01).any() and readings(
+        head, target, lambda part: [c @ part.W_U + part.b_U]
+    ).kl.shape == (0, N)
 
 
 def single(kind: str, *, n: int = 4096) -> tuple[UnembedWeights, Tensor, Tensor, Tensor]:
     """A head in float32 whose logits have a spread of some 3, and what its model would write."""
     r = torch.Generator().manual_seed(5)
-    head = UnembedWeights(3 * torch.randn(32, 300, generator=r) / 32**0.5, torch.randn(300, generator=r), *HEADS[kind])
+    head = UnembedWeights(
+        3 * torch.randn(32, 300, generator=r) / 32**0.5, torch.randn(300, generator=r), *HEADS[kind]
+    )
     c = torch.randn(n, 32, generator=r)
     target = torch.multinomial(logits(head, c).softmax(1), 1, generator=r).squeeze(1)
     return head, c, target, torch.full((n,), 1 / n)
 
 
 def step(c: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in a matrix that acts on the context vectors, which is what a fit steps along."""
+    """The gradient in a matrix that acts on the context vectors, which is what a fit steps
+    along."""
     return c.mT @ gradient
 
 
@@ -185,11 +215,16 @@ def test_rounding_a_gradient_is_nothing_beside_the_noise_of_its_minibatch(
 ) -> None:
     monkeypatch.setattr(module, "BLOCK", block)
     head, c, target, weight = single(kind)
-    exact, found = nll_gradient(head, c, target, weight), nll_gradient(to_bfloat16(head), c, target, weight)
+    exact, found = (
+        nll_gradient(head, c, target, weight),
+        nll_gradient(to_bfloat16(head), c, target, weight),
+    )
     assert found.dtype == torch.float32 and not torch.equal(found, exact)
     few = 512
     minibatch = len(c) / few * step(c[:few], exact[:few])
-    noise, rounding = (float((other - step(c, exact)).norm()) for other in (minibatch, step(c, found)))
+    noise, rounding = (
+        float((other - step(c, exact)).norm()) for other in (minibatch, step(c, found))
+    )
     assert 0 < 50 * rounding < noise
 
 
@@ -197,15 +232,21 @@ def test_logits_far_from_zero_are_moved_there_before_they_are_rounded() -> None:
     head, c, _, weight = single("plain")
     c[:, 0] = 10.0
     far = head._replace(W_U=head.W_U - 10 * torch.eye(32)[:, :1])
-    target = torch.multinomial(logits(far, c).softmax(1), 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
+    target = torch.multinomial(
+        logits(far, c).softmax(1), 1, generator=torch.Generator().manual_seed(0)
+    ).squeeze(1)
     assert float(logits(far, c).mean()) < -90
     exact = nll_gradient(far, c, target, weight)
-    plainly = nll_gradient(far._replace(W_U=far.W_U.bfloat16(), b_U=far.b_U.bfloat16()), c, target, weight)
+    plainly = nll_gradient(
+        far._replace(W_U=far.W_U.bfloat16(), b_U=far.b_U.bfloat16()), c, target, weight
+    )
     centred = nll_gradient(to_bfloat16(far), c, target, weight)
     assert step(c, centred - exact).norm() < 0.5 * step(c, plainly - exact).norm()
 
 
-@pytest.mark.parametrize("has, expected", [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)])
+@pytest.mark.parametrize(
+    "has, expected", [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
 def test_bfloat16_is_for_processors_that_multiply_it(
     has: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,7 +73,9 @@ def test_sums_of_single_precision_states_are_kept_in_double() -> None:
     assert {part.dtype for part in sums} == {torch.float64}
 
 
-def autograd(head: UnembedWeights, c: Tensor, target: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def autograd(
+    head: UnembedWeights, c: Tensor, target: Tensor, label: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """Minus the gradient of the weighted NLL in a steer and a background, at zero."""
     W, B = torch.zeros(2, D, D, dtype=torch.float64).requires_grad_().unbind()
     z = logits(head, c + label[:, None] * (c @ W) + c @ B)
@@ -151,7 +153,9 @@ def test_costs_are_those_computed_position_by_position(
 def test_costs_of_parts_add(seed: int, cut: int, softcap: float | None) -> None:
     head, c, _, _, weight = problem(seed, softcap)
     both = directions(seed % 1000)
-    parts = costs(head, c[:cut], *both, weight[:cut]).plus(costs(head, c[cut:], *both, weight[cut:]))
+    parts = costs(head, c[:cut], *both, weight[:cut]).plus(
+        costs(head, c[cut:], *both, weight[cut:])
+    )
     whole = costs(head, c, *both, weight)
     assert_close(tuple(parts), tuple(whole))
     assert_close(whole.part.sum(), whole.total)
@@ -161,13 +165,16 @@ def test_costs_of_parts_add(seed: int, cut: int, softcap: float | None) -> None:
 def test_costs_are_the_kl_of_a_small_strength_the_kronecker_number_is_not(
     softcap: float | None,
 ) -> None:
-    """A steer that acts where the model is unsure: large contexts there, so context and covariance go together."""
+    """A steer that acts where the model is unsure: large contexts there, so context and covariance
+    go together."""
     head, _, target, label, _ = problem(6, softcap)
     r = torch.Generator().manual_seed(6)
     unsure = torch.arange(N) % 2 == 0
     c = torch.randn(N, D, generator=r).double() * torch.where(unsure, 0.05, 3.0)[:, None]
     c[:, 0] = torch.where(unsure, 3.0, 0.0)  # read by the steer, and it says nothing of the word
-    head = head._replace(W_U=torch.cat([torch.zeros(1, V), head.W_U[1:]]), b_U=torch.zeros(V).double())
+    head = head._replace(
+        W_U=torch.cat([torch.zeros(1, V), head.W_U[1:]]), b_U=torch.zeros(V).double()
+    )
     probes, writes = torch.eye(D)[:1].double(), directions(6)[1][:1]
     weight = torch.ones(N).double()
     W = probes.mT @ writes

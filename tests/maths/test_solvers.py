@@ -18,10 +18,14 @@ Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 
 def likelihood(seed: int = 0) -> Objective:
-    """Mean NLL of a steer and a background plus their ridge: what the fit minimises, small and in float64."""
+    """Mean NLL of a steer and a background plus their ridge: what the fit minimises, small and in
+    float64."""
     r = torch.Generator().manual_seed(seed)
     head = UnembedWeights(torch.randn(D, V, generator=r).double(), torch.zeros(V).double())
-    c, y = torch.randn(N, D, generator=r).double(), torch.randn(N, 1, generator=r).double().clamp(-1, 1)
+    c, y = (
+        torch.randn(N, D, generator=r).double(),
+        torch.randn(N, 1, generator=r).double().clamp(-1, 1),
+    )
     target, weight = torch.randint(V, (N,), generator=r), torch.full((N,), 1 / N).double()
 
     def objective(V: Tensor) -> tuple[float, Tensor]:
@@ -41,7 +45,10 @@ def test_the_objective_of_the_fit_is_convex_along_chords(seed: int, share: float
     r = torch.Generator().manual_seed(seed)
     a, b = 2 * torch.randn(2, 2, D, D, generator=r).double()
     value = likelihood(seed)
-    assert value((1 - share) * a + share * b)[0] <= (1 - share) * value(a)[0] + share * value(b)[0] + 1e-9
+    assert (
+        value((1 - share) * a + share * b)[0]
+        <= (1 - share) * value(a)[0] + share * value(b)[0] + 1e-9
+    )
 
 
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-2, 1e-4])
@@ -49,7 +56,11 @@ def test_the_certified_gap_is_never_below_the_true_one(tolerance: float) -> None
     objective = likelihood()
     optimum = lbfgs(objective, ZERO, RIDGE, 1e-13)
     found = lbfgs(objective, ZERO, RIDGE, tolerance)
-    assert found.objective is not None and optimum.objective is not None and found.optimality_gap is not None
+    assert (
+        found.objective is not None
+        and optimum.objective is not None
+        and found.optimality_gap is not None
+    )
     assert found.optimality_gap <= tolerance
     assert found.optimality_gap >= found.objective - optimum.objective >= -1e-13
     assert found.objective == pytest.approx(objective(found.V)[0], abs=1e-12)
@@ -82,7 +93,9 @@ def test_lbfgs_counts_every_evaluation() -> None:
 
 
 @pytest.mark.parametrize(
-    "ridge, convex", [(torch.zeros(2, 1, 1).double(), True), (RIDGE, False)], ids=["no ridge", "not convex"]
+    "ridge, convex",
+    [(torch.zeros(2, 1, 1).double(), True), (RIDGE, False)],
+    ids=["no ridge", "not convex"],
 )
 def test_there_is_no_certificate_without_strong_convexity(ridge: Tensor, convex: bool) -> None:
     found = lbfgs(likelihood(), ZERO, ridge, 1e-6, max_evaluations=30, convex=convex)
@@ -108,13 +121,21 @@ def test_the_start_is_left_alone() -> None:
 
 @settings(max_examples=25)
 @given(
-    label=st.floats(-0.9, 0.9), extra=st.floats(0.01, 0.5), ridges=st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0))
+    label=st.floats(-0.9, 0.9),
+    extra=st.floats(0.01, 0.5),
+    ridges=st.tuples(st.floats(0.0, 3.0), st.floats(0.0, 3.0)),
 )
-def test_newton_step_solves_its_system(label: float, extra: float, ridges: tuple[float, float]) -> None:
+def test_newton_step_solves_its_system(
+    label: float, extra: float, ridges: tuple[float, float]
+) -> None:
     gradient = torch.randn(2, D, D, generator=torch.Generator().manual_seed(0)).double()
     label2 = label**2 + extra  # E y² > (E y)²
-    V = newton_step(gradient, label, label2, torch.tensor(ridges, dtype=torch.float64)[:, None, None])
-    left = torch.stack([(label2 + ridges[0]) * V[0] + label * V[1], label * V[0] + (1 + ridges[1]) * V[1]])
+    V = newton_step(
+        gradient, label, label2, torch.tensor(ridges, dtype=torch.float64)[:, None, None]
+    )
+    left = torch.stack(
+        [(label2 + ridges[0]) * V[0] + label * V[1], label * V[0] + (1 + ridges[1]) * V[1]]
+    )
     assert_close(left, -gradient, rtol=1e-9, atol=1e-9)
 
 
@@ -161,7 +182,9 @@ def test_a_crossed_gain_is_that_of_the_quadratic_it_speaks_of(seed: int, size: f
     curvature, ridge = torch.rand(3, 4, generator=random, dtype=torch.float64), size
     by_hand = []
     for here, there in ((one, other), (other, one)):
-        v = torch.linalg.solve(torch.diag(curvature.flatten()) + ridge * torch.eye(12).double(), here.flatten())
+        v = torch.linalg.solve(
+            torch.diag(curvature.flatten()) + ridge * torch.eye(12).double(), here.flatten()
+        )
         by_hand.append(v @ there.flatten() - v @ torch.diag(curvature.flatten()) @ v / 2)
     assert cross_validated_gain(one, other, curvature, ridge) == pytest.approx(
         float(sum(by_hand)) / 2, rel=1e-9, abs=1e-12

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from steerlens.maths.spans import _before, best_spans
 
 VALUE = {"both": abs, "+": lambda u: u, "-": lambda u: -u}
-quarters = st.integers(-8, 8).map(lambda k: k / 4)  # sums of quarters are exact, so totals can be compared
+quarters = st.integers(-8, 8).map(
+    lambda k: k / 4
+)  # sums of quarters are exact, so totals can be compared
 
 
 def worth(x: list[float], sign: str, price: float) -> float:
@@ -20,7 +22,13 @@ def worth(x: list[float], sign: str, price: float) -> float:
 
 
 def brute_force(
-    x: list[float], spans: int, max_len: int, sign: str, price: float, starts: list[bool], ends: list[bool]
+    x: list[float],
+    spans: int,
+    max_len: int,
+    sign: str,
+    price: float,
+    starts: list[bool],
+    ends: list[bool],
 ) -> float:
     """The best total, by trying every set of disjoint spans."""
 
@@ -41,9 +49,18 @@ def brute_force(
 @st.composite
 def problems(draw):
     n = draw(st.integers(1, 12))
-    lists = [draw(st.lists(item, min_size=n, max_size=n)) for item in (quarters, st.booleans(), st.booleans())]
+    lists = [
+        draw(st.lists(item, min_size=n, max_size=n))
+        for item in (quarters, st.booleans(), st.booleans())
+    ]
     price = draw(st.sampled_from([0.0, 0.25, 0.75]))
-    return (*lists, draw(st.integers(1, 5)), draw(st.integers(1, 14)), draw(st.sampled_from(sorted(VALUE))), price)
+    return (
+        *lists,
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 14)),
+        draw(st.sampled_from(sorted(VALUE))),
+        price,
+    )
 
 
 @given(problems())
@@ -57,7 +74,10 @@ def test_no_choice_of_spans_is_better(problem):
     assert all(a.end <= b.start for a, b in pairwise(found))
     for span in found:
         assert 0 < span.end - span.start <= max_len
-        assert span.value == sum(x[span.start : span.end]) and worth(x[span.start : span.end], sign, price) > 0
+        assert (
+            span.value == sum(x[span.start : span.end])
+            and worth(x[span.start : span.end], sign, price) > 0
+        )
         assert starts[span.start] and ends[span.end - 1]
 
 
@@ -65,7 +85,9 @@ def test_no_choice_of_spans_is_better(problem):
 def test_what_stands_before_each_place(x, data):
     longest = data.draw(st.integers(1, len(x) - 1))
     found = _before(np.array(x), longest).tolist()
-    assert found == [[x[longest + t - 1 - k] for t in range(len(x) - longest)] for k in range(longest)]
+    assert found == [
+        [x[longest + t - 1 - k] for t in range(len(x) - longest)] for k in range(longest)
+    ]
 
 
 def test_turning_the_signs_turns_the_values():

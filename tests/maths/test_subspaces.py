@@ -1,4 +1,5 @@
-"""Angles of subspaces against scipy and sums of squares, correlations against scikit-learn and a second route."""
+"""Angles of subspaces against scipy and sums of squares, correlations against scikit-learn and a
+second route."""
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def mixed(rows: Tensor, seed: int = 0) -> Tensor:
 
 
 def related(n: int = 200, k: int = 4, m: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two sets of numbers about means far from 0, of which some directions are shared and some are not."""
+    """Two sets of numbers about means far from 0, of which some directions are shared and some are
+    not."""
     shared = random(n, min(k, m), seed=seed) * torch.linspace(0, 2, min(k, m)).double()
     x = random(n, k, seed=seed + 1) + shared @ random(min(k, m), k, seed=seed + 2)
     y = random(n, m, seed=seed + 3) + shared @ random(min(k, m), m, seed=seed + 4)
@@ -79,7 +81,10 @@ def test_principal_cosines_are_those_of_scipy(k: int, m: int, d: int, seed: int)
 def test_planted_angles_are_found_largest_cosine_first():
     eye, angles = torch.eye(9).double(), torch.tensor([0.2, 1.1, 0.7]).double()
     b = angles.cos()[:, None] * eye[:3] + angles.sin()[:, None] * eye[3:6]
-    assert_close(principal_cosines(mixed(eye[:3]), mixed(b, seed=1)), angles.cos().sort(descending=True).values)
+    assert_close(
+        principal_cosines(mixed(eye[:3]), mixed(b, seed=1)),
+        angles.cos().sort(descending=True).values,
+    )
     assert overlap(eye[:3], b) == pytest.approx(float(angles.cos().square().mean()))
 
 
@@ -87,9 +92,15 @@ def test_planted_angles_are_found_largest_cosine_first():
 @given(k=st.integers(1, 4), m=st.integers(1, 4), seed=seeds)
 def test_the_choice_of_rows_does_not_matter(k: int, m: int, seed: int):
     a, b = random(k, 7, seed=seed), random(m, 7, seed=seed + 1)
-    assert_close(principal_cosines(mixed(a, seed), 1e3 * mixed(b, seed + 2)), principal_cosines(a, b))
+    assert_close(
+        principal_cosines(mixed(a, seed), 1e3 * mixed(b, seed + 2)), principal_cosines(a, b)
+    )
     other = random(k, 7, seed=seed + 3)
-    assert abs(overlap(mixed(a, seed), mixed(b, seed)) - overlap(a, b)) < 1e-9 < abs(overlap(other, b) - overlap(a, b))
+    assert (
+        abs(overlap(mixed(a, seed), mixed(b, seed)) - overlap(a, b))
+        < 1e-9
+        < abs(overlap(other, b) - overlap(a, b))
+    )
 
 
 def test_one_turn_of_the_whole_space_does_not_matter_and_a_turn_of_one_side_does():
@@ -100,7 +111,9 @@ def test_one_turn_of_the_whole_space_does_not_matter_and_a_turn_of_one_side_does
 
 @settings(max_examples=20)
 @given(k=st.integers(1, 4), more=st.integers(0, 3), seed=seeds)
-def test_the_overlap_is_one_for_contained_and_zero_for_orthogonal_spans(k: int, more: int, seed: int):
+def test_the_overlap_is_one_for_contained_and_zero_for_orthogonal_spans(
+    k: int, more: int, seed: int
+):
     Q = torch.linalg.qr(random(9, 9, seed=seed)).Q
     inner, outer = mixed(Q[:k], seed), mixed(Q[: k + more], seed + 1)
     assert overlap(inner, outer) == pytest.approx(1) == overlap(outer, inner)
@@ -112,7 +125,9 @@ def test_the_overlap_is_one_for_contained_and_zero_for_orthogonal_spans(k: int, 
 
 @pytest.mark.parametrize("k, m, d", [(1, 1, 6), (2, 3, 10), (4, 1, 8), (3, 3, 20)])
 def test_two_random_spans_overlap_by_the_larger_dimension_over_all_of_them(k: int, m: int, d: int):
-    draws = torch.tensor([overlap(random(k, d, seed=2 * i), random(m, d, seed=2 * i + 1)) for i in range(800)])
+    draws = torch.tensor(
+        [overlap(random(k, d, seed=2 * i), random(m, d, seed=2 * i + 1)) for i in range(800)]
+    )
     error = float(draws.std()) / len(draws) ** 0.5
     assert 0 < error < 0.012
     assert float(draws.mean()) == pytest.approx(max(k, m) / d, abs=4 * error)
@@ -137,10 +152,14 @@ def test_canonical_correlations_are_the_generalised_eigenvalues(k: int, m: int, 
 
 def test_the_largest_canonical_correlation_is_that_of_scikit_learn_and_of_its_scores():
     x, y = related(400)
-    first, second = (t[:, 0] for t in CCA(1, max_iter=5000, tol=1e-12).fit_transform(x.numpy(), y.numpy()))
+    first, second = (
+        t[:, 0] for t in CCA(1, max_iter=5000, tol=1e-12).fit_transform(x.numpy(), y.numpy())
+    )
     found = float(canonical_correlations(x, y)[0])
     assert found == pytest.approx(np.corrcoef(first, second)[0, 1], abs=1e-6)
-    plain = np.abs(np.corrcoef(x.numpy().T, y.numpy().T)[:4, 4:]).max()  # no single pair of numbers says as much
+    plain = np.abs(
+        np.corrcoef(x.numpy().T, y.numpy().T)[:4, 4:]
+    ).max()  # no single pair of numbers says as much
     assert found > plain + 0.02 and plain > 0.1
 
 
@@ -159,13 +178,17 @@ def test_affine_coordinates_of_either_side_do_not_matter(seed: int):
     found = canonical_correlations(x, y)
     x2, y2 = mixed(x.mT, seed).mT + 100, 1e-2 * mixed(y.mT, seed + 1).mT - random(1, 3, seed=seed)
     assert_close(canonical_correlations(x2, y2), found, rtol=1e-6, atol=1e-7)
-    torn = canonical_correlations(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))], y)
+    torn = canonical_correlations(
+        x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))], y
+    )
     assert (torn - found).abs().max() > 1e-3  # what was read at other places is another thing
 
 
 def test_copies_and_constants_say_nothing_new():
     x, y = related()
     more = torch.cat([x, x[:, :1], torch.ones(len(x), 1).double()], 1)
-    assert_close(canonical_correlations(more, y), canonical_correlations(x, y), rtol=1e-6, atol=1e-7)
+    assert_close(
+        canonical_correlations(more, y), canonical_correlations(x, y), rtol=1e-6, atol=1e-7
+    )
     assert canonical_correlations(torch.ones(len(x), 2), y).shape == (0,)
     assert canonical_correlations(x, x[:, :2] @ random(2, 2)).min() > 1 - 1e-9

@@ -18,7 +18,10 @@ def test_no_matrix_of_that_rank_is_nearer_than_the_truncation(seed: int, rank: i
     s = torch.linalg.svdvals(M)
     assert torch.linalg.matrix_rank(best) == rank
     assert_close((M - best).norm(), s[rank:].norm())
-    U, V = torch.linalg.qr(torch.randn(5, rank, generator=r).double())[0], torch.randn(6, rank, generator=r).double()
+    U, V = (
+        torch.linalg.qr(torch.randn(5, rank, generator=r).double())[0],
+        torch.randn(6, rank, generator=r).double(),
+    )
     for left, right in ((U, V), (U, M.mT @ U)):  # any, and the best one in a random column space
         assert (M - left @ right.mT).norm() >= (M - best).norm()
 
@@ -35,7 +38,11 @@ def positive(seed: int, d: int = 5) -> torch.Tensor:
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 2**31), power=st.sampled_from([0.5, 1.0, 2.0]), floor=st.sampled_from([0.0, 0.3]))
+@given(
+    seed=st.integers(0, 2**31),
+    power=st.sampled_from([0.5, 1.0, 2.0]),
+    floor=st.sampled_from([0.0, 0.3]),
+)
 def test_opposite_powers_are_inverses(seed: int, power: float, floor: float) -> None:
     M = positive(seed)
     there, back = symmetric_power(M, power, floor), symmetric_power(M, -power, floor)
@@ -57,12 +64,19 @@ def test_eigenvalues_that_rounding_made_negative_count_as_zero() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 40, 700])
-def test_an_svd_is_one_whether_the_rank_is_low_or_not(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_svd_is_one_whether_the_rank_is_low_or_not(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = torch.Generator().manual_seed(rank)
-    M = torch.randn(700, rank, generator=random).double() @ torch.randn(rank, 640, generator=random).double()
+    M = (
+        torch.randn(700, rank, generator=random).double()
+        @ torch.randn(rank, 640, generator=random).double()
+    )
     full = []
     true_svd = torch.linalg.svd
-    monkeypatch.setattr(torch.linalg, "svd", lambda A, **k: full.append(A.shape) or true_svd(A, **k))
+    monkeypatch.setattr(
+        torch.linalg, "svd", lambda A, **k: full.append(A.shape) or true_svd(A, **k)
+    )
     U, s, Vh = svd(M)
     assert_close(U * s @ Vh, M, atol=1e-8, rtol=1e-6)
     assert_close(U.mT @ U, torch.eye(len(s)).double(), atol=1e-8, rtol=0)

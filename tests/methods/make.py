@@ -23,7 +23,9 @@ def cut(n: int, words: int = 4) -> sl.Labelled:
     """Texts whose first words are prompts."""
     texts = data(160)
     split = [text.split() for text in texts.texts[:n]]
-    rest, prompts = (tuple(" ".join(text[part]) for text in split) for part in (slice(words, None), slice(words)))
+    rest, prompts = (
+        tuple(" ".join(text[part]) for text in split) for part in (slice(words, None), slice(words))
+    )
     return sl.Labelled(rest, texts.labels[:n], prompts)
 
 
@@ -36,11 +38,16 @@ def heldout_rows(n: int, seed: int = 0, tries: int = 1) -> list[int]:
 
 def rows_of(texts: sl.Labelled, rows: list[int]) -> sl.Labelled:
     return sl.Labelled(
-        *(tuple(part[row] for row in rows) if part else () for part in (texts.texts, texts.labels, texts.prompts))
+        *(
+            tuple(part[row] for row in rows) if part else ()
+            for part in (texts.texts, texts.labels, texts.prompts)
+        )
     )
 
 
-def nll_of(model: Any, texts: sl.Labelled, value: sl.Intervention | None, sign: float = 1.0) -> float:
+def nll_of(
+    model: Any, texts: sl.Labelled, value: sl.Intervention | None, sign: float = 1.0
+) -> float:
     """Mean NLL of texts, each at its own label times `sign`, from `score`."""
     if value is None:
         return -float(sl.score(model, texts).log_prob.mean())
@@ -53,7 +60,8 @@ def nll_of(model: Any, texts: sl.Labelled, value: sl.Intervention | None, sign: 
 
 
 def assert_losses_are_over(W: torch.Tensor, fit: sl.Fit[Any], held: sl.Labelled) -> None:
-    """Assert that a report's losses are those of the model under the fit, on a background `W` that is always on."""
+    """Assert that a report's losses are those of the model under the fit, on a background `W` that
+    is always on."""
     on, found = sl.readout(model()), fit.report.heldout
     for expected, sign in ((found.background, 0.0), (found.steered, 1.0), (found.flipped, -1.0)):
         strength = [sign * fit.report.strength * y for y in held.labels]

@@ -1,4 +1,5 @@
-"""The steer that explains most for its cost: against planted truth, beside the ridge problem, with nothing to find."""
+"""The steer that explains most for its cost: against planted truth, beside the ridge problem, with
+nothing to find."""
 
 import math
 import warnings
@@ -68,7 +69,9 @@ def test_turned_labels_turn_the_steer_and_a_seed_repeats_it() -> None:
     assert fit.value.W.norm() > 0.1
     assert_close(turned.value.W, -fit.value.W, rtol=1e-2, atol=1e-2)
     again = sl.fit_steer(planted(), seed=0, **GIVEN)
-    assert torch.equal(again.value.W, fit.value.W) and torch.equal(again.background.W, fit.background.W)
+    assert torch.equal(again.value.W, fit.value.W) and torch.equal(
+        again.background.W, fit.background.W
+    )
 
 
 def test_labels_of_0_and_1_give_the_steer_of_minus_and_plus() -> None:
@@ -106,7 +109,9 @@ def test_copies_of_a_text_are_no_evidence() -> None:
 def test_a_handful_of_texts_gives_no_number_that_is_none(n: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        states = sl.collect(sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=n, seed=0), progress=False)
+        states = sl.collect(
+            sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=n, seed=0), progress=False
+        )
         report = sl.fit_steer(states, progress=False).report
     assert report.verdict is None or math.isfinite(report.verdict.margin)
     assert all(math.isfinite(x) for trial in report.trials for x in trial.values())

@@ -77,7 +77,9 @@ def test_a_file_that_was_cut_short_is_refused(path: Path, cut: int) -> None:
 def test_every_changed_byte_of_the_matrix_is_noticed(path: Path) -> None:
     whole = path.read_bytes()
     for place in (1, 77, 144):
-        path.write_bytes(whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :])
+        path.write_bytes(
+            whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :]
+        )
         with pytest.raises(ValueError, match="changed after it was saved"):
             read_value(path, make_readout())
 
@@ -120,10 +122,14 @@ def test_the_same_values_in_another_storage_are_the_same_readout(tmp_path: Path)
     half = Readout(r.W_U.half(), r.b_U.half(), r.tokens)
     path = save(make_steer(on=half), tmp_path / "half.safetensors")
     assert read_metadata(path)["dtype"] == "float16"
-    assert torch.equal(read_value(path, Readout(half.W_U.float(), half.b_U.float(), r.tokens)).W, make_steer().W)
+    assert torch.equal(
+        read_value(path, Readout(half.W_U.float(), half.b_U.float(), r.tokens)).W, make_steer().W
+    )
 
 
-def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = path.read_bytes()
 
     def full(*_: object) -> None:
@@ -183,17 +189,31 @@ class Loud:
 
 
 def test_a_steer_over_its_background_is_read_back_exactly(tmp_path: Path) -> None:
-    both = (2 * make_steer(0)).with_background(make_steer(1, name="plain") - make_steer(2, name="odd"))
+    both = (2 * make_steer(0)).with_background(
+        make_steer(1, name="plain") - make_steer(2, name="odd")
+    )
     back = read_value(save(both, tmp_path / "both.safetensors"), make_readout())
-    assert torch.equal(back.steer.W, both.steer.W) and torch.equal(back.background.W, both.background.W)
-    assert (back.name, back.steer.terms, back.background.terms) == (both.name, both.steer.terms, both.background.terms)
+    assert torch.equal(back.steer.W, both.steer.W) and torch.equal(
+        back.background.W, both.background.W
+    )
+    assert (back.name, back.steer.terms, back.background.terms) == (
+        both.name,
+        both.steer.terms,
+        both.background.terms,
+    )
 
 
 @pytest.mark.parametrize("control", ["gist", "positive", "negative"])
 def test_a_gist_mask_is_read_back(tmp_path: Path, control: str) -> None:
     mask = GistMask(2, 3, make_readout(), control, begin=1, name="short")
     back = read_value(save(mask, tmp_path / "mask.safetensors"), make_readout())
-    assert [getattr(back, x) for x in ("gist", "n_layers", "control", "begin", "name")] == [2, 3, control, 1, "short"]
+    assert [getattr(back, x) for x in ("gist", "n_layers", "control", "begin", "name")] == [
+        2,
+        3,
+        control,
+        1,
+        "short",
+    ]
 
 
 def test_a_class_of_ones_own_is_saved_and_loaded_where_it_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""A prompt distilled into rows: held to the prompted model of `collect`, with the controls that bound it."""
+"""A prompt distilled into rows: held to the prompted model of `collect`, with the controls that
+bound it."""
 
 import math
 from dataclasses import replace
@@ -40,11 +41,14 @@ def written(n: int = 80, seed: int = 0) -> tuple[str, ...]:
 
 @cache
 def distilled() -> Distilled:
-    return distil_prompt(model(), PROMPT, written(), length=3, training=replace(ONCE, epochs=4), progress=False)
+    return distil_prompt(
+        model(), PROMPT, written(), length=3, training=replace(ONCE, epochs=4), progress=False
+    )
 
 
 def log_probs(model: Any, ids: list[int], first: int) -> Tensor:
-    """Log-probabilities of all tokens, where each token from `first` on is predicted, by one plain pass."""
+    """Log-probabilities of all tokens, where each token from `first` on is predicted, by one plain
+    pass."""
     with torch.no_grad():
         return torch.log_softmax(model(torch.tensor([ids]))[0].float(), 1)[first - 1 : -1].double()
 
@@ -80,7 +84,9 @@ def test_kl_and_its_gradient_are_those_of_autograd(scale: float, softcap: float 
 def test_few_rows_close_most_of_the_gap_and_the_controls_bound_them() -> None:
     table = distilled().table.set_index("way")
     assert list(table.index) == WAYS
-    assert table.kl["prompted"] < 1e-5 and table.gap_closed["prompted"] == pytest.approx(1, abs=1e-4)
+    assert table.kl["prompted"] < 1e-5 and table.gap_closed["prompted"] == pytest.approx(
+        1, abs=1e-4
+    )
     assert table.kl["no prompt"] > 0.1 and table.gap_closed["no prompt"] == 0
     assert table.gap_closed["distilled"] > 0.7 > table.gap_closed["untrained rows"] + 0.1
     assert table.gap_closed["distilled"] > table.gap_closed["last tokens"] + 0.05
@@ -88,11 +94,16 @@ def test_few_rows_close_most_of_the_gap_and_the_controls_bound_them() -> None:
     assert ((table.low <= table.kl) & (table.kl <= table.high)).all()
     assert ((table.gap_low <= table.gap_closed) & (table.gap_closed <= table.gap_high)).all()
     tokens = len(PROMPT.split())
-    assert table.rows.tolist() == [tokens, 0, 3, 3, 3, 3] and (table.rows + table.saved == tokens).all()
+    assert (
+        table.rows.tolist() == [tokens, 0, 3, 3, 3, 3]
+        and (table.rows + table.saved == tokens).all()
+    )
 
 
 def test_on_fresh_texts_the_rows_are_nearly_as_good() -> None:
-    fresh = compression(model(), PROMPT, written(40, seed=1), {"distilled": distilled().value}).set_index("way")
+    fresh = compression(
+        model(), PROMPT, written(40, seed=1), {"distilled": distilled().value}
+    ).set_index("way")
     assert list(fresh.index) == [*WAYS[:4], "distilled"]
     assert fresh.gap_closed["distilled"] > 0.7 > fresh.gap_closed["last tokens"]
 
@@ -103,16 +114,28 @@ def test_the_best_epoch_is_kept_and_reported() -> None:
     table = fit.table.set_index("way")
     assert [trial["epoch"] for trial in fit.trials] == [0, 1, 2, 3, 4]
     assert table.kl["untrained rows"] == pytest.approx(losses[0], abs=1e-5)
-    assert table.kl["distilled"] == pytest.approx(min(losses), abs=1e-5) and min(losses) < 0.5 * losses[0]
-    assert fit.value.prefix == 3 and fit.value.name == "gist" and fit.prompt == PROMPT and fit.n_truncated == 0
+    assert (
+        table.kl["distilled"] == pytest.approx(min(losses), abs=1e-5)
+        and min(losses) < 0.5 * losses[0]
+    )
+    assert (
+        fit.value.prefix == 3
+        and fit.value.name == "gist"
+        and fit.prompt == PROMPT
+        and fit.n_truncated == 0
+    )
     assert fit.value.directions.abs().max() == 0 and not fit.value.rows.requires_grad
     assert fit.settings["n_parameters"] == 3 * 64 and fit.settings["prior"] == "own tokens"
-    assert "into 3 rows" in repr(fit) and "tokens saved" in repr(fit) and "<table" in fit._repr_html_()
+    assert (
+        "into 3 rows" in repr(fit) and "tokens saved" in repr(fit) and "<table" in fit._repr_html_()
+    )
 
 
 @pytest.mark.parametrize("kind", ["deep", "kv"])
 def test_deeper_kinds_are_distilled_too(kind: Any) -> None:
-    fit = distil_prompt(model(), PROMPT, written()[:40], kind=kind, **{**QUICK, "training": replace(ONCE, epochs=3)})
+    fit = distil_prompt(
+        model(), PROMPT, written()[:40], kind=kind, **{**QUICK, "training": replace(ONCE, epochs=3)}
+    )
     assert fit.value.kind == kind and fit.value.layers == {"deep": (2,), "kv": (0, 1, 2)}[kind]
     table = fit.table.set_index("way")
     assert table.gap_closed["distilled"] > 0.5 > table.gap_closed["untrained rows"]
@@ -123,14 +146,22 @@ def test_deeper_kinds_are_distilled_too(kind: Any) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "toy-64"])
 def test_the_table_is_that_of_plain_passes_over_one_text_at_a_time(name: str) -> None:
-    """Any positions, texts of several lengths, one table; rows that are words are the words before begin-of-text."""
+    """Any positions, texts of several lengths, one table; rows that are words are the words before
+    begin-of-text."""
     m = zoo(name)
-    prompt, texts = "the film was good . a very", ["fine cast", "slow plot ? we liked the food", "dull book ."]
+    prompt, texts = (
+        "the film was good . a very",
+        ["fine cast", "slow plot ? we liked the food", "dull book ."],
+    )
     n, words = 2, text_prior(m, "the film")
     rows = words.sample(n, 0)[None]
     value = sl.SoftPrompt(rows, torch.zeros_like(rows), "soft", (), sl.readout(m))
     table = compression(m, prompt, texts, {"words": value}, seed=4).set_index("way")
-    begin = [m.tokenizer.bos_token_id] if ids_of(m, "a", end=False)[0] == m.tokenizer.bos_token_id else []
+    begin = (
+        [m.tokenizer.bos_token_id]
+        if ids_of(m, "a", end=False)[0] == m.tokenizer.bos_token_id
+        else []
+    )
     front = len(ids_of(m, prompt, end=False))
     known = embeddings(m)
     drawn = [int((known == row).all(1).nonzero()[0]) for row in vocabulary_prior(m).sample(n, 4)]
@@ -148,21 +179,30 @@ def test_the_table_is_that_of_plain_passes_over_one_text_at_a_time(name: str) ->
             found[way].append(log_probs(m, first + rest, len(first) + (not begin)))
     assert table.kl["no prompt"] > 0.005 and table.kl["words"] > 0.005
     for way in ways:
-        assert table.kl[way] == pytest.approx(kl_by_hand(found["prompted"], found[way]), rel=1e-3, abs=1e-5)
+        assert table.kl[way] == pytest.approx(
+            kl_by_hand(found["prompted"], found[way]), rel=1e-3, abs=1e-5
+        )
 
 
 def test_the_prompted_model_is_that_of_collect() -> None:
-    """Positions and states: KL of the table from the states that `collect` keeps of texts with prompts."""
+    """Positions and states: KL of the table from the states that `collect` keeps of texts with
+    prompts."""
     texts = list(written()[:12])
     data = sl.Labelled(tuple(texts), (0.0,) * 12, (PROMPT,) * 12)
     aim = sl.collect(model(), data, progress=False, seed=3)
     plain = sl.collect(model(), texts, progress=False, seed=3)
     a, b = (next(s.chunks(10**6)) for s in (aim, plain))
     assert a.next.tolist() == b.next.tolist()
-    p, q = (torch.log_softmax(s.readout.logits(c.hidden), 1).double() for s, c in ((aim, a), (plain, b)))
+    p, q = (
+        torch.log_softmax(s.readout.logits(c.hidden), 1).double() for s, c in ((aim, a), (plain, b))
+    )
     table = compression(model(), PROMPT, texts, {"gist": distilled().value}).set_index("way")
     assert table.kl["no prompt"] == pytest.approx(kl_by_hand([p], [q]), rel=1e-4)
-    rows = next(sl.collect(model(), texts, intervention=distilled().value, progress=False, seed=3).chunks(10**6))
+    rows = next(
+        sl.collect(model(), texts, intervention=distilled().value, progress=False, seed=3).chunks(
+            10**6
+        )
+    )
     q = torch.log_softmax(aim.readout.logits(rows.hidden), 1).double()
     assert table.kl["gist"] == pytest.approx(kl_by_hand([p], [q]), rel=1e-4)
 
@@ -170,7 +210,9 @@ def test_the_prompted_model_is_that_of_collect() -> None:
 def test_the_gap_and_its_interval_are_over_texts() -> None:
     one = compression(model(), PROMPT, written()[:1], {"gist": distilled().value}).set_index("way")
     assert one.low["gist"] == pytest.approx(one.high["gist"]) and one.kl["gist"] > 0
-    table = compression(model(), PROMPT, written()[:20], {"gist": distilled().value}).set_index("way")
+    table = compression(model(), PROMPT, written()[:20], {"gist": distilled().value}).set_index(
+        "way"
+    )
     assert np.allclose(table.gap_closed, 1 - table.kl / table.kl["no prompt"], atol=1e-6)
     assert table.high["no prompt"] - table.low["no prompt"] > 0.01
 
@@ -223,7 +265,10 @@ def test_bad_arguments_are_refused_by_name() -> None:
         ({"texts": texts[:3]}, "data: got 3 texts with something to predict, expected at least 4"),
         ({"texts": []}, "texts: got none"),
         ({"texts": None, "n": 3}, "n: got 3, expected at least 4"),
-        ({"prior": FixedRows(torch.zeros(1, 5))}, r"prior: its rows have shape \(2, 5\), expected \(2, 64\)"),
+        (
+            {"prior": FixedRows(torch.zeros(1, 5))},
+            r"prior: its rows have shape \(2, 5\), expected \(2, 64\)",
+        ),
         ({"layers": (1,)}, "kind, layers: got 'soft' at layers"),
     ]
     for change, message in cases:

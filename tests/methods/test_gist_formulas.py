@@ -45,7 +45,9 @@ def test_every_pair_of_tokens_is_as_the_rule_says(control, case, begin) -> None:
         for a, i in enumerate(places):
             for b, j in enumerate(places):
                 real = i >= 0 and j >= 0
-                assert found[row, a, b] == (real and may(i, j, int(start[row]), int(end[row]), control, begin))
+                assert found[row, a, b] == (
+                    real and may(i, j, int(start[row]), int(end[row]), control, begin)
+                )
 
 
 @pytest.mark.parametrize("control", CONTROLS)
@@ -59,14 +61,17 @@ def test_some_queries_are_rows_of_the_whole(control, case, n) -> None:
 
 @given(case=rows(), begin=st.integers(0, 2))
 def test_negative_sees_no_more_than_gist_and_gist_no_more_than_positive(case, begin) -> None:
-    low, middle, high = (gist_mask(*case, control=c, begin=begin) for c in ("negative", "gist", "positive"))
+    low, middle, high = (
+        gist_mask(*case, control=c, begin=begin) for c in ("negative", "gist", "positive")
+    )
     assert not (low & ~middle).any() and not (middle & ~high).any()
     real = case[0] >= 0
     assert torch.equal(low.diagonal(dim1=1, dim2=2), real)  # every token sees itself
 
 
 def test_what_follows_reaches_the_instruction_through_the_gist_alone() -> None:
-    """Paths of several layers: in the graph without the gist tokens nothing leads from what follows to the instruction."""
+    """Paths of several layers: in the graph without the gist tokens nothing leads from what follows
+    to the instruction."""
     index, start, end = torch.arange(7)[None], torch.tensor([3]), torch.tensor([5])
     seen = gist_mask(index, start, end)[0].float()
     reached = torch.linalg.matrix_power(seen, 4) > 0
@@ -81,12 +86,16 @@ def test_a_row_without_gist_is_plainly_causal() -> None:
     index = torch.arange(5)[None]
     at = torch.tensor([3])
     for control in CONTROLS:
-        assert torch.equal(gist_mask(index, at, at, control=control)[0], torch.ones(5, 5).tril().bool())
+        assert torch.equal(
+            gist_mask(index, at, at, control=control)[0], torch.ones(5, 5).tril().bool()
+        )
 
 
 def test_bad_arguments_are_refused_by_name(unchecked) -> None:
     index, at = torch.arange(5)[None], torch.tensor([3])
-    with pytest.raises(ValueError, match="control: got 'none', expected 'gist', 'positive' or 'negative'"):
+    with pytest.raises(
+        ValueError, match="control: got 'none', expected 'gist', 'positive' or 'negative'"
+    ):
         gist_mask(index, at, at, control="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="begin: got -1, expected a number ≥ 0"):
         gist_mask(index, at, at, begin=-1)

@@ -26,7 +26,8 @@ def scores(rows: int = 3, heads: int = 2, new: int = N, keys: int = N) -> Tensor
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_masks_keep_the_laws_of_interventions(dtype: torch.dtype) -> None:
-    """The contract's prompt is as long as the second axis, that of the heads: with more tokens the last are new text."""
+    """The contract's prompt is as long as the second axis, that of the heads: with more tokens the
+    last are new text."""
 
     class Two:
         readout, prefix = make_readout(), 0
@@ -46,8 +47,12 @@ def test_masks_keep_the_laws_of_interventions(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("control", ["gist", "negative"])
 @pytest.mark.parametrize("left", [True, False])
-def test_scores_of_what_may_not_be_seen_are_minus_infinity_and_no_others_change(control, left) -> None:
-    mask = torch.tensor([[1] * N, [0] * 2 + [1] * 4, [1] * N] if left else [[1] * N, [1] * 4 + [0] * 2, [1] * N])
+def test_scores_of_what_may_not_be_seen_are_minus_infinity_and_no_others_change(
+    control, left
+) -> None:
+    mask = torch.tensor(
+        [[1] * N, [0] * 2 + [1] * 4, [1] * N] if left else [[1] * N, [1] * 4 + [0] * 2, [1] * N]
+    )
     places = places_of(mask, torch.tensor([4, 3, 1]))
     value, before = make_mask(control=control), scores()
     edit = value.edits(1.0)[0][1]
@@ -69,13 +74,18 @@ def test_with_a_cache_the_new_tokens_see_what_they_would_in_a_whole_pass(control
     places = places_of(mask, torch.tensor([4, 2, 3]))
     value, before = make_mask(control=control), scores()
     whole = value.edits(1.0)[0][1](before, places)
-    found = value.edits(1.0)[0][1](before[:, :, -new:], places._replace(index=places.index[:, -new:]))
+    found = value.edits(1.0)[0][1](
+        before[:, :, -new:], places._replace(index=places.index[:, -new:])
+    )
     assert torch.equal(found, whole[:, :, -new:])
     assert (control == "positive") or (whole[:, :, -new:] != before[:, :, -new:]).any()
 
 
 def test_strength_zero_is_the_plain_model_bit_for_bit_and_any_other_the_whole_mask() -> None:
-    places, before = places_of(torch.ones(3, N, dtype=torch.long), torch.tensor([4, 4, 4])), scores()
+    places, before = (
+        places_of(torch.ones(3, N, dtype=torch.long), torch.tensor([4, 4, 4])),
+        scores(),
+    )
     edit = {s: make_mask().edits(s)[0][1](before, places) for s in (0.0, 1.0, -0.01, 7.0)}
     assert torch.equal(edit[0.0], before) and not torch.equal(edit[1.0], before)
     assert torch.equal(edit[1.0], edit[-0.01]) and torch.equal(edit[1.0], edit[7.0])
@@ -94,9 +104,14 @@ def test_the_positive_control_and_texts_that_are_all_prompt_change_nothing() -> 
 
 
 def test_begin_stays_visible() -> None:
-    places, before = places_of(torch.ones(3, N, dtype=torch.long), torch.tensor([4, 4, 4])), scores()
+    places, before = (
+        places_of(torch.ones(3, N, dtype=torch.long), torch.tensor([4, 4, 4])),
+        scores(),
+    )
     for control in ("gist", "negative"):
-        one, none = (make_mask(control=control, begin=b).edits(1.0)[0][1](before, places) for b in (1, 0))
+        one, none = (
+            make_mask(control=control, begin=b).edits(1.0)[0][1](before, places) for b in (1, 0)
+        )
         assert (none[:, :, 4:, 0] == -torch.inf).all() and torch.equal(one[..., 0], before[..., 0])
         assert (one[:, :, 4:, 1] == -torch.inf).all() and torch.equal(one[..., 1:], none[..., 1:])
 

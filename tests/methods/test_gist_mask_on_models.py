@@ -1,4 +1,5 @@
-"""A gist mask in models of every class: what new text knows of an instruction, it knows through the gist."""
+"""A gist mask in models of every class: what new text knows of an instruction, it knows through the
+gist."""
 
 from typing import Any
 
@@ -12,8 +13,15 @@ from steerlens.methods.gist.mask import GistMask, mask_gist, respects_mask
 from tests.models.test_collect import by_text, ids_of
 from tests.models.zoo import BUILDERS, TEXTS, hook_count, zoo
 
-MODELS = [n for n in ("gpt2", "llama", "folded", "gemma2", "hooked-gpt2", "hooked-llama") if n in BUILDERS]
-PROMPTS = ("the film was good . a very", "we liked the food", "a", "nothing here is worth the money")
+MODELS = [
+    n for n in ("gpt2", "llama", "folded", "gemma2", "hooked-gpt2", "hooked-llama") if n in BUILDERS
+]
+PROMPTS = (
+    "the film was good . a very",
+    "we liked the food",
+    "a",
+    "nothing here is worth the money",
+)
 DATA = sl.Labelled(TEXTS, (0.0,) * 4, PROMPTS)
 GIST = 2
 CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-4}
@@ -28,7 +36,8 @@ def name(request: pytest.FixtureRequest) -> Any:
 
 
 def states(model: Any, data: sl.Labelled, value: Any = None) -> list[Tensor]:
-    """Behind the prompt alone: the last of its tokens, which predicts the first of the text, is gist itself."""
+    """Behind the prompt alone: the last of its tokens, which predicts the first of the text, is
+    gist itself."""
     found = by_text(sl.collect(model, data, intervention=value, progress=False))
     return [found[row][0][1:] for row in range(len(data))]
 
@@ -38,12 +47,15 @@ def test_every_model_of_the_zoo_heeds_its_mask_or_says_that_it_does_not(model) -
     if model is zoo("native"):
         assert respects_mask(model, n) == (False,) * n
         with pytest.raises(
-            ValueError, match="does not read what is put at hook_attn_scores of layers 0, 1.*load_model"
+            ValueError,
+            match="does not read what is put at hook_attn_scores of layers 0, 1.*load_model",
         ):
             mask_gist(model)
     else:
         assert respects_mask(model, n) == (True,) * n
-        assert mask_gist(model).sites == tuple(f"blocks.{k}.attn.hook_attn_scores" for k in range(n))
+        assert mask_gist(model).sites == tuple(
+            f"blocks.{k}.attn.hook_attn_scores" for k in range(n)
+        )
 
 
 def test_a_model_without_the_hook_is_refused(tiny) -> None:
@@ -74,7 +86,10 @@ def test_patterns_are_zero_where_the_mask_says_and_sum_to_one(name: str) -> None
 
 def test_strength_zero_and_the_positive_control_are_the_plain_model_bit_for_bit(name: str) -> None:
     model = zoo(name)
-    plain, masked = sl.score(model, DATA), sl.score(model, DATA, mask_gist(model, GIST), strengths=(0.0, 1.0))
+    plain, masked = (
+        sl.score(model, DATA),
+        sl.score(model, DATA, mask_gist(model, GIST), strengths=(0.0, 1.0)),
+    )
     positive = sl.score(model, DATA, mask_gist(model, GIST, control="positive"), strengths=(1.0,))
     off, on = (masked[masked.strength == s].log_prob.to_numpy() for s in (0.0, 1.0))
     assert (off == plain.log_prob).all() and (positive.log_prob == plain.log_prob).all()
@@ -93,16 +108,20 @@ def test_a_batch_is_each_text_alone(name: str, control: Any) -> None:
 
 
 def test_the_lower_bound_knows_nothing_of_instruction_or_gist(name: str) -> None:
-    """The words of a prompt in another order: as many tokens, so that positions stay, and another gist too."""
+    """The words of a prompt in another order: as many tokens, so that positions stay, and another
+    gist too."""
     model = zoo(name)
-    one, two = (sl.Labelled(TEXTS[:1], (0.0,), (p,)) for p in ("the film was good", "the good was film"))
+    one, two = (
+        sl.Labelled(TEXTS[:1], (0.0,), (p,)) for p in ("the film was good", "the good was film")
+    )
     value = mask_gist(model, GIST, control="negative")
     assert (states(model, one)[0] - states(model, two)[0]).abs().max() > 0.01
     assert_close(states(model, one, value)[0], states(model, two, value)[0], **CLOSE)
 
 
 def test_what_follows_depends_on_the_instruction_through_the_gist_alone(name: str) -> None:
-    """By gradient: with the keys and values of the gist held still nothing of the instruction comes through; without, it does."""
+    """By gradient: with the keys and values of the gist held still nothing of the instruction comes
+    through; without, it does."""
     model = zoo(name)
     ids = torch.tensor([ids_of(model, "the film was good . a very fine cast", end=False)])
     n, layers = 6, range(int(model.cfg.n_layers))
@@ -136,11 +155,15 @@ WRITING = [(n, "gist") for n in ("gpt2", "llama", "hooked-gpt2", "hooked-llama")
 
 
 @pytest.mark.parametrize("which, control", [*WRITING, ("gpt2", "negative")])
-def test_cached_writing_of_a_padded_batch_is_that_of_whole_passes_one_at_a_time(which: str, control: Any) -> None:
+def test_cached_writing_of_a_padded_batch_is_that_of_whole_passes_one_at_a_time(
+    which: str, control: Any
+) -> None:
     model = zoo(which)
     value = mask_gist(model, GIST, control=control)
     prompts = ["the film was good", "a very fine cast , and a slow"]
-    table = sl.generate(model, prompts, value, strengths=(0.0, 1.0), temperature=0, max_new_tokens=4)
+    table = sl.generate(
+        model, prompts, value, strengths=(0.0, 1.0), temperature=0, max_new_tokens=4
+    )
     for row in table.itertuples():
         ids = ids_of(model, row.prompt, end=False)
         n, log_prob = len(ids), 0.0

@@ -33,16 +33,22 @@ def test_it_is_the_slope_of_mean_states_on_labels(name: str, layer: int) -> None
         ids = model.to_tokens(text, prepend_bos=True)
         site = f"blocks.{layer}.hook_resid_post"
         with torch.no_grad():
-            means.append(model.run_with_cache(ids, names_filter=site)[1][site][0, 1:].double().mean(0))
+            means.append(
+                model.run_with_cache(ids, names_filter=site)[1][site][0, 1:].double().mean(0)
+            )
     y = torch.tensor(DATA.labels).double()
     y = y - y.mean()
     expected = sum(k * h for k, h in zip(y, means, strict=True)) / (y**2).sum()
     found = fit_mean_difference(model, DATA, layer=layer)
     assert_close(found.vector.double(), expected, rtol=1e-3, atol=1e-5)
     assert found.vector.norm() > 1e-3 and found.layer == layer
-    turned = fit_mean_difference(model, sl.Labelled(DATA.texts, [-k for k in DATA.labels]), layer=layer)
+    turned = fit_mean_difference(
+        model, sl.Labelled(DATA.texts, [-k for k in DATA.labels]), layer=layer
+    )
     assert_close(turned.vector, -found.vector)
-    halved = fit_mean_difference(model, sl.Labelled(DATA.texts, [k / 2 for k in DATA.labels]), layer=layer)
+    halved = fit_mean_difference(
+        model, sl.Labelled(DATA.texts, [k / 2 for k in DATA.labels]), layer=layer
+    )
     assert_close(halved.vector, 2 * found.vector)
 
 
@@ -53,12 +59,21 @@ def test_it_is_saved_loaded_written_with_and_compared_like_a_steer(tmp_path: Pat
     back = sl.load(sl.save(value, tmp_path / "joy.safetensors"), model)
     assert isinstance(back, MeanDifference) and torch.equal(back.vector, value.vector)
     assert (back.layer, back.name) == (value.layer, "joy")
-    plain, steered = (sl.generate(model, ["it was"], value, strengths=s, seed=1).text[0] for s in (0.0, 6.0))
+    plain, steered = (
+        sl.generate(model, ["it was"], value, strengths=s, seed=1).text[0] for s in (0.0, 6.0)
+    )
     assert plain == sl.generate(model, ["it was"], seed=1).text[0] != steered
     table = compare(
-        model, {"mean difference": value, "turned": MeanDifference(-value.vector, value.layer, value.readout)}, new
+        model,
+        {
+            "mean difference": value,
+            "turned": MeanDifference(-value.vector, value.layer, value.readout),
+        },
+        new,
     )
-    assert table.sign_margin[0] > 0.02 and table.sign_margin[1] == pytest.approx(-table.sign_margin[0], rel=0.05)
+    assert table.sign_margin[0] > 0.02 and table.sign_margin[1] == pytest.approx(
+        -table.sign_margin[0], rel=0.05
+    )
     assert sign_margin(model, new, value).sign_margin > 0
 
 

@@ -1,4 +1,5 @@
-"""What one edit of one token holds is what greedy decoding under it says, token by token and not one more."""
+"""What one edit of one token holds is what greedy decoding under it says, token by token and not
+one more."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,9 @@ RANDOM, TEXT = 16, "very good , and the waiter was good ."
 
 def random_tokens(model: Any, n: int, seed: int = 0) -> list[int]:
     """None of them special: generation goes on behind them."""
-    return torch.randint(2, len(model.tokenizer), (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randint(
+        2, len(model.tokenizer), (n,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
 
 
 def ids_of(model: Any, text: str) -> list[int]:
@@ -33,14 +36,20 @@ def unlikely(model: Any, prompt: str, nth: int, n: int) -> list[int]:
     for k in range(n):
         with torch.no_grad():
             likely = model(torch.tensor([tokens]))[0, -1].topk(nth + 1).indices.tolist()
-        tokens.append(next(t for t in likely[0 if k else nth :] if t not in model.tokenizer.all_special_ids))
+        tokens.append(
+            next(t for t in likely[0 if k else nth :] if t not in model.tokenizer.all_special_ids)
+        )
     return tokens[-n:]
 
 
 def sequences_of(model: Any, prompt: str = "") -> list[list[int]]:
     """Short ones that are recovered whole, long random ones that are not, and a sentence."""
     short = [random_tokens(model, 1), unlikely(model, prompt, 20, 2), unlikely(model, prompt, 9, 3)]
-    return [*short, *(random_tokens(model, RANDOM, seed=100 + k) for k in range(2)), ids_of(model, TEXT)]
+    return [
+        *short,
+        *(random_tokens(model, RANDOM, seed=100 + k) for k in range(2)),
+        ids_of(model, TEXT),
+    ]
 
 
 @pytest.fixture(scope="module", params=[("toy-64", 0, ""), ("toy-96-llama", 1, PROMPT)], ids=str)
@@ -62,9 +71,12 @@ def begin(model: Any, prompt: str) -> list[int]:
 
 
 def continued(model: Any, prompt: str, n: int) -> list[int]:
-    """Greedy decoding by TransformerLens itself, whatever the block it runs in does to the model."""
+    """Greedy decoding by TransformerLens itself, whatever the block it runs in does to the
+    model."""
     tokens = torch.tensor([begin(model, prompt)])
-    new = model.generate(tokens, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False)
+    new = model.generate(
+        tokens, max_new_tokens=n, do_sample=False, stop_at_eos=False, verbose=False
+    )
     return new[0, tokens.shape[1] :].tolist()
 
 
@@ -95,13 +107,22 @@ def test_greedy_decoding_under_the_edit_says_what_was_recovered_and_not_one_toke
 
 def test_so_does_our_own_generation_at_strength_one_and_the_plain_model_does_not(case):
     model, _, prompt, sequences, found = case
-    for sequence, edit, recovered in zip(sequences, found.edits, found.table.recovered, strict=True):
+    for sequence, edit, recovered in zip(
+        sequences, found.edits, found.table.recovered, strict=True
+    ):
         if recovered:
             written = sl.generate(
-                model, [prompt], edit, strengths=(0.0, 1.0), temperature=0, max_new_tokens=int(recovered)
+                model,
+                [prompt],
+                edit,
+                strengths=(0.0, 1.0),
+                temperature=0,
+                max_new_tokens=int(recovered),
             )
             start = begin(model, prompt)
-            expected = model.tokenizer.decode([*start, *sequence[:recovered]], skip_special_tokens=True)
+            expected = model.tokenizer.decode(
+                [*start, *sequence[:recovered]], skip_special_tokens=True
+            )
             plain, steered = (prompt + text for text in written.text)
             assert steered == expected != plain
 
@@ -144,7 +165,14 @@ def test_other_variants_with_the_same_vector_say_the_same(case):
 def test_the_numbers_are_those_of_whole_passes(case):
     model, _, prompt, sequences, found = case
     table, start = found.table, begin(model, prompt)
-    assert table.columns.tolist() == ["sequence", "length", "recovered", "nll_before", "nll", "stored"]
+    assert table.columns.tolist() == [
+        "sequence",
+        "length",
+        "recovered",
+        "nll_before",
+        "nll",
+        "stored",
+    ]
     assert table.sequence.tolist() == list(range(len(sequences)))
     assert table.length.tolist() == [len(sequence) for sequence in sequences]
     for row, sequence, edit in zip(table.itertuples(), sequences, found.edits, strict=True):
@@ -159,7 +187,12 @@ def test_edits_are_of_rank_one_at_the_last_token_of_the_prompt(case):
     model, layer, _, sequences, found = case
     assert len(found.edits) == len(sequences)
     for edit in found.edits:
-        assert (edit.rank, edit.layers, edit.positions, edit.variant) == (1, (layer,), "l1", "consreft")
+        assert (edit.rank, edit.layers, edit.positions, edit.variant) == (
+            1,
+            (layer,),
+            "l1",
+            "consreft",
+        )
         assert float(edit.R.norm()) == pytest.approx(1, abs=1e-5)
         assert edit.readout.same_as(sl.readout(model))
     assert len({edit.name for edit in found.edits}) == len(sequences)
@@ -197,15 +230,23 @@ def test_a_sequence_does_not_depend_on_the_others():
 
 def test_the_same_seed_gives_the_same_table_and_another_another():
     model, sequences = zoo("toy-64"), sequences_of(zoo("toy-64"))[2:5]
-    one, again, other = (memorise(model, sequences, layer=0, steps=4, seed=s, progress=False) for s in (0, 0, 1))
+    one, again, other = (
+        memorise(model, sequences, layer=0, steps=4, seed=s, progress=False) for s in (0, 0, 1)
+    )
     pd.testing.assert_frame_equal(one.table, again.table)
-    assert all(torch.equal(a.R, b.R) and torch.equal(a.b, b.b) for a, b in zip(one.edits, again.edits, strict=True))
+    assert all(
+        torch.equal(a.R, b.R) and torch.equal(a.b, b.b)
+        for a, b in zip(one.edits, again.edits, strict=True)
+    )
     assert not torch.equal(one.edits[1].R, other.edits[1].R)
 
 
 def test_more_steps_hold_more(case):
     model, layer, prompt, sequences, found = case
-    few, many = memorise(model, sequences, layer=layer, prompt=prompt, steps=2, progress=False).table, found.table
+    few, many = (
+        memorise(model, sequences, layer=layer, prompt=prompt, steps=2, progress=False).table,
+        found.table,
+    )
     assert many.recovered.sum() > few.recovered.sum()
     assert many.stored.sum() > 2 * few.stored.sum() > 0
 
@@ -255,12 +296,18 @@ def test_the_model_is_left_as_it_was():
         ([[5, 1286]], {}, "sequences: token 1286 is not among the 1286"),
         ([[5], [-1]], {}, "sequences: token -1 is not"),
         ([[5] * 256], {}, "sequences: 256 tokens and 1 of the prompt, the context is 256"),
-        ([[5] * 253], {"prompt": PROMPT}, "sequences: 253 tokens and 4 of the prompt, the context is 256"),
+        (
+            [[5] * 253],
+            {"prompt": PROMPT},
+            "sequences: 253 tokens and 4 of the prompt, the context is 256",
+        ),
         ([[5]], {"layer": 3}, "layer: got 3, expected 0 … 2"),
         ([[5]], {"layer": -1}, "layer: got -1"),
     ],
 )
-def test_errors_name_the_argument(sequences: list[list[int]], options: dict[str, Any], message: str):
+def test_errors_name_the_argument(
+    sequences: list[list[int]], options: dict[str, Any], message: str
+):
     with pytest.raises(ValueError, match=message):
         memorise(zoo("toy-64"), sequences, **{"layer": 0, "steps": 5, "progress": False, **options})
 

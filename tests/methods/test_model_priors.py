@@ -7,7 +7,12 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.methods.prompt.model_priors import activation_prior, label_prior, text_prior, vocabulary_prior
+from steerlens.methods.prompt.model_priors import (
+    activation_prior,
+    label_prior,
+    text_prior,
+    vocabulary_prior,
+)
 from steerlens.methods.prompt.priors import fit_gaussian
 from steerlens.models.embeddings import embeddings
 from tests.models.test_collect import ids_of
@@ -44,7 +49,9 @@ def test_label_words_come_first_and_the_rest_is_drawn_from_the_vocabulary() -> N
         rows = prior.sample(6, 3)
         assert_close(rows[:2], torch.stack([known[i].mean(0) for i in ids]))
         assert torch.equal(rows[2:], vocabulary_prior(model).sample(4, 3))
-        assert torch.equal(prior.sample(1, 0), rows[:1]) and torch.equal(prior.sample(2, 9), rows[:2])
+        assert torch.equal(prior.sample(1, 0), rows[:1]) and torch.equal(
+            prior.sample(2, 9), rows[:2]
+        )
     few = label_prior(zoo("llama"), ("good",), frequent=2).sample(3, 0)[1:]
     both = vocabulary_prior(zoo("llama"), frequent=2).vectors
     assert {tuple(r) for r in few.tolist()} == {tuple(r) for r in both.tolist()}
@@ -61,7 +68,9 @@ def test_a_text_gives_its_own_embeddings_without_begin_of_text(name: str) -> Non
 
 @pytest.mark.parametrize("site", ["hook_embed", "blocks.1.hook_resid_post"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_activations_are_those_of_each_text_alone_and_padding_does_not_count(name: str, site: str) -> None:
+def test_activations_are_those_of_each_text_alone_and_padding_does_not_count(
+    name: str, site: str
+) -> None:
     model = zoo(name)
     rows = []
     for text in TEXTS:
@@ -82,7 +91,10 @@ def test_bad_arguments_are_refused_by_name() -> None:
         (lambda: vocabulary_prior(model, frequent=0), "frequent: got 0, expected 1 … "),
         (lambda: vocabulary_prior(model, frequent=10**6), "frequent: got 1000000"),
         (lambda: vocabulary_prior(model, texts=TEXTS), "texts: given without frequent="),
-        (lambda: vocabulary_prior(model, texts=["good"], frequent=2), "frequent: got 2, expected 1 … 1"),
+        (
+            lambda: vocabulary_prior(model, texts=["good"], frequent=2),
+            "frequent: got 2, expected 1 … 1",
+        ),
         (lambda: label_prior(model, []), "words: got"),
         (lambda: label_prior(model, ["good", " "]), "words: ' ' holds no token"),
         (lambda: text_prior(model, ""), "text: '' holds no token"),
@@ -96,7 +108,9 @@ def test_bad_arguments_are_refused_by_name() -> None:
 
 def test_one_word_is_a_list_of_one() -> None:
     model = zoo("llama")
-    one, listed, other = (label_prior(model, words).sample(3, 0) for words in ("good", ["good"], ["bad"]))
+    one, listed, other = (
+        label_prior(model, words).sample(3, 0) for words in ("good", ["good"], ["bad"])
+    )
     assert torch.equal(one, listed) and not torch.equal(one, other)
 
 
@@ -107,5 +121,7 @@ def test_rows_at_sites_of_different_widths_are_refused_by_name() -> None:
     rows = torch.zeros(2, int(model.cfg.d_model))
     sites = ("blocks.0.hook_resid_pre", "blocks.0.mlp.hook_post")
     assert states_of(model, sl.readout(model), rows, sites[:1]).shape == (1, *rows.shape)
-    with pytest.raises(ValueError, match=r"layers: .*different widths.*blocks\.0\.mlp\.hook_post.*kind='soft'"):
+    with pytest.raises(
+        ValueError, match=r"layers: .*different widths.*blocks\.0\.mlp\.hook_post.*kind='soft'"
+    ):
         states_of(model, sl.readout(model), rows, sites)

@@ -1,4 +1,5 @@
-"""Where the rows of a prompt start: densities against torch's, samples against what was asked for."""
+"""Where the rows of a prompt start: densities against torch's, samples against what was asked
+for."""
 
 import math
 from collections.abc import Callable
@@ -54,7 +55,9 @@ PRIORS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_the_same_seed_gives_the_same_rows_and_the_global_generator_is_left_alone(kind: str) -> None:
+def test_the_same_seed_gives_the_same_rows_and_the_global_generator_is_left_alone(
+    kind: str,
+) -> None:
     prior = PRIORS[kind]()
     assert isinstance(prior, Prior) and prior.name
     with torch.random.fork_rng(devices=[]):
@@ -84,7 +87,9 @@ def test_the_density_of_a_gaussian_is_that_of_torch(kind: str) -> None:
 
 def test_the_isotropic_prior_is_independent_normals() -> None:
     prior, rows = isotropic(D, std=0.3), random(6, D)
-    assert_close(prior.log_prob(rows), Normal(0.0, 0.3).log_prob(rows).sum(1).double(), rtol=1e-5, atol=1e-4)
+    assert_close(
+        prior.log_prob(rows), Normal(0.0, 0.3).log_prob(rows).sum(1).double(), rtol=1e-5, atol=1e-4
+    )
     assert prior.sample(4000, 0).std() == pytest.approx(0.3, rel=0.03)
     assert isotropic(D).sample(4000, 0).std() == pytest.approx(0.02, rel=0.03)
 
@@ -104,7 +109,9 @@ def test_xavier_has_a_spread_by_the_number_of_rows(n: int) -> None:
 def test_the_whole_density_is_the_sum_and_has_gradients(prior: Any) -> None:
     rows = random(4, D).requires_grad_()
     total = total_log_prob(prior, rows)
-    assert total.shape == () and float(total.detach()) == pytest.approx(float(prior.log_prob(rows).sum().detach()))
+    assert total.shape == () and float(total.detach()) == pytest.approx(
+        float(prior.log_prob(rows).sum().detach())
+    )
     (found,) = torch.autograd.grad(total, rows)
     if isinstance(prior, Gaussian):
         covariance = prior.root.double() @ prior.root.double().mT
@@ -131,7 +138,9 @@ def test_samples_of_a_gaussian_have_its_mean_and_covariance() -> None:
     g = gaussian()
     covariance = g.root @ g.root.mT
     rows = g.sample(20_000, 0)
-    assert g.mean.norm() > 1 and (covariance - torch.eye(D)).norm() > 1  # a standard normal's would be far
+    assert (
+        g.mean.norm() > 1 and (covariance - torch.eye(D)).norm() > 1
+    )  # a standard normal's would be far
     assert (rows.mean(0) - g.mean).norm() < 0.1
     assert (torch.cov(rows.mT) - covariance).norm() / covariance.norm() < 0.05
 
@@ -149,19 +158,28 @@ def test_a_fitted_gaussian_is_that_of_its_vectors() -> None:
 
 
 @pytest.mark.parametrize("shrink", [0.01, 0.5, 1.0])
-def test_a_share_of_the_covariance_is_a_multiple_of_the_identity_with_the_same_trace(shrink: float) -> None:
+def test_a_share_of_the_covariance_is_a_multiple_of_the_identity_with_the_same_trace(
+    shrink: float,
+) -> None:
     vectors = random(3, D)  # fewer than dimensions: no inverse without it
     raw = torch.cov(vectors.double().mT)
     assert torch.linalg.matrix_rank(raw) == 2
     g = fit_gaussian(vectors, shrink=shrink, name="three")
     found = g.root.double() @ g.root.double().mT
-    assert_close(found, (1 - shrink) * raw + shrink * raw.trace() / D * torch.eye(D).double(), rtol=1e-5, atol=1e-5)
+    assert_close(
+        found,
+        (1 - shrink) * raw + shrink * raw.trace() / D * torch.eye(D).double(),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     assert_close(found.trace(), raw.trace(), rtol=1e-5, atol=1e-5)
     assert g.log_prob(vectors).isfinite().all() and g.name == "three"
     assert_close(g.mean, vectors.mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_the_distance_is_in_standard_deviations_and_a_sample_lies_at_the_root_of_the_dimension() -> None:
+def test_the_distance_is_in_standard_deviations_and_a_sample_lies_at_the_root_of_the_dimension() -> (
+    None
+):
     g = gaussian(WIDE)
     found = g.distance(g.sample(400, 0))
     assert_close(found.mean() / math.sqrt(WIDE), torch.tensor(1.0).double(), rtol=0.02, atol=0)
@@ -179,7 +197,9 @@ def test_the_distance_is_in_standard_deviations_and_a_sample_lies_at_the_root_of
 def test_rows_by_radius_lie_exactly_at_so_many_times_the_typical_distance(factor: float) -> None:
     g = gaussian(WIDE)
     rows = Exclusion(g, factor=factor).sample(50, 0)
-    assert_close(g.distance(rows) / math.sqrt(WIDE), torch.full((50,), factor).double(), rtol=1e-3, atol=0)
+    assert_close(
+        g.distance(rows) / math.sqrt(WIDE), torch.full((50,), factor).double(), rtol=1e-3, atol=0
+    )
     plain = g.distance(g.sample(50, 0)) / math.sqrt(WIDE)
     assert (plain - factor).abs().min() > 0.2
     # in all directions
@@ -193,7 +213,9 @@ def test_the_published_rule_excludes_next_to_nothing_in_many_dimensions() -> Non
     relative = [float(g.distance(rows).mean()) / math.sqrt(WIDE) for rows in (plain, rule)]
     assert relative[0] + 0.03 < relative[1] < 1.2
     low = gaussian(2)
-    there = float(low.distance(Exclusion(low, rule="published").sample(200, 0)).mean()) / math.sqrt(2)
+    there = float(low.distance(Exclusion(low, rule="published").sample(200, 0)).mean()) / math.sqrt(
+        2
+    )
     assert there > 1.5  # where there are few, it does
 
 
@@ -208,7 +230,9 @@ def test_the_published_rule_never_accepts_where_the_gaussian_is_denser() -> None
 
 def test_a_rule_that_accepts_next_to_nothing_says_so() -> None:
     narrow = Exclusion(isotropic(WIDE), rule="published", c=1.0001)
-    with pytest.raises(ValueError, match="c: of 200000 draws .* were accepted, 200 are needed; take a larger c"):
+    with pytest.raises(
+        ValueError, match="c: of 200000 draws .* were accepted, 200 are needed; take a larger c"
+    ):
         narrow.sample(200, 0)
 
 
@@ -216,7 +240,10 @@ def test_a_rule_that_accepts_next_to_nothing_says_so() -> None:
 
 
 def test_interpolated_rows_lie_between_two_and_are_spread() -> None:
-    first, second = FixedRows(torch.zeros(1, D), "zero"), FixedRows(torch.arange(1.0, D + 1)[None], "one")
+    first, second = (
+        FixedRows(torch.zeros(1, D), "zero"),
+        FixedRows(torch.arange(1.0, D + 1)[None], "one"),
+    )
     rows = Interpolation(first, second).sample(300, 0)
     share = 1 - rows / second.vectors
     assert_close(share, share[:, :1].expand(-1, D), rtol=1e-4, atol=1e-5)
@@ -228,7 +255,8 @@ def test_the_two_ends_of_an_interpolation_are_drawn_apart() -> None:
     g = isotropic(WIDE, std=1.0)
     rows = Interpolation(g, g).sample(50, 0)
     both = Interpolation(g, FixedRows(g.sample(50, 0))).sample(50, 0)
-    # αx + (1−α)y of two that are apart is shorter than either; of twice the same it would be as long
+    # αx + (1−α)y of two that are apart is shorter than either; of twice the same it would be as
+    # long
     assert rows.norm(dim=1).mean() < 0.9 * math.sqrt(WIDE)
     assert_close(both, g.sample(50, 0), rtol=1e-4, atol=1e-5)
 
@@ -249,7 +277,9 @@ def test_given_rows_are_always_the_same_and_repeat_in_order() -> None:
     prior = FixedRows(vectors, "labels")
     assert torch.equal(prior.sample(2, 0), vectors[:2]) and torch.equal(prior.sample(3, 5), vectors)
     assert torch.equal(prior.sample(7, 1), torch.cat([vectors, vectors, vectors[:1]]))
-    assert (prior.name, Vocabulary(vectors).name) == ("labels", "vocabulary") and isinstance(prior, Prior)
+    assert (prior.name, Vocabulary(vectors).name) == ("labels", "vocabulary") and isinstance(
+        prior, Prior
+    )
 
 
 # bad arguments
@@ -260,10 +290,22 @@ BAD: dict[str, tuple[Callable[[], Tensor | object], str]] = {
     "std below 0": (lambda: isotropic(3, std=-1.0), "std: got -1.0"),
     "std NaN": (lambda: isotropic(3, std=math.nan), "std: got nan"),
     "one vector": (lambda: fit_gaussian(random(1, D)), "vectors, shrink: got 1 vectors and 0.01"),
-    "shrink 0": (lambda: fit_gaussian(random(9, D), shrink=0.0), "vectors, shrink: got 9 vectors and 0.0"),
-    "shrink above 1": (lambda: fit_gaussian(random(9, D), shrink=1.1), r"expected at least 2, and a share in \(0, 1\]"),
-    "rule": (lambda: Exclusion(gaussian(), rule="none"), "rule: got 'none', expected 'radius' or 'published'"),
-    "factor 1": (lambda: Exclusion(gaussian(), factor=1.0), "factor, c: got 1.0 and 5.0, expected numbers > 1"),
+    "shrink 0": (
+        lambda: fit_gaussian(random(9, D), shrink=0.0),
+        "vectors, shrink: got 9 vectors and 0.0",
+    ),
+    "shrink above 1": (
+        lambda: fit_gaussian(random(9, D), shrink=1.1),
+        r"expected at least 2, and a share in \(0, 1\]",
+    ),
+    "rule": (
+        lambda: Exclusion(gaussian(), rule="none"),
+        "rule: got 'none', expected 'radius' or 'published'",
+    ),
+    "factor 1": (
+        lambda: Exclusion(gaussian(), factor=1.0),
+        "factor, c: got 1.0 and 5.0, expected numbers > 1",
+    ),
     "c below 1": (lambda: Exclusion(gaussian(), c=0.5), "factor, c: got 2.0 and 0.5"),
 }
 

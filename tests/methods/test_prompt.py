@@ -1,4 +1,5 @@
-"""The fit of a prompt, on a toy model: what it finds, what it reports, and that it leaves the model alone."""
+"""The fit of a prompt, on a toy model: what it finds, what it reports, and that it leaves the model
+alone."""
 
 import json
 import warnings
@@ -18,7 +19,15 @@ from steerlens.methods.prompt.priors import Exclusion, FixedRows, Gaussian, Voca
 from steerlens.methods.prompt.soft_prompt import prompt_sites
 from steerlens.models.embeddings import embeddings
 from steerlens.values.training import Training
-from tests.methods.make import assert_losses_are_over, cut, data, heldout_rows, model, nll_of, rows_of
+from tests.methods.make import (
+    assert_losses_are_over,
+    cut,
+    data,
+    heldout_rows,
+    model,
+    nll_of,
+    rows_of,
+)
 from tests.models.test_partial_forward import traces
 
 N, LENGTH = 40, 3
@@ -44,8 +53,12 @@ def believed() -> Gaussian:
 def fitted(kind: Any = "soft", encoder: Any = "none") -> sl.Fit[sl.SoftPrompt]:
     """Trained enough to have moved: few texts, one epoch, or for the first more of them."""
     if (kind, encoder) == ("soft", "none"):
-        return sl.fit_prompt(model(), data(60), **{**QUICK, "training": replace(ONCE, epochs=3, lr=0.1)})
-    return sl.fit_prompt(model(), data(24), kind=kind, encoder=encoder, name=f"{kind} {encoder}", **SLOW)
+        return sl.fit_prompt(
+            model(), data(60), **{**QUICK, "training": replace(ONCE, epochs=3, lr=0.1)}
+        )
+    return sl.fit_prompt(
+        model(), data(24), kind=kind, encoder=encoder, name=f"{kind} {encoder}", **SLOW
+    )
 
 
 def texts_of(encoder: str, kind: str) -> sl.Labelled:
@@ -53,29 +66,47 @@ def texts_of(encoder: str, kind: str) -> sl.Labelled:
 
 
 KINDS = ("soft", "deep", "kv")
-CASES = [*(("soft", encoder) for encoder in ("none", "mlp", "lstm")), ("deep", "none"), ("kv", "none"), ("kv", "mlp")]
+CASES = [
+    *(("soft", encoder) for encoder in ("none", "mlp", "lstm")),
+    ("deep", "none"),
+    ("kv", "none"),
+    ("kv", "mlp"),
+]
 
 
 # what it finds
 
 
-def test_a_fit_explains_held_out_texts_better_than_its_start_and_the_plain_model_better_than_nothing() -> None:
+def test_a_fit_explains_held_out_texts_better_than_its_start_and_the_plain_model_better_than_nothing() -> (
+    None
+):
     report = fitted().report
     losses = [trial["heldout_nll"] for trial in report.trials]
     assert len(losses) == 4 and [trial["epoch"] for trial in report.trials] == [0, 1, 2, 3]
-    assert losses[0] > report.settings["plain_nll"] + 0.05  # words at random before a text do it no good
+    assert (
+        losses[0] > report.settings["plain_nll"] + 0.05
+    )  # words at random before a text do it no good
     assert min(losses) < losses[0] - 0.05
     assert report.heldout.steered == pytest.approx(min(losses), abs=1e-4)
-    assert abs(report.heldout.base - losses[0]) > 0.02  # base is the neutral prompt, which was learned too
+    assert (
+        abs(report.heldout.base - losses[0]) > 0.02
+    )  # base is the neutral prompt, which was learned too
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_whoever_keeps_the_start_is_told_so_in_words(kind: Any) -> None:
-    options: dict[str, Any] = {"length": LENGTH, "kind": kind, "training": replace(ONCE, lr=0.0), "progress": False}
+    options: dict[str, Any] = {
+        "length": LENGTH,
+        "kind": kind,
+        "training": replace(ONCE, lr=0.0),
+        "progress": False,
+    }
     with pytest.warns(UserWarning, match="fit_prompt: nothing was learnt"):
         fit = sl.fit_prompt(model(), data(24), **options)
     assert fit.report.settings["epoch_kept"] == 0 and not fit.value.directions.any()
-    assert fit.report.verdict is not None and str(fit.report.verdict).startswith("Nothing was learnt")
+    assert fit.report.verdict is not None and str(fit.report.verdict).startswith(
+        "Nothing was learnt"
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,7 +119,9 @@ def test_few_texts_are_learned_from_by_every_draw_and_nobody_is_warned(seed: int
 
 
 @pytest.mark.parametrize("kind, encoder", CASES)
-def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(kind: Any, encoder: Any) -> None:
+def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(
+    kind: Any, encoder: Any
+) -> None:
     fit = fitted(kind, encoder)
     value, settings = fit.value, fit.report.settings
     sites = prompt_sites(kind, value.layers)
@@ -96,18 +129,26 @@ def test_every_kind_is_learned_by_every_encoder_and_comes_out_as_plain_numbers(k
     assert (value.kind, value.prefix, len(sites)) == (kind, LENGTH, SITES[kind])
     assert value.rows.shape == (SITES[kind], LENGTH, WIDTH[kind])
     for t in (value.rows, value.directions):
-        assert type(t) is Tensor and not t.requires_grad and t.grad_fn is None and t.isfinite().all()
+        assert (
+            type(t) is Tensor and not t.requires_grad and t.grad_fn is None and t.isfinite().all()
+        )
     assert value.directions.abs().max() > 1e-4
     expected = {
         "kind": kind, "length": LENGTH, "layers": list(value.layers), "prior": "vocabulary", "prior_weight": 0.0,
         "encoder": encoder, "n_parameters": 2 * SITES[kind] * LENGTH * WIDTH[kind],
     }  # fmt: skip
-    assert {key: settings[key] for key in expected} == expected == {**expected, "n_parameters": value.n_parameters}
+    assert (
+        {key: settings[key] for key in expected}
+        == expected
+        == {**expected, "n_parameters": value.n_parameters}
+    )
     held = fit.report.heldout
     texts = texts_of(encoder, kind)
     some = rows_of(texts, heldout_rows(len(texts.texts), tries=fit.report.settings["tries"]))
     for expected_nll, sign in ((held.base, 0.0), (held.steered, 1.0), (held.flipped, -1.0)):
-        assert nll_of(model(), some, value, sign * fit.report.strength) == pytest.approx(expected_nll, abs=1e-4)
+        assert nll_of(model(), some, value, sign * fit.report.strength) == pytest.approx(
+            expected_nll, abs=1e-4
+        )
     assert nll_of(model(), some, None) == pytest.approx(settings["plain_nll"], abs=1e-4)
     assert abs(held.steered - settings["plain_nll"]) > 1e-3
     assert held.steered < fit.report.trials[0]["heldout_nll"]
@@ -124,7 +165,8 @@ def test_layers_are_those_that_are_asked_for() -> None:
 
 @pytest.mark.parametrize("kind, encoder", [*((kind, "none") for kind in KINDS), ("kv", "mlp")])
 def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> None:
-    """Steps of no size, whichever texts are held out: the rows are tokens of the vocabulary, or what the model makes of them."""
+    """Steps of no size, whichever texts are held out: the rows are tokens of the vocabulary, or
+    what the model makes of them."""
     fit = sl.fit_prompt(model(), data(8), kind=kind, encoder=encoder, seed=3, **TINY)
     on = sl.readout(model())
     words = [i for i in range(on.n_tokens) if i not in on.special]
@@ -133,7 +175,9 @@ def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> 
     assert_close(fit.value.rows, start, rtol=0, atol=1e-5)
     assert start.abs().max() > 0.05 and fit.value.directions.abs().max() < 1e-5
     h, first = fit.report.heldout, fit.report.trials[0]["heldout_nll"]
-    assert h.base == pytest.approx(h.steered, abs=1e-5) and h.base == pytest.approx(h.flipped, abs=1e-5)
+    assert h.base == pytest.approx(h.steered, abs=1e-5) and h.base == pytest.approx(
+        h.flipped, abs=1e-5
+    )
     assert first == pytest.approx(h.base, abs=1e-4)
     some = rows_of(data(8), heldout_rows(8, seed=3, tries=2))
     other = sl.SoftPrompt(start, torch.zeros_like(start), kind, fit.value.layers, on)
@@ -142,7 +186,10 @@ def test_it_starts_at_the_prior_without_a_direction(kind: Any, encoder: Any) -> 
 
 def test_every_kind_starts_as_the_same_prompt() -> None:
     reports = [sl.fit_prompt(model(), data(8), kind=k, **TINY).report for k in KINDS]
-    first, plain = [report.trials[0]["heldout_nll"] for report in reports], reports[0].settings["plain_nll"]
+    first, plain = (
+        [report.trials[0]["heldout_nll"] for report in reports],
+        reports[0].settings["plain_nll"],
+    )
     assert max(first) - min(first) < 1e-4 and min(abs(x - plain) for x in first) > 1e-2
 
 
@@ -151,7 +198,9 @@ def test_rows_start_where_the_prior_says() -> None:
         fit = sl.fit_prompt(model(), data(8), prior=prior, seed=1, **TINY)
         assert_close(fit.value.rows[0], prior.sample(LENGTH, 1), rtol=0, atol=1e-5)
         assert fit.report.settings["prior"] == prior.name
-        assert (fit.value.rows[0] - prior.sample(LENGTH, 2)).abs().max() > 0.05 or prior.name == "two"
+        assert (
+            fit.value.rows[0] - prior.sample(LENGTH, 2)
+        ).abs().max() > 0.05 or prior.name == "two"
 
 
 def test_a_strong_belief_keeps_the_rows_nearer_to_it() -> None:
@@ -172,7 +221,9 @@ def test_a_strong_belief_keeps_the_rows_nearer_to_it() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["none", "mlp", "lstm"])
-def test_the_same_seed_gives_the_same_numbers_and_the_global_generator_is_left_alone(encoder: Any) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_the_global_generator_is_left_alone(
+    encoder: Any,
+) -> None:
     found = []
     model()  # building a model draws numbers, once
     with torch.random.fork_rng(devices=[]):
@@ -183,11 +234,15 @@ def test_the_same_seed_gives_the_same_numbers_and_the_global_generator_is_left_a
             assert torch.equal(torch.get_rng_state(), before)
     one, same, other = found
     assert torch.equal(one.rows, same.rows) and torch.equal(one.directions, same.directions)
-    assert not torch.equal(one.rows, other.rows) and not torch.equal(one.directions, other.directions)
+    assert not torch.equal(one.rows, other.rows) and not torch.equal(
+        one.directions, other.directions
+    )
 
 
 def test_it_stops_when_it_is_no_longer_patient() -> None:
-    wild = sl.fit_prompt(model(), data(24), **{**QUICK, "training": replace(ONCE, epochs=8, lr=20.0, patience=1)})
+    wild = sl.fit_prompt(
+        model(), data(24), **{**QUICK, "training": replace(ONCE, epochs=8, lr=20.0, patience=1)}
+    )
     losses = [trial["heldout_nll"] for trial in wild.report.trials]
     assert len(losses) == 1 + losses.index(min(losses)) + 1 < 9
     assert wild.report.heldout.steered == pytest.approx(min(losses), abs=1e-4)
@@ -221,19 +276,27 @@ def test_prompts_of_texts_come_behind_the_rows_and_only_the_texts_count(kind: An
     h = fit.report.heldout
     assert fit.report.n_positions == sl.collect(model(), cut(24), progress=False).n_positions
     assert fit.report.n_positions == sum(len(text.split()) + 1 for text in cut(24).texts)
-    assert nll_of(model(), held, fit.value, fit.report.strength) == pytest.approx(h.steered, abs=1e-4)
+    assert nll_of(model(), held, fit.value, fit.report.strength) == pytest.approx(
+        h.steered, abs=1e-4
+    )
     assert nll_of(model(), held, None) == pytest.approx(fit.report.settings["plain_nll"], abs=1e-4)
     bare = sl.Labelled(held.texts, held.labels)
-    assert abs(nll_of(model(), bare, fit.value) - h.steered) > 1e-2  # without their prompts they are other texts
+    assert (
+        abs(nll_of(model(), bare, fit.value) - h.steered) > 1e-2
+    )  # without their prompts they are other texts
 
 
 def test_a_background_is_always_on_and_is_reported() -> None:
     on = sl.readout(model())
-    background = sl.Steer(0.05 * torch.randn(64, 64, generator=torch.Generator().manual_seed(1)), on, "other")
+    background = sl.Steer(
+        0.05 * torch.randn(64, 64, generator=torch.Generator().manual_seed(1)), on, "other"
+    )
     kept = background.W.clone()
     fit = sl.fit_prompt(model(), data(24), background=background, **QUICK)
     assert fit.background is background and torch.equal(background.W, kept)
-    assert_losses_are_over(kept, fit, rows_of(data(24), heldout_rows(24, tries=fit.report.settings["tries"])))
+    assert_losses_are_over(
+        kept, fit, rows_of(data(24), heldout_rows(24, tries=fit.report.settings["tries"]))
+    )
     with pytest.raises(ValueError, match="transfer"):
         other = sl.Steer(torch.zeros(128, 128), sl.readout(sl.load_model("toy-128")), "elsewhere")
         sl.fit_prompt(model(), data(8), background=other, **QUICK)
@@ -247,7 +310,9 @@ def test_a_report_is_plain_numbers_and_goes_into_the_file(tmp_path: Path) -> Non
     assert plain["n_positions"] == sl.collect(model(), data(60), progress=False).n_positions
     back = sl.load(sl.save(fit.value, tmp_path / "cheer.safetensors", report=fit.report), model())
     assert isinstance(back, sl.SoftPrompt)
-    assert torch.equal(back.rows, fit.value.rows) and torch.equal(back.directions, fit.value.directions)
+    assert torch.equal(back.rows, fit.value.rows) and torch.equal(
+        back.directions, fit.value.directions
+    )
     assert sl.read_metadata(tmp_path / "cheer.safetensors")["report"] == written
 
 
@@ -280,7 +345,9 @@ def test_bad_arguments_are_refused_by_name(case: str, unchecked: None) -> None:
 
 @pytest.mark.parametrize("kind", ["deep", "kv"])
 def test_a_belief_belongs_to_embeddings_alone(kind: Any) -> None:
-    with pytest.raises(ValueError, match=f"prior_weight: got 1.0 for kind '{kind}' and prior 'fitted gaussian'"):
+    with pytest.raises(
+        ValueError, match=f"prior_weight: got 1.0 for kind '{kind}' and prior 'fitted gaussian'"
+    ):
         sl.fit_prompt(model(), data(8), kind=kind, prior=believed(), prior_weight=1.0, **QUICK)
 
 

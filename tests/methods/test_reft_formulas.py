@@ -24,7 +24,11 @@ def numbers(variant: str) -> tuple[Tensor, Tensor | None, Tensor]:
     R = random(rank, D, seed=1).double()
     if form.orthonormal:
         R = torch.linalg.qr(R.T).Q.T
-    return R, random(rank, D, seed=2).double() if form.reads else None, random(rank, seed=3).double()
+    return (
+        R,
+        random(rank, D, seed=2).double() if form.reads else None,
+        random(rank, seed=3).double(),
+    )
 
 
 def activated(kind: str | None, x: Tensor) -> Tensor:
@@ -60,7 +64,9 @@ def test_each_variant_is_its_formula(variant: str, activation: Any) -> None:
     assert found.shape == h.shape and found.abs().max() > 0.1
     for i in range(3):
         for j in range(4):
-            assert_close(found[i, j], by_hand(variant, h[i, j], R, A, b, activation), rtol=1e-10, atol=1e-10)
+            assert_close(
+                found[i, j], by_hand(variant, h[i, j], R, A, b, activation), rtol=1e-10, atol=1e-10
+            )
 
 
 def test_variants_and_activations_are_all_different() -> None:
@@ -115,11 +121,15 @@ def test_rows_weigh_every_token_by_itself_and_the_gradients_too() -> None:
             expected = R.T @ torch.diag(weight[i, j]) @ (A @ h[i, j] + b - R @ h[i, j])
             assert_close(found[i, j], expected, rtol=1e-10, atol=1e-10)
     inputs = [t.requires_grad_() for t in (h, R, A, b)]
-    assert torch.autograd.gradcheck(lambda h, R, A, b: change(h, R, A, b, True, rows=weight), inputs)
+    assert torch.autograd.gradcheck(
+        lambda h, R, A, b: change(h, R, A, b, True, rows=weight), inputs
+    )
 
 
 @pytest.mark.parametrize("variant", ["loreft", "consreft"])
-def test_an_orthonormal_edit_that_replaces_writes_the_subspace_and_nothing_else(variant: str) -> None:
+def test_an_orthonormal_edit_that_replaces_writes_the_subspace_and_nothing_else(
+    variant: str,
+) -> None:
     (R, A, b), h = numbers(variant), random(20, D, seed=4).double()
     after = h + change(h, R, A, b, True)
     target = b.expand(20, -1) if A is None else h @ A.T + b
@@ -132,13 +142,18 @@ def test_an_orthonormal_edit_that_replaces_writes_the_subspace_and_nothing_else(
 def test_where_A_is_R_and_b_nothing_an_edit_that_replaces_changes_nothing() -> None:
     (R, _, b), h = numbers("noreft"), random(20, D, seed=4).double()
     assert change(h, R, R, b, True).abs().max() > 0.1
-    assert_close(change(h, R, R, torch.zeros_like(b), True), torch.zeros_like(h), rtol=0, atol=1e-12)
+    assert_close(
+        change(h, R, R, torch.zeros_like(b), True), torch.zeros_like(h), rtol=0, atol=1e-12
+    )
 
 
 def top_mean_by_hand(h: Tensor, v: Tensor, real: Tensor, k: int) -> tuple[list[float], list[float]]:
     means, rests = [], []
     for row, held in zip(h, real, strict=True):
-        sizes = sorted((max(float(x @ v), 0.0) for x, there in zip(row, held, strict=True) if there), reverse=True)
+        sizes = sorted(
+            (max(float(x @ v), 0.0) for x, there in zip(row, held, strict=True) if there),
+            reverse=True,
+        )
         n = max(len(sizes), 1)
         means.append(sum(sizes[:k]) / min(n, k))
         rests.append(sum(sizes[k:]) / n)
@@ -170,4 +185,6 @@ def test_top_mean_has_no_size_where_nothing_points_along_the_vector() -> None:
 def test_gradients_of_top_mean_are_those_of_finite_differences() -> None:
     h, v = 3 * random(2, 6, D, seed=7).double(), random(D, seed=8).double()
     real = torch.tensor([[1.0] * 6, [1.0] * 4 + [0.0] * 2]).double()
-    assert torch.autograd.gradcheck(lambda h, v: top_mean(h, v, real, 3), [h.requires_grad_(), v.requires_grad_()])
+    assert torch.autograd.gradcheck(
+        lambda h, v: top_mean(h, v, real, 3), [h.requires_grad_(), v.requires_grad_()]
+    )

@@ -1,4 +1,5 @@
-"""An edit of hidden states: a frozen value that keeps the laws of interventions, in memory and on disk."""
+"""An edit of hidden states: a frozen value that keeps the laws of interventions, in memory and on
+disk."""
 
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -14,7 +15,17 @@ from steerlens.methods.reft.formulas import ACTIVATIONS, FORMS
 from steerlens.methods.reft.reft import Reft
 from steerlens.values.positions import TokenIndex, places_of
 from tests.contract import everywhere, laws, run
-from tests.values.make import D, contents, forget, make_readout, make_reft, make_steer, picked, random, rewrite
+from tests.values.make import (
+    D,
+    contents,
+    forget,
+    make_readout,
+    make_reft,
+    make_steer,
+    picked,
+    random,
+    rewrite,
+)
 
 KINDS: dict[str, dict[str, Any]] = {
     "one layer": {},
@@ -27,7 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
 SITES = {layer: f"blocks.{layer}.hook_resid_post" for layer in range(4)}
 
 
-def states(*layers: int, rows: int = 3, width: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def states(
+    *layers: int, rows: int = 3, width: int = 5, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Hidden states behind some layers."""
     return {SITES[layer]: 2 * random(rows, width, D, seed=20 + layer).to(dtype) for layer in layers}
 
@@ -56,17 +69,24 @@ def columns(edit: Reft, k: int, h: Tensor) -> Tensor:
     R, b, h = edit.R[k].double(), edit.b[k].double(), h.double()
     target = b if edit.A is None else edit.A[k].double() @ h + b
     target = {None: lambda x: x, "tanh": torch.tanh, "relu": torch.relu}[edit.activation](target)
-    return R.T @ (target - R @ h) if edit.variant in ("loreft", "noreft", "consreft") else R.T @ target
+    return (
+        R.T @ (target - R @ h) if edit.variant in ("loreft", "noreft", "consreft") else R.T @ target
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("variant, activation", [*((v, None) for v in FORMS), ("loreft", "tanh"), ("nodireft", "relu")])
+@pytest.mark.parametrize(
+    "variant, activation", [*((v, None) for v in FORMS), ("loreft", "tanh"), ("nodireft", "relu")]
+)
 def test_every_token_is_edited_by_the_formula_of_its_layer_and_end_or_left_alone(
     variant: str, kind: str, activation: Any
 ) -> None:
     edit = make_reft(variant, **KINDS[kind], activation=activation)
     at, strength = states(0, 1, 2, 3), torch.tensor([-1.5, 0.5, 2.0])
-    mask, prompts = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]), torch.tensor([4, 2, 1])
+    mask, prompts = (
+        torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]),
+        torch.tensor([4, 2, 1]),
+    )
     places, pads = places_of(mask, prompts), (0, 2, 0)
     after = dict(at)
     for site, function in edit.edits(strength):
@@ -163,7 +183,8 @@ def test_only_r1_detects_and_what_it_detects_is_the_size_along_its_vector() -> N
 
 
 @pytest.mark.parametrize(
-    "variant, rank, n", [("loreft", 1, 8_193), ("loreft", 4, 32_772), ("loreft", 8, 65_544), ("consreft", 1, 4_097)]
+    "variant, rank, n",
+    [("loreft", 1, 8_193), ("loreft", 4, 32_772), ("loreft", 8, 65_544), ("consreft", 1, 4_097)],
 )
 def test_parameters_are_as_many_as_the_paper_counts(variant: str, rank: int, n: int) -> None:
     on = make_readout(d=4096, vocab=2)
@@ -177,7 +198,15 @@ def test_an_edit_is_frozen_and_says_what_it_is() -> None:
     edit = make_reft("noreft", layers=(1, 3), rank=2, positions="f1+l2")
     with pytest.raises(FrozenInstanceError):
         edit.b = edit.b  # pyright: ignore[reportAttributeAccessIssue]
-    for part in ("'edit'", "noreft", "rank 2", "layers 1, 3", "'f1+l2'", f"{4 * D * 2 + 4:,} parameters", "'m0'"):
+    for part in (
+        "'edit'",
+        "noreft",
+        "rank 2",
+        "layers 1, 3",
+        "'f1+l2'",
+        f"{4 * D * 2 + 4:,} parameters",
+        "'m0'",
+    ):
         assert part in repr(edit)
 
 
@@ -190,32 +219,63 @@ def good(**changes: Any) -> dict[str, Any]:
 
 NAN = torch.full((1, 2), torch.nan)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "a variant that is not there": ({"variant": "lora"}, "variant: got 'lora', expected one of loreft, noreft"),
-    "an activation that is not there": ({"activation": "sigmoid"}, "activation: got 'sigmoid' for 'loreft'"),
-    "an activation of nothing": ({"variant": "consreft", "A": None, "activation": "relu"}, "activation: got 'relu'"),
+    "a variant that is not there": (
+        {"variant": "lora"},
+        "variant: got 'lora', expected one of loreft, noreft",
+    ),
+    "an activation that is not there": (
+        {"activation": "sigmoid"},
+        "activation: got 'sigmoid' for 'loreft'",
+    ),
+    "an activation of nothing": (
+        {"variant": "consreft", "A": None, "activation": "relu"},
+        "activation: got 'relu'",
+    ),
     "positions": ({"positions": "f0"}, "positions: got 'f0'"),
     "no layers": ({"layers": ()}, r"layers: got \(\), expected different numbers from 0"),
     "a layer twice": ({"layers": (1, 1)}, r"layers: got \(1, 1\)"),
     "a layer below the first": ({"layers": (-1,)}, r"layers: got \(-1,\)"),
     "too few edits": ({"layers": (0, 1)}, "R: got 1 edits for 2 layers"),
     "too many edits": (
-        {"R": make_reft().R.repeat(3, 1, 1), "A": random(3, 2, D), "b": random(3, 2), "positions": "f1+l1"},
+        {
+            "R": make_reft().R.repeat(3, 1, 1),
+            "A": random(3, 2, D),
+            "b": random(3, 2),
+            "positions": "f1+l1",
+        },
         "R: got 3 edits for 1 layers",
     ),
     "two edits for one end": (
-        {"R": make_reft().R.repeat(2, 1, 1), "A": random(2, 2, D), "b": random(2, 2), "positions": "f2"},
+        {
+            "R": make_reft().R.repeat(2, 1, 1),
+            "A": random(2, 2, D),
+            "b": random(2, 2),
+            "positions": "f2",
+        },
         "positions: 'f2' has one end",
     ),
     "no A where it is read": ({"A": None}, r"A: expected shape \(1, 2, 6\) for 'loreft', got None"),
     "A where nothing is read": ({"variant": "lobireft"}, "A: expected None for 'lobireft'"),
-    "A of another shape": ({"A": random(1, 1, D)}, r"A: expected shape \(1, 2, 6\).*got \(1, 1, 6\)"),
+    "A of another shape": (
+        {"A": random(1, 1, D)},
+        r"A: expected shape \(1, 2, 6\).*got \(1, 1, 6\)",
+    ),
     "b of another shape": ({"b": random(1, 3)}, r"b: got shape \(1, 3\), expected \(1, 2\)"),
     "r1 of rank 2": ({"variant": "r1", "A": None}, "R: got rank 2, expected 1 for 'r1'"),
     "NaN in b": ({"b": NAN}, "R, A or b of 'reft' holds NaN"),
-    "infinity in A": ({"A": torch.full((1, 2, D), torch.inf)}, "R, A or b of 'reft' holds NaN or infinity"),
+    "infinity in A": (
+        {"A": torch.full((1, 2, D), torch.inf)},
+        "R, A or b of 'reft' holds NaN or infinity",
+    ),
     "NaN in R": ({"R": torch.full((1, 2, D), torch.nan)}, "R, A or b of 'reft' holds NaN"),
-    "rows that are not orthogonal": ({"R": random(1, 2, D)}, "R: its rows are not orthonormal .*'loreft' needs"),
-    "rows that are not of length 1": ({"R": 1.01 * make_reft().R}, "R: its rows are not orthonormal .*0.0"),
+    "rows that are not orthogonal": (
+        {"R": random(1, 2, D)},
+        "R: its rows are not orthonormal .*'loreft' needs",
+    ),
+    "rows that are not of length 1": (
+        {"R": 1.01 * make_reft().R},
+        "R: its rows are not orthonormal .*0.0",
+    ),
 }
 
 
@@ -236,7 +296,8 @@ def test_only_variants_without_the_constraint_take_any_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "variant, kind", [*((v, "both ends, apart") for v in FORMS), ("direft", "several layers"), ("r1", "one layer")]
+    "variant, kind",
+    [*((v, "both ends, apart") for v in FORMS), ("direft", "several layers"), ("r1", "one layer")],
 )
 def test_an_edit_is_read_back_exactly(variant: str, kind: str, tmp_path: Path) -> None:
     activation = "gelu" if FORMS[variant].reads else None
@@ -254,7 +315,9 @@ def test_an_edit_is_read_back_exactly(variant: str, kind: str, tmp_path: Path) -
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return save(make_reft(layers=(2, 0), positions="f1+l2", name="cheer"), tmp_path / "cheer.safetensors")
+    return save(
+        make_reft(layers=(2, 0), positions="f1+l2", name="cheer"), tmp_path / "cheer.safetensors"
+    )
 
 
 def test_metadata_says_what_the_edit_is(path: Path) -> None:
@@ -270,7 +333,9 @@ def test_every_changed_byte_of_the_numbers_is_noticed(path: Path) -> None:
     whole = path.read_bytes()
     n = 4 * sum(t.numel() for t in contents(path)[1].values())
     for place in (1, n // 2, n):  # the numbers are the end of the file
-        path.write_bytes(whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :])
+        path.write_bytes(
+            whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :]
+        )
         with pytest.raises(ValueError, match="changed after it was saved"):
             read_value(path, make_readout())
     path.write_bytes(whole)
@@ -288,7 +353,9 @@ def test_numbers_that_are_missing_or_exchanged_are_noticed(path: Path) -> None:
             read_value(path, make_readout())
 
 
-@pytest.mark.parametrize("missing", ["variant", "layers", "positions", "activation", "name", "digest", "kind"])
+@pytest.mark.parametrize(
+    "missing", ["variant", "layers", "positions", "activation", "name", "digest", "kind"]
+)
 def test_metadata_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
     forget(path, missing)
     with pytest.raises(ValueError, match=r"cheer\.safetensors.*not one that steerlens\.save wrote"):
@@ -309,7 +376,10 @@ def test_an_edit_is_no_steer_and_the_other_way_round(path: Path, tmp_path: Path)
 
 def test_metadata_that_makes_no_edit_is_refused(path: Path) -> None:
     meta, tensors = contents(path)
-    for wrong, message in (({"variant": "consreft"}, "A: expected None"), ({"layers": [1]}, "positions|R: got")):
+    for wrong, message in (
+        ({"variant": "consreft"}, "A: expected None"),
+        ({"layers": [1]}, "positions|R: got"),
+    ):
         rewrite(path, tensors, {**meta, **wrong, "positions": "f1"})
         with pytest.raises(ValueError, match=message):
             read_value(path, make_readout())
@@ -336,6 +406,12 @@ def test_a_cached_step_is_edited_as_the_token_is_in_one_pass() -> None:
     ((_, function),) = edit.edits(1.0)
     prompts = torch.tensor([1, 3, 5])
     whole = function(h, everywhere(h)._replace(prompt=prompts))
-    steps = [function(h[:, i : i + 1], TokenIndex(torch.full((3, 1), i), prompts)) for i in range(5)]
+    steps = [
+        function(h[:, i : i + 1], TokenIndex(torch.full((3, 1), i), prompts)) for i in range(5)
+    ]
     assert_close(torch.cat(steps, 1), whole)
-    assert [int((row != before).any(1).sum()) for row, before in zip(whole, h, strict=True)] == [5, 3, 1]
+    assert [int((row != before).any(1).sum()) for row, before in zip(whole, h, strict=True)] == [
+        5,
+        3,
+        1,
+    ]

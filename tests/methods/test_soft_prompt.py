@@ -1,4 +1,5 @@
-"""Learned rows before the input: a frozen value that keeps the laws of interventions, in memory and on disk."""
+"""Learned rows before the input: a frozen value that keeps the laws of interventions, in memory and
+on disk."""
 
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -44,9 +45,14 @@ def make_prompt(case: str, *, n: int = N, still: bool = False, seed: int = 0) ->
     return SoftPrompt(random(*shape, seed=seed), directions, kind, layers, make_readout(), "cheer")
 
 
-def activations(case: str, *, rows: int = 3, width: int = 5, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def activations(
+    case: str, *, rows: int = 3, width: int = 5, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """What a model holds at the sites of a kind, keys and values by heads."""
-    at = {site: 2 * random(rows, width, D, seed=20 + k).to(dtype) for k, site in enumerate(SITES[case])}
+    at = {
+        site: 2 * random(rows, width, D, seed=20 + k).to(dtype)
+        for k, site in enumerate(SITES[case])
+    }
     return {site: t.unflatten(2, (HEADS, HEAD)) if "attn" in site else t for site, t in at.items()}
 
 
@@ -55,7 +61,9 @@ def activations(case: str, *, rows: int = 3, width: int = 5, dtype: torch.dtype 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("case", KINDS)
-def test_prompts_keep_the_laws_and_strength_zero_is_the_neutral_one(case: str, dtype: torch.dtype) -> None:
+def test_prompts_keep_the_laws_and_strength_zero_is_the_neutral_one(
+    case: str, dtype: torch.dtype
+) -> None:
     laws(make_prompt(case), activations(case, dtype=dtype), at_zero=make_prompt(case, still=True))
 
 
@@ -75,14 +83,23 @@ def test_the_sites_of_each_kind(case: str) -> None:
 
 @pytest.mark.parametrize("case", KINDS)
 @pytest.mark.parametrize("width", [2, N, 5])
-def test_the_first_tokens_of_every_row_are_replaced_and_the_others_left_alone(case: str, width: int) -> None:
-    """Padded on either side, not at all, and a pass that goes on in the middle of the rows or behind them."""
-    prompt, at, strengths = make_prompt(case), activations(case, rows=4, width=width), (-1.5, 0.5, 2.0, 1.0)
+def test_the_first_tokens_of_every_row_are_replaced_and_the_others_left_alone(
+    case: str, width: int
+) -> None:
+    """Padded on either side, not at all, and a pass that goes on in the middle of the rows or
+    behind them."""
+    prompt, at, strengths = (
+        make_prompt(case),
+        activations(case, rows=4, width=width),
+        (-1.5, 0.5, 2.0, 1.0),
+    )
     index = places_of(torch.ones(4, width, dtype=torch.long), torch.full((4,), N)).index.clone()
     index[1, :1], index[1, 1:] = -1, torch.arange(width - 1)
     index[2] += 2
     index[3] += N
-    places = places_of(torch.ones(4, width, dtype=torch.long), torch.full((4,), N))._replace(index=index)
+    places = places_of(torch.ones(4, width, dtype=torch.long), torch.full((4,), N))._replace(
+        index=index
+    )
     replaced, kept = 0, 0
     for k, (site, edit) in enumerate(prompt.edits(torch.tensor(strengths))):
         found, before = edit(at[site], places).flatten(2), at[site].flatten(2)
@@ -102,7 +119,9 @@ def test_the_first_tokens_of_every_row_are_replaced_and_the_others_left_alone(ca
 @pytest.mark.parametrize("case", KINDS)
 def test_the_rows_at_a_strength_are_what_a_pass_holds(case: str) -> None:
     prompt, at = make_prompt(case), activations(case)
-    assert torch.equal(prompt.at(0.0), prompt.rows) and torch.equal(prompt.at(1.0), prompt.rows + prompt.directions)
+    assert torch.equal(prompt.at(0.0), prompt.rows) and torch.equal(
+        prompt.at(1.0), prompt.rows + prompt.directions
+    )
     assert_close((prompt.at(1.0) + prompt.at(-1.0)) / 2, prompt.rows, rtol=1e-5, atol=1e-6)
     for s in (1.0, -2.5):
         found = run(prompt, s, at)
@@ -116,7 +135,9 @@ def test_what_was_there_before_the_rows_has_no_part_in_it() -> None:
     other = {site: t + 1 for site, t in at.items()}
     one, two = run(prompt, 1.0, at), run(prompt, 1.0, other)
     for site in SITES["deep"]:
-        assert torch.equal(one[site][:, :N], two[site][:, :N]) and not torch.equal(one[site], two[site])
+        assert torch.equal(one[site][:, :N], two[site][:, :N]) and not torch.equal(
+            one[site], two[site]
+        )
 
 
 def test_gradients_reach_rows_and_directions_and_not_what_they_replace() -> None:
@@ -132,7 +153,9 @@ def test_gradients_reach_rows_and_directions_and_not_what_they_replace() -> None
 
 
 def test_rows_of_another_width_are_refused_where_they_would_go() -> None:
-    with pytest.raises(ValueError, match=f"rows: width {D} at a site of width {D + 2}; they are of another model"):
+    with pytest.raises(
+        ValueError, match=f"rows: width {D} at a site of width {D + 2}; they are of another model"
+    ):
         run(make_prompt("soft"), 1.0, {"hook_embed": random(2, 5, D + 2)})
 
 
@@ -146,13 +169,27 @@ def test_a_prompt_is_frozen_and_says_what_it_is(case: str) -> None:
         prompt.rows = prompt.rows  # pyright: ignore[reportAttributeAccessIssue]
     n = 2 * len(SITES[case]) * N * D
     assert (prompt.prefix, prompt.n_parameters) == (N, n)
-    where = {"soft": "3 rows, ", "deep": "layers 1,", "deep, two layers": "layers 0, 2,", "kv": "layers 1,"}
-    for part in ("'cheer'", KINDS[case][0], f"{n} parameters", "'m0'", where.get(case, "layers 2, 0,")):
+    where = {
+        "soft": "3 rows, ",
+        "deep": "layers 1,",
+        "deep, two layers": "layers 0, 2,",
+        "kv": "layers 1,",
+    }
+    for part in (
+        "'cheer'",
+        KINDS[case][0],
+        f"{n} parameters",
+        "'m0'",
+        where.get(case, "layers 2, 0,"),
+    ):
         assert part in repr(prompt)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "a kind that is not there": ({"kind": "hard"}, r"kind, layers: got 'hard' at layers \(\), expected 'soft' without"),
+    "a kind that is not there": (
+        {"kind": "hard"},
+        r"kind, layers: got 'hard' at layers \(\), expected 'soft' without",
+    ),
     "layers of a soft one": ({"layers": (1,)}, r"kind, layers: got 'soft' at layers \(1,\)"),
     "no layers of a deep one": ({"kind": "deep"}, r"kind, layers: got 'deep' at layers \(\)"),
     "no layers of keys and values": ({"kind": "kv"}, r"kind, layers: got 'kv' at layers \(\)"),
@@ -160,15 +197,27 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"kind": "deep", "layers": (0, 1)},
         r"expected both \(3, n, width\) for 'deep' at layers \(0, 1\)",
     ),
-    "keys without values": ({"kind": "kv", "layers": (1,)}, r"expected both \(2, n, width\) for 'kv' at layers \(1,\)"),
+    "keys without values": (
+        {"kind": "kv", "layers": (1,)},
+        r"expected both \(2, n, width\) for 'kv' at layers \(1,\)",
+    ),
     "too many sites": (
         {"rows": random(2, N, D), "directions": random(2, N, D)},
         r"got shapes \(2, 3, 6\) and \(2, 3, 6\)",
     ),
-    "directions of another length": ({"directions": random(1, N + 1, D)}, r"got shapes \(1, 3, 6\) and \(1, 4, 6\)"),
-    "directions of another width": ({"directions": random(1, N, D + 1)}, r"\(1, 3, 6\) and \(1, 3, 7\), expected both"),
+    "directions of another length": (
+        {"directions": random(1, N + 1, D)},
+        r"got shapes \(1, 3, 6\) and \(1, 4, 6\)",
+    ),
+    "directions of another width": (
+        {"directions": random(1, N, D + 1)},
+        r"\(1, 3, 6\) and \(1, 3, 7\), expected both",
+    ),
     "no rows": ({"rows": random(1, 0, D), "directions": random(1, 0, D)}, "n at least 1"),
-    "NaN": ({"rows": torch.full((1, N, D), torch.nan)}, "rows or directions of 'cheer' hold NaN or infinity"),
+    "NaN": (
+        {"rows": torch.full((1, N, D), torch.nan)},
+        "rows or directions of 'cheer' hold NaN or infinity",
+    ),
     "infinity": (
         {"directions": torch.full((1, N, D), torch.inf)},
         "hold NaN or infinity; was the fit's step too large",
@@ -232,7 +281,9 @@ def test_a_changed_number_and_exchanged_ones_are_noticed(path: Path) -> None:
             read_value(path, make_readout())
 
 
-@pytest.mark.parametrize("missing", ["prompt_kind", "layers", "name", "digest", "kind", "readout_digest"])
+@pytest.mark.parametrize(
+    "missing", ["prompt_kind", "layers", "name", "digest", "kind", "readout_digest"]
+)
 def test_metadata_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
     forget(path, missing)
     with pytest.raises(ValueError, match=r"cheer\.safetensors.*not one that steerlens\.save wrote"):

@@ -1,4 +1,5 @@
-"""The fit of a steer: laws of the convex problem, on states with a planted steer and on a toy model."""
+"""The fit of a steer: laws of the convex problem, on states with a planted steer and on a toy
+model."""
 
 import dataclasses
 from collections.abc import Callable
@@ -51,7 +52,10 @@ def toy(n: int = 400) -> tuple[Any, States]:
 def problem_of(states: States, **setting: float) -> Problem:
     metric = Metric(*second_moments(states.readout.head, sums_over(states, "labels")))
     return make_problem(
-        states, metric, "labels", Setting(**{"damping": 1e-2, "ridge": 2e4, "ridge_background": 2e4, **setting})
+        states,
+        metric,
+        "labels",
+        Setting(**{"damping": 1e-2, "ridge": 2e4, "ridge_background": 2e4, **setting}),
     )
 
 
@@ -76,7 +80,9 @@ def test_losses_order_as_they_must_where_there_is_something_to_find(solver: str)
         assert losses.sign_margin == losses.flipped - losses.steered
     assert set(report.by_label) == {-1.0, 0.0, 1.0}
     assert (
-        report.by_label[0.0].steered == report.by_label[0.0].flipped == pytest.approx(report.by_label[0.0].background)
+        report.by_label[0.0].steered
+        == report.by_label[0.0].flipped
+        == pytest.approx(report.by_label[0.0].background)
     )
 
 
@@ -94,7 +100,9 @@ def test_losses_of_the_report_are_those_of_the_definition() -> None:
         (found.steered, c + c @ D_ + s * y * (c @ W)),
         (found.flipped, c + c @ D_ - s * y * (c @ W)),
     ):
-        assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(ON.logits(moved), target)), abs=1e-4)
+        assert loss == pytest.approx(
+            float(torch.nn.functional.cross_entropy(ON.logits(moved), target)), abs=1e-4
+        )
     p = torch.log_softmax(ON.logits(c), 1)
     for kl, sign in zip(fit.report.kl, (1, -1), strict=True):
         q = torch.log_softmax(ON.logits(c + sign * c @ W), 1)
@@ -126,13 +134,21 @@ def test_the_certificate_is_honest_and_half_way_is_not_optimal() -> None:
     optimum = lbfgs(problem.objective, zero.double(), problem.ridge.double(), 1e-9)
     for tolerance in (1e-1, 1e-3, 1e-5):
         found = lbfgs(problem.objective, zero, problem.ridge, tolerance)
-        assert found.optimality_gap is not None and found.objective is not None and optimum.objective is not None
+        assert (
+            found.optimality_gap is not None
+            and found.objective is not None
+            and optimum.objective is not None
+        )
         assert found.optimality_gap <= tolerance
         assert (
             found.optimality_gap >= found.objective - optimum.objective - 1e-7
         )  # the objective's own rounding in float32
     fine = lbfgs(problem.objective, zero, problem.ridge, 1e-7)
-    assert fine.optimality_gap is not None and fine.objective is not None and fine.optimality_gap < 2e-7
+    assert (
+        fine.optimality_gap is not None
+        and fine.objective is not None
+        and fine.optimality_gap < 2e-7
+    )
     assert 0 <= fine.objective - optimum.objective <= fine.optimality_gap  # taken in float64
     slope, half = (problem.objective(V)[1].norm() for V in (optimum.V, optimum.V / 2))
     assert slope < 1e-4 < 1e-2 < half
@@ -140,11 +156,19 @@ def test_the_certificate_is_honest_and_half_way_is_not_optimal() -> None:
 
 def test_lbfgs_reports_objective_and_gap_and_the_others_say_why_not() -> None:
     report = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-5, **GIVEN).report
-    assert report.optimality_gap is not None and report.optimality_gap <= 1e-5 and report.gap_reason is None
+    assert (
+        report.optimality_gap is not None
+        and report.optimality_gap <= 1e-5
+        and report.gap_reason is None
+    )
     assert report.objective is not None and report.objective < report.train.base
     for solver in ("auto", "closed-form"):
         other = fitted(solver).report
-        assert other.optimality_gap is None and other.objective is None and "lbfgs" in str(other.gap_reason)
+        assert (
+            other.optimality_gap is None
+            and other.objective is None
+            and "lbfgs" in str(other.gap_reason)
+        )
 
 
 def test_the_objective_is_the_formula_and_its_gradient_that_of_autograd() -> None:
@@ -156,8 +180,14 @@ def test_the_objective_is_the_formula_and_its_gradient_that_of_autograd() -> Non
 
     def formula(V: torch.Tensor) -> torch.Tensor:
         W, B = problem.metric.unwhiten(V[0]), problem.metric.unwhiten(V[1])
-        nll = torch.nn.functional.cross_entropy(ON.logits(c + y * (c @ W) + c @ B), target, reduction="none")
-        return (weight * nll).mean() + 50 / len(c) / 2 * V[0].square().sum() + 20 / len(c) / 2 * V[1].square().sum()
+        nll = torch.nn.functional.cross_entropy(
+            ON.logits(c + y * (c @ W) + c @ B), target, reduction="none"
+        )
+        return (
+            (weight * nll).mean()
+            + 50 / len(c) / 2 * V[0].square().sum()
+            + 20 / len(c) / 2 * V[1].square().sum()
+        )
 
     V = point.clone().requires_grad_(True)
     value = formula(V)
@@ -175,7 +205,9 @@ def test_auto_comes_near_the_certified_optimum_on_a_well_posed_problem() -> None
     assert cosine(fitted("auto").value.W, fitted("lbfgs").value.W) > 0.9
 
 
-def test_a_closed_form_fit_from_many_shards_on_disk_is_that_from_one_in_memory(tmp_path: Path) -> None:
+def test_a_closed_form_fit_from_many_shards_on_disk_is_that_from_one_in_memory(
+    tmp_path: Path,
+) -> None:
     whole = planted(200)
     shard = whole.shards[0]
     assert isinstance(shard, Shard)
@@ -192,7 +224,9 @@ def doubled(states: States, label: float) -> States:
     shard = states.shards[0]
     assert isinstance(shard, Shard)
     twice = (states.labels == label).nonzero().squeeze(1)
-    new_ids = torch.full((len(states.labels),), -1).index_put((twice,), len(states.labels) + torch.arange(len(twice)))
+    new_ids = torch.full((len(states.labels),), -1).index_put(
+        (twice,), len(states.labels) + torch.arange(len(twice))
+    )
     rows = torch.isin(shard.text.long(), twice)
     copy = Shard(shard.hidden[rows], shard.next[rows], new_ids[shard.text[rows].long()].int())
     n = len(states.labels) + len(twice)
@@ -218,7 +252,9 @@ def test_duplicating_a_class_does_not_move_the_balanced_objective(weights: Any) 
     (before, slope), (after, slope_after) = values[weights]
     assert after == pytest.approx(before, abs=1e-5)
     assert_close(slope_after, slope, rtol=1e-3, atol=1e-5)
-    assert abs(values["tokens"][0][0] - values["tokens"][1][0]) > 1e-3  # where every token counts it does move
+    assert (
+        abs(values["tokens"][0][0] - values["tokens"][1][0]) > 1e-3
+    )  # where every token counts it does move
 
 
 @pytest.mark.parametrize("weights", ["labels", "texts", "tokens"])
@@ -244,7 +280,11 @@ def test_weights_have_mean_one_and_balance_what_they_say(weights: Any) -> None:
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_low_rank_fit_has_that_rank_and_is_the_truncation_of_the_full_one(rank: int) -> None:
     cut = sl.fit_steer(planted(), solver="lbfgs", rank=rank, seed=0, **GIVEN)
-    assert torch.linalg.matrix_rank(cut.value.W, rtol=1e-4) == rank < torch.linalg.matrix_rank(fitted("lbfgs").value.W)
+    assert (
+        torch.linalg.matrix_rank(cut.value.W, rtol=1e-4)
+        == rank
+        < torch.linalg.matrix_rank(fitted("lbfgs").value.W)
+    )
     assert cut.report.rank == rank
     assert cut.value.name == "steer"
     assert torch.equal(cut.background.W, fitted("lbfgs").background.W)
@@ -258,11 +298,20 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
         planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.2, weights="texts", seed=4
     ).report
     assert report.ridge == pytest.approx((0.3, 0.7))
-    assert (report.damping, report.weights, report.seed, report.solver) == (0.05, "texts", 4, solver)
+    assert (report.damping, report.weights, report.seed, report.solver) == (
+        0.05,
+        "texts",
+        4,
+        solver,
+    )
     assert report.lr == (None if solver == "closed-form" else 0.2)
     assert all(set(trial) == {"penalty", "margin"} for trial in report.trials)
-    small = sl.fit_steer(planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, lr=0.02, seed=4)
-    large = sl.fit_steer(planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.02, seed=4)
+    small = sl.fit_steer(
+        planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, lr=0.02, seed=4
+    )
+    large = sl.fit_steer(
+        planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.02, seed=4
+    )
     if solver == "auto":  # how far it goes is asked of the halves, where it goes of the ridge too
         assert cosine(small.value.W, large.value.W) < 0.99
     else:
@@ -281,16 +330,25 @@ def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_report
     given = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-2, seed=0, damping=0.3).report
     assert given.damping == 0.3 and given.trials == ()
     ridges = sl.fit_steer(planted(), solver="lbfgs", tolerance=1e-2, seed=0, ridge=0.4).report
-    assert ridges.ridge == pytest.approx((0.4, 0.4)) and len({t["damping"] for t in ridges.trials}) >= 3
+    assert (
+        ridges.ridge == pytest.approx((0.4, 0.4))
+        and len({t["damping"] for t in ridges.trials}) >= 3
+    )
     closed = sl.fit_steer(planted(), seed=0, damping=0.3, solver="closed-form").report
-    assert {t["damping"] for t in closed.trials} == {0.3} and len({t["ridge"] for t in closed.trials}) > 1
+    assert {t["damping"] for t in closed.trials} == {0.3} and len(
+        {t["ridge"] for t in closed.trials}
+    ) > 1
 
 
-def test_auto_takes_the_penalty_with_the_largest_margin_or_the_usual_one_where_chance_could_make_it_so() -> None:
+def test_auto_takes_the_penalty_with_the_largest_margin_or_the_usual_one_where_chance_could_make_it_so() -> (
+    None
+):
     for states in (planted(), planted().relabel(planted().labels.roll(1))):
         trials = {t["penalty"]: t["margin"] for t in sl.fit_steer(states, seed=0).report.trials}
         assert set(trials) == set(SHARES) and max(trials.values()) > min(trials.values())
-    few = make_states(400, on=ON, planted=torch.outer(PLANTED[0], PLANTED[1]), background=BACKGROUND)
+    few = make_states(
+        400, on=ON, planted=torch.outer(PLANTED[0], PLANTED[1]), background=BACKGROUND
+    )
     report = sl.fit_steer(few, seed=0).report
     best = max(report.trials, key=lambda t: t["margin"])
     assert best["penalty"] > 0  # one direction was planted
@@ -311,7 +369,9 @@ def test_under_a_soft_cap_there_is_no_certificate_and_the_reason_says_so() -> No
 
 
 def test_without_a_ridge_there_is_no_certificate_and_the_reason_says_so() -> None:
-    report = sl.fit_steer(planted(90), solver="lbfgs", ridge=0.0, damping=0.1, lr=0.1, tolerance=1e-2).report
+    report = sl.fit_steer(
+        planted(90), solver="lbfgs", ridge=0.0, damping=0.1, lr=0.1, tolerance=1e-2
+    ).report
     assert report.optimality_gap is None and "ridge" in str(report.gap_reason)
 
 
@@ -371,7 +431,9 @@ def test_no_tensor_of_positions_times_vocabulary_ever_exists(solver: Any) -> Non
     assert largest[300] >= 32 * 300  # logits of some positions did exist
 
 
-def test_a_second_attribute_needs_no_second_pass_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_attribute_needs_no_second_pass_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, states = toy()
     first = sl.fit_steer(states, seed=0, **GIVEN)
     monkeypatch.setattr(type(model), "forward", None)
@@ -429,7 +491,9 @@ def test_the_ridges_grow_where_the_texts_say_less() -> None:
 
 
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
-def test_steps_in_bfloat16_end_where_those_in_float32_do(solver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_in_bfloat16_end_where_those_in_float32_do(
+    solver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fit(native: bool) -> sl.Fit:
         monkeypatch.setattr(logits, "multiplies_bfloat16", lambda _: native)
         return sl.fit_steer(planted(), solver=solver, seed=0, **GIVEN)
@@ -445,7 +509,8 @@ def test_steps_in_bfloat16_end_where_those_in_float32_do(solver: Any, monkeypatc
 
 @pytest.mark.parametrize("rough", [False, True])
 def test_a_step_on_another_device_stays_there(rough: bool) -> None:
-    # tensors without numbers: a number that the host reads back is an error, and what is made on the host would show
+    # tensors without numbers: a number that the host reads back is an error, and what is made on
+    # the host would show
     def there(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(*shape, dtype=dtype, device="meta")
 
@@ -465,15 +530,23 @@ def test_chunks_go_to_a_device_by_the_shard() -> None:
     moved: list[int] = []
 
     class Moves(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             made = func(*args, **(kwargs or {}))
-            if isinstance(made, torch.Tensor) and made.device.type == "meta" and args[0].device.type == "cpu":
+            if (
+                isinstance(made, torch.Tensor)
+                and made.device.type == "meta"
+                and args[0].device.type == "cpu"
+            ):
                 moved.append(made.numel())
             return made
 
     states = planted().select(torch.arange(600) % 3 > 0)
     with Moves():
         chunks = list(states.chunks(64, seed=0, device=torch.device("meta")))
-    assert len(chunks) > 20 and all(tensor.device.type == "meta" for chunk in chunks for tensor in chunk)
+    assert len(chunks) > 20 and all(
+        tensor.device.type == "meta" for chunk in chunks for tensor in chunk
+    )
     assert len(moved) == 4 * len(states.shards)  # hidden, next, text and the order, once a shard
     assert sum(len(chunk.next) for chunk in chunks) == states.n_positions

@@ -1,4 +1,5 @@
-"""The VAE of rows: bounds against exact densities, samples against the data, and collapse that is noticed."""
+"""The VAE of rows: bounds against exact densities, samples against the data, and collapse that is
+noticed."""
 
 import math
 from dataclasses import replace
@@ -11,7 +12,13 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from steerlens.methods.prompt.priors import Prior, total_log_prob
-from steerlens.methods.prompt.vae import VAE, CollapseDiagnostics, Layers, diagnose_collapse, fit_vae
+from steerlens.methods.prompt.vae import (
+    VAE,
+    CollapseDiagnostics,
+    Layers,
+    diagnose_collapse,
+    fit_vae,
+)
 from tests.values.make import random
 
 D = 6
@@ -72,16 +79,22 @@ def test_samples_spread_as_the_data_do_and_a_collapsed_one_says_that_its_do_not(
     assert (alive.sample(4000, 1).mean(0) - rows.mean(0)).norm() < 0.1 * rows.std() * D**0.5
     # a decoder that ignores its units, and an encoder that says nothing with them
     for part in ("decoder", "encoder"):
-        still = replace(alive, **{part: Layers(*(torch.zeros_like(t) for t in getattr(alive, part)))})
+        still = replace(
+            alive, **{part: Layers(*(torch.zeros_like(t) for t in getattr(alive, part)))}
+        )
         health = diagnose_collapse(still, rows, rows[:50])
         assert health.collapsed and health.heldout_elbo < alive.health.heldout_elbo - 1
-        assert (health.means_keep == 0) == (part == "decoder") and (health.active == 0) == (part == "encoder")
+        assert (health.means_keep == 0) == (part == "decoder") and (health.active == 0) == (
+            part == "encoder"
+        )
         assert "collapsed" in repr(replace(still, health=health))
     assert diagnose_collapse(alive, rows, rows[:50]).unit_kl == pytest.approx(alive.health.unit_kl)
 
 
 def test_a_large_beta_makes_units_fall_silent() -> None:
-    loose, tight = (fit_vae(mixture(), latent=3, hidden=0, beta=b, lr=0.1, epochs=40) for b in (1.0, 100.0))
+    loose, tight = (
+        fit_vae(mixture(), latent=3, hidden=0, beta=b, lr=0.1, epochs=40) for b in (1.0, 100.0)
+    )
     assert loose.health.active == 3 and tight.health.active == 0 and tight.health.collapsed
 
 
@@ -107,7 +120,9 @@ def test_the_bound_of_a_linear_vae_is_below_its_exact_density_and_near() -> None
     vae, rows = fitted("plane", hidden=0), torch.cat([plane()[:40], plane()[:40] + 1])
     density = exact(vae).log_prob(rows.double())
     found = vae.elbo(rows, 0, draws=2000).double()
-    assert (found[:40] <= density[:40] + 0.1).all() and (found <= density + 0.5).all()  # an average of draws
+    assert (found[:40] <= density[:40] + 0.1).all() and (
+        found <= density + 0.5
+    ).all()  # an average of draws
     assert (density - found)[:40].mean() < 0.3
     assert density[:40].mean() - density[40:].mean() > 3
 
@@ -126,7 +141,9 @@ def test_the_start_is_probabilistic_pca() -> None:
     expected = MultivariateNormal(rows.double().mean(0), covariance)
     assert_close(exact(vae).covariance_matrix, covariance, rtol=1e-3, atol=1e-3)
     some = rows[:30]
-    assert_close(vae.elbo(some, 0, draws=4000).double(), expected.log_prob(some.double()), rtol=0, atol=0.3)
+    assert_close(
+        vae.elbo(some, 0, draws=4000).double(), expected.log_prob(some.double()), rtol=0, atol=0.3
+    )
     assert expected.log_prob(some.double()).std() > 1
 
 
@@ -143,7 +160,10 @@ def test_the_bound_is_in_the_units_of_the_data() -> None:
 def test_health_counts_units_and_says_so() -> None:
     health = CollapseDiagnostics((0.5, 0.009, 0.02), 0.5, 0.4, -1.0)
     assert health.active == 2 and not health.collapsed
-    assert "alive: 2 of 3 units active, samples keep 50% of the variance (40% without noise)" in str(health)
+    assert (
+        "alive: 2 of 3 units active, samples keep 50% of the variance (40% without noise)"
+        in str(health)
+    )
     assert CollapseDiagnostics((0.0, 0.0), 0.9, 0.0, -1.0).collapsed
     assert CollapseDiagnostics((0.5, 0.0), 0.9, 0.001, -1.0).collapsed
 

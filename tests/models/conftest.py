@@ -23,7 +23,8 @@ def model(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture(params=[name for name in BUILDERS if name != "bfloat16"])
 def single(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Each model in float32. In bfloat16 likeliest tokens tie, so a batch may write otherwise than a row alone."""
+    """Each model in float32. In bfloat16 likeliest tokens tie, so a batch may write otherwise than
+    a row alone."""
     yield from _left_alone(request.param)
 
 

@@ -24,7 +24,10 @@ def ids_of(model, text: str, *, end: bool = True) -> list[int]:
 
 def by_text(states: sl.States) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
     whole = next(states.chunks(10**9))
-    return {i: (whole.hidden[whole.text == i], whole.next[whole.text == i]) for i in range(len(states.labels))}
+    return {
+        i: (whole.hidden[whole.text == i], whole.next[whole.text == i])
+        for i in range(len(states.labels))
+    }
 
 
 def all_positions(states: sl.States) -> list[torch.Tensor]:
@@ -48,7 +51,9 @@ def test_states_are_those_of_each_text_alone(model, end: bool) -> None:
 
 def test_the_unembedding_never_runs_on_the_texts(model) -> None:
     seen: list[tuple[int, ...]] = []
-    with model.hooks(fwd_hooks=[("unembed.hook_out", lambda z, hook: seen.append(tuple(z.shape[:2])))]):
+    with model.hooks(
+        fwd_hooks=[("unembed.hook_out", lambda z, hook: seen.append(tuple(z.shape[:2])))]
+    ):
         sl.collect(model, TEXTS, progress=False)
     assert seen == [(2, 6)]  # the probe of the read-out, and nothing else
 
@@ -91,7 +96,9 @@ def test_texts_beyond_the_context_are_cut_and_counted(tiny) -> None:
 
 
 def test_half_precision_storage_takes_half_and_comes_back_as_float32(tiny) -> None:
-    full, half = (sl.collect(tiny, TEXTS, dtype=t, progress=False) for t in (torch.float32, torch.bfloat16))
+    full, half = (
+        sl.collect(tiny, TEXTS, dtype=t, progress=False) for t in (torch.float32, torch.bfloat16)
+    )
     assert half.shards[0].hidden.dtype == torch.bfloat16  # pyright: ignore[reportAttributeAccessIssue]
     for a, b in zip(full.chunks(50), half.chunks(50), strict=True):
         assert b.hidden.dtype == torch.float32
@@ -115,7 +122,9 @@ def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-def test_shards_on_disk_hold_what_memory_would(model, tmp_path: Path, shards_made: list[int]) -> None:
+def test_shards_on_disk_hold_what_memory_would(
+    model, tmp_path: Path, shards_made: list[int]
+) -> None:
     memory = by_text(sl.collect(model, LABELLED, progress=False))
     shards_made.clear()
     disk = sl.collect(model, LABELLED, folder=tmp_path / "states", progress=False)
@@ -148,7 +157,9 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
         sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
     assert [module.training for module in tiny.modules()] == training
     assert len(shards_made) == 1 < n - 1
-    (tmp_path / "parts" / "states-00001.part").write_bytes(b"half a shard")  # as a kill while writing would leave
+    (tmp_path / "parts" / "states-00001.part").write_bytes(
+        b"half a shard"
+    )  # as a kill while writing would leave
     again = sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
     assert len(shards_made) == n  # only the missing ones were run
     for a, b in zip(all_positions(again), whole, strict=True):
@@ -157,7 +168,9 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
     assert len(shards_made) == n  # and a third call runs none
 
 
-def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, shards_made: list[int]) -> None:
+def test_a_folder_with_other_content_is_refused(
+    tiny, tmp_path: Path, shards_made: list[int]
+) -> None:
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
     before = {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()}
     for other in (
@@ -170,7 +183,11 @@ def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, shards_mad
         arguments = {"model": tiny, "data": TEXTS, **other}
         with pytest.raises(ValueError, match="another model, text, dtype or seed"):
             sl.collect(
-                arguments.pop("model"), arguments.pop("data"), folder=tmp_path / "states", progress=False, **arguments
+                arguments.pop("model"),
+                arguments.pop("data"),
+                folder=tmp_path / "states",
+                progress=False,
+                **arguments,
             )
     assert {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()} == before
     (tmp_path / "mine").mkdir()
@@ -180,7 +197,9 @@ def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, shards_mad
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_shards_of_another_size_are_not_mixed(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_of_another_size_are_not_mixed(
+    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SHARD_POSITIONS", 15)
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
     monkeypatch.setattr(module, "SHARD_POSITIONS", 30)
@@ -234,7 +253,11 @@ def test_the_bar_can_be_silenced(tiny, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_batches_hold_fewer_tokens_of_wider_models() -> None:
-    sizes = [batch_tokens(torch.empty(d, 3, device=device)) for device in ("cpu", "meta") for d in (64, 192, 768, 8192)]
+    sizes = [
+        batch_tokens(torch.empty(d, 3, device=device))
+        for device in ("cpu", "meta")
+        for d in (64, 192, 768, 8192)
+    ]
     assert sizes == [2048, 2048, 512, 256, *[16_384] * 4]
 
 
@@ -245,7 +268,11 @@ def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) ->
     data = sl.toy.corpus("sentiment", n=40, seed=0)
     models = [sl.load_model("toy-64") for _ in range(3)]  # each its own, as each job has
     with ThreadPoolExecutor(3) as jobs:
-        found = list(jobs.map(lambda m: sl.collect(m, data, folder=tmp_path / "states", progress=False), models))
+        found = list(
+            jobs.map(
+                lambda m: sl.collect(m, data, folder=tmp_path / "states", progress=False), models
+            )
+        )
     alone = sl.collect(models[0], data, folder=tmp_path / "alone", progress=False)
     for states in found:
         for a, b in zip(states.chunks(10**6), alone.chunks(10**6), strict=True):

@@ -88,7 +88,10 @@ def test_a_weight_changed_in_place_is_seen_everywhere(change: str, tmp_path: Pat
 
 def test_a_bit_sum_tells_orders_and_places_apart() -> None:
     x = torch.randn(7, 12, generator=torch.Generator().manual_seed(0))
-    sums = {bit_sum(y) for y in (x, x[torch.tensor([1, 0, 2, 3, 4, 5, 6])], -x, x.roll(1, 0), x + 0, x.half())}
+    sums = {
+        bit_sum(y)
+        for y in (x, x[torch.tensor([1, 0, 2, 3, 4, 5, 6])], -x, x.roll(1, 0), x + 0, x.half())
+    }
     assert len(sums) == 5  # x + 0 is x
     assert bit_sum(x.T) == bit_sum(x.T.clone(memory_format=torch.preserve_format))
 
@@ -98,7 +101,9 @@ def test_one_readout_per_model_shared_by_all_its_steers(tmp_path: Path) -> None:
 
     def copies() -> int:
         gc.collect()
-        seen = [x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.dtype == torch.float32]
+        seen = [
+            x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.dtype == torch.float32
+        ]
         return len({x.untyped_storage().data_ptr() for x in seen if x.numel() == half.W_U.numel()})
 
     before = copies()  # of other models
@@ -136,7 +141,8 @@ def test_threads_get_what_they_would_get_alone(model, fit: sl.Fit) -> None:
     found: dict[tuple[int, float], list[str]] = {}
     for turn in range(3):
         threads = [
-            threading.Thread(target=lambda s=s, turn=turn: found.update({(turn, s): write(s)})) for s in strengths
+            threading.Thread(target=lambda s=s, turn=turn: found.update({(turn, s): write(s)}))
+            for s in strengths
         ]
         for thread in threads:
             thread.start()
@@ -145,7 +151,9 @@ def test_threads_get_what_they_would_get_alone(model, fit: sl.Fit) -> None:
     assert found == {(turn, s): alone[s] for turn in range(3) for s in strengths}
 
 
-def test_a_model_steered_by_another_thread_is_refused_and_free_again_afterwards(model, fit: sl.Fit) -> None:
+def test_a_model_steered_by_another_thread_is_refused_and_free_again_afterwards(
+    model, fit: sl.Fit
+) -> None:
     said: list[str] = []
 
     def other() -> None:
@@ -168,7 +176,9 @@ def test_an_error_inside_gives_the_turn_back(model) -> None:
     with pytest.raises(KeyError), exclusive(model, by_user=True):
         raise KeyError
     done: list[int] = []
-    thread = threading.Thread(target=lambda: done.append(sl.collect(model, ["the film"], progress=False).n_texts))
+    thread = threading.Thread(
+        target=lambda: done.append(sl.collect(model, ["the film"], progress=False).n_texts)
+    )
     thread.start()
     thread.join(timeout=30)
     assert done == [1]
@@ -199,12 +209,18 @@ def test_fits_are_summed_and_scaled_as_their_values_are(fit: sl.Fit, unchecked) 
         (2 * fit, 2 * joy), (fit * 0.5, 0.5 * joy), (-fit, -joy), (fit + fit, 2 * joy), (sum([fit, fit]), 2 * joy),
         (fit + joy, 2 * joy), (joy - 3 * fit, -2 * joy), (fit - 3 * joy, -2 * joy),
     ):  # fmt: skip
-        assert isinstance(one, sl.Steer) and torch.allclose(one.W, other.W, atol=1e-6) and one.name == other.name
+        assert (
+            isinstance(one, sl.Steer)
+            and torch.allclose(one.W, other.W, atol=1e-6)
+            and one.name == other.name
+        )
     with pytest.raises(TypeError):
         _ = fit * "2"
 
 
-def test_a_fit_from_a_model_and_texts_is_that_from_their_states(model, fit: sl.Fit, unchecked) -> None:
+def test_a_fit_from_a_model_and_texts_is_that_from_their_states(
+    model, fit: sl.Fit, unchecked
+) -> None:
     short = sl.fit_steer(model, DATA, solver="closed-form", name="joy")
     assert torch.equal(short.value.W, fit.value.W)
     with pytest.raises(ValueError, match=r"data: got NoneType.*fit_steer\(model"):
@@ -215,11 +231,21 @@ def test_a_fit_from_a_model_and_texts_is_that_from_their_states(model, fit: sl.F
 
 @pytest.mark.parametrize(
     "strengths",
-    [2, 2.0, np.float32(2), np.array([2.0]), pd.Series([1.0, 2.0])[[1]], torch.tensor(2.0), [np.int64(2)]],
+    [
+        2,
+        2.0,
+        np.float32(2),
+        np.array([2.0]),
+        pd.Series([1.0, 2.0])[[1]],
+        torch.tensor(2.0),
+        [np.int64(2)],
+    ],
 )
 def test_strengths_come_in_any_form(model, fit: sl.Fit, strengths, unchecked) -> None:
     table = sl.generate(model, ["the film was"], fit, strengths=strengths, max_new_tokens=4)
-    assert table.equals(sl.generate(model, ["the film was"], fit, strengths=(2.0,), max_new_tokens=4))
+    assert table.equals(
+        sl.generate(model, ["the film was"], fit, strengths=(2.0,), max_new_tokens=4)
+    )
 
 
 @pytest.mark.parametrize("strengths", [(), np.inf, (1.0, np.nan), "2", None, ["-2", "2"]])
@@ -231,14 +257,20 @@ def test_strengths_that_are_none_are_refused(model, fit: sl.Fit, strengths, unch
 @pytest.mark.parametrize("seed", [np.int64(3), np.array(3), torch.tensor(3)])
 def test_seeds_come_in_any_form_of_an_integer(model, seed, unchecked) -> None:
     states = sl.collect(model, DATA, seed=seed, progress=False)
-    assert torch.equal(states.shards[0].next, sl.collect(model, DATA, seed=3, progress=False).shards[0].next)
+    assert torch.equal(
+        states.shards[0].next, sl.collect(model, DATA, seed=3, progress=False).shards[0].next
+    )
     with pytest.raises(ValueError, match="seed: got 1.5"):
         sl.collect(model, DATA, seed=1.5, progress=False)
 
 
 @pytest.mark.parametrize(
     "wrong, said",
-    [("toy-64", r"got str.*load_model\('toy-64'\)"), (None, "got NoneType"), (DATA, "models come first")],
+    [
+        ("toy-64", r"got str.*load_model\('toy-64'\)"),
+        (None, "got NoneType"),
+        (DATA, "models come first"),
+    ],
 )
 def test_what_is_no_model_is_refused_with_the_next_step(wrong, said: str, unchecked) -> None:
     for use in (sl.readout, lambda m: sl.collect(m, ["x"]), lambda m: sl.generate(m, ["x"])):
@@ -252,7 +284,9 @@ def test_a_plain_hugging_face_model_is_refused_with_the_next_step(model, uncheck
             use(model.original_model)
 
 
-def test_what_is_no_intervention_is_refused_with_the_next_step(model, tmp_path: Path, unchecked) -> None:
+def test_what_is_no_intervention_is_refused_with_the_next_step(
+    model, tmp_path: Path, unchecked
+) -> None:
     for wrong in ("joy.safetensors", torch.eye(64)):
         with pytest.raises(ValueError, match="intervention: got .*expected a Steer"):
             sl.generate(model, ["the film"], wrong)

@@ -1,4 +1,5 @@
-"""What is written depends on the model, the steer, the strength and the seed, and on nothing else."""
+"""What is written depends on the model, the steer, the strength and the seed, and on nothing
+else."""
 
 from typing import Any
 
@@ -25,16 +26,23 @@ def forward_greedy(model: Any, prompt: str, steer: sl.Steer | None, strength: fl
     start = ids_of(model, prompt, end=False)
     ids, words = list(start), sl.readout(model).n_tokens
     for _ in range(n):
-        with torch.no_grad(), sl.steered(model, steer or random_steer(model), strength if steer else 0.0):
+        with (
+            torch.no_grad(),
+            sl.steered(model, steer or random_steer(model), strength if steer else 0.0),
+        ):
             ids.append(int(model(torch.tensor([ids]))[0, -1, :words].argmax()))
         if ids[-1] == model.tokenizer.eos_token_id:
             break
-    whole, before = (model.tokenizer.decode(part, skip_special_tokens=True) for part in (ids, start))
+    whole, before = (
+        model.tokenizer.decode(part, skip_special_tokens=True) for part in (ids, start)
+    )
     return whole[len(before) :]
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5])
-def test_cached_batched_writing_is_that_of_full_forward_passes_one_at_a_time(single, strength: float) -> None:
+def test_cached_batched_writing_is_that_of_full_forward_passes_one_at_a_time(
+    single, strength: float
+) -> None:
     steer = random_steer(single)
     found = texts(single, PROMPTS, steer, strengths=(strength,), **GREEDY)
     assert found == [forward_greedy(single, p, steer, strength, 6) for p in PROMPTS]
@@ -118,20 +126,30 @@ def test_the_users_hooks_act_while_writing_and_survive(tiny) -> None:
         point.remove_hooks()
 
 
-def test_log_prob_is_the_score_of_the_whole_less_the_prompt(single, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_prob_is_the_score_of_the_whole_less_the_prompt(
+    single, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prompt, written = "the film was", []
     continuation = module._continuation
-    monkeypatch.setattr(module, "_continuation", lambda *a: written.append(a[1:]) or continuation(*a))
+    monkeypatch.setattr(
+        module, "_continuation", lambda *a: written.append(a[1:]) or continuation(*a)
+    )
     steer = random_steer(single, size=0.2)
-    table = sl.generate(single, [prompt], steer, strengths=(0.0, 1.0), samples=4, max_new_tokens=5, seed=0)
+    table = sl.generate(
+        single, [prompt], steer, strengths=(0.0, 1.0), samples=4, max_new_tokens=5, seed=0
+    )
     compared = 0
     for row, (before, new) in zip(table.itertuples(), written, strict=True):
         with torch.no_grad(), sl.steered(single, steer, row.strength):
             log_p = torch.log_softmax(single(torch.tensor([before + new]))[0].float(), 1)
         places = range(len(before) - 1, len(before + new) - 1)
         assert row.log_prob == pytest.approx(float(log_p[list(places), new].sum()), abs=2e-3)
-        if ids_of(single, prompt + row.text, end=False) == before + new:  # the text is read as the tokens written
-            score = sl.score(single, [prompt, prompt + row.text], steer, strengths=(row.strength,), end=False)
+        if (
+            ids_of(single, prompt + row.text, end=False) == before + new
+        ):  # the text is read as the tokens written
+            score = sl.score(
+                single, [prompt, prompt + row.text], steer, strengths=(row.strength,), end=False
+            )
             sums = score.groupby("text").log_prob.sum()
             assert row.log_prob == pytest.approx(sums[1] - sums[0], abs=2e-3)
             compared += 1
@@ -157,12 +175,16 @@ def test_padding_rows_of_the_vocabulary_are_never_written(monkeypatch: pytest.Mo
     model.add_hook("unembed.hook_out", favour)  # the padding rows are by far the likeliest now
     try:
         assert int(model(prompt)[0, -1].argmax()) >= on.n_tokens
-        monkeypatch.setattr(module, "readout", lambda _: on)  # its probe would see the hook too, and refuse
+        monkeypatch.setattr(
+            module, "readout", lambda _: on
+        )  # its probe would see the hook too, and refuse
         table = sl.generate(model, PROMPTS, samples=5, max_new_tokens=2)
     finally:
         model.hook_dict["unembed.hook_out"].remove_hooks()
     assert set(picked) == {on.n_tokens}
-    assert (table.log_prob < -20).all()  # what is written is unlikely under the model, and the table says so
+    assert (
+        table.log_prob < -20
+    ).all()  # what is written is unlikely under the model, and the table says so
 
 
 def test_writing_stops_at_the_end_of_text() -> None:
@@ -180,7 +202,10 @@ def test_writing_stops_where_the_context_is_full_and_no_row_takes_room_from_anot
         longest = longest[len("the film was good . ") :]
     prompts = ["the film", longest.strip()]
     room = {p: single.cfg.n_ctx - len(ids_of(single, p, end=False)) for p in prompts}
-    eos, single.tokenizer.eos_token = single.tokenizer.eos_token, None  # nothing ends a text but the context
+    eos, single.tokenizer.eos_token = (
+        single.tokenizer.eos_token,
+        None,
+    )  # nothing ends a text but the context
     try:
         written = sl.generate(single, prompts, temperature=0, max_new_tokens=single.cfg.n_ctx + 5)
         alone = sl.generate(single, prompts[:1], temperature=0, max_new_tokens=single.cfg.n_ctx + 5)
@@ -200,7 +225,9 @@ def test_one_candidate_is_greedy_however_it_is_asked_for(tiny) -> None:
     assert texts(tiny, PROMPTS, max_new_tokens=6) != greedy
 
 
-def test_an_empty_prompt_starts_from_nothing_where_there_is_a_beginning(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_prompt_starts_from_nothing_where_there_is_a_beginning(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert texts(tiny, [""], max_new_tokens=4)[0]
     monkeypatch.setattr(tiny.cfg, "default_prepend_bos", False)
     with pytest.raises(ValueError, match="no begin-of-text"):
@@ -232,7 +259,9 @@ def test_a_steer_for_another_model_is_refused(tiny) -> None:
         sl.generate(tiny, PROMPTS, random_steer(zoo("llama")))
 
 
-def test_an_equal_model_is_checked_once_and_not_at_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_equal_model_is_checked_once_and_not_at_every_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from steerlens.models import readout
     from tests.models.zoo import BUILDERS
 
@@ -274,7 +303,12 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
 ) -> None:
     n = 20_000
     uniform = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(sample_tokens(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k), minlength=5) / n
+    counts = (
+        torch.bincount(
+            sample_tokens(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k), minlength=5
+        )
+        / n
+    )
     p = torch.zeros(5)
     p[list(kept)] = torch.softmax(LOGITS[0, list(kept)] / temperature, 0)
     # five standard deviations of a proportion

@@ -79,7 +79,9 @@ def test_texts_begin_as_the_model_expects(model) -> None:
     assert how.n_ctx == model.cfg.n_ctx
 
 
-def test_a_space_comes_first_where_the_model_expects_one(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_comes_first_where_the_model_expects_one(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on = readout(tiny)
     spaced = torch.tensor([token.startswith(" ") for token in on.tokens])
     assert 5 < spaced.sum() < 300
@@ -89,7 +91,9 @@ def test_a_space_comes_first_where_the_model_expects_one(tiny, monkeypatch: pyte
         assert convention(tiny, expected).space is favoured
 
 
-def test_a_model_without_tokenizer_has_numbers_for_names_and_reads_no_text(tiny, monkeypatch) -> None:
+def test_a_model_without_tokenizer_has_numbers_for_names_and_reads_no_text(
+    tiny, monkeypatch
+) -> None:
     monkeypatch.setattr(tiny, "tokenizer", None)
     assert readout(tiny).tokens[:3] == ("0", "1", "2")
     with pytest.raises(ValueError, match="no tokenizer"):

@@ -16,7 +16,9 @@ CLASSES = [False] if HookedTransformer is None else [False, True]
 
 @pytest.mark.parametrize("hooked", CLASSES, ids=lambda hooked: "hooked" if hooked else "bridge")
 @pytest.mark.parametrize("kind, padding", FOLDERS)
-def test_a_folder_gives_the_model_that_hugging_face_reads_from_it(kind: str, padding: int, hooked: bool) -> None:
+def test_a_folder_gives_the_model_that_hugging_face_reads_from_it(
+    kind: str, padding: int, hooked: bool
+) -> None:
     path = folder(kind, padding)
     before = {p.name: p.read_bytes() for p in path.iterdir()}
     model = sl.load_model(path, hooked=hooked)
@@ -32,7 +34,9 @@ def test_a_folder_gives_the_model_that_hugging_face_reads_from_it(kind: str, pad
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(HookedTransformer is None, reason="this TransformerLens has no HookedTransformer")
+@pytest.mark.skipif(
+    HookedTransformer is None, reason="this TransformerLens has no HookedTransformer"
+)
 @pytest.mark.parametrize("name", ["toy-64", "toy-96-llama"])
 def test_toy_models_are_the_same_in_both_classes(name: str) -> None:
     one, two = sl.load_model(name), sl.load_model(name, hooked=True)
@@ -43,7 +47,9 @@ def test_toy_models_are_the_same_in_both_classes(name: str) -> None:
     assert sl.readout(one).digest == sl.readout(two).digest
 
 
-@pytest.mark.skipif(HookedTransformer is not None, reason="this TransformerLens has HookedTransformer")
+@pytest.mark.skipif(
+    HookedTransformer is not None, reason="this TransformerLens has HookedTransformer"
+)
 def test_hooked_is_refused_where_there_is_no_such_class() -> None:
     with pytest.raises(ValueError, match="hooked=False"):
         sl.load_model("toy-64", hooked=True)

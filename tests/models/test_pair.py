@@ -22,13 +22,19 @@ TOY = (
     "good",
     "you will laugh",
 )
-LONG = ("the film was good . " * 9 + "nothing", "bad !", "we liked the food , not the waiter ; " * 8)
+LONG = (
+    "the film was good . " * 9 + "nothing",
+    "bad !",
+    "we liked the food , not the waiter ; " * 8,
+)
 
 
 def read(model: Any, text: str) -> tuple[dict[int, Tensor], int]:
-    """Context by number of characters read, from decoding ever longer prefixes, and the number of positions.
+    """Context by number of characters read, from decoding ever longer prefixes, and the number of
+    positions.
 
-    The text is cut and ends as `collect` has it; of two tokens that end at one place the later counts.
+    The text is cut and ends as `collect` has it; of two tokens that end at one place the later
+    counts.
     """
     words = model.tokenizer
     ids = words(text, add_special_tokens=False)["input_ids"]
@@ -59,7 +65,8 @@ def in_order(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check(source: Any, target: Any, texts: tuple[str, ...]) -> tuple[Any, list[list[int]]]:
-    """That the pairs are exactly the places that both models' decoded prefixes reach; returns them and the places."""
+    """That the pairs are exactly the places that both models' decoded prefixes reach; returns them
+    and the places."""
     pairs = sl.pair(source, target, texts, progress=False)
     text, c_src, c_tgt = in_order(pairs)
     places, expected, n_tgt = [], [], 0
@@ -85,7 +92,10 @@ def test_with_one_tokenizer_every_position_has_its_counterpart() -> None:
         assert sorted(rows.tolist()) == list(range(len(pairs)))
         assert torch.equal(hidden(found), hidden(alone))
         assert found.readout.same_as(alone.readout)
-    following = [torch.cat([c.next for c in s.chunks(10**9)])[rows] for s, rows in zip(states, pairs.rows, strict=True)]
+    following = [
+        torch.cat([c.next for c in s.chunks(10**9)])[rows]
+        for s, rows in zip(states, pairs.rows, strict=True)
+    ]
     assert torch.equal(*following)
 
 
@@ -95,8 +105,12 @@ def test_with_two_tokenizers_places_are_the_ends_that_both_have() -> None:
     back, again = check(pieces, words, TOY)
     assert again == places
     assert pairs.share < 1 == back.share  # pieces end within words, words never within pieces
-    assert torch.equal(pairs.reverse().c_src, back.c_src) and torch.equal(pairs.reverse().c_tgt, back.c_tgt)
-    ends = [sorted({0} | {i for i in range(1, len(t) + 1) if i == len(t) or t[i] == " "}) for t in TOY]
+    assert torch.equal(pairs.reverse().c_src, back.c_src) and torch.equal(
+        pairs.reverse().c_tgt, back.c_tgt
+    )
+    ends = [
+        sorted({0} | {i for i in range(1, len(t) + 1) if i == len(t) or t[i] == " "}) for t in TOY
+    ]
     assert places == ends
 
 
@@ -107,7 +121,12 @@ def test_texts_of_different_lengths_line_up_though_stored_in_another_order() -> 
 
 
 def test_the_two_models_may_store_the_texts_in_different_orders() -> None:
-    texts = ("the author wrote a dull and long book", "xyzzy xyzzy", "a a a a", "tomorrow money worth here nothing")
+    texts = (
+        "the author wrote a dull and long book",
+        "xyzzy xyzzy",
+        "a a a a",
+        "tomorrow money worth here nothing",
+    )
     pairs, _ = check(zoo("gpt2"), zoo("llama"), texts)
     order = [list(dict.fromkeys(stored(states).tolist())) for states in (pairs.src, pairs.tgt)]
     assert order[0] != order[1]
@@ -139,7 +158,9 @@ def test_the_order_of_the_texts_does_not_matter() -> None:
     other, d_src, d_tgt = in_order(turned)
     for i in range(len(TEXTS)):
         there = other == len(TEXTS) - 1 - i
-        assert_close((c_src[text == i], c_tgt[text == i]), (d_src[there], d_tgt[there]), rtol=1e-4, atol=1e-4)
+        assert_close(
+            (c_src[text == i], c_tgt[text == i]), (d_src[there], d_tgt[there]), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_labels_are_not_looked_at() -> None:
@@ -155,14 +176,20 @@ def test_labels_are_not_looked_at() -> None:
         Pairs(labelled[0], labelled[1], plain.rows)
 
 
-def test_a_space_that_a_model_wants_in_front_is_not_part_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_that_a_model_wants_in_front_is_not_part_of_the_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     words = tokenizer("bytes")
     for text in ("the film was good .", " the film", "nothing"):
         spaced = text if text[0] == " " else " " + text
         ids = words(spaced, add_special_tokens=False)["input_ids"]
         read = [len(words.decode(ids[:k])) - (text[0] != " ") for k in range(1, len(ids) + 1)]
-        assert module.token_ends(words, [text], Convention(True, True, N_CTX)) == [[0, *(max(n, 0) for n in read)]]
-        assert module.token_ends(words, [text], Convention(False, True, N_CTX))[0] == [max(n, 0) for n in read]
+        assert module.token_ends(words, [text], Convention(True, True, N_CTX)) == [
+            [0, *(max(n, 0) for n in read)]
+        ]
+        assert module.token_ends(words, [text], Convention(False, True, N_CTX))[0] == [
+            max(n, 0) for n in read
+        ]
     models = zoo("gpt2"), zoo("llama")
     before = sl.pair(*models, TEXTS, progress=False)
     convention = module.convention
@@ -176,7 +203,9 @@ def test_a_space_that_a_model_wants_in_front_is_not_part_of_the_text(monkeypatch
     after = sl.pair(*models, TEXTS, progress=False)
     assert torch.equal(in_order(after)[0], in_order(before)[0]) and len(after) == len(before)
     assert_close(in_order(after)[2], in_order(before)[2], rtol=1e-4, atol=1e-4)
-    assert (in_order(after)[1] - in_order(before)[1]).abs().max() > 0.1  # the source reads " the", not "the"
+    assert (
+        in_order(after)[1] - in_order(before)[1]
+    ).abs().max() > 0.1  # the source reads " the", not "the"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +227,9 @@ class Slow(transformers.PreTrainedTokenizerFast):
 
 
 def test_a_tokenizer_that_is_not_fast_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = "tokenizer: {} does not say where .* its tokens end; load the model with a fast tokenizer"
+    message = (
+        "tokenizer: {} does not say where .* its tokens end; load the model with a fast tokenizer"
+    )
     with pytest.raises(ValueError, match=message.format("ByT5Tokenizer")):
         module.token_ends(transformers.ByT5Tokenizer(), ["good"], Convention(True, False, N_CTX))
     model = zoo("gpt2")
@@ -208,7 +239,9 @@ def test_a_tokenizer_that_is_not_fast_is_refused(monkeypatch: pytest.MonkeyPatch
             sl.pair(*models, TEXTS, progress=False)
 
 
-def test_models_are_left_as_they_were_and_bars_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_left_as_they_were_and_bars_can_be_silenced(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     models = zoo("gpt2"), zoo("llama")
     before = [[m.training for m in model.modules()] for model in models]
     sl.pair(*models, TEXTS, progress=False)

@@ -1,4 +1,5 @@
-"""A pass that is resumed behind a layer gives what a whole pass gives, and leaves nothing behind."""
+"""A pass that is resumed behind a layer gives what a whole pass gives, and leaves nothing
+behind."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,32 @@ import steerlens as sl
 from steerlens.methods.reft.reft import edits_at
 from steerlens.models import partial_forward as module
 from steerlens.models.hooks import eval_mode, run_until
-from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals, final_states, resumed, resumes
+from steerlens.models.partial_forward import (
+    ResidualCache,
+    batch_of,
+    cache_residuals,
+    final_states,
+    resumed,
+    resumes,
+)
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN
 from tests.models.test_collect import by_text, ids_of
-from tests.models.zoo import BUILDERS, N_CTX, TEXTS, edited_by_hand, near, random_reft, random_steer, tokens_of, zoo
+from tests.models.zoo import (
+    BUILDERS,
+    N_CTX,
+    TEXTS,
+    edited_by_hand,
+    near,
+    random_reft,
+    random_steer,
+    tokens_of,
+    zoo,
+)
 
-DATA = sl.Labelled(TEXTS, (1.0, -0.5, 0.25, -1.0), ("", "the film .", "nothing here is worth", "we liked the"))
+DATA = sl.Labelled(
+    TEXTS, (1.0, -0.5, 0.25, -1.0), ("", "the film .", "nothing here is worth", "we liked the")
+)
 ALL = list(range(len(TEXTS)))
 RESUMING = [name for name in BUILDERS if name != "native"]
 
@@ -28,7 +48,9 @@ def layers_of(model: Any) -> range:
     return range(int(model.cfg.n_layers))
 
 
-def states_of(model: Any, kept: ResidualCache, rows: list[int], value: Any, strength: Tensor) -> Tensor:
+def states_of(
+    model: Any, kept: ResidualCache, rows: list[int], value: Any, strength: Tensor
+) -> Tensor:
     with eval_mode(model):
         return final_states(model, kept, batch_of(kept, rows), value.edits(strength))
 
@@ -47,8 +69,12 @@ def traces(model: Any) -> list[Any]:
 
 @contextmanager
 def disturbed(model: Any) -> Iterator[list[Any]]:
-    """A model whose modes and flags are not all alike, which is undone afterwards; gives its traces."""
-    modes, flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+    """A model whose modes and flags are not all alike, which is undone afterwards; gives its
+    traces."""
+    modes, flags = (
+        [m.training for m in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+    )
     for k, m in enumerate(model.modules()):
         m.training = k % 3 == 0
     for k, p in enumerate(model.parameters()):
@@ -62,7 +88,9 @@ def disturbed(model: Any) -> Iterator[list[Any]]:
             p.requires_grad_(flag)
 
 
-def test_every_model_whose_blocks_are_called_as_modules_resumes_and_the_others_fall_back(model) -> None:
+def test_every_model_whose_blocks_are_called_as_modules_resumes_and_the_others_fall_back(
+    model,
+) -> None:
     for layer in layers_of(model):
         assert resumes(model, layer) == (model is not zoo("native"))
     kept = cache_residuals(model, DATA, 1)
@@ -76,7 +104,9 @@ def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPa
 
     def other(model, site, tokens, mask):
         found = run_until(model, site, tokens, mask)
-        return found if site == UNEMBED_IN else found.roll(1, -1)  # kept states that are not the model's
+        return (
+            found if site == UNEMBED_IN else found.roll(1, -1)
+        )  # kept states that are not the model's
 
     monkeypatch.setattr(module, "run_until", other)
     assert not resumes(tiny, 0)
@@ -94,7 +124,11 @@ def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPa
 def test_kept_states_are_those_of_each_text_alone(model) -> None:
     for layer in layers_of(model)[-1:]:
         kept = cache_residuals(model, DATA, layer)
-        assert (len(kept), kept.n_truncated, kept.labels.tolist()) == (len(TEXTS), 0, list(DATA.labels))
+        assert (len(kept), kept.n_truncated, kept.labels.tolist()) == (
+            len(TEXTS),
+            0,
+            list(DATA.labels),
+        )
         if kept.layer < 0:
             continue
         for row, ids in enumerate(kept.ids):
@@ -121,7 +155,10 @@ def test_batches_hold_every_text_once_with_those_of_similar_length(tiny) -> None
     assert sorted(row for batch in found for row in batch) == sorted(rows) and len(found) > 2
     lengths = [len(kept.ids[row]) for batch in found for row in batch]
     assert lengths == sorted(lengths)
-    assert all(len(batch) == 1 or len(batch) * max(len(kept.ids[r]) for r in batch) <= 30 for batch in found)
+    assert all(
+        len(batch) == 1 or len(batch) * max(len(kept.ids[r]) for r in batch) <= 30
+        for batch in found
+    )
 
 
 def test_a_batch_says_what_is_to_be_predicted(tiny) -> None:
@@ -151,7 +188,9 @@ def test_resumed_states_are_those_of_whole_passes_with_hooks_at_every_layer(mode
         expected = []
         for row, s in zip(rows, strength.tolist(), strict=True):
             prompt = int(kept.prompt[row])
-            expected.append(edited_by_hand(model, list(kept.ids[row]), reft, s, prompt)[0][prompt - 1 : -1])
+            expected.append(
+                edited_by_hand(model, list(kept.ids[row]), reft, s, prompt)[0][prompt - 1 : -1]
+            )
         assert_close(found, torch.cat(expected), **near(model))
         assert (found - states_of(model, kept, rows, reft, 0 * strength)).abs().max() > 0.1
     each = [0.0, -1.5, 0.0, 1.0]
@@ -186,9 +225,14 @@ def test_whole_passes_take_the_place_of_resumed_ones(tiny, monkeypatch: pytest.M
     assert_close(states_of(tiny, kept, ALL, reft, y), one, **near(tiny))
 
 
-def test_gradients_of_resumed_passes_are_those_of_whole_ones(single, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_of_resumed_passes_are_those_of_whole_ones(
+    single, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on = sl.readout(single)
-    values = [random_reft(single, "noreft", layers=(0, 1)).R, random_reft(single, "noreft", layers=(0, 1)).b]
+    values = [
+        random_reft(single, "noreft", layers=(0, 1)).R,
+        random_reft(single, "noreft", layers=(0, 1)).b,
+    ]
     weight = torch.randn(on.d_model, generator=torch.Generator().manual_seed(3))
 
     def gradients() -> list[Tensor]:
@@ -196,7 +240,9 @@ def test_gradients_of_resumed_passes_are_those_of_whole_ones(single, monkeypatch
         kept = cache_residuals(single, DATA, 0)
         with eval_mode(single, gradients=True):
             batch = batch_of(kept, ALL)
-            edits = edits_at((0, 1), "all", 2, lambda h, k, _: (b[k] - h @ R[k].mT) @ R[k], batch.labels)
+            edits = edits_at(
+                (0, 1), "all", 2, lambda h, k, _: (b[k] - h @ R[k].mT) @ R[k], batch.labels
+            )
             (final_states(single, kept, batch, edits) @ weight).sum().backward()
         assert R.grad is not None and b.grad is not None
         return [R.grad, b.grad]
@@ -236,7 +282,9 @@ def test_what_is_put_in_is_what_the_next_block_reads(name: str) -> None:
     tokens = tokens_of(model)
     mask = torch.ones_like(tokens)
     for layer in layers_of(model):
-        resid = 2 * torch.randn(3, 7, sl.readout(model).d_model, generator=torch.Generator().manual_seed(layer))
+        resid = 2 * torch.randn(
+            3, 7, sl.readout(model).d_model, generator=torch.Generator().manual_seed(layer)
+        )
         resid = resid.to(model.W_U.dtype)
         with eval_mode(model):
             plain = run_until(model, UNEMBED_IN, tokens, mask).float()

@@ -1,4 +1,5 @@
-"""An edit acts on the tokens it was asked for: read or written, in a batch or alone, cached or not."""
+"""An edit acts on the tokens it was asked for: read or written, in a batch or alone, cached or
+not."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -29,7 +30,11 @@ WHERE: list[tuple[str, str, dict[str, Any]]] = [
 
 def encoded(model: Any, data: sl.Labelled) -> tuple[list[list[int]], list[int]]:
     found = encode(
-        model.tokenizer, list(data.texts), convention(model, sl.readout(model)), end=True, prompts=data.prompts
+        model.tokenizer,
+        list(data.texts),
+        convention(model, sl.readout(model)),
+        end=True,
+        prompts=data.prompts,
     )
     return found.ids, found.prompt
 
@@ -52,7 +57,8 @@ def test_a_prompt_and_its_text_are_one_text_of_which_the_first_part_is_only_read
 
 
 @pytest.mark.parametrize(
-    "prompt, text", [("the film ", "was good ."), ("the film", " was good ."), ("the film", "was good .")]
+    "prompt, text",
+    [("the film ", "was good ."), ("the film", " was good ."), ("the film", "was good .")],
 )
 def test_a_space_goes_between_where_there_is_none(tiny, prompt: str, text: str) -> None:
     ids, n = encoded(tiny, sl.Labelled((text,), (0.0,), (prompt,)))
@@ -65,10 +71,19 @@ def test_tokens_that_a_prompt_has_not_alone_belong_to_the_text(tiny) -> None:
     end, apart = ids_of(tiny, "a th", end=False), ids_of(tiny, "a th\ne film")
     ids, n = encoded(tiny, sl.Labelled(("\ne film",), (0.0,), ("a th",)))
     assert (ids, n) == ([apart], [len(end)])
-    monkey = encode(tiny.tokenizer, ["good"], convention(tiny, sl.readout(tiny)), end=False, prompts=["the film \n"])
+    monkey = encode(
+        tiny.tokenizer,
+        ["good"],
+        convention(tiny, sl.readout(tiny)),
+        end=False,
+        prompts=["the film \n"],
+    )
     assert monkey.ids[0] == ids_of(tiny, "the film \ngood", end=False)
     alone = ids_of(tiny, "the film \n", end=False)
-    common = next((i for i, (x, y) in enumerate(zip(alone, monkey.ids[0], strict=False)) if x != y), len(alone))
+    common = next(
+        (i for i, (x, y) in enumerate(zip(alone, monkey.ids[0], strict=False)) if x != y),
+        len(alone),
+    )
     assert monkey.prompt == [common] and common > 1
 
 
@@ -87,7 +102,9 @@ def test_a_prompt_that_fills_the_context_leaves_nothing_to_predict(tiny) -> None
         sl.collect(tiny, sl.Labelled(("good .",), (1.0,), ("the film was " * 40,)), progress=False)
 
 
-def test_shards_on_disk_keep_to_the_prompts_and_other_prompts_are_other_states(tiny, tmp_path: Path) -> None:
+def test_shards_on_disk_keep_to_the_prompts_and_other_prompts_are_other_states(
+    tiny, tmp_path: Path
+) -> None:
     memory = by_text(sl.collect(tiny, DATA, progress=False))
     disk = by_text(sl.collect(tiny, DATA, folder=tmp_path / "s", progress=False))
     for i in range(len(TEXTS)):
@@ -108,7 +125,9 @@ def test_states_under_an_edit_are_those_of_whole_passes_with_hooks_one_at_a_time
     plain = by_text(sl.collect(model, DATA, progress=False))
     for variant, positions, options in WHERE[:2]:
         reft = random_reft(model, variant, positions=positions, **options)
-        found = by_text(sl.collect(model, DATA, intervention=reft, strength=STRENGTHS, progress=False))
+        found = by_text(
+            sl.collect(model, DATA, intervention=reft, strength=STRENGTHS, progress=False)
+        )
         for i, strength in enumerate(STRENGTHS):
             c, _ = edited_by_hand(model, ids[i], reft, strength, prompts[i])
             assert_close(found[i][0], c[prompts[i] - 1 : -1], **near(model))
@@ -124,7 +143,9 @@ def test_one_strength_a_text_is_each_text_alone_and_one_number_all(tiny) -> None
         alone = by_text(sl.collect(tiny, one, intervention=reft, strength=strength, progress=False))
         assert_close(found[i][0], alone[0][0], **near(tiny))
     number, equal, two = (
-        next(sl.collect(tiny, DATA, intervention=reft, strength=s, progress=False).chunks(999)).hidden
+        next(
+            sl.collect(tiny, DATA, intervention=reft, strength=s, progress=False).chunks(999)
+        ).hidden
         for s in (0.5, (0.5,) * 4, 2.0)
     )
     assert torch.equal(number, equal)
@@ -137,7 +158,9 @@ def test_strength_zero_is_the_plain_model_and_steers_are_interventions_too(tiny)
         zero = sl.collect(tiny, DATA, intervention=value, strength=0.0, progress=False)
         assert torch.equal(next(zero.chunks(999)).hidden, plain)
     steer = random_steer(tiny)
-    under = next(sl.collect(tiny, DATA, intervention=steer, strength=1.5, progress=False).chunks(999)).hidden
+    under = next(
+        sl.collect(tiny, DATA, intervention=steer, strength=1.5, progress=False).chunks(999)
+    ).hidden
     assert_close(under, steer.apply(plain, 1.5), **near(tiny))
 
 
@@ -169,16 +192,24 @@ def test_scores_under_an_edit_are_log_softmax_of_whole_passes_with_hooks(name: s
             found = torch.tensor(part.log_prob.to_numpy())
             assert_close(found, torch.tensor(expected).to(found), **near(model))
             assert part.position.tolist() == list(range(len(expected)))
-            # pieces of the text, in which a space belongs to the word after it, whatever the tokenizer says
-        assert [t.strip() for t in part.token] == [on.tokens[t].strip() for t in ids[i][prompts[i] :]]
-    assert (table[table.strength == 1.5].log_prob.to_numpy() - plain.log_prob.to_numpy()).std() > 0.1
+            # pieces of the text, in which a space belongs to the word after it, whatever the
+            # tokenizer says
+        assert [t.strip() for t in part.token] == [
+            on.tokens[t].strip() for t in ids[i][prompts[i] :]
+        ]
+    assert (
+        table[table.strength == 1.5].log_prob.to_numpy() - plain.log_prob.to_numpy()
+    ).std() > 0.1
 
 
 # written
 
 
-def written_by_hand(model: Any, prompt: str, reft: sl.Reft, strength: float, n: int = 4) -> tuple[str, float]:
-    """The likeliest token again and again, each from a whole pass with hooks over everything before it; its log-probability."""
+def written_by_hand(
+    model: Any, prompt: str, reft: sl.Reft, strength: float, n: int = 4
+) -> tuple[str, float]:
+    """The likeliest token again and again, each from a whole pass with hooks over everything before
+    it; its log-probability."""
     start, log_prob = ids_of(model, prompt, end=False), 0.0
     ids, words = list(start), sl.readout(model).n_tokens
     for _ in range(n):
@@ -187,7 +218,9 @@ def written_by_hand(model: Any, prompt: str, reft: sl.Reft, strength: float, n: 
         log_prob += float(torch.log_softmax(logits[-1], 0)[ids[-1]])
         if ids[-1] == model.tokenizer.eos_token_id:
             break
-    whole, before = (model.tokenizer.decode(part, skip_special_tokens=True) for part in (ids, start))
+    whole, before = (
+        model.tokenizer.decode(part, skip_special_tokens=True) for part in (ids, start)
+    )
     return whole[len(before) :], log_prob
 
 
@@ -196,7 +229,8 @@ RICH: tuple[str, str, dict[str, Any]] = ("noreft", "f1+l1+new", {"layers": (0, 1
 
 
 def check_written(model: Any, variant: str, positions: str, options: dict[str, Any]) -> None:
-    """What `generate` writes, cached and padded on the left, is what whole passes write one at a time."""
+    """What `generate` writes, cached and padded on the left, is what whole passes write one at a
+    time."""
     reft, strength = random_reft(model, variant, positions=positions, **options), 1.5
     table = sl.generate(model, WRITTEN, reft, strengths=(0.0, strength), **GREEDY)
     found = table[table.strength == strength]
@@ -217,7 +251,9 @@ def test_cached_writing_under_left_padding_is_that_of_whole_passes_one_at_a_time
 
 @pytest.mark.parametrize("variant, positions, options", WHERE, ids=[w[1] for w in WHERE])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_so_it_is_wherever_the_edit_is_made(name: str, variant: str, positions: str, options: dict[str, Any]) -> None:
+def test_so_it_is_wherever_the_edit_is_made(
+    name: str, variant: str, positions: str, options: dict[str, Any]
+) -> None:
     check_written(zoo(name), variant, positions, options)
 
 
@@ -252,20 +288,25 @@ def check_inside(model: Any, variant: str, positions: str, options: dict[str, An
     if model is zoo("native"):  # it keeps no cache, so it has to be told
         for start, text in zip(ids, expected, strict=True):
             with sl.steered(model, reft, 1.5, prompt=start.shape[1]):
-                whole = model.tokenizer.decode(model.generate(start, **writing)[0], skip_special_tokens=True)
+                whole = model.tokenizer.decode(
+                    model.generate(start, **writing)[0], skip_special_tokens=True
+                )
             assert whole[len(model.tokenizer.decode(start[0], skip_special_tokens=True)) :] == text
         return
     with sl.steered(model, reft, 1.5):  # a second prompt in the same block is a prompt again
         tokens = [model.generate(start, **writing)[0] for start in ids]
     for start, found, text in zip(ids, tokens, expected, strict=True):
-        whole, before = (model.tokenizer.decode(t, skip_special_tokens=True) for t in (found, start[0]))
+        whole, before = (
+            model.tokenizer.decode(t, skip_special_tokens=True) for t in (found, start[0])
+        )
         assert whole[len(before) :] == text
     assert expected == sl.generate(model, prompts, reft, strengths=(1.5,), **GREEDY).text.tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("padded", "bfloat16")])
 def test_transformer_lens_own_writing_inside_the_block_is_ours(name: str) -> None:
-    """Without the models that write padding rows, which we never do, or whose likeliest tokens tie."""
+    """Without the models that write padding rows, which we never do, or whose likeliest tokens
+    tie."""
     check_inside(zoo(name), *RICH)
 
 
@@ -285,7 +326,8 @@ def test_every_site_counts_the_tokens_of_a_pass_for_itself(tiny) -> None:
         def edits(self, strength):
             def spy(edit):
                 return lambda h, places: (
-                    seen.append([places.index.tolist()[0], places.prompt.tolist()]) or edit(h, places)
+                    seen.append([places.index.tolist()[0], places.prompt.tolist()])
+                    or edit(h, places)
                 )
 
             return tuple((site, spy(edit)) for site, edit in super().edits(strength))
@@ -294,7 +336,13 @@ def test_every_site_counts_the_tokens_of_a_pass_for_itself(tiny) -> None:
     with torch.no_grad(), sl.steered(tiny, spied):
         for width in (4, 1, 1, 3, 1):
             tiny(torch.ones(2, width, dtype=torch.long))
-    expected = [[[0, 1, 2, 3], [4, 4]], [[4], [4, 4]], [[5], [4, 4]], [[0, 1, 2], [3, 3]], [[3], [3, 3]]]
+    expected = [
+        [[0, 1, 2, 3], [4, 4]],
+        [[4], [4, 4]],
+        [[5], [4, 4]],
+        [[0, 1, 2], [3, 3]],
+        [[3], [3, 3]],
+    ]
     assert seen == [one for one in expected for _ in range(2)]
 
 

@@ -29,7 +29,11 @@ def column(table, text: int, strength: float) -> torch.Tensor:
 @pytest.mark.parametrize("over", [False, True], ids=["steer", "over a background"])
 def test_scores_are_log_softmax_of_the_steered_models_logits(model, over: bool) -> None:
     steer = random_steer(model, size=0.3)
-    value = steer.with_background(random_steer(model, seed=1, size=0.3, name="background")) if over else steer
+    value = (
+        steer.with_background(random_steer(model, seed=1, size=0.3, name="background"))
+        if over
+        else steer
+    )
     table = sl.score(model, TEXTS, value, strengths=STRENGTHS)
     plain = sl.score(model, TEXTS)
     for i, text in enumerate(TEXTS):
@@ -37,7 +41,9 @@ def test_scores_are_log_softmax_of_the_steered_models_logits(model, over: bool) 
         for strength in STRENGTHS:
             with sl.steered(model, value, strength):
                 assert_close(column(table, i, strength), directly(model, text), **near(model))
-    assert (table[table.strength == 2.0].log_prob.to_numpy() - plain.log_prob.to_numpy()).std() > 0.1
+    assert (
+        table[table.strength == 2.0].log_prob.to_numpy() - plain.log_prob.to_numpy()
+    ).std() > 0.1
 
 
 def test_several_strengths_are_each_alone(model) -> None:
@@ -64,10 +70,14 @@ def test_tokens_are_named_in_order_and_the_end_is_optional(tiny) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "fallback"])
-def test_tokens_joined_are_the_text_with_emoji_accents_and_scripts_without_spaces(kind: str) -> None:
+def test_tokens_joined_are_the_text_with_emoji_accents_and_scripts_without_spaces(
+    kind: str,
+) -> None:
     model = tiny_with(copy_of(kind))
     texts = ["naïve café 😀 .", "这部电影", "the e\u0301tude\r\n"]
-    table = sl.score(model, pd.Series(texts, index=[4, 2, 9]), random_steer(model), strengths=(0.0, 1.0))
+    table = sl.score(
+        model, pd.Series(texts, index=[4, 2, 9]), random_steer(model), strengths=(0.0, 1.0)
+    )
     for i, text in enumerate(texts):
         part = table[(table.text == i) & (table.strength == 1.0)]
         assert "".join(part.token) == f"{text}{model.tokenizer.eos_token}"

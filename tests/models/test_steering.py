@@ -5,7 +5,16 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from tests.models.zoo import BUILDERS, by_hand, contexts, hook_count, near, random_steer, tokens_of, zoo
+from tests.models.zoo import (
+    BUILDERS,
+    by_hand,
+    contexts,
+    hook_count,
+    near,
+    random_steer,
+    tokens_of,
+    zoo,
+)
 
 
 def logits_of(model, tokens: torch.Tensor) -> torch.Tensor:
@@ -40,11 +49,17 @@ def test_each_row_has_its_own_strength(model) -> None:
         together = logits_of(model, tokens)
     for row, strength in enumerate(strengths):
         with sl.steered(model, steer, strength):
-            assert_close(together[row : row + 1], logits_of(model, tokens[row : row + 1]), **near(model))
+            assert_close(
+                together[row : row + 1], logits_of(model, tokens[row : row + 1]), **near(model)
+            )
 
 
 def test_a_steer_over_its_background_adds_both(model) -> None:
-    tokens, steer, background = tokens_of(model), random_steer(model), random_steer(model, seed=1, name="background")
+    tokens, steer, background = (
+        tokens_of(model),
+        random_steer(model),
+        random_steer(model, seed=1, name="background"),
+    )
     with sl.steered(model, steer.with_background(background), 2.0):
         found = logits_of(model, tokens)
     with sl.steered(model, 2.0 * steer + background):
@@ -60,7 +75,12 @@ def test_nested_blocks_compose_as_maps_the_inner_acting_last(model) -> None:
         once = logits_of(model, tokens)
         with sl.steered(model, b, -1.0):
             # two rounded steps in bfloat16: twice the tolerance
-            assert_close(logits_of(model, tokens), expected, rtol=2 * near(model)["rtol"], atol=2 * near(model)["atol"])
+            assert_close(
+                logits_of(model, tokens),
+                expected,
+                rtol=2 * near(model)["rtol"],
+                atol=2 * near(model)["atol"],
+            )
         assert torch.equal(logits_of(model, tokens), once)
     assert (once - expected).abs().max() > 0.1
 
@@ -71,7 +91,10 @@ def test_no_hook_is_left_after_an_exception(model) -> None:
     with pytest.raises(KeyboardInterrupt), sl.steered(model, steer):
         assert hook_count(model) > before
         raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="one value per row"), sl.steered(model, steer, torch.ones(len(tokens) + 1)):
+    with (
+        pytest.raises(ValueError, match="one value per row"),
+        sl.steered(model, steer, torch.ones(len(tokens) + 1)),
+    ):
         logits_of(model, tokens)
     assert hook_count(model) == before
     assert torch.equal(logits_of(model, tokens), plain)
@@ -94,7 +117,10 @@ def test_the_users_own_hooks_survive_and_act_too(model) -> None:
 
 def test_a_steer_for_another_model_is_refused(model) -> None:
     other = zoo("gemma2" if model is not zoo("gemma2") else "cohere")
-    with pytest.raises(ValueError, match=r"folding a norm.*transfer"), sl.steered(model, random_steer(other)):
+    with (
+        pytest.raises(ValueError, match=r"folding a norm.*transfer"),
+        sl.steered(model, random_steer(other)),
+    ):
         raise AssertionError("the block ran")
 
 

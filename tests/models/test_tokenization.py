@@ -22,7 +22,8 @@ NAMES = (*SPECIAL, "<|end|>", "<|unk|>")
 TOKENIZERS = {kind: copy_of(kind) for kind in KINDS}
 for _one in TOKENIZERS.values():
     _one.add_tokens(["<mood>", "né"])  # not special
-# a word, spaces, line ends, accents both ways, emoji with joiners and flags, scripts without spaces, right to left, NUL
+# a word, spaces, line ends, accents both ways, emoji with joiners and flags, scripts without
+# spaces, right to left, NUL
 PARTS = (
     "the", " film", "wonderful", " ", "  ", "\n", "\r\n", "é", "e\u0301", "ﬁ", "😀", "👨\u200d👩\u200d👧", "🇩🇪", "👍🏽", "\u200d",
     "电影", "はとても", "ดีมาก", "שלום", "\u202e", "फिल्म", "\x00", "<mood>", "né", "\ufeff", "'s", ".", "ß", "🂡",
@@ -36,7 +37,9 @@ quiet = pytest.mark.filterwarnings("ignore:the tokenizer does not know")
 def test_pieces_are_whole_characters_and_give_the_text(kind: str, text: str) -> None:
     words = TOKENIZERS[kind]
     ids = words(text, add_special_tokens=False)["input_ids"]
-    spaced = words(text if text[:1].isspace() else f" {text}", add_special_tokens=False)["input_ids"]
+    spaced = words(text if text[:1].isspace() else f" {text}", add_special_tokens=False)[
+        "input_ids"
+    ]
     for how, inside in ((PLAIN, ids), (SPACED, spaced)):
         (found,) = pieces(words, [text], how, end=True)
         assert len(found) == 1 + len(inside) + 1 and found[0] == "" and found[-1] == words.eos_token
@@ -72,7 +75,10 @@ def test_names_of_special_tokens_in_a_text_are_text(kind: str) -> None:
         assert words.convert_tokens_to_ids("<mood>") in ids
         if kind in ("bytes", "fallback"):
             assert words.decode(ids[1:-1]) == text
-    assert before == (words.backend_tokenizer.to_str(), words.backend_tokenizer.encode_special_tokens)
+    assert before == (
+        words.backend_tokenizer.to_str(),
+        words.backend_tokenizer.encode_special_tokens,
+    )
 
 
 @quiet
@@ -81,10 +87,15 @@ def test_in_a_prompt_they_are_the_tokens_and_begin_of_text_is_not_doubled(kind: 
     words = TOKENIZERS[kind]
     prompt = "<s>the film </s> was"
     (ids,) = encode_prompts(words, [prompt], PLAIN)
-    assert ids == words(prompt, add_special_tokens=False)["input_ids"] and ids.count(words.bos_token_id) == 1
+    assert (
+        ids == words(prompt, add_special_tokens=False)["input_ids"]
+        and ids.count(words.bos_token_id) == 1
+    )
     whole = encode(words, ["a </s> good"], PLAIN, end=False, prompts=[prompt])
     assert whole.ids[0][: len(ids)] == ids and whole.prompt == [len(ids)]
-    assert special_ids(words).isdisjoint(whole.ids[0][len(ids) :]) or kind == "unigram"  # which does not know "<"
+    assert (
+        special_ids(words).isdisjoint(whole.ids[0][len(ids) :]) or kind == "unigram"
+    )  # which does not know "<"
     (cut,) = pieces(words, ["a </s> good"], PLAIN, end=False, prompts=[prompt])
     assert "".join(cut) == f"{prompt} a </s> good" and "".join(cut[len(ids) :]) == " a </s> good"
 
@@ -127,7 +138,11 @@ class Python(transformers.PreTrainedTokenizer):
 def test_a_tokenizer_in_python_reads_them_as_text_too() -> None:
     words = Python()
     (ids,) = encode(words, ["a </s> b"], PLAIN, end=True).ids
-    assert ids == [words.bos_token_id, *map(words.letters.__getitem__, "a </s> b"), words.eos_token_id]
+    assert ids == [
+        words.bos_token_id,
+        *map(words.letters.__getitem__, "a </s> b"),
+        words.eos_token_id,
+    ]
     assert pieces(words, ["a </s> b"], PLAIN, end=False) == [["", *"a </s> b"]]
     with pytest.raises(ValueError, match="both hold names of special tokens; Python"):
         encode(words, ["a </s> b"], PLAIN, end=True, prompts=["</s> a"])
@@ -138,7 +153,10 @@ def test_of_a_text_that_is_cut_the_pieces_are_what_was_read() -> None:
         words, text = TOKENIZERS[kind], "the film 😀 was wonderful"
         for n in range(2, 30):
             how = PLAIN._replace(n_ctx=n)
-            (ids,), (cut,) = encode(words, [text], how, end=True).ids, pieces(words, [text], how, end=True)
+            (ids,), (cut,) = (
+                encode(words, [text], how, end=True).ids,
+                pieces(words, [text], how, end=True),
+            )
             assert len(cut) == len(ids) <= n
             assert f"{text}{words.eos_token}".startswith("".join(cut))
 
@@ -147,7 +165,10 @@ def test_of_a_text_that_is_cut_the_pieces_are_what_was_read() -> None:
 def test_what_is_no_character_costs_no_character_beside_it(kind: str) -> None:
     words = TOKENIZERS[kind]
     smile = words("😀", add_special_tokens=False)["input_ids"]
-    prompt, part = [i for i in smile if i not in words("", add_special_tokens=False)["input_ids"]], smile[-4:-2]
+    prompt, part = (
+        [i for i in smile if i not in words("", add_special_tokens=False)["input_ids"]],
+        smile[-4:-2],
+    )
     for ids, text in (
         (prompt + part, "😀�"),
         (prompt + prompt[-4:], "😀😀"),
@@ -158,14 +179,17 @@ def test_what_is_no_character_costs_no_character_beside_it(kind: str) -> None:
 
 
 def holed() -> Any:
-    """A tokenizer whose ids leave out forty in the middle, as its last twenty were moved up, and a model for it."""
+    """A tokenizer whose ids leave out forty in the middle, as its last twenty were moved up, and a
+    model for it."""
     words = copy_of("bytes")
     made = json.loads(words.backend_tokenizer.to_str())
     top = sorted(made["model"]["vocab"], key=made["model"]["vocab"].get)[-20:]
     for token in top:
         made["model"]["vocab"][token] += 40
     raw = type(words.backend_tokenizer).from_str(json.dumps(made))
-    moved = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|end|>", eos_token="<|end|>")
+    moved = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|end|>", eos_token="<|end|>"
+    )
     return tiny_with(moved, max(made["model"]["vocab"].values()) + 1 + 7), top
 
 
@@ -181,7 +205,9 @@ def test_holes_in_a_vocabulary_are_no_tokens() -> None:
     assert "".join(scored.token) == "the" + word
     written: list[int] = []
     for seed in range(3):
-        texts = sl.generate(model, ["the"], samples=40, seed=seed, max_new_tokens=20, temperature=3.0)
+        texts = sl.generate(
+            model, ["the"], samples=40, seed=seed, max_new_tokens=20, temperature=3.0
+        )
         written += model.tokenizer("".join(texts.text), add_special_tokens=False)["input_ids"]
     assert used.issuperset(written) and max(written) >= len(model.tokenizer)
 
@@ -189,7 +215,9 @@ def test_holes_in_a_vocabulary_are_no_tokens() -> None:
 def test_padding_and_begin_of_text_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     words = copy_of("fallback")
     seen: list[int] = []
-    monkeypatch.setattr(generate_module, "_continuation", lambda w, prompt, new: (seen.extend(new), "")[1])
+    monkeypatch.setattr(
+        generate_module, "_continuation", lambda w, prompt, new: (seen.extend(new), "")[1]
+    )
     sl.generate(tiny_with(words), ["the"], samples=200, max_new_tokens=20, temperature=10.0, seed=1)
     assert len(seen) > 9 * len(words)  # all is about as likely
     assert {words.bos_token_id, words.pad_token_id}.isdisjoint(seen)
@@ -216,12 +244,16 @@ def test_a_token_without_an_embedding_is_named_with_the_remedy() -> None:
 
 def test_a_text_that_the_tokenizer_does_not_know_is_said() -> None:
     model = zoo("toy-64")
-    with pytest.warns(UserWarning, match=r"does not know 67% of the texts, e\.g\. 'Xyzzy' of text 0"):
+    with pytest.warns(
+        UserWarning, match=r"does not know 67% of the texts, e\.g\. 'Xyzzy' of text 0"
+    ):
         sl.score(model, ["Xyzzy film plugh"], end=False)
     with pytest.raises(ValueError, match=r"knows nothing in them, e\.g\. 'Xyzzy' of text 0"):
         sl.collect(model, ["Xyzzy", "plugh xyzzy"], progress=False)
     known = ["the film was good ."] * 20
-    with pytest.warns(UserWarning, match=r"knows nothing in 1 of 21 texts, e\.g\. 'Xyzzy', text 20: "):
+    with pytest.warns(
+        UserWarning, match=r"knows nothing in 1 of 21 texts, e\.g\. 'Xyzzy', text 20: "
+    ):
         sl.collect(model, [*known, "Xyzzy"], progress=False)
     with pytest.warns(UserWarning, match="does not know"):
         sl.generate(model, ["Xyzzy film"], max_new_tokens=1)
@@ -229,7 +261,12 @@ def test_a_text_that_the_tokenizer_does_not_know_is_said() -> None:
         warnings.simplefilter("error")
         for name in ("toy-64", "toy-96-llama"):
             for attribute in ("sentiment", "tone"):
-                encode(zoo(name).tokenizer, list(sl.toy.corpus(attribute, n=200, seed=3).texts), PLAIN, end=True)
+                encode(
+                    zoo(name).tokenizer,
+                    list(sl.toy.corpus(attribute, n=200, seed=3).texts),
+                    PLAIN,
+                    end=True,
+                )
 
 
 def test_a_tokenizer_that_passes_over_what_it_does_not_know_is_found_out() -> None:
@@ -237,7 +274,9 @@ def test_a_tokenizer_that_passes_over_what_it_does_not_know_is_found_out() -> No
     made["model"] |= {"byte_fallback": False, "unk_token": None}
     raw = type(copy_of("fallback").backend_tokenizer).from_str(json.dumps(made))
     words = transformers.PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>")
-    assert encode(words, [CORPUS], PLAIN, end=False).ids == [[1, *words(CORPUS, add_special_tokens=False)["input_ids"]]]
+    assert encode(words, [CORPUS], PLAIN, end=False).ids == [
+        [1, *words(CORPUS, add_special_tokens=False)["input_ids"]]
+    ]
     with pytest.warns(UserWarning, match=r"does not know 67% of the texts, e\.g\. '这' of text 1"):
         encode(words, ["a", "a 这部电影"], PLAIN, end=False)
     with pytest.raises(ValueError, match=r"knows nothing in them, e\.g\. '这'"):
@@ -277,7 +316,9 @@ def test_no_part_of_a_character_is_a_word() -> None:
         ([], "got none"),
     ],
 )
-def test_what_is_no_text_is_refused_everywhere_alike(unchecked: None, call: str, texts: Any, message: str) -> None:
+def test_what_is_no_text_is_refused_everywhere_alike(
+    unchecked: None, call: str, texts: Any, message: str
+) -> None:
     model = zoo("gpt2")
     steer = sl.Steer(sl.readout(model).W_U.new_zeros(32, 32), sl.readout(model))
     calls = {

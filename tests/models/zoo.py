@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 from torch import Tensor
 
 import steerlens as sl
@@ -41,7 +49,8 @@ LLAMA: dict[str, Any] = {
 
 @cache
 def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
-    """`"bytes"` as GPT-2's: a leading space belongs to its word; `"words"`: a space separates, unknown words are one id."""
+    """`"bytes"` as GPT-2's: a leading space belongs to its word; `"words"`: a space separates,
+    unknown words are one id."""
     if kind == "bytes":
         raw = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -55,10 +64,15 @@ def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
         raw.train_from_iterator([CORPUS] * 3, trainer)
     else:
         words = dict.fromkeys(["<|end|>", "<|unk|>", *CORPUS.split()])
-        raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
+        raw = Tokenizer(
+            models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>")
+        )
         raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<|end|>", eos_token="<|end|>", clean_up_tokenization_spaces=False
+        tokenizer_object=raw,
+        bos_token="<|end|>",
+        eos_token="<|end|>",
+        clean_up_tokenization_spaces=False,
     )
 
 
@@ -68,23 +82,35 @@ KINDS = ("bytes", "words", "fallback", "unigram", "lower")
 
 @cache
 def other_tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
-    """`"fallback"` as Llama's: `▁` is a space and an unknown character its bytes; `"unigram"` composes characters (NFKC);
-    `"lower"` as BERT's: no case, no spaces, no accents. Texts begin with `<s>` and end with `</s>`."""
+    """`"fallback"` as Llama's: `▁` is a space and an unknown character its bytes; `"unigram"`
+    composes characters (NFKC); `"lower"` as BERT's: no case, no spaces, no accents. Texts begin
+    with `<s>` and end with `</s>`."""
     special: Any = list(SPECIAL)
     if kind == "fallback":
         raw = Tokenizer(models.BPE())
         raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         special += [f"<0x{i:02X}>" for i in range(256)]
         raw.train_from_iterator(
-            [CORPUS], trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
+            [CORPUS],
+            trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False),
         )
         learned = json.loads(raw.to_str())["model"]
         merges = [tuple(pair) for pair in learned["merges"]]
-        raw = Tokenizer(models.BPE(learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-        raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        raw = Tokenizer(
+            models.BPE(
+                learned["vocab"], merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True
+            )
+        )
+        raw.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
         strip = decoders.Strip(" ", 1, 0)
-        raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
-        raw.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL])
+        raw.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+        )
+        raw.add_special_tokens(
+            [AddedToken(name, normalized=False, special=True) for name in SPECIAL]
+        )
     elif kind == "unigram":
         raw = Tokenizer(models.Unigram())
         raw.normalizer, raw.pre_tokenizer, raw.decoder = (
@@ -98,13 +124,19 @@ def other_tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
         raw.train_from_iterator([CORPUS] * 3, trainer)
     else:
         raw = Tokenizer(models.WordPiece(unk_token="<unk>"))
-        raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        raw.normalizer, raw.pre_tokenizer = (
+            normalizers.BertNormalizer(),
+            pre_tokenizers.BertPreTokenizer(),
+        )
         raw.decoder = decoders.WordPiece()
         raw.train_from_iterator(
-            [CORPUS], trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+            [CORPUS],
+            trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False),
         )
     names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIAL, strict=True))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, clean_up_tokenization_spaces=False, **names)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw, clean_up_tokenization_spaces=False, **names
+    )
 
 
 def copy_of(kind: str) -> transformers.PreTrainedTokenizerFast:
@@ -204,7 +236,9 @@ def _in_memory(kind: str) -> transformers.PreTrainedTokenizerFast:
 def _processed() -> Any:
     model = sl.load_model(folder("gpt2"), hooked=True)
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    model.load_and_process_state_dict(state, fold_ln=True, center_writing_weights=True, center_unembed=True)
+    model.load_and_process_state_dict(
+        state, fold_ln=True, center_writing_weights=True, center_unembed=True
+    )
     return model
 
 
@@ -246,8 +280,11 @@ def random_reft(model: Any, variant: str = "loreft", **options: Any) -> sl.Reft:
     return make_reft(variant, sl.readout(model), **options)
 
 
-def edited_by_hand(model: Any, ids: list[int], reft: sl.Reft, strength: float, prompt: int) -> tuple[Tensor, Tensor]:
-    """Contexts and logits of one text, by TransformerLens' own hooks on one whole pass; `prompt` tokens of it are the prompt."""
+def edited_by_hand(
+    model: Any, ids: list[int], reft: sl.Reft, strength: float, prompt: int
+) -> tuple[Tensor, Tensor]:
+    """Contexts and logits of one text, by TransformerLens' own hooks on one whole pass; `prompt`
+    tokens of it are the prompt."""
     seen: list[Tensor] = []
     beginning, end = picked(reft.positions, prompt, len(ids))
     a_layer = len(reft.R) // len(reft.layers)
@@ -270,7 +307,9 @@ def edited_by_hand(model: Any, ids: list[int], reft: sl.Reft, strength: float, p
 
 def hook_count(model: Any) -> int:
     """How many forward hooks the model's hook points hold."""
-    return sum(len(point._forward_hooks) + len(point.fwd_hooks) for point in model.hook_dict.values())
+    return sum(
+        len(point._forward_hooks) + len(point.fwd_hooks) for point in model.hook_dict.values()
+    )
 
 
 def contexts(model: Any, tokens: Tensor) -> Tensor:
@@ -280,7 +319,8 @@ def contexts(model: Any, tokens: Tensor) -> Tensor:
 
 
 def by_hand(model: Any, c: Tensor) -> Tensor:
-    """Logits of context vectors from the model's own numbers and its configuration's, in float32."""
+    """Logits of context vectors from the model's own numbers and its configuration's, in
+    float32."""
     z = c.float() @ model.W_U.detach().float() + model.b_U.detach().float()
     config = getattr(getattr(model, "original_model", None), "config", None)
     z = z * (getattr(config, "logit_scale", None) or 1.0)
@@ -296,4 +336,8 @@ def tokens_of(model: Any, *, rows: int = 3, width: int = 7, seed: int = 0) -> Te
 
 def near(model: Any) -> dict[str, float]:
     """How close is equal: rounding of float32, or of bfloat16 at logits of some ten."""
-    return {"rtol": 3e-2, "atol": 0.25} if model.W_U.dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-4}
+    return (
+        {"rtol": 3e-2, "atol": 0.25}
+        if model.W_U.dtype == torch.bfloat16
+        else {"rtol": 1e-4, "atol": 1e-4}
+    )

@@ -1,4 +1,5 @@
-"""Figures: they draw on the given Axes, show the numbers of their table, and are saved with them."""
+"""Figures: they draw on the given Axes, show the numbers of their table, and are saved with
+them."""
 
 import json
 
@@ -20,22 +21,33 @@ def closed():
 
 
 def curve() -> pd.DataFrame:
-    rows = [(y, s, y * s - s * s / 2, 0.1, 5, 50) for y in (-1.0, 0.0, 1.0) for s in (-1.0, 0.0, 1.0)]
-    return pd.DataFrame(rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"])
+    rows = [
+        (y, s, y * s - s * s / 2, 0.1, 5, 50) for y in (-1.0, 0.0, 1.0) for s in (-1.0, 0.0, 1.0)
+    ]
+    return pd.DataFrame(
+        rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"]
+    )
 
 
 def gap() -> pd.DataFrame:
     rows = [(-1.0, 0.4), (0.0, 0.0), (1.0, 0.5), ("all", 0.3)]
     table = pd.DataFrame(rows, columns=["grade", "gap_closed"])
     for name in ("low", "high", "best_gap_closed", "best_low", "best_high"):
-        table[name] = table.gap_closed + {"low": -0.1, "high": 0.1, "best_low": -0.1, "best_high": 0.1}.get(name, 0)
+        table[name] = table.gap_closed + {
+            "low": -0.1,
+            "high": 0.1,
+            "best_low": -0.1,
+            "best_high": 0.1,
+        }.get(name, 0)
     return table.assign(multiple=1.5)
 
 
 def test_label_curve_marks_the_top_of_each_curve():
     _, ax = plt.subplots()
     assert figures.plot_label_curve(curve(), ax=ax) is ax
-    tops = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"]
+    tops = [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "o"
+    ]
     assert tops == [(-1.0, 0.5), (0.0, 0.0), (1.0, 0.5)]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["−1", "0", "+1"]
 
@@ -77,7 +89,12 @@ def test_words_losses_and_cost_draw_their_tables():
     ax = figures.plot_singular_words(scores)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["bad", "good"]
     losses = pd.DataFrame(
-        {"label": [-1.0, "all"], "background": [2.0, 2.0], "steered": [1.9, 1.8], "flipped": [2.1, 2.3]}
+        {
+            "label": [-1.0, "all"],
+            "background": [2.0, 2.0],
+            "steered": [1.9, 1.8],
+            "flipped": [2.1, 2.3],
+        }
     )
     bars = [round(bar.get_height(), 3) for bar in figures.plot_losses(losses).patches]
     assert bars == [-0.1, -0.2, 0.1, 0.3]
@@ -92,7 +109,10 @@ def test_save_figure_writes_picture_and_numbers(tmp_path):
     paths = figures.save_figure(fig, tmp_path, "picture", table)
     assert [path.name for path in paths] == ["picture.pdf", "picture.png", "picture.json"]
     assert paths[0].read_bytes()[:4] == b"%PDF" and paths[1].read_bytes()[1:4] == b"PNG"
-    assert json.loads(paths[2].read_text()) == [{"grade": 1.0, "x": 1.0}, {"grade": "all", "x": None}]
+    assert json.loads(paths[2].read_text()) == [
+        {"grade": 1.0, "x": 1.0},
+        {"grade": "all", "x": None},
+    ]
     assert not plt.fignum_exists(fig.number)
 
 

@@ -23,7 +23,16 @@ FACTS = {
     "data": "a & b",
     "seed": 0,
     "threads": 1,
-    "components": [{"component": 1, "share": 0.1, "stability": 0.9, "chance": 0.1, "top": "<b>", "bottom": "<i>"}],
+    "components": [
+        {
+            "component": 1,
+            "share": 0.1,
+            "stability": 0.9,
+            "chance": 0.1,
+            "top": "<b>",
+            "bottom": "<i>",
+        }
+    ],
     "seconds": 1.0,
     "versions": dict.fromkeys(("steerlens", "torch", "transformer-lens"), "<1>"),
 }
@@ -47,7 +56,12 @@ def folder(tmp_path_factory):
 
 
 def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
-    assert {path.name for path in folder.iterdir()} == {"index.html", "report.json", "figures", "steers"}
+    assert {path.name for path in folder.iterdir()} == {
+        "index.html",
+        "report.json",
+        "figures",
+        "steers",
+    }
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     names = {path.stem for path in (folder / "figures").iterdir()}
     for steer in numbers(folder)["steers"]:
@@ -59,7 +73,9 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
             assert (folder / "figures" / f"{name}.{ending}").stat().st_size > 100
     model = sl.load_model("toy-64")
     assert sl.load(folder / "steers" / "tone.safetensors", model).name == "tone"
-    assert sl.load(folder / "steers" / "tone-background.safetensors", model).name == "tone background"
+    assert (
+        sl.load(folder / "steers" / "tone-background.safetensors", model).name == "tone background"
+    )
 
 
 def test_the_page_needs_nothing_else(folder):
@@ -78,7 +94,11 @@ def test_links_lead_somewhere_and_terms_are_explained(folder):
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     links = re.findall(r'<a [^>]*href="#([^"]+)"', html)
-    assert set(links) <= set(ids) and {"term-sign-margin", "term-natural-metric", "term-background"} <= set(links)
+    assert set(links) <= set(ids) and {
+        "term-sign-margin",
+        "term-natural-metric",
+        "term-background",
+    } <= set(links)
 
 
 def test_no_number_of_the_page_is_a_negative_zero_or_has_a_hyphen_for_a_minus(folder):
@@ -127,7 +147,9 @@ def with_report(one: Study, report: sl.Report) -> Study:
     return dataclasses.replace(one, fit=dataclasses.replace(one.fit, report=report))
 
 
-@pytest.mark.parametrize("kl, strength, said", [((0.0, 0.0), 1.0, "length is 0"), ((0.05, 0.05), 0.0, "asks for is 0")])
+@pytest.mark.parametrize(
+    "kl, strength, said", [((0.0, 0.0), 1.0, "length is 0"), ((0.05, 0.05), 0.0, "asks for is 0")]
+)
 def test_a_steer_of_length_or_strength_zero_is_in_doubt(
     one: Study, kl: tuple[float, float], strength: float, said: str
 ):
@@ -141,14 +163,20 @@ def test_a_steer_of_length_or_strength_zero_is_in_doubt(
 def test_what_models_and_data_say_is_escaped(one: Study):
     texts = one.tables["texts"].assign(text=EVIL, prompt=lambda t: EVIL + t.prompt)
     words = one.tables["words"].assign(reads=EVIL, writes=EVIL, avoids=EVIL)
-    marked = dataclasses.replace(one.highlights[0][1], tokens=pd.DataFrame({"token": [EVIL], "evidence": [1.0]}))
+    marked = dataclasses.replace(
+        one.highlights[0][1], tokens=pd.DataFrame({"token": [EVIL], "evidence": [1.0]})
+    )
     marked = dataclasses.replace(marked, spans=marked.spans.head(0))
     # what is not believed would be left out
     report = dataclasses.replace(one.fit.report, verdict=None)
     evil = dataclasses.replace(
-        with_report(one, report), tables=one.tables | {"texts": texts, "words": words}, highlights=((1.0, marked),)
+        with_report(one, report),
+        tables=one.tables | {"texts": texts, "words": words},
+        highlights=((1.0, marked),),
     )
-    pictures = {f"{EVIL}-{name}": Markup("<svg></svg>") for name in ("label_curve", "cost", "losses")}
+    pictures = {
+        f"{EVIL}-{name}": Markup("<svg></svg>") for name in ("label_curve", "cost", "losses")
+    }
     html = page([evil], pictures, FACTS)
     assert "<script" not in html and '"quotes"' not in html
     assert html.count("&lt;script&gt;x&lt;/script&gt;") > 10
@@ -164,7 +192,12 @@ def test_a_steer_that_is_no_better_than_noise_is_said_so_first_and_shows_no_word
     verdict = numbers(index.parent)["steers"]["mine"]["fit"]["verdict"]
     assert verdict["p"] > 0.05
     assert html.index("No: it is no better than labels in random order") < html.index("<h2")
-    for part in ("same beginnings", "What it reads and writes", "Which words of a text", "Beside other methods"):
+    for part in (
+        "same beginnings",
+        "What it reads and writes",
+        "Which words of a text",
+        "Beside other methods",
+    ):
         assert part not in html
     assert {path.stem for path in (index.parent / "figures").iterdir()} == {"mine-losses"}
     assert "Likelihood of new texts" in html and f"(p = {verdict['p']:.2g};" in html
@@ -174,12 +207,20 @@ def test_a_steer_that_is_no_better_than_noise_is_said_so_first_and_shows_no_word
     "kept, said",
     [
         ((0.8, 0.2), "Direction 1 does (kept 0.80 ± 0.05); direction 2 does in part (kept 0.20"),
-        ((math.nan, -0.001), "Direction 1 does not (nothing to keep); direction 2 does not (kept 0.00"),
+        (
+            (math.nan, -0.001),
+            "Direction 1 does not (nothing to keep); direction 2 does not (kept 0.00",
+        ),
     ],
 )
 def test_replication_is_told_direction_by_direction(kept: tuple[float, float], said: str):
     words = pd.DataFrame(
-        {"direction": [1, 1, 2, 2], "gain": 1.0, "kept": [k for k in kept for _ in "+-"], "spread": 0.05}
+        {
+            "direction": [1, 1, 2, 2],
+            "gain": 1.0,
+            "kept": [k for k in kept for _ in "+-"],
+            "spread": 0.05,
+        }
     )
     assert replication(words).startswith(said)
     assert "too few texts" in replication(words.drop(columns="kept"))
@@ -195,7 +236,9 @@ def test_any_labelled_texts_make_a_report(tmp_path):
 
 def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(folder, tmp_path):
     found = numbers(folder)["rivals"]
-    assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(found["table"]) == 6
+    assert [row["name"] for row in found["table"]][:2] == ["steer", "steer, rank 4"] and len(
+        found["table"]
+    ) == 6
     html = (folder / "index.html").read_text()
     for row in found["table"]:
         assert row["name"] in html and f"{row['parameters']:,}" in html
@@ -203,7 +246,12 @@ def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(
     assert len(prompt["words"]) == prompt["rows"] == 8
     for pair in prompt["words"]:
         assert all(f">{escape(word.strip())}<" in html for word in pair)
-    assert [row["what"] for row in prompt["readability"]] == ["prompt", "nearest words", "random words", "no prompt"]
+    assert [row["what"] for row in prompt["readability"]] == [
+        "prompt",
+        "nearest words",
+        "random words",
+        "no prompt",
+    ]
     assert all(f"{row['nll']:.3f}" in html for row in prompt["readability"])
     plain = sl.toy.corpus("tone", n=60, seed=0)
     graded = sl.Labelled(plain.texts, tuple(abs(y) for y in plain.labels))

@@ -21,7 +21,11 @@ def closed():
 
 
 def quality() -> pd.DataFrame:
-    rows = [(name, seed, 1.5 + 0.1 * k + 0.01 * seed, 2.0 + k, 1.0) for k, name in enumerate("abc") for seed in SEEDS]
+    rows = [
+        (name, seed, 1.5 + 0.1 * k + 0.01 * seed, 2.0 + k, 1.0)
+        for k, name in enumerate("abc")
+        for seed in SEEDS
+    ]
     return pd.DataFrame(rows, columns=["prior", "seed", "nll", "drift", "start_drift"])
 
 
@@ -33,7 +37,9 @@ def moved() -> pd.DataFrame:
         for question in ("writes", "reads")
         for seed in SEEDS
     ]
-    return pd.DataFrame(rows, columns=["intervention", "steer", "question", "share", "chance_high", "seed"])
+    return pd.DataFrame(
+        rows, columns=["intervention", "steer", "question", "share", "chance_high", "seed"]
+    )
 
 
 def test_every_prior_has_its_seeds_its_mean_and_its_interval() -> None:
@@ -61,7 +67,11 @@ def test_what_is_worth_what() -> None:
         columns=["what", "sign_margin", "seed"],
     )
     ax = plot_readability(table)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["prompt", "nearest\nwords", "random\nwords"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "prompt",
+        "nearest\nwords",
+        "random\nwords",
+    ]
     bars = [patch for patch in ax.patches if patch.get_height()]
     assert [bar.get_height() for bar in bars] == pytest.approx([0.0515, 0.0215, -0.0085])
     assert to_hex(bars[0].get_facecolor()) == RED
@@ -73,8 +83,14 @@ def test_shares_stand_beside_chance(question: str) -> None:
     ax = plot_moves(table, question=question)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["joy", "tone"]
     heights = [patch.get_height() for patch in ax.patches]
-    means = table[table.question == question].groupby(["intervention", "steer"], sort=False).share.mean()
-    assert heights[::2] == pytest.approx(means.tolist()) and heights[1::2] == pytest.approx([0.05] * 4)
+    means = (
+        table[table.question == question]
+        .groupby(["intervention", "steer"], sort=False)
+        .share.mean()
+    )
+    assert heights[::2] == pytest.approx(means.tolist()) and heights[1::2] == pytest.approx(
+        [0.05] * 4
+    )
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert sorted(labels) == ["chance (95 %)", "kv", "soft"]
     assert np.isfinite(ax.get_ylim()).all()
@@ -89,7 +105,12 @@ def test_they_draw_on_the_axes_that_they_are_given() -> None:
 def test_rows_are_averaged_over_prompts_and_have_an_interval_over_seeds() -> None:
     rows = [
         (way, length, seed, prompt, closed + 0.01 * seed + 0.1 * prompt)
-        for way, closed in (("distilled", 0.8), ("last tokens", 0.4), ("random words", -0.1), ("no prompt", 0.0))
+        for way, closed in (
+            ("distilled", 0.8),
+            ("last tokens", 0.4),
+            ("random words", -0.1),
+            ("no prompt", 0.0),
+        )
         for length in (1, 4)
         for seed in SEEDS
         for prompt in range(2)
@@ -97,5 +118,7 @@ def test_rows_are_averaged_over_prompts_and_have_an_interval_over_seeds() -> Non
     table = pd.DataFrame(rows, columns=["way", "length", "seed", "prompt", "gap_closed"])
     ax = plot_compression(table)
     bars = [c for c in ax.containers if isinstance(c, ErrorbarContainer)]
-    assert [bar[0].get_ydata().tolist() for bar in bars] == [pytest.approx([x] * 2) for x in (0.865, 0.465, -0.035)]
+    assert [bar[0].get_ydata().tolist() for bar in bars] == [
+        pytest.approx([x] * 2) for x in (0.865, 0.465, -0.035)
+    ]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "4"]

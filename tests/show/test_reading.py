@@ -18,7 +18,9 @@ def closed():
 
 def highlighted(words: list[str], evidence: list[float], spans: list[tuple]) -> Highlight:
     tokens = pd.DataFrame({"token": [f" {w}" for w in words], "evidence": evidence})
-    return Highlight("joy", 1.0, -1.0, tokens, pd.DataFrame(spans, columns=["start", "end", "text", "evidence"]))
+    return Highlight(
+        "joy", 1.0, -1.0, tokens, pd.DataFrame(spans, columns=["start", "end", "text", "evidence"])
+    )
 
 
 def test_a_text_is_drawn_word_by_word_with_its_spans():
@@ -46,18 +48,28 @@ def test_strengths_are_marked_at_their_tops():
         "gain": [0.5, 3.0], "evidence": 2.0, "at_limit": [False, True],
     })  # fmt: skip
     curve = pd.DataFrame(
-        [(t, 0, "a", s, s - s * s / 2 if t == 0 else s / 2) for t in (0, 1) for s in (-1.0, 0.0, 1.0, 2.0)],
+        [
+            (t, 0, "a", s, s - s * s / 2 if t == 0 else s / 2)
+            for t in (0, 1)
+            for s in (-1.0, 0.0, 1.0, 2.0)
+        ],
         columns=["text", "position", "token", "strength", "log_likelihood"],
     )
-    ax = reading.plot_text_strengths(TextStrengths("joy", table, pd.DataFrame(), curve), names=["one", "two"])
+    ax = reading.plot_text_strengths(
+        TextStrengths("joy", table, pd.DataFrame(), curve), names=["one", "two"]
+    )
     marked = [tuple(line.get_xydata()[0]) for line in ax.lines if line.get_marker() == "o"]
     assert marked == [(1.0, 0.5)]  # the other has no top
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["one", "two"]
 
 
 def test_a_spectrum_shows_gains_and_what_is_kept():
-    table = pd.DataFrame({"direction": [1, 2], "gain": [2.0, 1.0], "share": [0.8, 0.2], "cumulative": [0.8, 1.0]})
-    again = pd.DataFrame({"direction": [1, 2], "gain": [2.0, 1.0], "kept": [0.5, -0.3], "spread": 0.1})
+    table = pd.DataFrame(
+        {"direction": [1, 2], "gain": [2.0, 1.0], "share": [0.8, 0.2], "cumulative": [0.8, 1.0]}
+    )
+    again = pd.DataFrame(
+        {"direction": [1, 2], "gain": [2.0, 1.0], "kept": [0.5, -0.3], "spread": 0.1}
+    )
     ax = reading.plot_spectrum(Spectrum(table, 1.6, 2.5), again)
     assert [bar.get_height() for bar in ax.patches] == [2.0, 1.0, 1.0, 0.0]
     assert ax.get_ylabel() == "gain (nats)" and "80\u202f%" in ax.texts[0].get_text()

@@ -1,4 +1,5 @@
-"""Figures of edits inside subspaces: dots and bars at the numbers of their tables, and nothing left behind."""
+"""Figures of edits inside subspaces: dots and bars at the numbers of their tables, and nothing left
+behind."""
 
 from collections.abc import Callable
 
@@ -11,7 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
 
-from steerlens.show.reft import KINDS, QUESTIONS, plot_composition, plot_memory, plot_quality, plot_subspaces
+from steerlens.show.reft import (
+    KINDS,
+    QUESTIONS,
+    plot_composition,
+    plot_memory,
+    plot_quality,
+    plot_subspaces,
+)
 from steerlens.show.style import RED
 
 
@@ -46,7 +54,15 @@ def subspaces(layers: tuple[int, ...] = (0, 2)) -> pd.DataFrame:
         for layer in layers
         for k, question in enumerate(asked)
     ]
-    columns = ["layer", "question", "overlap", "chance", "chance_high", "largest", "largest_chance_high"]
+    columns = [
+        "layer",
+        "question",
+        "overlap",
+        "chance",
+        "chance_high",
+        "largest",
+        "largest_chance_high",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -56,7 +72,9 @@ def quality() -> pd.DataFrame:
         ("loreft", "0", 1, 129, 0.05, 0.03, 0.08), ("loreft", "0", 4, 516, 0.09, 0.08, 0.12),
         ("loreft", "0, 1", 1, 258, -0.02, -0.04, 0.01), ("r1", "0", 1, 65, 0.04, 0.01, 0.05),
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["method", "layers", "rank", "parameters", "sign_margin", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["method", "layers", "rank", "parameters", "sign_margin", "low", "high"]
+    )
 
 
 def composition() -> pd.DataFrame:
@@ -82,7 +100,10 @@ def names(ax: Axes) -> list[str]:
 def bars(ax: Axes) -> list[tuple[list[float], list[float]]]:
     """Centres and heights, a row of bars after another."""
     rows = [container for container in ax.containers if isinstance(container, BarContainer)]
-    return [([bar.get_x() + bar.get_width() / 2 for bar in row], [bar.get_height() for bar in row]) for row in rows]
+    return [
+        ([bar.get_x() + bar.get_width() / 2 for bar in row], [bar.get_height() for bar in row])
+        for row in rows
+    ]
 
 
 def span(bar: ErrorbarContainer) -> list[list[float]]:
@@ -116,7 +137,11 @@ def test_memory_shows_the_mean_of_each_kind_at_each_length(value: str):
     table = memory(("random", "scrambled", "text"))
     ax = plot_memory(table, value=value, title="layer 0")
     mean = table.groupby(["kind", "length"])[value].mean()
-    shown = {to_hex(line.get_color()): line for line in ax.lines if len(line.get_xdata()) and line.get_marker() == "o"}
+    shown = {
+        to_hex(line.get_color()): line
+        for line in ax.lines
+        if len(line.get_xdata()) and line.get_marker() == "o"
+    }
     assert set(shown) == {to_hex(colour) for colour in KINDS.values()}
     for kind, colour in KINDS.items():
         line = shown[to_hex(colour)]
@@ -124,12 +149,20 @@ def test_memory_shows_the_mean_of_each_kind_at_each_length(value: str):
         np.testing.assert_allclose(line.get_ydata(), mean[kind])
     assert names(ax) == ["text", "scrambled", "random"]
     assert ax.get_title(loc="left") == "layer 0"
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "4", "16"] and ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "1",
+        "4",
+        "16",
+    ] and ax.get_xscale() == "log"
 
 
 def test_all_that_could_be_recovered_is_dashed_and_only_where_tokens_are_counted():
     dashed = {
-        value: [line.get_ydata() for line in plot_memory(memory(), value=value).lines if line.get_linestyle() == "--"]
+        value: [
+            line.get_ydata()
+            for line in plot_memory(memory(), value=value).lines
+            if line.get_linestyle() == "--"
+        ]
         for value in ("recovered", "stored")
     }
     assert [list(y) for y in dashed["recovered"]] == [[1, 4, 16]] and dashed["stored"] == []
@@ -143,7 +176,9 @@ def test_kinds_that_are_not_there_are_not_in_the_legend():
     assert names(plot_memory(memory(("random", "text")))) == ["text", "random"]
 
 
-@pytest.mark.parametrize("value, high", [("largest", "largest_chance_high"), ("overlap", "chance_high")])
+@pytest.mark.parametrize(
+    "value, high", [("largest", "largest_chance_high"), ("overlap", "chance_high")]
+)
 def test_subspaces_have_a_bar_a_layer_and_question_and_chance_in_front_of_it(value: str, high: str):
     table = subspaces()
     ax = plot_subspaces(table, value=value)
@@ -153,11 +188,15 @@ def test_subspaces_have_a_bar_a_layer_and_question_and_chance_in_front_of_it(val
     for k, layer in enumerate((0, 2)):
         mine = table[table.layer == layer].set_index("question").loc[shown]
         (x, heights), (x_chance, chance) = rows[2 * k], rows[2 * k + 1]
-        assert heights == pytest.approx(mine[value].tolist()) and chance == pytest.approx(mine[high].tolist())
+        assert heights == pytest.approx(mine[value].tolist()) and chance == pytest.approx(
+            mine[high].tolist()
+        )
         assert x == pytest.approx(x_chance)
         assert [round(place) for place in x] == [0, 1, 2]
     assert rows[0][0][0] < rows[2][0][0]  # beside one another
-    assert [label.get_text() for label in ax.get_xticklabels()] == [QUESTIONS[question] for question in shown]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        QUESTIONS[question] for question in shown
+    ]
     assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] >= 1
 
 
@@ -172,7 +211,10 @@ def test_quality_has_a_dot_at_each_sign_margin_and_its_interval():
     table = quality()
     ax = plot_quality(table)
     groups = [container for container in ax.containers if isinstance(container, ErrorbarContainer)]
-    expected = [rows.sort_values("parameters") for _, rows in table.groupby(["method", "layers"], sort=False)]
+    expected = [
+        rows.sort_values("parameters")
+        for _, rows in table.groupby(["method", "layers"], sort=False)
+    ]
     assert len(groups) == len(expected) == 4
     for drawn, rows in zip(groups, expected, strict=True):
         line = drawn.lines[0]
@@ -205,7 +247,11 @@ def test_composition_has_a_bar_an_edit_and_task_with_its_interval():
         assert [round(place) for place in x] == [0, 1, 2]
     intervals = [span(drawn) for drawn in ax.containers if isinstance(drawn, ErrorbarContainer)]
     np.testing.assert_allclose(intervals[1], table[table.task == "tone"][["low", "high"]])
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["mood rows", "tone rows", "together"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        "mood rows",
+        "tone rows",
+        "together",
+    ]
     assert names(ax) == ["on mood texts", "on tone texts"]
     assert rows[0][0][0] < rows[1][0][0]
 

@@ -1,4 +1,5 @@
-"""Power laws: exact ones are found exactly, noisy ones with an honest error, and drawn where they were measured."""
+"""Power laws: exact ones are found exactly, noisy ones with an honest error, and drawn where they
+were measured."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,7 +41,9 @@ def test_medians_are_dots_and_the_law_is_that_of_the_largest_sizes() -> None:
     rows = [(s, "fit", 0, 5.0 if s == 1 else s**2 * 1e-3) for s in sizes] + [
         (s, "products", 0, s * 1e-3) for s in sizes
     ]
-    ax = plot_scaling(pd.DataFrame(rows, columns=["size", "way", "round", "seconds"]), what="tokens")
+    ax = plot_scaling(
+        pd.DataFrame(rows, columns=["size", "way", "round", "seconds"]), what="tokens"
+    )
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == ["fit: 2.00 ± 0.00", "products: 1.00 ± 0.00"]
     assert ax.get_xscale() == ax.get_yscale() == "log" and ax.get_xlabel() == "tokens"

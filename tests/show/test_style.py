@@ -1,4 +1,5 @@
-"""Every figure looks right in any style that is set, on its own axes and on given ones, light and dark; words are readable."""
+"""Every figure looks right in any style that is set, on its own axes and on given ones, light and
+dark; words are readable."""
 
 import re
 from collections.abc import Iterable
@@ -52,7 +53,8 @@ def overlap(labels: Iterable[plt.Text]) -> list[tuple[str, str]]:
 
 
 def check(name: str, ax: Axes) -> None:
-    """A figure that was drawn: our sizes, nothing on anything, every word seen, the legend off the data."""
+    """A figure that was drawn: our sizes, nothing on anything, every word seen, the legend off the
+    data."""
     labels = tick_labels(ax)
     for texts in labels.values():
         assert overlap(texts) == [], name
@@ -62,7 +64,10 @@ def check(name: str, ax: Axes) -> None:
     words = [ax.xaxis.label, ax.yaxis.label, ax.title, *labels["x"], *labels["y"]]
     words += legend.findobj(plt.Text) if legend else []
     for text in words:
-        assert not text.get_text() or style.contrast(to_hex(text.get_color()), ground) >= 4.5, (name, text)
+        assert not text.get_text() or style.contrast(to_hex(text.get_color()), ground) >= 4.5, (
+            name,
+            text,
+        )
     if legend:
         assert legend.get_window_extent().y0 >= ax.get_window_extent().y1 - 1, name
 
@@ -70,7 +75,9 @@ def check(name: str, ax: Axes) -> None:
 def test_every_plot_is_public_and_drawn_here():
     plots = {name for name in show.__all__ if name.startswith("plot_")}
     assert plots - {"plot_components"} == set(DRAWN)
-    assert dir(show) == sorted(show.__all__) and all(callable(getattr(show, name)) for name in show.__all__)
+    assert dir(show) == sorted(show.__all__) and all(
+        callable(getattr(show, name)) for name in show.__all__
+    )
     with pytest.raises(AttributeError, match=r"no attribute 'plot_x'; it has .*plot_cost"):
         _ = show.plot_x  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -79,7 +86,9 @@ def test_every_plot_is_public_and_drawn_here():
 def test_given_axes_are_dressed_whatever_style_they_were_made_in_and_settings_stay(which: str):
     styled(which)
     before = dict(mpl.rcParams)
-    fig, panels = plt.subplots(6, 4, figsize=(4 * style.COLUMN, 18), gridspec_kw={"hspace": 0.8, "wspace": 0.4})
+    fig, panels = plt.subplots(
+        6, 4, figsize=(4 * style.COLUMN, 18), gridspec_kw={"hspace": 0.8, "wspace": 0.4}
+    )
     for ax, (name, draw) in zip(panels.flat, DRAWN.items(), strict=False):
         assert draw(ax) is ax and dict(mpl.rcParams) == before, name
     fig.canvas.draw()
@@ -98,13 +107,16 @@ def test_new_axes_are_right_though_they_are_drawn_in_other_settings(name: str):
     check(name, ax)
     legend, whole = ax.get_legend(), ax.figure.bbox
     assert legend is None or (
-        legend.get_window_extent().x1 <= whole.x1 + 1 and legend.get_window_extent().y1 <= whole.y1 + 1
+        legend.get_window_extent().x1 <= whole.x1 + 1
+        and legend.get_window_extent().y1 <= whole.y1 + 1
     )
 
 
 def test_ticks_of_small_numbers_do_not_run_into_one_another_in_narrow_panels():
     with style.look():
-        fig, panels = plt.subplots(1, 4, sharex=True, figsize=(2.2 * style.COLUMN, 3), layout="constrained")
+        fig, panels = plt.subplots(
+            1, 4, sharex=True, figsize=(2.2 * style.COLUMN, 3), layout="constrained"
+        )
         for ax in panels:
             show.plot_singular_words(SCORES, ax=ax)
     fig.canvas.draw()
@@ -119,15 +131,25 @@ def test_panels_have_letters_above_their_legends():
         DRAWN["plot_singular_words"](panels[1])
         style.label_panels(panels, ["quality"])
     fig.canvas.draw()
-    assert [ax.get_title(loc="left") for ax in panels] == ["$\\mathbf{a}$  quality", "$\\mathbf{b}$"]
-    title = next(t for t in panels[0].findobj(plt.Text) if "quality" in t.get_text() and "mathbf" in t.get_text())
+    assert [ax.get_title(loc="left") for ax in panels] == [
+        "$\\mathbf{a}$  quality",
+        "$\\mathbf{b}$",
+    ]
+    title = next(
+        t
+        for t in panels[0].findobj(plt.Text)
+        if "quality" in t.get_text() and "mathbf" in t.get_text()
+    )
     assert title.get_window_extent().y0 >= panels[0].get_legend().get_window_extent().y1 - 2
 
 
 def test_what_is_new_in_a_dark_notebook_is_dark_and_the_page_asks_for_light():
     plt.style.use("dark_background")
     with style.look():
-        assert style.ink() == style.DARK[style.INK] and style.neutral(style.LINE) == style.DARK[style.LINE]
+        assert (
+            style.ink() == style.DARK[style.INK]
+            and style.neutral(style.LINE) == style.DARK[style.LINE]
+        )
         with style.look():  # as figures inside a block of one's own
             assert style.ink() == style.DARK[style.INK]
     with style.look(dark=False):
@@ -173,5 +195,10 @@ def test_words_of_the_page_and_colours_of_its_data_are_seen(scheme: str):
 
 def test_figures_and_page_agree_on_neutral_colours():
     light, dark = sheet()["light"], sheet()["dark"]
-    for name, colour in (("ink", style.INK), ("soft", style.SOFT), ("paper", style.PAPER), ("line", style.LINE)):
+    for name, colour in (
+        ("ink", style.INK),
+        ("soft", style.SOFT),
+        ("paper", style.PAPER),
+        ("line", style.LINE),
+    ):
         assert (light[name], dark[name]) == (colour, style.DARK[colour])

@@ -1,4 +1,5 @@
-"""Figures of trajectories: points and lines at the numbers of their tables, and nothing left behind."""
+"""Figures of trajectories: points and lines at the numbers of their tables, and nothing left
+behind."""
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -32,7 +33,9 @@ def found() -> Trajectories:
 @pytest.fixture(scope="module")
 def clustered(found) -> pd.DataFrame:
     return pd.concat(
-        cluster_report(found, permutations=9, draws=10, n_init=1, seed=seed).assign(layer=layer, seed=seed)
+        cluster_report(found, permutations=9, draws=10, n_init=1, seed=seed).assign(
+            layer=layer, seed=seed
+        )
         for layer in (0, 1)
         for seed in range(2 if layer else 1)
     )
@@ -40,7 +43,10 @@ def clustered(found) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def stepped(found) -> pd.DataFrame:
-    return pd.concat(step_statistics(found, walks=5, draws=10, seed=layer).assign(layer=layer) for layer in (0, 1))
+    return pd.concat(
+        step_statistics(found, walks=5, draws=10, seed=layer).assign(layer=layer)
+        for layer in (0, 1)
+    )
 
 
 @pytest.fixture
@@ -59,7 +65,11 @@ def names(ax: Axes) -> list[str]:
 
 
 def lines(ax: Axes) -> dict[str, ErrorbarContainer]:
-    return {str(drawn.get_label()): drawn for drawn in ax.containers if isinstance(drawn, ErrorbarContainer)}
+    return {
+        str(drawn.get_label()): drawn
+        for drawn in ax.containers
+        if isinstance(drawn, ErrorbarContainer)
+    }
 
 
 def span(drawn: ErrorbarContainer) -> np.ndarray:
@@ -68,7 +78,9 @@ def span(drawn: ErrorbarContainer) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["map", "clusters", "steps"])
-def test_it_draws_on_the_axes_that_it_is_given_or_on_new_ones_and_leaks_no_settings(name: str, figures):
+def test_it_draws_on_the_axes_that_it_is_given_or_on_new_ones_and_leaks_no_settings(
+    name: str, figures
+):
     figure, (ax, other) = plt.subplots(1, 2)
     before = dict(mpl.rcParams)
     assert figures[name](ax) is ax
@@ -88,7 +100,11 @@ def test_a_map_has_every_state_in_its_tasks_colour_and_says_how_much_it_shows(fo
         assert to_hex(cloud.get_facecolor()[0]) == to_hex(COLOURS[t])
     assert names(ax) == ["a", "b", "c"]
     assert f"({100 * shown.explained[1]:.0f} % of variance)" in ax.get_ylabel()
-    ways = [line for line in ax.lines if len(line.get_xdata()) == 9 and to_hex(line.get_color()) != "#ffffff"]
+    ways = [
+        line
+        for line in ax.lines
+        if len(line.get_xdata()) == 9 and to_hex(line.get_color()) != "#ffffff"
+    ]
     assert len(ways) == 6
     np.testing.assert_allclose(ways[0].get_xdata(), shown.points[:9, 0])
 
@@ -108,8 +124,14 @@ def test_clusters_have_a_line_a_set_the_mean_over_seeds_and_chance(clustered, po
     single, several = (mine[mine.layer == layer] for layer in (0, 1))
     mean, low, high = mean_interval(several.value.tolist())
     np.testing.assert_allclose(drawn.lines[0].get_ydata(), [single.value.iloc[0], mean])
-    np.testing.assert_allclose(span(drawn), [[single.low.iloc[0], single.high.iloc[0]], [low, high]])
-    band = ax.collections[-1] if not lines(ax) else next(c for c in ax.collections if c.get_label() == "chance (95 %)")
+    np.testing.assert_allclose(
+        span(drawn), [[single.low.iloc[0], single.high.iloc[0]], [low, high]]
+    )
+    band = (
+        ax.collections[-1]
+        if not lines(ax)
+        else next(c for c in ax.collections if c.get_label() == "chance (95 %)")
+    )
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(table.null_high.max())
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
 
@@ -130,7 +152,10 @@ def test_steps_have_a_line_a_task_and_a_band_a_null(stepped, statistic: str):
         np.testing.assert_allclose(lines(ax)[name].lines[0].get_ydata(), mine.value)
         np.testing.assert_allclose(span(lines(ax)[name]), mine[["low", "high"]])
         assert to_hex(lines(ax)[name].lines[0].get_color()) == to_hex(COLOURS[t])
-    ends = [(c.get_paths()[0].vertices[:, 1].min(), c.get_paths()[0].vertices[:, 1].max()) for c in ax.collections[:2]]
+    ends = [
+        (c.get_paths()[0].vertices[:, 1].min(), c.get_paths()[0].vertices[:, 1].max())
+        for c in ax.collections[:2]
+    ]
     assert ends[0] == pytest.approx((table.walk_low.min(), table.walk_high.max()))
     assert ends[1] == pytest.approx((table.shuffled_low.min(), table.shuffled_high.max()))
     assert ax.get_ylabel() == LABELS[statistic]

@@ -17,11 +17,21 @@ TABLE = pd.DataFrame(
 
 def test_every_rule_is_a_dot_at_its_share_the_trained_one_first():
     ax = plot_transfer(TABLE, title="a → b")
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["trained", "distil", "similarity"]
-    dots = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in ax.lines if line.get_marker() == "o"}
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "trained",
+        "distil",
+        "similarity",
+    ]
+    dots = {
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for line in ax.lines
+        if line.get_marker() == "o"
+    }
     assert dots == {(1.0, 0.0), (1.3, 1.0), (-0.2, 2.0)}
     bars = [
-        tuple(line.get_xdata()) for line in ax.lines if line.get_marker() == "None" and len(set(line.get_ydata())) == 1
+        tuple(line.get_xdata())
+        for line in ax.lines
+        if line.get_marker() == "None" and len(set(line.get_ydata())) == 1
     ]
     assert (1.1, 1.5) in bars and (-0.4, 0.1) in bars
     low, high = ax.get_xlim()

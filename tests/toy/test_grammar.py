@@ -1,4 +1,5 @@
-"""Every probability of a small grammar against the enumeration of its generative story, term by term."""
+"""Every probability of a small grammar against the enumeration of its generative story, term by
+term."""
 
 import itertools
 import math
@@ -14,7 +15,11 @@ SENTIMENTS, TONES, TOPICS = (-1.0, 0.5), (-1.0, 1.0), ("sea", "land")
 QUALITY = {"bad": (-1.0, 2.0), "fine": (0.0, 1.0), "good": (1.0, 3.0)}
 OPENER = {"oi": (-1.0, 1.0), "please": (1.0, 1.0)}
 THING = {"boat": ("sea", 2.0), "farm": ("land", 1.0)}
-TEMPLATES = {"{opener} {quality} .": "", "the {thing} {quality} !": "positive", "the farm ?": "rude"}
+TEMPLATES = {
+    "{opener} {quality} .": "",
+    "the {thing} {quality} !": "positive",
+    "the farm ?": "rude",
+}
 CONDITIONS = list(itertools.product(SENTIMENTS, TONES, TOPICS))
 
 
@@ -46,9 +51,14 @@ def slot(symbol: str, condition: tuple) -> dict[str, float]:
     """The words of one symbol and their probabilities, from the formula in the documentation."""
     sentiment, tone, topic = condition
     if symbol == "{quality}":
-        scores = {w: f * math.exp(-((sentiment - v) ** 2) / (2 * SPREAD**2)) for w, (v, f) in QUALITY.items()}
+        scores = {
+            w: f * math.exp(-((sentiment - v) ** 2) / (2 * SPREAD**2))
+            for w, (v, f) in QUALITY.items()
+        }
     elif symbol == "{opener}":
-        scores = {w: f * math.exp(-((tone - v) ** 2) / (2 * SPREAD**2)) for w, (v, f) in OPENER.items()}
+        scores = {
+            w: f * math.exp(-((tone - v) ** 2) / (2 * SPREAD**2)) for w, (v, f) in OPENER.items()
+        }
     elif symbol == "{thing}":
         scores = {w: f * (1 - LEAK if v == topic else LEAK) for w, (v, f) in THING.items()}
     else:
@@ -67,14 +77,17 @@ def enumerate_sentences(condition: tuple) -> dict[str, float]:
     out: dict[str, float] = defaultdict(float)
     for text, mark in TEMPLATES.items():
         for choice in itertools.product(*(slot(s, condition).items() for s in text.split())):
-            out[" ".join(w for w, _ in choice)] += weight[mark] / total * math.prod(p for _, p in choice)
+            out[" ".join(w for w, _ in choice)] += (
+                weight[mark] / total * math.prod(p for _, p in choice)
+            )
     return dict(out)
 
 
 SENTENCES = {condition: enumerate_sentences(condition) for condition in CONDITIONS}
 # Beginnings of one and two whole sentences: P(text begins so | condition).
 BEGINNINGS = {
-    condition: one | {f"{a} {b}": one[a] * one[b] * (1 - STOP) for a, b in itertools.product(one, one)}
+    condition: one
+    | {f"{a} {b}": one[a] * one[b] * (1 - STOP) for a, b in itertools.product(one, one)}
     for condition, one in SENTENCES.items()
 }
 
@@ -86,7 +99,8 @@ def begins(prefix: str, condition: tuple) -> float:
     return sum(
         p
         for text, p in BEGINNINGS[condition].items()
-        if sum(w in ".!?" for w in text.split()) == sentences and text.split()[: len(wanted)] == wanted
+        if sum(w in ".!?" for w in text.split()) == sentences
+        and text.split()[: len(wanted)] == wanted
     )
 
 
@@ -94,7 +108,13 @@ def mean(values) -> float:
     return sum(values) / len(CONDITIONS)
 
 
-PREFIXES = sorted({" ".join(t.split()[:k]) for t in BEGINNINGS[CONDITIONS[0]] for k in range(1, len(t.split()) + 1)})
+PREFIXES = sorted(
+    {
+        " ".join(t.split()[:k])
+        for t in BEGINNINGS[CONDITIONS[0]]
+        for k in range(1, len(t.split()) + 1)
+    }
+)
 
 
 def test_every_text_of_at_most_two_sentences_has_the_enumerated_probability():
@@ -112,7 +132,9 @@ def test_every_other_string_of_up_to_four_tokens_is_impossible():
     possible = set(BEGINNINGS[CONDITIONS[0]])
     strings = [" ".join(s) for n in range(5) for s in itertools.product(words, repeat=n)]
     log_p = grammar.log_probs(strings)
-    assert {s for s, lp in zip(strings, log_p, strict=True) if lp > -np.inf} == {s for s in strings if s in possible}
+    assert {s for s, lp in zip(strings, log_p, strict=True) if lp > -np.inf} == {
+        s for s in strings if s in possible
+    }
 
 
 def test_prefixes_have_the_enumerated_probability():
@@ -142,13 +164,23 @@ def test_posteriors_are_those_of_bayes():
     posterior = grammar.posteriors(PREFIXES)
     np.testing.assert_allclose(posterior.table, exact, atol=1e-12)
     assert posterior.grammatical.all()
-    np.testing.assert_allclose(posterior.mean("sentiment"), exact.sum((2, 3)) @ SENTIMENTS, atol=1e-12)
+    np.testing.assert_allclose(
+        posterior.mean("sentiment"), exact.sum((2, 3)) @ SENTIMENTS, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("min_sentences", [1, 2])
 def test_next_token_is_the_ratio_of_prefixes(min_sentences: int):
     grammar = small_grammar(min_sentences)
-    for prefix in ["", "the", "the boat", "oi bad .", "the farm ?", "please good . the", "the farm"]:
+    for prefix in [
+        "",
+        "the",
+        "the boat",
+        "oi bad .",
+        "the farm ?",
+        "please good . the",
+        "the farm",
+    ]:
         p = grammar.next_token(prefix)
         assert p.sum() == pytest.approx(1.0, abs=1e-12)
         over = bool(prefix) and prefix[-1] in ".!?"
@@ -174,7 +206,8 @@ def test_samples_are_as_frequent_as_they_should_be():
     texts = [t for t in BEGINNINGS[CONDITIONS[0]] if n * math.exp(grammar.log_prob(t)) > 5]
     expected = n * np.exp(grammar.log_probs(texts))
     chi2 = (((np.array([counts[t] for t in texts]) - expected) ** 2) / expected).sum()
-    # Mean = number of texts, standard deviation = √(2 × that): five of them. A wrong world is far beyond.
+    # Mean = number of texts, standard deviation = √(2 × that): five of them. A wrong world is far
+    # beyond.
     bound = len(texts) + 5 * math.sqrt(2 * len(texts))
     assert chi2 < bound
     other = n * np.exp(grammar.log_probs(texts, Condition(sentiment=-1.0)))
@@ -186,7 +219,9 @@ def test_entropy_rate_is_the_enumerated_one():
     # Only two-sentence texts are enumerated, so let the text stop almost surely.
     nearly = Grammar(**{**vars_of(grammar), "stop": 1 - 1e-9})
     p = {s: mean(SENTENCES[c][s] for c in CONDITIONS) for s in SENTENCES[CONDITIONS[0]]}
-    exact = -sum(q * math.log(q) for q in p.values()) / sum(q * (len(s.split()) + 1) for s, q in p.items())
+    exact = -sum(q * math.log(q) for q in p.values()) / sum(
+        q * (len(s.split()) + 1) for s, q in p.items()
+    )
     rate = nearly.entropy_rate(n=4000, seed=1)
     assert abs(rate.nats - exact) < 4 * rate.error
     assert rate.given_condition < rate.nats

@@ -37,9 +37,14 @@ def test_files_are_plain_and_small(name: str):
     assert sum(files.values()) <= 4e6
 
 
-# nats per token of the grammar: what minutes of training on two cores reach, with a margin for 100 texts.
-@pytest.mark.parametrize(("name", "bound"), [("toy-64", 0.05), ("toy-128", 0.05), ("toy-96-llama", 0.06)])
-def test_models_are_close_to_the_truth_and_were_not_before_training(shipped: dict, name: str, bound: float):
+# nats per token of the grammar: what minutes of training on two cores reach, with a margin for 100
+# texts.
+@pytest.mark.parametrize(
+    ("name", "bound"), [("toy-64", 0.05), ("toy-128", 0.05), ("toy-96-llama", 0.06)]
+)
+def test_models_are_close_to_the_truth_and_were_not_before_training(
+    shipped: dict, name: str, bound: float
+):
     model, tokenizer = shipped[name]
     grammar = default_grammar()
     trained = measure(model, grammar, tokenizer, n=100, seed=HELD_OUT_SEED)
@@ -98,7 +103,9 @@ def test_batches_aim_at_the_exact_next_token():
             assert batch.place[row] == i * width + j
             exact = grammar.next_token(" ".join(tokens[:j]))
             # Id 1 stands for unknown words; all words are one further than in the grammar.
-            np.testing.assert_allclose(batch.target[row].numpy()[[0, *range(2, len(tokenizer))]], exact, atol=1e-6)
+            np.testing.assert_allclose(
+                batch.target[row].numpy()[[0, *range(2, len(tokenizer))]], exact, atol=1e-6
+            )
             row += 1
     assert len(batch.target) == row == batch.n_tokens
 
@@ -114,7 +121,9 @@ def test_batches_of_pieces_aim_at_every_piece():
         ids = [0, *tokenizer.encode(text), 0]
         following |= {i * batch.ids.shape[1] + j: ids[j + 1] for j in range(len(ids) - 1)}
     assert sorted(batch.place.tolist()) == sorted(following)
-    chosen = batch.target[torch.arange(len(batch.place)), [following[p] for p in batch.place.tolist()]]
+    chosen = batch.target[
+        torch.arange(len(batch.place)), [following[p] for p in batch.place.tolist()]
+    ]
     assert (chosen > 0).all()
     # Some places are exact distributions, some are sampled pieces.
     assert 0.05 < (batch.target.max(1).values < 1).float().mean() < 1

@@ -1,4 +1,5 @@
-"""The three tasks: what their texts say is so, their streams share nothing, and the shipped model has learned them."""
+"""The three tasks: what their texts say is so, their streams share nothing, and the shipped model
+has learned them."""
 
 import json
 
@@ -84,8 +85,12 @@ def test_masked_words_fit_where_they_were():
 def test_exact_answers_are_bayes_rule_by_brute_force():
     grammar = default_grammar()
     data = task("masked words", 3, seed=5)
-    for prompt, text, found in zip(data.prompts, data.texts, exact_answers(list(data.prompts)), strict=True):
-        sentences = [prompt.removesuffix(" =").replace("<mask>", word) for word in grammar.vocab[1:]]
+    for prompt, text, found in zip(
+        data.prompts, data.texts, exact_answers(list(data.prompts)), strict=True
+    ):
+        sentences = [
+            prompt.removesuffix(" =").replace("<mask>", word) for word in grammar.vocab[1:]
+        ]
         p = np.exp(grammar.log_probs(sentences, end=False))
         expected = dict(zip(grammar.vocab[1:], p / p.sum(), strict=True))
         assert {word for word, x in expected.items() if x > 0} == set(found)
@@ -94,12 +99,19 @@ def test_exact_answers_are_bayes_rule_by_brute_force():
 
 
 def test_training_and_what_is_given_share_no_stream():
-    states = {tuple(_stream(name, seed, use).generate_state(4)) for name in TASKS for seed in (0, 1) for use in (0, 1)}
+    states = {
+        tuple(_stream(name, seed, use).generate_state(4))
+        for name in TASKS
+        for seed in (0, 1)
+        for use in (0, 1)
+    }
     assert len(states) == 12
     tokenizer = word_tokenizer(default_grammar(), EXTRA_WORDS)
     batches = task_batches(tokenizer, 2048, seed=0)
     trained = {tuple(row.tolist()[1:9]) for _ in range(10) for row in next(batches).ids}
-    mine = {tuple(tokenizer.encode(text)[:8]) for name in TASKS[:2] for text in whole(name, 50, seed=0)}
+    mine = {
+        tuple(tokenizer.encode(text)[:8]) for name in TASKS[:2] for text in whole(name, 50, seed=0)
+    }
     assert len(mine & trained) < 5
 
 
@@ -122,8 +134,13 @@ def test_batches_predict_every_token_of_their_texts_and_all_tasks_come():
 def test_training_on_tasks_repeats_itself():
     tokenizer = word_tokenizer(default_grammar(), EXTRA_WORDS)
     recipe = Recipe(d=8, layers=1, heads=1, steps=2, rate=1e-2, tokens=256)
-    one, two = (descend(recipe, len(tokenizer), task_batches(tokenizer, 256, seed=0), seed=0) for _ in range(2))
-    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    one, two = (
+        descend(recipe, len(tokenizer), task_batches(tokenizer, 256, seed=0), seed=0)
+        for _ in range(2)
+    )
+    assert all(
+        torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items()
+    )
 
 
 def test_the_model_is_small_plain_and_not_among_those_of_the_grammar(shipped):
@@ -143,19 +160,28 @@ def test_the_model_has_learned_the_tasks_and_an_untrained_one_has_not(shipped):
     kept = json.loads((weights_folder(TASK_MODEL) / "training.json").read_text())
     for name in TASKS:
         assert found["nll"][name] == pytest.approx(kept["nll"][name], abs=0.1)
-        assert name == "reviews" or found["right"][name] == pytest.approx(kept["right"][name], abs=0.15)
+        assert name == "reviews" or found["right"][name] == pytest.approx(
+            kept["right"][name], abs=0.15
+        )
     assert found["right"]["arithmetic"] > 0.8
     assert found["right"]["masked words"] > 0.7 * found["right"]["masked words, exact"]
     assert found["exact"]["reviews"] < found["nll"]["reviews"] < found["exact"]["reviews"] + 0.35
     torch.manual_seed(0)
-    before = measure_tasks(build_model(RECIPES[TASK_MODEL], len(tokenizer)).eval(), tokenizer, n=10, seed=HELD_OUT_SEED)
-    assert max(before["right"][name] for name in TASKS[1:]) < 0.2 and min(before["nll"].values()) > 6
+    before = measure_tasks(
+        build_model(RECIPES[TASK_MODEL], len(tokenizer)).eval(), tokenizer, n=10, seed=HELD_OUT_SEED
+    )
+    assert (
+        max(before["right"][name] for name in TASKS[1:]) < 0.2 and min(before["nll"].values()) > 6
+    )
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: task("sums"), r"name is 'sums'; expected one of \('reviews', 'masked words', 'arithmetic'\)"),
+        (
+            lambda: task("sums"),
+            r"name is 'sums'; expected one of \('reviews', 'masked words', 'arithmetic'\)",
+        ),
         (lambda: task("reviews", 0), "n is 0; expected how many texts to draw, 1 or more"),
     ],
 )

@@ -9,7 +9,15 @@ import pandas as pd
 import pytest
 
 from steerlens import toy
-from steerlens.toy import Condition, Grammar, Template, WordClass, corpus, default_grammar, weights_folder
+from steerlens.toy import (
+    Condition,
+    Grammar,
+    Template,
+    WordClass,
+    corpus,
+    default_grammar,
+    weights_folder,
+)
 from steerlens.toy.tables import TERMINATORS
 
 
@@ -41,7 +49,9 @@ def test_no_vowel_follows_the_article_a(grammar: Grammar):
     for template in grammar.templates:
         for article, symbol in zip(template.symbols, template.symbols[1:], strict=False):
             if article == "a":
-                assert not [w for w in classes.get(symbol, (symbol,)) if w[0] in "aeiou"], template.text
+                assert not [w for w in classes.get(symbol, (symbol,)) if w[0] in "aeiou"], (
+                    template.text
+                )
 
 
 def test_every_class_is_used(grammar: Grammar):
@@ -49,13 +59,19 @@ def test_every_class_is_used(grammar: Grammar):
     assert {"{" + c.name + "}" for c in grammar.classes} <= symbols
 
 
-@pytest.mark.parametrize("condition", [None, Condition(sentiment=-0.5), Condition(1.0, -1.0, "food")])
+@pytest.mark.parametrize(
+    "condition", [None, Condition(sentiment=-0.5), Condition(1.0, -1.0, "food")]
+)
 def test_chain_rule(grammar: Grammar, condition: Condition | None):
     for text in grammar.sample(10, condition, seed=4):
         per_token = grammar.token_log_probs(text, condition)
         assert per_token.shape == (len(text.split()),)
-        assert per_token.sum() == pytest.approx(grammar.log_prob(text, condition, end=False), abs=1e-10)
-        assert grammar.log_prob(text, condition) == pytest.approx(per_token.sum() + np.log(0.5), abs=1e-10)
+        assert per_token.sum() == pytest.approx(
+            grammar.log_prob(text, condition, end=False), abs=1e-10
+        )
+        assert grammar.log_prob(text, condition) == pytest.approx(
+            per_token.sum() + np.log(0.5), abs=1e-10
+        )
 
 
 def test_next_token_agrees_with_the_chain_rule(grammar: Grammar):
@@ -76,7 +92,9 @@ def test_rows_of_many_texts_are_those_of_each(grammar: Grammar):
         tokens = text.split()
         for j in (0, 3, len(tokens) - 1, len(tokens)):
             alone = grammar.next_token(" ".join(tokens[:j]))
-            np.testing.assert_allclose(dense[rows.offset[i] + j] @ grammar.mixtures, alone, atol=1e-12)
+            np.testing.assert_allclose(
+                dense[rows.offset[i] + j] @ grammar.mixtures, alone, atol=1e-12
+            )
 
 
 def test_posteriors_find_the_condition_that_was_planted(grammar: Grammar):
@@ -172,16 +190,22 @@ def test_corpora_are_balanced_and_labelled_right(grammar: Grammar, attribute: st
         (lambda g: Grammar((), (Template("a ."),), stop=0.0), "stop is 0.0"),
         (lambda g: Grammar((), ()), "templates is empty"),
         (
-            lambda g: Grammar((WordClass("x", "topic", ("a",), ("cars",), (1.0,)),), (Template("a ."),)),
+            lambda g: Grammar(
+                (WordClass("x", "topic", ("a",), ("cars",), (1.0,)),), (Template("a ."),)
+            ),
             "'cars'",
         ),
         (
-            lambda g: Grammar((WordClass("x", None, (".",), (None,), (1.0,)),), (Template("{x} ."),)),
+            lambda g: Grammar(
+                (WordClass("x", None, (".",), (None,), (1.0,)),), (Template("{x} ."),)
+            ),
             "end a sentence",
         ),
     ],
 )
-def test_bad_inputs_say_what_came_and_what_was_expected(unchecked, grammar: Grammar, call, message: str):
+def test_bad_inputs_say_what_came_and_what_was_expected(
+    unchecked, grammar: Grammar, call, message: str
+):
     with pytest.raises(ValueError, match=message):
         call(grammar)
 
@@ -191,7 +215,9 @@ def test_one_string_is_not_a_list_of_texts(unchecked, grammar: Grammar):
         grammar.posteriors("the plot")
 
 
-@pytest.mark.parametrize("hold", [tuple, iter, np.array, pd.Series, lambda x: pd.Series(x, index=[7, 3])])
+@pytest.mark.parametrize(
+    "hold", [tuple, iter, np.array, pd.Series, lambda x: pd.Series(x, index=[7, 3])]
+)
 def test_texts_come_in_any_sequence(hold, grammar: Grammar):
     texts = ["the plot was slow .", "it was a triumph ."]
     expected = grammar.attribute_mean(texts, "sentiment")
@@ -227,6 +253,8 @@ def test_importing_the_toy_world_imports_no_model_library():
             if isinstance(node, ast.ImportFrom):
                 names.add(node.module.split(".")[0])
                 # The toy world rests on nothing else of the package, at import or later.
-                assert node.module.split(".")[0] != "steerlens" or node.module.startswith("steerlens.toy")
+                assert node.module.split(".")[0] != "steerlens" or node.module.startswith(
+                    "steerlens.toy"
+                )
         allowed = {"torch"} if path.name in ("train.py", "batches.py", "tasks.py") else set()
         assert names & heavy <= allowed, path.name

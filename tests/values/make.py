@@ -23,9 +23,18 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_readout(seed: int = 0, *, d: int = D, vocab: int = V, softcap: float | None = None) -> Readout:
+def make_readout(
+    seed: int = 0, *, d: int = D, vocab: int = V, softcap: float | None = None
+) -> Readout:
     W_U, b_U = random(d, vocab, seed=seed), random(vocab, seed=seed + 1)
-    return Readout(W_U, b_U, tuple(f"w{i}" for i in range(vocab)), frozenset({0}), softcap=softcap, model_id=f"m{seed}")
+    return Readout(
+        W_U,
+        b_U,
+        tuple(f"w{i}" for i in range(vocab)),
+        frozenset({0}),
+        softcap=softcap,
+        model_id=f"m{seed}",
+    )
 
 
 def make_steer(seed: int = 0, on: Readout | None = None, name: str = "joy") -> Steer:
@@ -53,16 +62,26 @@ def make_reft(
     on, form = on or make_readout(), FORMS[variant]
     n, rank = len(layers) * (1 if tied else 2), 1 if variant == "r1" else rank
     shape = (n, rank, on.d_model)
-    R = orthonormal_rows(*shape, seed=seed) if form.orthonormal else random(*shape, seed=seed) / on.d_model**0.5
+    R = (
+        orthonormal_rows(*shape, seed=seed)
+        if form.orthonormal
+        else random(*shape, seed=seed) / on.d_model**0.5
+    )
     A = random(*shape, seed=seed + 1) / on.d_model**0.5 if form.reads else None
-    return Reft(R, A, 2 * random(n, rank, seed=seed + 2), variant, layers, positions, on, activation, name)
+    return Reft(
+        R, A, 2 * random(n, rank, seed=seed + 2), variant, layers, positions, on, activation, name
+    )
 
 
 def picked(positions: str, prompt: int, length: int) -> tuple[list[int], list[int]]:
     """Which of a text's tokens are the beginning and which the end, token by token."""
     parts = ["prompt", "new"] if positions == "all" else positions.split("+")
-    first, last = (sum(int(p[1:]) for p in parts if p[0] == end and p[1:].isdigit()) for end in "fl")
-    if first and last:  # the halves of a prompt; the middle token of an odd one belongs to the second
+    first, last = (
+        sum(int(p[1:]) for p in parts if p[0] == end and p[1:].isdigit()) for end in "fl"
+    )
+    if (
+        first and last
+    ):  # the halves of a prompt; the middle token of an odd one belongs to the second
         first, last = min(first, prompt // 2), min(last, prompt - prompt // 2)
     beginning, end = [], []
     for i in range(length):
@@ -95,7 +114,8 @@ def make_states(
     n_shards: int = 1,
     seed: int = 0,
 ) -> States:
-    """Texts of random contexts, labels -1, 0, 1 in turn, next tokens drawn from `softmax((c + y·cW + cD) W_U + b_U)`."""
+    """Texts of random contexts, labels -1, 0, 1 in turn, next tokens drawn from
+    `softmax((c + y·cW + cD) W_U + b_U)`."""
     on = on or make_readout()
     r = torch.Generator().manual_seed(seed)
     labels = (torch.arange(n_texts) % 3 - 1).float()
@@ -126,7 +146,8 @@ def on_disk(states: States, folder: Path) -> States:
 def contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata and tensors of a file, as they are."""
     with safe_open(str(path), framework="pt") as file:
-        return json.loads(file.metadata()["steerlens"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = file.keys()  # a file is no dict: it cannot be iterated
+        return json.loads(file.metadata()["steerlens"]), {n: file.get_tensor(n) for n in names}
 
 
 def rewrite(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

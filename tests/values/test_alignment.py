@@ -27,7 +27,17 @@ WORDS = on("<unk>", "good", ".", ",", "word", "7", "bad", special=(0,))
 
 
 def test_a_space_in_front_is_kept() -> None:
-    expected = {"ing": 1, " word": 2, "word": 3, " good": 4, "s": 5, ".": 6, " .": 7, ",": 8, " 7": 9}
+    expected = {
+        "ing": 1,
+        " word": 2,
+        "word": 3,
+        " good": 4,
+        "s": 5,
+        ".": 6,
+        " .": 7,
+        ",": 8,
+        " 7": 9,
+    }
     assert spellings(SPACED) == expected
 
 
@@ -37,15 +47,33 @@ def test_pieces_lose_their_mark_and_words_get_a_space() -> None:
 
 def test_whole_words_get_a_space_and_marks_do_not() -> None:
     assert spellings(WORDS) == {" good": 1, ".": 2, ",": 3, " word": 4, " 7": 5, " bad": 6}
-    assert spellings(on("'s", "##", "#hash", "n't", "été")) == {"'s": 0, "##": 1, "#hash": 2, " n't": 3, " été": 4}
+    assert spellings(on("'s", "##", "#hash", "n't", "été")) == {
+        "'s": 0,
+        "##": 1,
+        "#hash": 2,
+        " n't": 3,
+        " été": 4,
+    }
 
 
 def test_three_conventions_meet_in_the_words_and_marks_that_they_share() -> None:
     assert shared(SPACED, PIECES) == [
         (" word", 2, 1), ("ing", 1, 2), (" good", 4, 3), ("s", 5, 4), (".", 6, 5), (",", 8, 6), (" 7", 9, 7),
     ]  # fmt: skip
-    assert shared(SPACED, WORDS) == [(" good", 4, 1), (".", 6, 2), (",", 8, 3), (" word", 2, 4), (" 7", 9, 5)]
-    assert shared(PIECES, WORDS) == [(" good", 3, 1), (".", 5, 2), (",", 6, 3), (" word", 1, 4), (" 7", 7, 5)]
+    assert shared(SPACED, WORDS) == [
+        (" good", 4, 1),
+        (".", 6, 2),
+        (",", 8, 3),
+        (" word", 2, 4),
+        (" 7", 9, 5),
+    ]
+    assert shared(PIECES, WORDS) == [
+        (" good", 3, 1),
+        (".", 5, 2),
+        (",", 6, 3),
+        (" word", 1, 4),
+        (" 7", 7, 5),
+    ]
 
 
 def test_a_vocabulary_shares_all_of_itself() -> None:
@@ -82,7 +110,18 @@ def test_a_lone_space_does_not_make_a_convention() -> None:
 
 
 def test_special_tokens_padding_and_broken_characters_are_no_text() -> None:
-    odd = on("<s>", " good", "", "\ufffd", " \ufffd", "x\ufffd", " bad", "</s>", special=(0, 7), padding=3)
+    odd = on(
+        "<s>",
+        " good",
+        "",
+        "\ufffd",
+        " \ufffd",
+        "x\ufffd",
+        " bad",
+        "</s>",
+        special=(0, 7),
+        padding=3,
+    )
     assert text_ids(odd) == [1, 6]
     assert spellings(odd) == {" good": 1, " bad": 6}
     assert shared(odd, odd) == [(" good", 1, 1), (" bad", 6, 6)]
@@ -132,7 +171,9 @@ def test_matching_is_symmetric_and_one_to_one(src: Readout, tgt: Readout) -> Non
         assert len(set(column)) == len(there)
     for text, i, j in there:
         assert i in text_ids(src) and j in text_ids(tgt)
-        assert src.tokens[i].strip().removeprefix("##") == tgt.tokens[j].strip().removeprefix("##") == text.strip() or (
+        assert src.tokens[i].strip().removeprefix("##") == tgt.tokens[j].strip().removeprefix(
+            "##"
+        ) == text.strip() or (
             # '##' is a mark only where no leading space is
             text.strip() in (src.tokens[i].strip(), tgt.tokens[j].strip())
         )

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from steerlens.values.labelled import Labelled
 
-HARD = ('He said "no", twice', "two\nlines", "a\ttab", "naïve — 🎬", "form\x0cfeed and \u2028 separator", " 'quoted' ,")
+HARD = (
+    'He said "no", twice',
+    "two\nlines",
+    "a\ttab",
+    "naïve — 🎬",
+    "form\x0cfeed and \u2028 separator",
+    " 'quoted' ,",
+)
 DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
 
 
@@ -31,7 +38,11 @@ DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
         (("a", b"b"), (1, 0), r"texts\[1\]: got bytes b'b', .*decode"),
         ((["a"], ["b"]), (1, 0), r"texts\[0\]: got list \['a'\]"),
         (({"text": "a"},), (1,), r"texts\[0\]: got dict .*Labelled\.from_dataset"),
-        (("a", "cut \ud83d here"), (1, 0), r"texts\[1\] holds half a character, '\\ud83d' at 4: .*encode"),
+        (
+            ("a", "cut \ud83d here"),
+            (1, 0),
+            r"texts\[1\] holds half a character, '\\ud83d' at 4: .*encode",
+        ),
         ("good", (1,), "texts: got one str, 'good', expected a list"),
         ({"good": 1}, (1,), r"texts: got a dict, whose keys .*Labelled\.from_dict"),
         (pd.DataFrame({"text": ["a"]}), (1,), r"texts: got a DataFrame, .*Labelled\.from_pandas"),
@@ -43,7 +54,11 @@ DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
         (("a", "b"), pd.Series([True, None], dtype="boolean"), r"labels\[1\]: got <NA>"),
         (("a", "b"), (True, 0.5), r"labels\[0\]: got True, .*do not mix"),
         (("a", "b"), ("1", "0"), r"labels\[0\]: got '1', .*\[float\(y\) for y in labels\]"),
-        (("a", "b"), ("good", "bad"), r"labels\[0\]: got 'good', .*labels=\{'good': \.\.\., 'bad': \.\.\.\}"),
+        (
+            ("a", "b"),
+            ("good", "bad"),
+            r"labels\[0\]: got 'good', .*labels=\{'good': \.\.\., 'bad': \.\.\.\}",
+        ),
         (("a", "b"), (5, 1), r"labels\[0\]: got 5, .*scale=\(1, 5\)"),
         (("a",), (10**400,), r"labels\[0\]: got 1000"),
         (("a",), (1j,), r"labels\[0\]: got 1j"),
@@ -54,7 +69,9 @@ DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
         (("a",), (-float("inf"),), r"labels\[0\]: got -inf"),
     ],
 )
-def test_bad_texts_and_labels_are_refused(unchecked: None, texts: Any, labels: Any, message: str) -> None:
+def test_bad_texts_and_labels_are_refused(
+    unchecked: None, texts: Any, labels: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Labelled(texts, labels)
 
@@ -109,7 +126,9 @@ class Word(str, enum.Enum):  # noqa: UP042 (whose `str` is not its text)
 def test_any_sequence_gives_the_same_plain_values(hold: Callable) -> None:
     data = Labelled(hold(TEXTS), hold(LABELS), hold(TEXTS))
     assert data == Labelled(TEXTS, LABELS, TEXTS)
-    assert {type(x) for x in (*data.texts, *data.prompts)} == {str} and {type(y) for y in data.labels} == {float}
+    assert {type(x) for x in (*data.texts, *data.prompts)} == {str} and {
+        type(y) for y in data.labels
+    } == {float}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,17 +140,28 @@ def test_a_series_is_read_by_position(dtype: str) -> None:
 
 
 def test_scalars_of_any_library_are_numbers_and_texts() -> None:
-    one = [torch.tensor(1.0, requires_grad=True), np.float16(0.5), Decimal("-0.5"), np.int64(-1), np.array(0.25)]
+    one = [
+        torch.tensor(1.0, requires_grad=True),
+        np.float16(0.5),
+        Decimal("-0.5"),
+        np.int64(-1),
+        np.array(0.25),
+    ]
     assert Labelled([np.str_("a")] * 5, one).labels == (1.0, 0.5, -0.5, -1.0, 0.25)
     assert Labelled(["a"] * 2, torch.tensor([1, -1])).labels == (1.0, -1.0)
     assert [type(x) for x in Labelled([Word.GOOD, np.str_("b")], [1, 0]).texts] == [str, str]
     assert Labelled([Word.GOOD], [1]).texts == ("good film",)
 
 
-@pytest.mark.parametrize("hold", [list, np.array, torch.tensor, lambda x: pd.Series(x, dtype="boolean")])
+@pytest.mark.parametrize(
+    "hold", [list, np.array, torch.tensor, lambda x: pd.Series(x, dtype="boolean")]
+)
 def test_truth_values_are_two_sides_and_numbers_stay(hold: Callable) -> None:
     assert Labelled(["a", "b"], hold([True, False])).labels == (1.0, -1.0)
-    assert Labelled(["a", "b"], hold([1, 0]) if hold in (list, np.array) else [1, 0]).labels == (1.0, 0.0)
+    assert Labelled(["a", "b"], hold([1, 0]) if hold in (list, np.array) else [1, 0]).labels == (
+        1.0,
+        0.0,
+    )
 
 
 # the value
@@ -198,23 +228,31 @@ def test_whole_numbers_of_numpy_and_torch_are_whole_numbers() -> None:
 
 # prompts
 
-PROMPTED = Labelled(HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD))))
+PROMPTED = Labelled(
+    HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD)))
+)
 
 
 @pytest.mark.parametrize("prompts", [("one",), ("one",) * 3])
 def test_prompts_are_as_many_as_texts_or_none(prompts: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=f"prompts: got {len(prompts)} for 2 texts, expected one per text or none"):
+    with pytest.raises(
+        ValueError, match=f"prompts: got {len(prompts)} for 2 texts, expected one per text or none"
+    ):
         Labelled(("a", "b"), (0.0, 0.0), prompts)
     assert Labelled(("a", "b"), (0.0, 0.0)).prompts == ()
 
 
 def test_a_split_keeps_every_text_with_its_prompt() -> None:
     n = 30
-    data = Labelled(tuple(f"text {i}" for i in range(n)), (0.5,) * n, tuple(f"prompt {i}" for i in range(n)))
+    data = Labelled(
+        tuple(f"text {i}" for i in range(n)), (0.5,) * n, tuple(f"prompt {i}" for i in range(n))
+    )
     parts = data.split(0.7, seed=3)
     assert [len(part.prompts) for part in parts] == [21, 9]
     for part in parts:
-        assert [p.removeprefix("prompt ") for p in part.prompts] == [t.removeprefix("text ") for t in part.texts]
+        assert [p.removeprefix("prompt ") for p in part.prompts] == [
+            t.removeprefix("text ") for t in part.texts
+        ]
     plain = Labelled(data.texts, data.labels).split(0.7, seed=3)
     assert [part.texts for part in plain] == [part.texts for part in parts]
     assert [part.prompts for part in plain] == [(), ()]

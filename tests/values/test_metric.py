@@ -14,7 +14,10 @@ from tests.values.make import D, exact_metric, make_readout, make_steer, random
 def measured_kl(on: Readout, c: torch.Tensor, W: torch.Tensor) -> float:
     """Mean KL(base ‖ steered), float64, from the definition."""
     W_U, b_U = on.W_U.double(), on.b_U.double()
-    p, q = (torch.log_softmax(x @ W_U + b_U, 1) for x in (c.double(), c.double() + c.double() @ W.double()))
+    p, q = (
+        torch.log_softmax(x @ W_U + b_U, 1)
+        for x in (c.double(), c.double() + c.double() @ W.double())
+    )
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
@@ -22,7 +25,10 @@ def measured_kl(on: Readout, c: torch.Tensor, W: torch.Tensor) -> float:
 def test_kl_at_a_position_is_the_measured_one_to_second_order(seed: int) -> None:
     on, c, W = make_readout(), random(1, D, seed=seed), make_steer().W.double()
     metric = exact_metric(on, c)
-    errors = [abs(measured_kl(on, c, s * W) / (s**2 * float(metric.kl(W))) - 1) for s in (1.0, 1e-2, 1e-3, 1e-4)]
+    errors = [
+        abs(measured_kl(on, c, s * W) / (s**2 * float(metric.kl(W))) - 1)
+        for s in (1.0, 1e-2, 1e-3, 1e-4)
+    ]
     assert errors[0] > 0.1  # large while the strength is
     assert errors[3] < 5e-3
     assert errors[1] > 5 * errors[2] > 25 * errors[3]  # the error falls like the strength
@@ -42,7 +48,10 @@ def test_half_the_squared_length_in_white_coordinates_is_the_kl() -> None:
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), damping=st.sampled_from([1e-6, 1e-2, 1.0]))
 def test_unwhiten_inverts_whiten(seed: int, damping: float) -> None:
-    metric, W = exact_metric(make_readout(seed % 7), random(50, D, seed=seed), damping), random(D, D, seed=seed)
+    metric, W = (
+        exact_metric(make_readout(seed % 7), random(50, D, seed=seed), damping),
+        random(D, D, seed=seed),
+    )
     assert not torch.allclose(metric.whiten(W), W, rtol=0.1)
     assert_close(metric.unwhiten(metric.whiten(W)), W, rtol=1e-3, atol=1e-3)
 

@@ -24,7 +24,8 @@ def texts(states: States) -> Tensor:
 
 
 def make_pairs(seed: int = 0) -> Pairs:
-    """The first positions of each text stand at the same places, as many as the shorter side has."""
+    """The first positions of each text stand at the same places, as many as the shorter side
+    has."""
     src, tgt = unlabelled(6, seed), unlabelled(4, seed + 50)
     rows: list[tuple[int, int]] = []
     for text in range(N_TEXTS):
@@ -39,10 +40,14 @@ def places(pairs: Pairs) -> set[tuple[int, ...]]:
 
 def test_contexts_are_the_stored_rows_of_both_sides() -> None:
     pairs = make_pairs()
-    stored = [torch.cat([chunk.hidden for chunk in states.chunks(5)]) for states in (pairs.src, pairs.tgt)]
+    stored = [
+        torch.cat([chunk.hidden for chunk in states.chunks(5)]) for states in (pairs.src, pairs.tgt)
+    ]
     assert (pairs.c_src.shape, pairs.c_tgt.shape) == ((len(pairs), 6), (len(pairs), 4))
     for i, (a, b) in enumerate(pairs.rows.mT.tolist()):
-        assert torch.equal(pairs.c_src[i], stored[0][a]) and torch.equal(pairs.c_tgt[i], stored[1][b])
+        assert torch.equal(pairs.c_src[i], stored[0][a]) and torch.equal(
+            pairs.c_tgt[i], stored[1][b]
+        )
     assert torch.equal(hidden(pairs.src), stored[0])
 
 
@@ -64,14 +69,18 @@ def test_reversed_twice_is_the_same_and_once_is_not() -> None:
 
 @settings(max_examples=25)
 @given(share=st.floats(0, 1), seed=st.integers(0, 1000), back=st.booleans())
-def test_a_split_leaves_no_text_in_both_parts_and_no_place_out(share: float, seed: int, back: bool) -> None:
+def test_a_split_leaves_no_text_in_both_parts_and_no_place_out(
+    share: float, seed: int, back: bool
+) -> None:
     pairs = make_pairs().reverse() if back else make_pairs()
     parts = pairs.split(share, seed=seed)
     found = [set(texts(part.tgt)[part.rows[1]].tolist()) for part in parts]
     assert found == [set(texts(part.src)[part.rows[0]].tolist()) for part in parts]
     assert not found[0] & found[1] and found[0] | found[1] == set(range(N_TEXTS))
     assert len(found[0]) == min(max(round(share * N_TEXTS), 1), N_TEXTS - 1)
-    assert places(parts[0]) | places(parts[1]) == places(pairs) and sum(map(len, parts)) == len(pairs)
+    assert places(parts[0]) | places(parts[1]) == places(pairs) and sum(map(len, parts)) == len(
+        pairs
+    )
     again = pairs.split(share, seed=seed)
     assert all(torch.equal(a.rows, b.rows) for a, b in zip(parts, again, strict=True))
 

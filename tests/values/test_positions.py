@@ -22,7 +22,10 @@ def mask_of(lengths: list[int], *, left: bool) -> Tensor:
 def chosen(positions: str, places: TokenIndex) -> tuple[list[list[int]], list[list[int]]]:
     """The indices, in their texts, of the tokens of beginning and end."""
     beginning, end = parse_positions(positions).masks(places)
-    return tuple([row[m].tolist() for row, m in zip(places.index, mask, strict=True)] for mask in (beginning, end))  # pyright: ignore[reportReturnType]
+    return tuple(
+        [row[m].tolist() for row, m in zip(places.index, mask, strict=True)]
+        for mask in (beginning, end)
+    )  # pyright: ignore[reportReturnType]
 
 
 CASES = [
@@ -34,7 +37,12 @@ CASES = [
     ("f2+l3", 2, [0], [1]),
     ("f2+l3", 1, [], [0]),
     ("f2+l3", 0, [], []),
-    ("f3+l1", 3, [0], [2]),  # the end leaves one out rather than that the beginning takes more than its half
+    (
+        "f3+l1",
+        3,
+        [0],
+        [2],
+    ),  # the end leaves one out rather than that the beginning takes more than its half
     ("f9+l9", 5, [0, 1], [2, 3, 4]),
     ("f2", 3, [0, 1], []),
     ("f2", 2, [0, 1], []),
@@ -58,7 +66,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("positions, prompt, beginning, end", CASES)
-@pytest.mark.parametrize("pads", [(0, 0), (3, 0), (0, 2)], ids=["whole", "padded left", "padded right"])
+@pytest.mark.parametrize(
+    "pads", [(0, 0), (3, 0), (0, 2)], ids=["whole", "padded left", "padded right"]
+)
 def test_places_by_hand(
     positions: str, prompt: int, beginning: list[int], end: list[int], pads: tuple[int, int]
 ) -> None:
@@ -128,13 +138,18 @@ def test_either_padding_none_and_single_steps_choose_the_same_tokens(
     positions: str, rows: list[tuple[int, int]]
 ) -> None:
     lengths, prompts = [n for n, _ in rows], torch.tensor([n for _, n in rows])
-    left, right = (chosen(positions, places_of(mask_of(lengths, left=left), prompts)) for left in (True, False))
+    left, right = (
+        chosen(positions, places_of(mask_of(lengths, left=left), prompts)) for left in (True, False)
+    )
     assert left == right
     for row, (length, n) in enumerate(rows):
         alone = places_of(torch.ones(1, length, dtype=torch.long), prompts[row : row + 1])
         assert chosen(positions, alone) == ([left[0][row]], [left[1][row]])
         assert picked(positions, n, length) == (left[0][row], left[1][row])
-        steps = [chosen(positions, alone._replace(index=alone.index[:, i : i + 1])) for i in range(length)]
+        steps = [
+            chosen(positions, alone._replace(index=alone.index[:, i : i + 1]))
+            for i in range(length)
+        ]
         for end in (0, 1):
             assert sum((step[end][0] for step in steps), []) == left[end][row]  # noqa: RUF017  (a few lists)
 
@@ -149,7 +164,11 @@ def test_what_was_written_is_read(positions: str) -> None:
 
 
 def test_all_is_the_prompt_and_what_is_new() -> None:
-    assert parse_positions("all") == parse_positions("prompt+new") == PositionSelector(prompt=True, new=True)
+    assert (
+        parse_positions("all")
+        == parse_positions("prompt+new")
+        == PositionSelector(prompt=True, new=True)
+    )
     assert parse_positions("f12+l3") == PositionSelector(first=12, last=3)
 
 

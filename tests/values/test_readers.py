@@ -15,13 +15,23 @@ from hypothesis import strategies as st
 from steerlens.values.labelled import Labelled
 from steerlens.values.readers import read_labelled, read_texts
 
-HARD = ('He said "no", twice', "two\nlines", "a\ttab", "naïve — 🎬", "form\x0cfeed and \u2028 separator", " 'quoted' ,")
+HARD = (
+    'He said "no", twice',
+    "two\nlines",
+    "a\ttab",
+    "naïve — 🎬",
+    "form\x0cfeed and \u2028 separator",
+    " 'quoted' ,",
+)
 DATA = Labelled(HARD, (1.0, -1.0, 0.0, 0.5, -0.25, 1e-3))
 
 
 def write(path: Path, data: Labelled, *, text: str = "text", label: str = "label") -> Path:
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps({text: t, label: y, "id": 1}) + "\n" for t, y in data), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps({text: t, label: y, "id": 1}) + "\n" for t, y in data),
+            encoding="utf-8",
+        )
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t")
@@ -31,18 +41,27 @@ def write(path: Path, data: Labelled, *, text: str = "text", label: str = "label
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".CSV"])
 def test_files_are_read_back_as_they_were_written(suffix: str, tmp_path: Path) -> None:
-    assert read_labelled(write(tmp_path / f"data{suffix.lower()}", DATA).rename(tmp_path / f"x{suffix}")) == DATA
+    assert (
+        read_labelled(
+            write(tmp_path / f"data{suffix.lower()}", DATA).rename(tmp_path / f"x{suffix}")
+        )
+        == DATA
+    )
 
 
 @settings(max_examples=30)
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(str.strip))
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_any_text_survives_a_file(suffix: str, text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_text_survives_a_file(
+    suffix: str, text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("texts") / f"data{suffix}"
     assert read_labelled(write(path, Labelled((text, "next"), (1.0, 0.0)))).texts == (text, "next")
 
 
-def test_columns_have_the_names_that_were_asked_for_and_a_byte_order_mark_is_no_part_of_them(tmp_path: Path) -> None:
+def test_columns_have_the_names_that_were_asked_for_and_a_byte_order_mark_is_no_part_of_them(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path / "data.csv", DATA, text="review", label="stars")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"id,review", b"review,id", 1))
     with pytest.raises(ValueError, match="label"):
@@ -137,19 +156,26 @@ def test_texts_without_labels_come_from_lines_and_columns(tmp_path):
 
 # prompts
 
-PROMPTED = Labelled(HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD))))
+PROMPTED = Labelled(
+    HARD, DATA.labels, tuple(f'before "{i}",\nand after ' if i else "" for i in range(len(HARD)))
+)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_prompts_are_read_from_the_column_that_is_named_and_from_no_other(suffix: str, tmp_path: Path) -> None:
+def test_prompts_are_read_from_the_column_that_is_named_and_from_no_other(
+    suffix: str, tmp_path: Path
+) -> None:
     path, rows = tmp_path / f"data{suffix}", zip(PROMPTED.prompts, HARD, DATA.labels, strict=True)
     if suffix == ".jsonl":
         path.write_text(
-            "".join(json.dumps({"ask": p, "text": t, "label": y}) + "\n" for p, t, y in rows), encoding="utf-8"
+            "".join(json.dumps({"ask": p, "text": t, "label": y}) + "\n" for p, t, y in rows),
+            encoding="utf-8",
         )
     else:
         with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, delimiter="," if suffix == ".csv" else "\t").writerows([("ask", "text", "label"), *rows])
+            csv.writer(file, delimiter="," if suffix == ".csv" else "\t").writerows(
+                [("ask", "text", "label"), *rows]
+            )
     assert read_labelled(path, prompt="ask") == PROMPTED
     assert read_labelled(path) == DATA != PROMPTED
     with pytest.raises(ValueError, match=r"no column 'prompt'; found \['ask', 'label', 'text'\]"):
@@ -158,7 +184,9 @@ def test_prompts_are_read_from_the_column_that_is_named_and_from_no_other(suffix
 
 def test_a_row_without_its_prompt_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text('{"text": "a", "label": 1, "ask": ""}\n{"text": "b", "label": 1}\n', encoding="utf-8")
+    path.write_text(
+        '{"text": "a", "label": 1, "ask": ""}\n{"text": "b", "label": 1}\n', encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=r"x\.jsonl, line 2: no column 'ask'"):
         read_labelled(path, prompt="ask")
     assert read_labelled(path).prompts == ()
@@ -172,26 +200,37 @@ ANY_LABEL = st.floats(-1, 1)
 
 
 @settings(max_examples=40)
-@given(rows=st.lists(st.tuples(ANY_TEXT, ANY_LABEL), min_size=1, max_size=4), separator=st.sampled_from(",;\t|"))
+@given(
+    rows=st.lists(st.tuples(ANY_TEXT, ANY_LABEL), min_size=1, max_size=4),
+    separator=st.sampled_from(",;\t|"),
+)
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_the_header_says_what_separates(
     suffix: str, rows: list, separator: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path, written = tmp_path_factory.mktemp("texts") / f"data{suffix}", io.StringIO(newline="")
-    csv.writer(written, delimiter=separator).writerows([("n", "text", "label"), *((1, t, y) for t, y in rows)])
+    csv.writer(written, delimiter=separator).writerows(
+        [("n", "text", "label"), *((1, t, y) for t, y in rows)]
+    )
     path.write_bytes(written.getvalue().encode())
     assert list(read_labelled(path)) == rows
 
 
 @settings(max_examples=40)
 @given(rows=st.lists(st.tuples(ANY_TEXT, ANY_LABEL), min_size=1, max_size=4))
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".json of columns", ".json of pandas", ".jsonl.gz"])
-def test_any_rows_survive_json(suffix: str, rows: list, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize(
+    "suffix", [".jsonl", ".json", ".json of columns", ".json of pandas", ".jsonl.gz"]
+)
+def test_any_rows_survive_json(
+    suffix: str, rows: list, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("texts") / f"data{suffix.split()[0]}"
     df = pd.DataFrame(rows, columns=["text", "label"])
     written = {
         ".jsonl": "\n".join(json.dumps({"text": t, "label": y}) for t, y in rows),
-        ".json": json.dumps([{"text": t, "label": y} for t, y in rows], ensure_ascii=False, indent=1),
+        ".json": json.dumps(
+            [{"text": t, "label": y} for t, y in rows], ensure_ascii=False, indent=1
+        ),
         ".json of columns": json.dumps(df.to_dict("list")),
         ".json of pandas": json.dumps(df.to_dict("dict")),
     }[suffix.removesuffix(".gz")].encode()
@@ -247,7 +286,9 @@ def test_labels_are_scaled_mapped_and_dropped_with_their_count(tmp_path: Path) -
         data = read_labelled(path, text="review", label="stars", scale=(1, 5), dropna=True)
     assert data == Labelled(("dull", "fine", "superb"), (-1, 0, 1))
     with pytest.warns(UserWarning, match="2 of 5 rows"):
-        mapped = read_labelled(path, text="review", label="stars", labels={1: -1, "3": 0, 5.0: 1}, dropna=True)
+        mapped = read_labelled(
+            path, text="review", label="stars", labels={1: -1, "3": 0, 5.0: 1}, dropna=True
+        )
     assert mapped == data
 
 
@@ -291,7 +332,9 @@ def test_texts_come_from_every_kind_of_file(kind: str, tmp_path: Path) -> None:
     assert read_texts(path) == ["good, very", "bad; so"]
 
 
-@pytest.mark.parametrize("text, message", [("3", "got int 3, expected a text"), ('"\\ud83d"', "half a character")])
+@pytest.mark.parametrize(
+    "text, message", [("3", "got int 3, expected a text"), ('"\\ud83d"', "half a character")]
+)
 def test_texts_without_labels_are_texts(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": ' + text + "}", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"x\.jsonl, line 2: text.*{message}"):
@@ -301,13 +344,18 @@ def test_texts_without_labels_are_texts(text: str, message: str, tmp_path: Path)
 @pytest.mark.parametrize("value", [pd.DataFrame({"text": ["a"]}), ["a"], io.StringIO("text,label")])
 def test_what_is_no_file_is_shown_its_way(unchecked: None, value: object) -> None:
     for read in (read_labelled, read_texts):
-        with pytest.raises(ValueError, match=r"path: got .*, expected the name of a file; .*Labelled\.from_pandas"):
+        with pytest.raises(
+            ValueError, match=r"path: got .*, expected the name of a file; .*Labelled\.from_pandas"
+        ):
             read(value)  # pyright: ignore[reportArgumentType]
 
 
 def test_messages_stay_short_where_columns_are_many(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    path.write_text(pd.DataFrame({"text": ["a"] * 500, "label": [1] * 500}).to_json(orient="index"), encoding="utf-8")
+    path.write_text(
+        pd.DataFrame({"text": ["a"] * 500, "label": [1] * 500}).to_json(orient="index"),
+        encoding="utf-8",
+    )
     with pytest.raises(ValueError, match="480 more") as raised:
         read_labelled(path)
     assert len(str(raised.value)) < 600

@@ -40,8 +40,14 @@ def mask(*texts: int, n: int = 20) -> Tensor:
 
 
 @settings(max_examples=30)
-@given(size=st.integers(1, 300), seed=st.none() | st.integers(0, 9), keep=st.sets(st.integers(0, 19), min_size=1))
-def test_chunks_cover_every_position_of_the_kept_texts_once(size: int, seed: int | None, keep: set[int]) -> None:
+@given(
+    size=st.integers(1, 300),
+    seed=st.none() | st.integers(0, 9),
+    keep=st.sets(st.integers(0, 19), min_size=1),
+)
+def test_chunks_cover_every_position_of_the_kept_texts_once(
+    size: int, seed: int | None, keep: set[int]
+) -> None:
     part = STATES.select(mask(*keep))
     stored = rows(STATES, 1000)
     assert sorted(rows(part, size, seed)) == sorted(row for row in stored if row[0] in keep)
@@ -76,7 +82,9 @@ def test_a_shard_that_was_cut_short_is_named(tmp_path: Path) -> None:
 
 
 def test_states_stored_in_half_precision_come_out_as_float32() -> None:
-    shards = tuple(Shard(s.hidden.bfloat16(), s.next, s.text) for s in STATES.shards if isinstance(s, Shard))
+    shards = tuple(
+        Shard(s.hidden.bfloat16(), s.next, s.text) for s in STATES.shards if isinstance(s, Shard)
+    )
     half = States(STATES.readout, shards, STATES.labels, STATES.lengths, STATES.keep)
     for a, b in zip(half.chunks(9), STATES.chunks(9), strict=True):
         assert a.hidden.dtype == torch.float32
@@ -89,7 +97,9 @@ def test_sums_over_the_parts_of_a_split_add(share: float, seed: int) -> None:
     one, two = STATES.split(share, seed=seed)
     assert one.n_texts >= 1 and two.n_texts >= 1
     assert not (one.keep & two.keep).any() and torch.equal(one.keep | two.keep, STATES.keep)
-    assert_close(tuple(sums(one, 11).plus(sums(two, 13))), tuple(sums(STATES, 1000)), rtol=1e-5, atol=1e-4)
+    assert_close(
+        tuple(sums(one, 11).plus(sums(two, 13))), tuple(sums(STATES, 1000)), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_splitting_a_part_stays_within_it() -> None:
@@ -117,7 +127,9 @@ def test_relabelled_states_are_the_same_under_other_labels() -> None:
     assert torch.equal(other.labels, labels) and not torch.equal(STATES.labels, labels)
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(19), torch.full((20,), 1.5), torch.full((20,), torch.nan)])
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(19), torch.full((20,), 1.5), torch.full((20,), torch.nan)]
+)
 def test_labels_that_do_not_fit_are_refused(labels: Tensor, unchecked: None) -> None:
     with pytest.raises(ValueError, match="expected 20 numbers"):
         STATES.relabel(labels)

@@ -63,7 +63,9 @@ def test_steers_on_different_readouts_are_not_added_and_the_message_says_what_to
 
 
 def test_steers_on_equal_readouts_are_added_whatever_object_holds_them() -> None:
-    assert_close((make_steer(0, make_readout()) + make_steer(0, make_readout())).W, 2 * make_steer().W)
+    assert_close(
+        (make_steer(0, make_readout()) + make_steer(0, make_readout())).W, 2 * make_steer().W
+    )
 
 
 @pytest.mark.parametrize("other", [1, "joy", None])
@@ -103,7 +105,9 @@ def test_apply_is_the_formula() -> None:
 
 
 @pytest.mark.parametrize("strength", [torch.ones(2), torch.ones(3, 1)])
-def test_strengths_of_another_number_than_rows_are_refused(strength: torch.Tensor, unchecked: None) -> None:
+def test_strengths_of_another_number_than_rows_are_refused(
+    strength: torch.Tensor, unchecked: None
+) -> None:
     with pytest.raises(ValueError, match="one value per row"):
         make_steer().apply(random(3, 5, D), strength)
 

@@ -22,7 +22,9 @@ class Standin:
 
     def __init__(self, columns: dict, **names: list[str]) -> None:
         self.columns, self.column_names = columns, list(columns)
-        self.features = {name: type("ClassLabel", (), {"names": found})() for name, found in names.items()}
+        self.features = {
+            name: type("ClassLabel", (), {"names": found})() for name, found in names.items()
+        }
 
     def __getitem__(self, name: str) -> Any:
         return self.columns[name]
@@ -53,18 +55,30 @@ def test_any_rows_survive_any_table(rows: list, prompted: bool) -> None:
 def test_a_scale_is_linear_and_may_run_down(low: int, width: int, share: float) -> None:
     high, x = low + width, low + round(share * width)
     columns = {"text": ["a", "b", "c"], "label": [low, x, high]}
-    up, down = (Labelled.from_dict(columns, scale=ends).labels for ends in ((low, high), (high, low)))
-    assert up == pytest.approx((-1, 2 * (x - low) / width - 1, 1)) and down == pytest.approx([-y for y in up])
+    up, down = (
+        Labelled.from_dict(columns, scale=ends).labels for ends in ((low, high), (high, low))
+    )
+    assert up == pytest.approx((-1, 2 * (x - low) / width - 1, 1)) and down == pytest.approx(
+        [-y for y in up]
+    )
 
 
-@pytest.mark.parametrize("hold", [list, np.array, pd.Series, pd.Categorical, lambda x: pd.array(x, dtype="Int64")])
+@pytest.mark.parametrize(
+    "hold", [list, np.array, pd.Series, pd.Categorical, lambda x: pd.array(x, dtype="Int64")]
+)
 def test_numbers_mean_what_is_said_whatever_holds_them(unchecked: None, hold: Callable) -> None:
     columns = {"text": TEXTS, "label": hold([1, 3, 5])}
     assert Labelled.from_dict(columns, scale=(1, 5)).labels == (-1, 0, 1)
     for keys in ((1, 3, 5), ("1", " 3", "5.0"), (1.0, np.int64(3), "5")):
-        assert Labelled.from_dict(columns, labels=dict(zip(keys, (-1, 0.5, 1), strict=True))).labels == (-1, 0.5, 1)
-    assert Labelled.from_dict({"text": TEXTS, "label": torch.tensor([1, 3, 5])}, scale=[1, 5]).labels == (-1, 0, 1)
-    assert Labelled.from_dict({"text": TEXTS, "label": ["1", "3", "5"]}, scale=np.array([1, 5])).labels == (-1, 0, 1)
+        assert Labelled.from_dict(
+            columns, labels=dict(zip(keys, (-1, 0.5, 1), strict=True))
+        ).labels == (-1, 0.5, 1)
+    assert Labelled.from_dict(
+        {"text": TEXTS, "label": torch.tensor([1, 3, 5])}, scale=[1, 5]
+    ).labels == (-1, 0, 1)
+    assert Labelled.from_dict(
+        {"text": TEXTS, "label": ["1", "3", "5"]}, scale=np.array([1, 5])
+    ).labels == (-1, 0, 1)
 
 
 @pytest.mark.parametrize("dtype", ["object", "str", "string", "category"])
@@ -73,15 +87,24 @@ def test_words_mean_what_is_said(dtype: str) -> None:
     # a word that files use where nothing is, unless it is given a meaning
     assert Labelled.from_pandas(df, labels={"bad": -1, "none": 0, "good": 1}).labels == (-1, 0, 1)
     with pytest.warns(UserWarning, match="df: 1 of 3 rows are left out"):
-        assert Labelled.from_pandas(df, labels={"bad": False, "good": True}, dropna=True).labels == (-1, 1)
+        assert Labelled.from_pandas(
+            df, labels={"bad": False, "good": True}, dropna=True
+        ).labels == (-1, 1)
 
 
 def test_truth_values_of_a_column_are_two_sides() -> None:
-    for values in ([True, False], ["True", "False"], [" true", "FALSE"], pd.array([True, False], dtype="boolean")):
+    for values in (
+        [True, False],
+        ["True", "False"],
+        [" true", "FALSE"],
+        pd.array([True, False], dtype="boolean"),
+    ):
         assert Labelled.from_dict({"text": ["a", "b"], "label": values}).labels == (1, -1)
 
 
-GAPS = pd.DataFrame({"text": ["a", None, "c", " ", "e"], "label": [1, -1, np.nan, 1, 0]}, index=[7, 3, 3, 9, 1])
+GAPS = pd.DataFrame(
+    {"text": ["a", None, "c", " ", "e"], "label": [1, -1, np.nan, 1, 0]}, index=[7, 3, 3, 9, 1]
+)
 
 
 def test_rows_without_text_or_label_are_dropped_when_asked_and_counted() -> None:
@@ -96,7 +119,10 @@ def test_columns_are_found_by_name_then_by_spelling_then_by_custom() -> None:
     named = {"text": TEXTS, "Text ": ["x"] * 3, "label": [1, 0, -1]}
     assert Labelled.from_dict(named).texts == TEXTS
     assert Labelled.from_dict({"TEXT ": TEXTS, " Label": [1, 0, -1]}).texts == TEXTS
-    assert Labelled.from_pandas(pd.DataFrame([["a", 1], ["b", 0]]), text=0, label=1).texts == ("a", "b")
+    assert Labelled.from_pandas(pd.DataFrame([["a", 1], ["b", 0]]), text=0, label=1).texts == (
+        "a",
+        "b",
+    )
     with pytest.warns(UserWarning, match="to confirm it") as said:
         assert Labelled.from_pandas(STARS, scale=(1, 5)).labels == (-1, 0, 1)
     assert [str(w.message).split("; ")[1] for w in said] == [
@@ -163,19 +189,31 @@ def test_what_cannot_be_read_is_refused_with_the_next_step(unchecked: None, case
         (Labelled.from_dataset, iter([]), "got list_iterator, expected a datasets.Dataset"),
     ],
 )  # fmt: skip
-def test_the_wrong_door_names_the_right_one(unchecked: None, read: Callable, value: Any, message: str) -> None:
+def test_the_wrong_door_names_the_right_one(
+    unchecked: None, read: Callable, value: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read(value)
 
 
 def test_the_numbers_of_classes_are_no_labels_until_it_is_said_what_they_mean() -> None:
     ds = Standin({"text": TEXTS, "label": [0, 1, 1]}, label=["neg", "pos"])
-    with pytest.raises(ValueError, match=r"'neg' is not a number.*labels=\{'neg': \.\.\., 'pos': \.\.\.\}"):
+    with pytest.raises(
+        ValueError, match=r"'neg' is not a number.*labels=\{'neg': \.\.\., 'pos': \.\.\.\}"
+    ):
         Labelled.from_dataset(ds)
-    for options in ({"labels": {"neg": -1, "pos": 1}}, {"labels": {0: -1, 1: 1}}, {"scale": (0, 1)}):
+    for options in (
+        {"labels": {"neg": -1, "pos": 1}},
+        {"labels": {0: -1, 1: 1}},
+        {"scale": (0, 1)},
+    ):
         assert Labelled.from_dataset(ds, **options).labels == (-1, 1, 1)
     unlabelled = Standin({"text": TEXTS, "label": [0, -1, 1]}, label=["neg", "pos"])
-    for options in ({"labels": {"neg": -1, "pos": 1}}, {"labels": {0: -1, 1: 1}}, {"scale": (0, 1)}):
+    for options in (
+        {"labels": {"neg": -1, "pos": 1}},
+        {"labels": {0: -1, 1: 1}},
+        {"scale": (0, 1)},
+    ):
         with pytest.raises(ValueError, match="row 1: no 'label'"):
             Labelled.from_dataset(unlabelled, **options)
         with pytest.warns(UserWarning, match="1 of 3"):
@@ -185,8 +223,13 @@ def test_the_numbers_of_classes_are_no_labels_until_it_is_said_what_they_mean() 
 @pytest.mark.parametrize("form", [None, "torch", "numpy", "pandas", "arrow"])
 def test_datasets_of_hugging_face_are_read_in_every_format(form: str | None) -> None:
     datasets = pytest.importorskip("datasets")
-    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
-    ds = datasets.Dataset.from_dict({"text": TEXTS, "label": [0, 1, 1]}, features=datasets.Features(features))
+    features = {
+        "text": datasets.Value("string"),
+        "label": datasets.ClassLabel(names=["neg", "pos"]),
+    }
+    ds = datasets.Dataset.from_dict(
+        {"text": TEXTS, "label": [0, 1, 1]}, features=datasets.Features(features)
+    )
     ds = ds.with_format(form)
     assert Labelled.from_dataset(ds, labels={"neg": -1, "pos": 1}) == Labelled(TEXTS, (-1, 1, 1))
     assert Labelled(ds["text"], [-1, 1, 1]).texts == TEXTS

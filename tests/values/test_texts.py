@@ -50,6 +50,8 @@ def test_texts_in_an_order_are_a_list_of_plain_strings(given: Any) -> None:
         (["\ud83d\ude00"], r"data\[0\] holds half a character"),
     ],
 )
-def test_what_is_no_list_of_texts_is_refused_by_name(unchecked: None, given: Any, message: str) -> None:
+def test_what_is_no_list_of_texts_is_refused_by_name(
+    unchecked: None, given: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         as_texts(given, "data")

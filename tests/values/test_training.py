@@ -11,7 +11,9 @@ from steerlens.values.training import EPOCHS, STEPS, USUAL, Training
 
 
 @given(n=st.integers(1, 5000), size=st.integers(1, 64))
-def test_few_texts_get_as_many_steps_as_many_and_many_no_more_passes_than_ten(n: int, size: int) -> None:
+def test_few_texts_get_as_many_steps_as_many_and_many_no_more_passes_than_ten(
+    n: int, size: int
+) -> None:
     planned = Training(batch_size=size).planned(n, lr=0.5)
     assert planned.epochs is not None and planned.patience is not None
     per_epoch = -(-n // size)

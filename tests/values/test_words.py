@@ -23,7 +23,11 @@ def test_a_piece_that_a_text_goes_on_with_is_no_word():
     )  # wonderful good. | won good wonder good
     text = torch.tensor([0] * 5 + [1] * 5, dtype=torch.int32)
     states = States(
-        on, (Shard(torch.randn(10, 3), following, text),), torch.zeros(2), torch.tensor([5, 5]), torch.ones(2).bool()
+        on,
+        (Shard(torch.randn(10, 3), following, text),),
+        torch.zeros(2),
+        torch.tensor([5, 5]),
+        torch.ones(2).bool(),
     )
     assert [tokens[i] for i in word_columns(on)] == [" won", " good", " rare"]
     assert [tokens[i] for i in word_columns(on, states)] == [" good"]  # " rare" never occurs

@@ -1,4 +1,5 @@
-"""The embedding space itself: neighbours, analogies, components, probes, similarity, input against output, lexicons.
+"""The embedding space itself: neighbours, analogies, components, probes, similarity, input against
+output, lexicons.
 
 emb = embedding(model)                          # output embeddings; "W_E" for the input's; inner="causal"
 neighbours(emb, ["good"])                       # what lies near

@@ -28,21 +28,25 @@ def components(
 ) -> ResultTable:
     """Find an embedding's main axes (PCA), or independent ones (ICA), with the words at both ends.
 
-    PCA finds the axes of largest variance, which in real models are often those of word frequency; it depends on the inner
-    product. ICA looks, within the leading `n` axes, for those whose values are least Gaussian. A `kurtosis` above 0 says few
-    words far out and most near 0, which is what a dimension with a meaning looks like; below 0, two groups of words (in a
-    GPT-2 of d_model 192 trained on reviews five of the first six are such). The longer tail is `top`.
+    PCA finds the axes of largest variance, which in real models are often those of word frequency;
+    it depends on the inner product. ICA looks, within the leading `n` axes, for those whose values
+    are least Gaussian. A `kurtosis` above 0 says few words far out and most near 0, which is what a
+    dimension with a meaning looks like; below 0, two groups of words (in a GPT-2 of d_model 192
+    trained on reviews five of the first six are such). The longer tail is `top`.
 
-    `stability` is between 0 and 1 and compares what two halves of the words, which share none, find on their own; the whole
-    with a part of itself would find its noise again. Each component goes with the one of a half that it is most like.
-    PCA: the share of that axis that lies in the leading `n` axes of the other half. ICA (from another start in each half):
-    its correlation, over all words, with the matching component of the other half. `chance` is the same for nothing at
-    all, n / d for PCA, and for ICA what normal noise of this shape gives, which is not small. A component whose stability
-    is not far above it is an accident. ICA takes the leading axes of all words as given, so look at the stability of PCA
-    first: in the causal inner product that is nil (0.01 on the same GPT-2, chance 0.03), as whitening made all axes alike.
+    `stability` is between 0 and 1 and compares what two halves of the words, which share none, find
+    on their own; the whole with a part of itself would find its noise again. Each component goes
+    with the one of a half that it is most like. PCA: the share of that axis that lies in the
+    leading `n` axes of the other half. ICA (from another start in each half): its correlation, over
+    all words, with the matching component of the other half. `chance` is the same for nothing at
+    all, n / d for PCA, and for ICA what normal noise of this shape gives, which is not small. A
+    component whose stability is not far above it is an accident. ICA takes the leading axes of all
+    words as given, so look at the stability of PCA first: in the causal inner product that is nil
+    (0.01 on the same GPT-2, chance 0.03), as whitening made all axes alike.
 
-    Names are for the reader to give: words at the end of an axis look like a theme more often than they are one, so a theme
-    is to be tested with `probe`. Pieces of words gather on axes of their own; `embedding(model, states=...)` leaves them out.
+    Names are for the reader to give: words at the end of an axis look like a theme more often than
+    they are one, so a theme is to be tested with `probe`. Pieces of words gather on axes of their
+    own; `embedding(model, states=...)` leaves them out.
 
     Args:
         n: how many.
@@ -51,8 +55,10 @@ def components(
         repeats: pairs of halves.
 
     Returns:
-        One row a component: `component`, `share` of variance (PCA, the largest first) or `kurtosis` (ICA, excess, the largest
-        first), `stability`, `chance`, `top`, `bottom` (words, the farthest first); ICA also `converged`.
+        One row a component: `component`, `share` of variance (PCA, the largest first) or `kurtosis`
+            (ICA, excess, the largest
+        first), `stability`, `chance`, `top`, `bottom` (words, the farthest first); ICA also
+        `converged`.
 
     Raises:
         ValueError: another method, `n` beyond the dimensions or the words, no repeats.
@@ -92,7 +98,12 @@ def components(
         noise = random.normal(size=white.shape)
         found = np.mean([_same_components(values, white, pair, random) for pair in halves], axis=0)
         chance = np.mean([_same_components(None, noise, pair, random) for pair in halves])
-        table |= {"kurtosis": kurtosis(values, axis=0), "stability": found, "chance": chance, "converged": converged}
+        table |= {
+            "kurtosis": kurtosis(values, axis=0),
+            "stability": found,
+            "chance": chance,
+            "converged": converged,
+        }
     values = values * np.where(skew(values, axis=0) < 0, -1, 1)
     ends = np.argsort(-values, axis=0)
     table["top"] = [", ".join(emb.words[i] for i in ends[:tokens, k]) for k in range(n)]
@@ -101,15 +112,21 @@ def components(
 
 
 def _same_axes(
-    axes: Float[np.ndarray, "n d"], one: Float[np.ndarray, "half d"], other: Float[np.ndarray, "rest d"]
+    axes: Float[np.ndarray, "n d"],
+    one: Float[np.ndarray, "half d"],
+    other: Float[np.ndarray, "rest d"],
 ) -> Float[np.ndarray, " n"]:
     """Return how much of each axis, as each half has it, lies in the other half's leading axes.
 
     It is the mean of both ways.
     """
-    first, second = (np.linalg.svd(Z - Z.mean(0), full_matrices=False)[2][: len(axes)] for Z in (one, other))
+    first, second = (
+        np.linalg.svd(Z - Z.mean(0), full_matrices=False)[2][: len(axes)] for Z in (one, other)
+    )
     shares = [
-        ((mine[linear_sum_assignment(np.abs(axes @ mine.T), maximize=True)[1]] @ theirs.T) ** 2).sum(1)
+        (
+            (mine[linear_sum_assignment(np.abs(axes @ mine.T), maximize=True)[1]] @ theirs.T) ** 2
+        ).sum(1)
         for mine, theirs in ((first, second), (second, first))
     ]
     return np.mean(shares, axis=0)
@@ -136,12 +153,16 @@ def _ica(
     seed = int(random.integers(1 << 31))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said in the table instead
-        model = FastICA(whiten="unit-variance", random_state=seed, max_iter=ITERATIONS, tol=1e-3).fit(white[rows])
+        model = FastICA(
+            whiten="unit-variance", random_state=seed, max_iter=ITERATIONS, tol=1e-3
+        ).fit(white[rows])
     values = model.transform(white)
     return values / values.std(0), model.n_iter_ < ITERATIONS
 
 
-def _alike(values: Float[np.ndarray, "words n"], other: Float[np.ndarray, "words n"]) -> Float[np.ndarray, "n n"]:
+def _alike(
+    values: Float[np.ndarray, "words n"], other: Float[np.ndarray, "words n"]
+) -> Float[np.ndarray, "n n"]:
     """Return the |correlation| of each component with each of another run."""
     n = values.shape[1]
     return np.abs(np.corrcoef(values.T, other.T)[:n, n:])

@@ -19,7 +19,12 @@ EMPTY = 1e-6
 
 
 def lexicon_alignment(
-    steer: Steer, lexicon: Mapping[str, float], *, metric: Metric | None = None, rank: int = 5, seed: int = 0
+    steer: Steer,
+    lexicon: Mapping[str, float],
+    *,
+    metric: Metric | None = None,
+    rank: int = 5,
+    seed: int = 0,
 ) -> ResultTable:
     """Measure how near the directions that a steer writes lie to that of a lexicon of scored words.
 
@@ -27,18 +32,19 @@ def lexicon_alignment(
         write direction     b_k, of the SVD of W, or of C^{1/2} W S^{1/2} = Σ gain_k a_kᵀ b_k in the natural metric
         cosine              |cos(l, b_k)|, natural: of S^{1/2}-coordinates, |cos(l S^{-1/2}, b_k)|
 
-    `p_shuffled` is the share of 1,000 shuffles of the scores among the words that lie as near to the
-    direction as the lexicon does: at most 0.05 in 5 % of the lexicons whose scores are random, for
-    any embeddings and any steer. A chance by the angle alone, as of a direction drawn evenly from the
-    sphere, is not given: embeddings are no sphere, some directions are long and a steer may write
-    along one for any reason, and one lexicon in six of random scores had such a p below 0.05.
-    Shuffling treats words as exchangeable: of a family ("love", "loved", "loves") with one score
-    keep one word, or p is too small.
+    `p_shuffled` is the share of 1,000 shuffles of the scores among the words that lie as near to
+    the direction as the lexicon does: at most 0.05 in 5 % of the lexicons whose scores are random,
+    for any embeddings and any steer. A chance by the angle alone, as of a direction drawn evenly
+    from the sphere, is not given: embeddings are no sphere, some directions are long and a steer
+    may write along one for any reason, and one lexicon in six of random scores had such a p below
+    0.05. Shuffling treats words as exchangeable: of a family ("love", "loved", "loves") with one
+    score keep one word, or p is too small.
 
-    Each p is for one direction: of five, one at least has a p below 0.05 by accident in up to 23 % of
-    cases. In the natural metric `l S^{-1/2}` is the gradient of the lexicon's mean logit. A steer
-    may move words of a lexicon for a reason that is not the lexicon's (topic, frequency); a cosine in
-    d dimensions is large from some 2/√d on, or more where embeddings have long directions.
+    Each p is for one direction: of five, one at least has a p below 0.05 by accident in up to 23 %
+    of cases. In the natural metric `l S^{-1/2}` is the gradient of the lexicon's mean logit. A
+    steer may move words of a lexicon for a reason that is not the lexicon's (topic, frequency); a
+    cosine in d dimensions is large from some 2/√d on, or more where embeddings have long
+    directions.
 
     Args:
         lexicon: word → score (valence, say); words that are no single token are left out, and said.
@@ -52,8 +58,8 @@ def lexicon_alignment(
         the direction), `words`.
 
     Raises:
-        ValueError: fewer than ten words, all with the same score, a score that is no number, two scores of a word, a rank out
-            of range, a metric of another model.
+        ValueError: fewer than ten words, all with the same score, a score that is no number, two
+            scores of a word, a rank out of range, a metric of another model.
 
     Example:
         >>> import steerlens as sl
@@ -67,19 +73,29 @@ def lexicon_alignment(
     if not 1 <= rank <= d:
         raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")
     if metric is not None and metric.C.shape != steer.W.shape:
-        raise ValueError(f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's")
+        raise ValueError(
+            f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
+        )
     emb = embedding(steer.readout)
     rows, given, dropped = emb.given("lexicon", lexicon)
     require_at_least("lexicon", rows, 10, dropped)
     scores = torch.tensor([float(score) for score in given], dtype=torch.float64)
     if not bool(scores.isfinite().all()):
         at = int((~scores.isfinite()).nonzero()[0, 0])
-        raise ValueError(f"lexicon: {emb.words[rows[at]]!r} has the score {given[at]}, expected a number; leave it out")
+        raise ValueError(
+            f"lexicon: {emb.words[rows[at]]!r} has the score {given[at]}, expected a number; leave it out"
+        )
     if bool((scores == scores[0]).all()):
-        raise ValueError(f"lexicon: every word has the score {float(scores[0]):g}, expected different scores")
+        raise ValueError(
+            f"lexicon: every word has the score {float(scores[0]):g}, expected different scores"
+        )
     E = emb.vectors[rows].double()
     M = steer.W.double().cpu() if metric is None else metric.whiten(steer.W.double()).cpu()
-    root = torch.eye(d, dtype=torch.float64) if metric is None else metric.S_inverse_root.double().cpu()
+    root = (
+        torch.eye(d, dtype=torch.float64)
+        if metric is None
+        else metric.S_inverse_root.double().cpu()
+    )
     _, gains, Vh = svd(M)
     b = Vh[:rank]
     line = ((scores - scores.mean()) @ E) @ root / len(scores)
@@ -99,6 +115,8 @@ def lexicon_alignment(
         "words": len(rows),
     }
     found = pd.DataFrame(table)
-    nothing = (gains[: len(b)] <= EMPTY * gains[0]).numpy()  # those directions are the SVD's choice, not the steer's
+    nothing = (
+        gains[: len(b)] <= EMPTY * gains[0]
+    ).numpy()  # those directions are the SVD's choice, not the steer's
     found.loc[nothing, ["cosine", "p_shuffled", "spearman"]] = np.nan
     return ResultTable(found, dropped)

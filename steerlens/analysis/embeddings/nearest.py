@@ -19,8 +19,8 @@ CHUNK, DRAWS = 512, 1_000
 def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> ResultTable:
     """Return the nearest words by cosine, `cos(e, e') = e · e' / |e| |e'|`.
 
-    Near means used in the same places, not meaning the same: of `good` the nearest three include `bad` in a GPT-2 of d_model
-    192, and `terrible` lies among `fantastic` and `wonderful`.
+    Near means used in the same places, not meaning the same: of `good` the nearest three include
+    `bad` in a GPT-2 of d_model 192, and `terrible` lies among `fantastic` and `wonderful`.
 
     Args:
         words: a word or several; one that comes twice is listed once.
@@ -50,7 +50,9 @@ def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Resul
         for row, values, places in zip(rows, top.values.tolist(), top.indices.tolist(), strict=True)
         for rank, (value, i) in enumerate(zip(values, places, strict=True), 1)
     ]
-    return ResultTable(pd.DataFrame(table, columns=["word", "rank", "neighbour", "cosine"]), dropped)
+    return ResultTable(
+        pd.DataFrame(table, columns=["word", "rank", "neighbour", "cosine"]), dropped
+    )
 
 
 def analogies(
@@ -64,24 +66,27 @@ def analogies(
         add:  argmax_w  cos(w, b) − cos(w, a) + cos(w, c)
         mul:  argmax_w  cos'(w, b) · cos'(w, c) / (cos'(w, a) + 0.001)        cos' = (cos + 1) / 2
 
-    Source: Levy and Goldberg (CoNLL 2014). The three words of the question are no answers, as is usual; that flatters every
-    model, because the nearest word to b − a + c is mostly b or c itself. `only_c` is what is left without any arithmetic, the
-    accuracy of always answering with the word nearest to c (Linzen, RepEval 2016): what counts is what lies above it. On a
-    GPT-2 of d_model 192 the family section reaches 0.56, below its `only_c` of 0.70, and plural verbs 0.81 over 0.00.
-    Of `questions-words`, a model of some thousand tokens has few words: see `kept`. Questions of a section share their
-    words, so the interval, which takes them as independent, is too narrow. A tie counts as wrong.
+    Source: Levy and Goldberg (CoNLL 2014). The three words of the question are no answers, as is
+    usual; that flatters every model, because the nearest word to b − a + c is mostly b or c itself.
+    `only_c` is what is left without any arithmetic, the accuracy of always answering with the word
+    nearest to c (Linzen, RepEval 2016): what counts is what lies above it. On a GPT-2 of d_model
+    192 the family section reaches 0.56, below its `only_c` of 0.70, and plural verbs 0.81 over
+    0.00. Of `questions-words`, a model of some thousand tokens has few words: see `kept`. Questions
+    of a section share their words, so the interval, which takes them as independent, is too narrow.
+    A tie counts as wrong.
 
     Args:
         questions: of four words, or sections of them by name.
         method: as above.
 
     Returns:
-        One row a section and one for "all": `section`, `asked`, `kept` (all four words are single tokens, and the answer is not
-        in the question), `accuracy` with its 95 % Wilson interval `low`, `high`, `reciprocal_rank` (mean), `only_c`, `chance`
-        (of a random word).
+        One row a section and one for "all": `section`, `asked`, `kept` (all four words are single
+        tokens, and the answer is not in the question), `accuracy` with its 95 % Wilson interval
+        `low`, `high`, `reciprocal_rank` (mean), `only_c`, `chance` (of a random word).
 
     Raises:
-        ValueError: another method, a question that is no four words, none whose words are all there, a section named "all".
+        ValueError: another method, a question that is no four words, none whose words are all
+            there, a section named "all".
 
     Example:
         >>> emb = Embedding(("king", "man", "queen", "woman", "tea"),
@@ -93,7 +98,9 @@ def analogies(
         raise ValueError(f"method: got {method!r}, expected 'add' or 'mul'")
     sections = dict(questions) if isinstance(questions, Mapping) else {"questions": questions}
     if "all" in sections:
-        raise ValueError("questions: a section is named 'all', as the last row of the table is; give it another name")
+        raise ValueError(
+            "questions: a section is named 'all', as the last row of the table is; give it another name"
+        )
     asked, rows, owner, dropped = {}, [], [], dict[str, None]()
     for name, part in sections.items():
         part = list(part)
@@ -116,14 +123,40 @@ def analogies(
         n = sum(asked.values()) if name == "all" else asked[name]
         right = int((mine == 1).sum())
         low, high = wilson(right, len(mine))
-        share, reciprocal = (right / len(mine), float((1 / mine).mean())) if len(mine) else (np.nan, np.nan)
+        share, reciprocal = (
+            (right / len(mine), float((1 / mine).mean())) if len(mine) else (np.nan, np.nan)
+        )
         only_c = float((alone[those] == 1).mean()) if len(mine) else np.nan
-        table.append((name, n, len(mine), share, low, high, reciprocal, only_c, 1 / max(len(emb.words) - 3, 1)))
-    columns = ["section", "asked", "kept", "accuracy", "low", "high", "reciprocal_rank", "only_c", "chance"]
+        table.append(
+            (
+                name,
+                n,
+                len(mine),
+                share,
+                low,
+                high,
+                reciprocal,
+                only_c,
+                1 / max(len(emb.words) - 3, 1),
+            )
+        )
+    columns = [
+        "section",
+        "asked",
+        "kept",
+        "accuracy",
+        "low",
+        "high",
+        "reciprocal_rank",
+        "only_c",
+        "chance",
+    ]
     return ResultTable(pd.DataFrame(table, columns=columns), tuple(dropped))
 
 
-def _ranks(emb: Embedding, rows: Int[Tensor, "n 4"], method: str) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+def _ranks(
+    emb: Embedding, rows: Int[Tensor, "n 4"], method: str
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Return the place of the right answer, by the method and by nearness to c.
 
     It is the place among all words but the three of the question.
@@ -162,24 +195,28 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(max((middle - half) / factor, 0)), float(min((middle + half) / factor, 1))
 
 
-def word_similarity(emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0) -> ResultTable:
+def word_similarity(
+    emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0
+) -> ResultTable:
     """Return Spearman's correlation of cosines with people's judgements of word pairs.
 
     The pairs are those of WordSim-353 and the like.
 
-    A vocabulary of some thousand tokens holds few of the pairs, and not a fair sample: the frequent words (of WordSim's 353 a
-    GPT-2 with 2,555 whole words keeps 75). Two models are comparable on the same pairs alone. A pair that comes twice counts
-    twice.
+    A vocabulary of some thousand tokens holds few of the pairs, and not a fair sample: the frequent
+    words (of WordSim's 353 a GPT-2 with 2,555 whole words keeps 75). Two models are comparable on
+    the same pairs alone. A pair that comes twice counts twice.
 
     Args:
         pairs: two words and what people said, more for more alike.
         seed: of the bootstrap.
 
     Returns:
-        One row: `correlation` with its 95 % bootstrap interval over pairs `low`, `high`, `pairs` (kept), `asked`.
+        One row: `correlation` with its 95 % bootstrap interval over pairs `low`, `high`, `pairs`
+            (kept), `asked`.
 
     Raises:
-        ValueError: fewer than five pairs whose words are both single tokens, all judged the same, a judgement that is no number.
+        ValueError: fewer than five pairs whose words are both single tokens, all judged the same, a
+            judgement that is no number.
 
     Example:
         >>> emb = Embedding(tuple("abcdef"), torch.arange(12.0).reshape(6, 2))

@@ -44,18 +44,21 @@ def probe(
     cases and has p ≤ 0.05 in 5 %, exactly where the groups are of one size or each has one label.
 
     The score itself has no interval here. Each word is tested once and trains the probe that tests
-    the others, so the words' hits are not independent; under random labels each pair of words counts
-    twice in the score, whose variance is then up to twice that of independent words. An interval
-    from resampling the words (predictions kept) covered chance in some 80 % of random labellings
-    instead of 95 %, and no unbiased estimate of that variance exists (Bengio and Grandvalet, 2004).
+    the others, so the words' hits are not independent; under random labels each pair of words
+    counts twice in the score, whose variance is then up to twice that of independent words. An
+    interval from resampling the words (predictions kept) covered chance in some 80 % of random
+    labellings instead of 95 %, and no unbiased estimate of that variance exists (Bengio and
+    Grandvalet, 2004).
 
     What a probe finds is there; that the model uses it is not said. Frequency is the usual
     confounder: rare words differ from common ones in every embedding, so take lists of like
     frequency. Words that are single tokens are the frequent ones, no fair sample of a list.
 
     Args:
-        labels: word → class (all strings or all bools) or word → number (ints are numbers; spell classes as strings).
-        groups: word → group; None, and for words that it lacks: words with a common stem, crudely by English suffixes.
+        labels: word → class (all strings or all bools) or word → number (ints are numbers; spell
+            classes as strings).
+        groups: word → group; None, and for words that it lacks: words with a common stem, crudely
+            by English suffixes.
         folds, repeats: of the cross-validation, each repeat with other folds.
         controls: random relabellings, m. Of fewer than 39 the least and the largest score are
             `control_low` and `control_high`, which hold a random labelling's in (m − 1)/(m + 1) of
@@ -63,15 +66,17 @@ def probe(
         seed: of folds and controls.
 
     Returns:
-        One row: `task` ("classes" or "number"), `score` (mean over repeats; R² or balanced accuracy,
+        One row: `task` ("classes" or "number"), `score` (mean over repeats; R² or balanced
+            accuracy,
         1 at best), `control` (mean score of the relabellings), `control_low`, `control_high` (the
         range that holds 95 % of random labellings' scores), `p` (chance of so high a score if the
         labels say nothing, one-sided), `selectivity`, `spearman` (of predictions and labels, for
         numbers and bools), `auc` (of two classes), `words`, `groups`, `classes`.
 
     Raises:
-        ValueError: fewer than 20 words that are single tokens, one class only, a class in one group only, labels of
-            several kinds, a number that is none, two labels of a word, fewer groups than folds.
+        ValueError: fewer than 20 words that are single tokens, one class only, a class in one group
+            only, labels of several kinds, a number that is none, two labels of a word, fewer groups
+            than folds.
 
     Example:
         >>> import torch
@@ -81,7 +86,9 @@ def probe(
         True
     """
     if folds < 2 or repeats < 1 or controls < 1:
-        raise ValueError(f"folds, repeats, controls: got {folds}, {repeats}, {controls}, expected at least 2, 1 and 1")
+        raise ValueError(
+            f"folds, repeats, controls: got {folds}, {repeats}, {controls}, expected at least 2, 1 and 1"
+        )
     rows, values, dropped = emb.given("labels", labels)
     require_at_least("labels", rows, 20, dropped)
     kept = [emb.words[i].lower() for i in rows]
@@ -99,7 +106,8 @@ def probe(
     runs = [_guesses(X, [y, *others], group, folds, random) for _ in range(repeats)]
     guesses = [run[0][0] for run in runs]
     score, *chances = (
-        float(np.mean([_score(of, found[k], numbers) for found, _ in runs])) for k, of in enumerate([y, *others])
+        float(np.mean([_score(of, found[k], numbers) for found, _ in runs]))
+        for k, of in enumerate([y, *others])
     )
     chance = float(np.mean(chances))
     # order statistics, so that a score that is one more of them falls outside in 2 · out / (m + 1)
@@ -111,7 +119,11 @@ def probe(
     if numbers or y.dtype.kind == "b":
         ranks = [spearmanr(y.astype(float), guess.astype(float)).statistic for guess in guesses]
     classes = 0 if numbers else len(set(y.tolist()))
-    auc = np.mean([roc_auc_score(y == np.unique(y)[-1], margins[0]) for _, margins in runs]) if classes == 2 else np.nan
+    auc = (
+        np.mean([roc_auc_score(y == np.unique(y)[-1], margins[0]) for _, margins in runs])
+        if classes == 2
+        else np.nan
+    )
     row = {
         "task": "number" if numbers else "classes", "score": score, "control": chance, "control_low": low,
         "control_high": high, "p": (as_high + 1) / (controls + 1), "selectivity": score - chance,
@@ -124,14 +136,18 @@ def probe(
 def stem(word: str) -> str:
     """Stem crudely: English suffixes off as long as three letters stay, then a doubled consonant.
 
-    It rather throws together what is different than parts what belongs together, which would let the answer leak.
+    It rather throws together what is different than parts what belongs together, which would let
+    the answer leak.
 
     Example:
         >>> [stem(w) for w in ("loved", "loves", "lovely", "stopped", "happy", "happily", "terrible", "terribly")]
         ['lov', 'lov', 'lov', 'stop', 'hap', 'hap', 'ter', 'ter']
     """
     while True:
-        shorter = next((word[: -len(s)] for s in SUFFIXES if word.endswith(s) and len(word) - len(s) >= 3), None)
+        shorter = next(
+            (word[: -len(s)] for s in SUFFIXES if word.endswith(s) and len(word) - len(s) >= 3),
+            None,
+        )
         if shorter is None:
             break
         word = shorter
@@ -154,10 +170,14 @@ def _as_array(values: list) -> np.ndarray:
     }
     if len(kinds) > 1 or not kinds <= {str, bool, float}:
         names = sorted(kind.__name__ for kind in kinds)
-        raise ValueError(f"labels: got {' and '.join(names)}, expected all strings, all bools or all numbers")
+        raise ValueError(
+            f"labels: got {' and '.join(names)}, expected all strings, all bools or all numbers"
+        )
     y = np.array(values, dtype=None if kinds != {float} else float)
     if kinds == {float} and not np.isfinite(y).all():
-        raise ValueError(f"labels: got {y[~np.isfinite(y)][0]} as a number, expected finite ones; leave such words out")
+        raise ValueError(
+            f"labels: got {y[~np.isfinite(y)][0]} as a number, expected finite ones; leave such words out"
+        )
     if len(set(y.tolist())) < 2:
         raise ValueError(
             f"labels: every word that is a single token has the label {values[0]!r}, expected at least two"
@@ -174,7 +194,9 @@ def _check_classes(y: np.ndarray, group: np.ndarray) -> None:
             )
 
 
-def _relabelled(y: np.ndarray, members: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
+def _relabelled(
+    y: np.ndarray, members: list[np.ndarray], random: np.random.Generator
+) -> np.ndarray:
     """Give each group the labels of another, those again from the first where it has more words."""
     while True:  # the labels themselves are one of the draws, so that it ends
         new = np.empty_like(y)
@@ -194,7 +216,8 @@ def _guesses(
     """Predict each word from the words outside its fold, by each labelling with the same folds.
 
     Returns:
-        The predictions, and of two classes how surely the second (the ridge's output, −1 to 1 about).
+        The predictions, and of two classes how surely the second (the ridge's output, −1 to 1
+        about).
     """
     fold = np.empty(group.max() + 1, int)
     for k, part in enumerate(np.array_split(random.permutation(group.max() + 1), folds)):
@@ -204,7 +227,9 @@ def _guesses(
         held = fold[group] == k
         train, test = _standardised(X[~held], X[held])
         if labellings[0].dtype.kind == "f":
-            guess = _ridge(train, np.stack([y[~held] for y in labellings], 1), np.ones(len(train)), test, True)
+            guess = _ridge(
+                train, np.stack([y[~held] for y in labellings], 1), np.ones(len(train)), test, True
+            )
             for mine, column in zip(found, guess.T, strict=True):
                 mine[held] = column
             continue
@@ -229,7 +254,9 @@ def _standardised(
     mean, sd = train.mean(0), train.std(0)
     sd[sd <= 1e-12 * (1 + np.abs(mean))] = 1
     train, test = (train - mean) / sd, (test - mean) / sd
-    if train.shape[1] > len(train):  # ridge coefficients lie in that span, so predictions are the same
+    if train.shape[1] > len(
+        train
+    ):  # ridge coefficients lie in that span, so predictions are the same
         basis = np.linalg.qr(train.T)[0]
         train, test = train @ basis, test @ basis
     return train, test

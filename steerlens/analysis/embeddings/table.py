@@ -28,12 +28,15 @@ class Embedding:
     """Words with their vectors, made by `embedding`.
 
     Args:
-        words: each once up to case, which `find` does not see; `embedding` gives them in lower case.
-        vectors: a row per word, float32, in coordinates in which the inner product is the usual one.
+        words: each once up to case, which `find` does not see; `embedding` gives them in lower
+            case.
+        vectors: a row per word, float32, in coordinates in which the inner product is the usual
+            one.
         name: for tables.
 
     Raises:
-        ValueError: another number of words than of rows, a word twice, a vector with NaN or infinity.
+        ValueError: another number of words than of rows, a word twice, a vector with NaN or
+            infinity.
 
     Example:
         >>> Embedding(("cat", "dog"), torch.eye(2)).find(["dog", "cow"])
@@ -53,7 +56,9 @@ class Embedding:
             )
         if not bool(self.vectors.isfinite().all()):
             at = int((~self.vectors.isfinite()).any(1).nonzero()[0, 0])
-            raise ValueError(f"vectors: that of {self.words[at]!r} is not finite; look at the model's weights")
+            raise ValueError(
+                f"vectors: that of {self.words[at]!r} is not finite; look at the model's weights"
+            )
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -73,11 +78,14 @@ class Embedding:
         rows = [self.place[w.lower()] for w in asked if w.lower() in self.place]
         return rows, tuple(dict.fromkeys(w for w in asked if w.lower() not in self.place))
 
-    def given(self, name: str, values: Mapping[str, T]) -> tuple[list[int], list[T], tuple[str, ...]]:
+    def given(
+        self, name: str, values: Mapping[str, T]
+    ) -> tuple[list[int], list[T], tuple[str, ...]]:
         """Return rows and values of the words that are here, each row once, and those that are not.
 
         Raises:
-            ValueError: two spellings of a word with different values; `name` is the argument's, for the message.
+            ValueError: two spellings of a word with different values; `name` is the argument's, for
+                the message.
 
         Example:
             >>> Embedding(("cat", "dog"), torch.eye(2)).given("labels", {"Dog": 1, "dog": 1, "cow": 0})
@@ -98,7 +106,8 @@ class Embedding:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table, and the words that had to be left out because they are no single token of the model."""
+    """A table, and the words that had to be left out because they are no single token of the
+    model."""
 
     table: pd.DataFrame
     dropped: tuple[str, ...] = ()
@@ -114,28 +123,36 @@ class ResultTable:
 
 
 def embedding(
-    model: Model | Readout, which: Which = "W_U", inner: Inner = "plain", *, states: States | None = None
+    model: Model | Readout,
+    which: Which = "W_U",
+    inner: Inner = "plain",
+    *,
+    states: States | None = None,
 ) -> Embedding:
     """Return the whole words of a vocabulary with their output (`W_U`) or input (`W_E`) embeddings.
 
         plain:   e                                causal:   Cov(e)^{-1/2} (e − E e)
 
-    Logits are defined up to `e → Ae + b` with contexts to match, so the plain inner product of two output embeddings means
-    nothing by itself: the causal one, `eᵀ Cov(e)⁻¹ e'`, does not depend on that choice (Park et al., arXiv 2311.03658).
-    The covariance is taken over all tokens that stand for text, every one the same; for `W_E` over its own rows (the paper
-    speaks of the unembedding alone). Whitening gives rare directions the weight of common ones: what it takes away with
-    the choice of basis it pays for in noise (on a GPT-2 of d_model 192, analogies 0.39 plain and 0.24 causal, WordSim 0.44
-    and 0.34), and principal components mean little afterwards. Many models tie their embeddings; then `W_E` holds the same
-    rows as `W_U` and there is nothing to compare.
+    Logits are defined up to `e → Ae + b` with contexts to match, so the plain inner product of two
+    output embeddings means nothing by itself: the causal one, `eᵀ Cov(e)⁻¹ e'`, does not depend on
+    that choice (Park et al., arXiv 2311.03658). The covariance is taken over all tokens that stand
+    for text, every one the same; for `W_E` over its own rows (the paper speaks of the unembedding
+    alone). Whitening gives rare directions the weight of common ones: what it takes away with the
+    choice of basis it pays for in noise (on a GPT-2 of d_model 192, analogies 0.39 plain and 0.24
+    causal, WordSim 0.44 and 0.34), and principal components mean little afterwards. Many models tie
+    their embeddings; then `W_E` holds the same rows as `W_U` and there is nothing to compare.
 
     Args:
         model: or its `Readout`, which has no `W_E`.
         which: the unembedding's columns or the embedding's rows.
-        states: of a text; pieces of words that it mostly goes on with are then no words, see `word_columns`.
-        inner: see above. A covariance with (nearly) empty directions is floored at 1e-6 of its largest eigenvalue.
+        states: of a text; pieces of words that it mostly goes on with are then no words, see
+            `word_columns`.
+        inner: see above. A covariance with (nearly) empty directions is floored at 1e-6 of its
+            largest eigenvalue.
 
     Raises:
-        ValueError: `W_E` of a read-out, a name that is none of these, a vocabulary without whole words.
+        ValueError: `W_E` of a read-out, a name that is none of these, a vocabulary without whole
+            words.
 
     Example:
         >>> import steerlens as sl
@@ -143,9 +160,13 @@ def embedding(
         64
     """
     if which not in ("W_U", "W_E") or inner not in ("plain", "causal"):
-        raise ValueError(f"which, inner: got {which!r}, {inner!r}, expected 'W_U' or 'W_E', and 'plain' or 'causal'")
+        raise ValueError(
+            f"which, inner: got {which!r}, {inner!r}, expected 'W_U' or 'W_E', and 'plain' or 'causal'"
+        )
     if which == "W_E" and isinstance(model, Readout):
-        raise ValueError("which: a Readout has no input embeddings; give the model itself for 'W_E'")
+        raise ValueError(
+            "which: a Readout has no input embeddings; give the model itself for 'W_E'"
+        )
     on = model if isinstance(model, Readout) else readout(model)
     rows = (on.W_U.mT if which == "W_U" else model.W_E).detach().double().cpu()
     columns = word_columns(on, states)
@@ -157,11 +178,21 @@ def embedding(
         floor = 1e-6 * float(torch.linalg.eigvalsh(covariance)[-1])
         rows = (rows - text.mean(0)) @ symmetric_power(covariance, -0.5, floor)
     words = tuple(on.tokens[i].strip().lower() for i in columns)
-    return Embedding(words, rows[columns].float(), f"{on.model_id} {which}{' causal' if inner == 'causal' else ''}")
+    return Embedding(
+        words,
+        rows[columns].float(),
+        f"{on.model_id} {which}{' causal' if inner == 'causal' else ''}",
+    )
 
 
-def require_at_least(name: str, kept: Sequence[object], least: int, dropped: tuple[str, ...]) -> None:
+def require_at_least(
+    name: str, kept: Sequence[object], least: int, dropped: tuple[str, ...]
+) -> None:
     """Raise where too few of what was given is left."""
     if len(kept) < least:
-        some = f"; left out, as they are no single token: {', '.join(dropped[:8])}" if dropped else ""
-        raise ValueError(f"{name}: {len(kept)} of them can be used, expected at least {least}{some}")
+        some = (
+            f"; left out, as they are no single token: {', '.join(dropped[:8])}" if dropped else ""
+        )
+        raise ValueError(
+            f"{name}: {len(kept)} of them can be used, expected at least {least}{some}"
+        )

@@ -1,4 +1,5 @@
-"""Where tuned prompts end: how far from their prior, how near to words, and how many directions they keep.
+"""Where tuned prompts end: how far from their prior, how near to words, and how many directions
+they keep.
 
 compare_priors   one fit for each prior and seed, judged on new texts
 over_seeds       means of such a table with intervals
@@ -9,7 +10,12 @@ readability      what these words do in the prompt's place
 """
 
 from steerlens.analysis.prompts.compare import compare_priors, over_seeds
-from steerlens.analysis.prompts.rows import drift, effective_rank, embedding_geometry, nearest_tokens
+from steerlens.analysis.prompts.rows import (
+    drift,
+    effective_rank,
+    embedding_geometry,
+    nearest_tokens,
+)
 from steerlens.analysis.prompts.words import of_words, readability
 
 __all__ = [

@@ -40,16 +40,19 @@ def compare_priors(
 
     Args:
         priors: by name, over token embeddings.
-        seeds: of start, split and order together; at least five for an interval worth having (see `over_seeds`).
-        length, kind, prior_weight, epochs: as in `fit_prompt`; the weight is used where a prior has a density.
+        seeds: of start, split and order together; at least five for an interval worth having (see
+            `over_seeds`).
+        length, kind, prior_weight, epochs: as in `fit_prompt`; the weight is used where a prior has
+            a density.
         progress: show a bar of fits.
 
     Returns:
-        One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats per token, texts of `test`
-        that have a sign, at each one's label), `plain_nll` (without a prompt), `sign_margin` of the signs; `half_way` (epochs
-        until half of the held-out gain was made), `seconds`; the columns of `embedding_geometry` for the rows at strength 0
-        against their start (`moved`, `nearest`, `effective_rank`, …); `drift`, their distance from their own prior, and
-        `start_drift`.
+        One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats
+            per token, texts of `test`
+        that have a sign, at each one's label), `plain_nll` (without a prompt), `sign_margin` of the
+        signs; `half_way` (epochs until half of the held-out gain was made), `seconds`; the columns
+        of `embedding_geometry` for the rows at strength 0 against their start (`moved`, `nearest`,
+        `effective_rank`, …); `drift`, their distance from their own prior, and `start_drift`.
 
     Example:
         >>> import steerlens as sl
@@ -63,7 +66,9 @@ def compare_priors(
     some = with_nonzero_label(test)
     plain = nll(model, some, None)
     plan = list(product(priors.items(), seeds))
-    for (name, prior), seed in tqdm(plan, unit="fit", desc="compare_priors", disable=hidden(progress)):
+    for (name, prior), seed in tqdm(
+        plan, unit="fit", desc="compare_priors", disable=hidden(progress)
+    ):
         fit = fit_prompt(
             model, train, length=length, kind=kind, prior=prior,
             prior_weight=prior_weight if hasattr(prior, "log_prob") else 0.0,

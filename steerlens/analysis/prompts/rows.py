@@ -28,7 +28,8 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     A reading, and not an explanation: see `readability`.
 
     Returns:
-        One row per prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units of the usual distance of a
+        One row per prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units
+            of the usual distance of a
         token to the token nearest to it, `cosine`.
 
     Example:
@@ -41,7 +42,10 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     E, ids = ordinary_words(model, on)
     unit = _usual_distance(E)
     far = distances(rows.to(E), E)
-    cosine = torch.nn.functional.normalize(rows.to(E), dim=1) @ torch.nn.functional.normalize(E, dim=1).mT
+    cosine = (
+        torch.nn.functional.normalize(rows.to(E), dim=1)
+        @ torch.nn.functional.normalize(E, dim=1).mT
+    )
     order = far.argsort(1)[:, :k]
     return pd.DataFrame(
         [
@@ -64,12 +68,16 @@ def embedding_geometry(
 
     Returns:
         - `size`: root mean square of the rows over that of token embeddings.
-        - `nearest`: mean distance to the nearest token, in units of a token's usual distance to its nearest; 0 on words.
-        - `effective_rank`: `exp(entropy of σ²)` of the centred rows (Roy and Vetterli, 2007), at most n − 1.
-        - `collapse`: `1 − (rank − 1) / (rank of as many random words − 1)`: 0 as spread as words, 1 all on one line.
-        - `spread`: root mean square distance from the rows' mean, over the same for random words: a collapse in size.
-        - with `start`: `moved`, root mean square way from there over the size of token embeddings; `same_word`, share of rows
-          whose nearest token is still that of their start.
+        - `nearest`: mean distance to the nearest token, in units of a token's usual distance to its
+          nearest; 0 on words.
+        - `effective_rank`: `exp(entropy of σ²)` of the centred rows (Roy and Vetterli, 2007), at
+          most n − 1.
+        - `collapse`: `1 − (rank − 1) / (rank of as many random words − 1)`: 0 as spread as words, 1
+          all on one line.
+        - `spread`: root mean square distance from the rows' mean, over the same for random words: a
+          collapse in size.
+        - with `start`: `moved`, root mean square way from there over the size of token embeddings;
+          `same_word`, share of rows whose nearest token is still that of their start.
 
     Example:
         >>> import steerlens as sl
@@ -95,22 +103,29 @@ def embedding_geometry(
     }
     if start is not None:
         found["moved"] = float((rows - start.to(E)).square().mean().sqrt()) / size
-        found["same_word"] = float((far.argmin(1) == distances(start.to(E), E).argmin(1)).float().mean())
+        found["same_word"] = float(
+            (far.argmin(1) == distances(start.to(E), E).argmin(1)).float().mean()
+        )
     return pd.Series(found)
 
 
-def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int = 0) -> pd.DataFrame:
+def drift(
+    rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int = 0
+) -> pd.DataFrame:
     """Measure how far rows are from each of several priors.
 
     A prompt that has kept to its own is near to it and far from others.
 
         distance = √(mean over rows of (x − μ)ᵀ Σ⁻¹ (x − μ) / d)        1 is typical of the prior's own samples
 
-    A prior that is no Gaussian is taken for one with mean and covariance of 2,048 of its samples, shrunk by a hundredth.
+    A prior that is no Gaussian is taken for one with mean and covariance of 2,048 of its samples,
+    shrunk by a hundredth.
 
     Returns:
-        One row per prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as many rows lie between), and
-        `log_prob`, nats a dimension, of the rows less that of its own samples (NaN where it has no density).
+        One row per prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as
+            many rows lie between), and
+        `log_prob`, nats a dimension, of the rows less that of its own samples (NaN where it has no
+        density).
 
     Raises:
         ValueError: a prior of another width.
@@ -127,7 +142,9 @@ def drift(rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int 
     for name, prior in priors.items():
         many = prior.sample(SAMPLES, seed)
         if many.shape[1] != d:
-            raise ValueError(f"priors: {name!r} makes rows of width {many.shape[1]}, the prompt's are {d} wide")
+            raise ValueError(
+                f"priors: {name!r} makes rows of width {many.shape[1]}, the prompt's are {d} wide"
+            )
         if not isinstance(prior, Gaussian) and len(many.unique(dim=0)) < 2:
             found.append((name, math.nan, math.nan, math.nan, math.nan))
             continue

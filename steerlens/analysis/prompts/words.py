@@ -16,12 +16,14 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 
 
-def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0) -> pd.DataFrame:
+def readability(
+    model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0
+) -> pd.DataFrame:
     """Test whether a prompt is what its nearest words say: they are put in its place and tried.
 
-    A continuous prompt can do its work and lie next to any words whatever (prompt waywardness, Khashabi et al., arXiv
-    2112.08348), so a reading by nearest words is worth what the words do when the model reads them: at +1 those nearest to
-    `P(+1)`, at −1 those nearest to `P(−1)`.
+    A continuous prompt can do its work and lie next to any words whatever (prompt waywardness,
+    Khashabi et al., arXiv 2112.08348), so a reading by nearest words is worth what the words do
+    when the model reads them: at +1 those nearest to `P(+1)`, at −1 those nearest to `P(−1)`.
 
     Args:
         prompt: kind "soft".
@@ -29,10 +31,11 @@ def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int 
         draws: of random words, for comparison.
 
     Returns:
-        One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats per token, texts that have a
-        sign at their own label), `sign_margin` of the signs with its 95 % interval over texts `low`, `high`, and `kept`, the
-        share of the prompt's sign margin. Random words are means over draws. A reading is faithful as far as the nearest words
-        keep more than random ones.
+        One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats
+        per token, texts that have a sign at their own label), `sign_margin` of the signs with its
+        95 % interval over texts `low`, `high`, and `kept`, the share of the prompt's sign margin.
+        Random words are means over draws. A reading is faithful as far as the nearest words keep
+        more than random ones.
 
     Raises:
         ValueError: a prompt of another kind.
@@ -44,7 +47,10 @@ def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int 
     on = readout(model)
     E, _ = ordinary_words(model, on)
     near = [E[distances(prompt.at(sign)[0].to(E), E).argmin(1)] for sign in (1.0, -1.0)]
-    random = [[Vocabulary(E).sample(prompt.prefix, seed + 2 * k + j) for j in (0, 1)] for k in range(draws)]
+    random = [
+        [Vocabulary(E).sample(prompt.prefix, seed + 2 * k + j) for j in (0, 1)]
+        for k in range(draws)
+    ]
     ways = {
         "prompt": [prompt],
         "nearest words": [of_words(*near, on)],
@@ -52,12 +58,23 @@ def readability(model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int 
     }
     rows, columns = [], ["nll", "sign_margin", "low", "high"]
     for what, values in ways.items():
-        rows.append((what, *pd.DataFrame([sign_margin(model, test, value) for value in values])[columns].mean()))
+        rows.append(
+            (
+                what,
+                *pd.DataFrame([sign_margin(model, test, value) for value in values])[
+                    columns
+                ].mean(),
+            )
+        )
     rows.append(("no prompt", nll(model, with_nonzero_label(test), None), 0.0, 0.0, 0.0))
     table = pd.DataFrame(rows, columns=["what", *columns])
-    return table.assign(kept=table.sign_margin / table.sign_margin[0] if table.sign_margin[0] else math.nan)
+    return table.assign(
+        kept=table.sign_margin / table.sign_margin[0] if table.sign_margin[0] else math.nan
+    )
 
 
-def of_words(plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words") -> SoftPrompt:
+def of_words(
+    plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words"
+) -> SoftPrompt:
     """Make the soft prompt that is exactly given token embeddings at strength 1, others at −1."""
     return SoftPrompt((plus + minus)[None] / 2, (plus - minus)[None] / 2, "soft", (), on, name)

@@ -21,15 +21,18 @@ from steerlens.values.steer import Steer
 CHUNK = 512
 """Positions whose logits are held at once."""
 ROUNDING = 1e-4
-"""Of the largest gain: what is below is no gain. Fits are in float32, and whitening by a damped metric costs a digit or two."""
+"""Of the largest gain: what is below is no gain. Fits are in float32, and whitening by a damped
+metric costs a digit or two."""
 
 
 class Directions(NamedTuple):
-    """`W = Σ_k gains_k · probes_kᵀ writes_k`, and the contexts `reads_k` that each probe answers to.
+    """`W = Σ_k gains_k · probes_kᵀ writes_k`, and the contexts `reads_k` that each probe answers
+    to.
 
-    A context `c` (a row) has the reading `c · probes_k` and is shifted by `gains_k · reading · writes_k`. `reads_k` is the
-    context that goes with a reading of 1: `reads_k · probes_k = 1`. `a`, `b` are the singular vectors themselves, in
-    the coordinates of the metric: orthonormal rows.
+    A context `c` (a row) has the reading `c · probes_k` and is shifted by
+    `gains_k · reading · writes_k`. `reads_k` is the context that goes with a reading of 1:
+    `reads_k · probes_k = 1`. `a`, `b` are the singular vectors themselves, in the coordinates of
+    the metric: orthonormal rows.
     """
 
     gains: Float[Tensor, " rank"]
@@ -45,17 +48,19 @@ class Directions(NamedTuple):
 class Spectrum:
     """All gains of a steer, and what they cost.
 
-    `table` has a row per direction: `direction`, `gain`, `share` (of the sum of squares), `cumulative`.
-    With a metric also `kronecker`, half the square of the gain, which approximates nats per token.
-    With states also, in nats per token at strength 1, to second order (see `spectrum`):
+    `table` has a row per direction: `direction`, `gain`, `share` (of the sum of squares),
+    `cumulative`. With a metric also `kronecker`, half the square of the gain, which approximates
+    nats per token. With states also, in nats per token at strength 1, to second order (see
+    `spectrum`):
 
     - `cost`: of the direction alone;
     - `part`: its part of the whole, with half of each cross term. Parts add up to `kl`.
 
-    `effective_rank` is the exponential of the entropy of the shares: the number of directions if all
-    had the same share. `kronecker` is half the sum of squares: what the steer costs if contexts and
-    the covariance of words were independent, in the metric's damping; None for the plain metric.
-    `kl` is what it does cost to second order on the states, nats per token; None without states.
+    `effective_rank` is the exponential of the entropy of the shares: the number of directions if
+    all had the same share. `kronecker` is half the sum of squares: what the steer costs if contexts
+    and the covariance of words were independent, in the metric's damping; None for the plain
+    metric. `kl` is what it does cost to second order on the states, nats per token; None without
+    states.
     """
 
     table: pd.DataFrame
@@ -85,11 +90,15 @@ def directions(W: Float[Tensor, "d d"], rank: int, metric: Metric | None = None)
     shares = (gains**2 / (gains**2).sum().clamp_min(1e-300))[:rank]
     if metric is None:
         return Directions(gains[:rank], a, a, b, shares, a, b)
-    root, inverse, S_inverse = (x.double().cpu() for x in (metric.C_root, metric.C_inverse_root, metric.S_inverse_root))
+    root, inverse, S_inverse = (
+        x.double().cpu() for x in (metric.C_root, metric.C_inverse_root, metric.S_inverse_root)
+    )
     return Directions(gains[:rank], a @ inverse, a @ root, b @ S_inverse, shares, a, b)
 
 
-def spectrum(steer: Steer | Fit, *, metric: Metric | None = None, states: States | None = None) -> Spectrum:
+def spectrum(
+    steer: Steer | Fit, *, metric: Metric | None = None, states: States | None = None
+) -> Spectrum:
     """Give the singular values of `W`, or of `C^{1/2} W S^{1/2}`, and what each direction costs.
 
     With the reading `u_i` of a direction at a position and `v_i` what it adds to the logits there
@@ -159,29 +168,33 @@ def _costs(found: Directions, states: States) -> Costs:
 
 
 def split_half_reliability(
-    steer: Steer | Fit, pairs: Sequence[tuple[Steer, Steer]], *, rank: int = 5, metric: Metric | None = None
+    steer: Steer | Fit,
+    pairs: Sequence[tuple[Steer, Steer]],
+    *,
+    rank: int = 5,
+    metric: Metric | None = None,
 ) -> pd.DataFrame:
     """Say which singular directions of a steer replicate when it is fitted to other texts.
 
-    Each pair holds two fits to halves of the texts that share none, as independent as the texts are.
-    The direction of one half that corresponds to the steer's k-th, `a`, `b`, is looked for in the
-    other half's matrix `M'`:
+    Each pair holds two fits to halves of the texts that share none, as independent as the texts
+    are. The direction of one half that corresponds to the steer's k-th, `a`, `b`, is looked for in
+    the other half's matrix `M'`:
 
         kept = aᵀ M' b / gain_k, no further than ±1
         reads = |a projected on the other's leading `rank` directions|²       writes: of `b`
 
     (all in the metric, both ways round). 1: the other half does there what the steer does, or more
-    of it; noise: 0 on average; `chance` is `rank / d_model`. Comparing the steer itself with fits to
-    parts of its own texts would find its noise again: `kept` is then near the share of texts in
+    of it; noise: 0 on average; `chance` is `rank / d_model`. Comparing the steer itself with fits
+    to parts of its own texts would find its noise again: `kept` is then near the share of texts in
     common, whatever the direction. Directions correspond by the best assignment of
     `|cos a| · |cos b|` among the half's leading 2 · `rank`. A half has half the text, so the steer's
     own directions are, if anything, better than this says.
 
     A ratio needs a gain to compare. A comparison is left out where the steer's gain there, that of
     the half where the direction was found, or every gain of the other half is no more than rounding
-    (a ten-thousandth of the largest gain of the three): such a direction is arbitrary, and its share
-    would be noise over nothing. `kept` is NaN where no comparison is left, as for a steer fitted to
-    labels that say nothing, which may be all but zero where its halves are not.
+    (a ten-thousandth of the largest gain of the three): such a direction is arbitrary, and its
+    share would be noise over nothing. `kept` is NaN where no comparison is left, as for a steer
+    fitted to labels that say nothing, which may be all but zero where its halves are not.
 
     Args:
         pairs: from `steerlens.fit_split_halves`.
@@ -244,7 +257,8 @@ def split_half_reliability(
 
 
 def check_rank(steer: Steer, rank: int) -> None:
-    """Raise on a rank that there is not, and on a steer whose `W_U` was written to since: its words would be others."""
+    """Raise on a rank that there is not, and on a steer whose `W_U` was written to since: its words
+    would be others."""
     steer.readout.check_unchanged()
     d = steer.readout.d_model
     if not 1 <= rank <= d:
@@ -254,7 +268,9 @@ def check_rank(steer: Steer, rank: int) -> None:
 def check_metric(steer: Steer, metric: Metric | None) -> None:
     d = steer.readout.d_model
     if metric is not None and metric.C.shape != steer.W.shape:
-        raise ValueError(f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's")
+        raise ValueError(
+            f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
+        )
 
 
 def check_states(steer: Steer, states: States | None) -> None:

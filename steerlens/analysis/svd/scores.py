@@ -1,4 +1,5 @@
-"""The words of each singular direction: scores, and how extreme they are among random directions."""
+"""The words of each singular direction: scores, and how extreme they are among random
+directions."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,26 +47,27 @@ def singular_scores(
 
     It also has `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
 
-    Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for one that is written or
-    avoided, with an `x` that depends on word and text alone.
+    Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for
+    one that is written or avoided, with an `x` that depends on word and text alone.
 
-    Without `states` scores are logits in nats, centred over the words of the vocabulary. Of a word that is read: how much
-    likelier it is in a context with reading 1 (-1 on side "-"). Of a word that is written or avoided: what strength 1
-    adds to its logit in such a context.
+    Without `states` scores are logits in nats, centred over the words of the vocabulary. Of a word
+    that is read: how much likelier it is in a context with reading 1 (-1 on side "-"). Of a word
+    that is written or avoided: what strength 1 adds to its logit in such a context.
 
-    With `states` let `p` be the model's mean prediction over all contexts, `q` over those of the side, and `Δq` what
-    strength 1 adds to `q` by this direction alone, to first order. Of a word that is read the score is
-    `Cov(reading, p_v) / √p_v` (turned on side "-"), of one that is written or avoided `Δq / √q`. Half the square of the
-    latter is the word's part, in nats, of the KL of the side's prediction from what it was.
+    With `states` let `p` be the model's mean prediction over all contexts, `q` over those of the
+    side, and `Δq` what strength 1 adds to `q` by this direction alone, to first order. Of a word
+    that is read the score is `Cov(reading, p_v) / √p_v` (turned on side "-"), of one that is
+    written or avoided `Δq / √q`. Half the square of the latter is the word's part, in nats, of the
+    KL of the side's prediction from what it was.
 
-    `p` is the chance that a random direction of the same norm, drawn evenly from the sphere in the metric, gives this word
-    so large a score; exact,
+    `p` is the chance that a random direction of the same norm, drawn evenly from the sphere in the
+    metric, gives this word so large a score; exact,
 
         P(|a · x| ≥ score) = 1 − I_{t²}(1/2, (d − 1)/2)        t = score / |x|
 
-    (the regularised incomplete beta function). `q` allows for the number of words in the vocabulary: the share of accidents
-    to be expected among the listed words with a `p` as small as this (Benjamini and Hochberg; only listed words count as
-    found, so it is an upper bound).
+    (the regularised incomplete beta function). `q` allows for the number of words in the
+    vocabulary: the share of accidents to be expected among the listed words with a `p` as small as
+    this (Benjamini and Hochberg; only listed words count as found, so it is an upper bound).
 
     Both are against random directions, not against fits to noise, which are not random: they follow
     what the text varies in, and with shuffled labels 15 to 72 % of the listed words had `p ≤ 0.05`,
@@ -73,23 +75,26 @@ def singular_scores(
     direction would not write the word. It says neither that the labels make the steer write it nor
     that the direction would replicate on other texts: see `split_half_reliability`.
 
-    With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of the two. Of the word
-    whose `p` is the j-th smallest in its role and direction,
+    With `noise`, steers fitted to shuffled labels (`fit_shuffled`), `p_noise` answers the first of
+    the two. Of the word whose `p` is the j-th smallest in its role and direction,
 
         p_noise = (1 + #{noise steers whose j-th smallest p in that role ≤ p}) / (1 + #noise)
 
-    no less than that of the words before it: so many words as strong has a fit to noise in no more than
-    that share of cases. Its largest direction stands for it.
+    no less than that of the words before it: so many words as strong has a fit to noise in no more
+    than that share of cases. Its largest direction stands for it.
 
     Raises:
-        ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be rare.
+        ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be
+            rare.
     """
     steer = value_of(steer)
     check_rank(steer, rank)
     check_metric(steer, metric)
     check_texts(steer, tokens, states)
     found = directions(steer.W, rank, metric)
-    rank = max(1, int((found.gains >= ROUNDING * found.gains[0]).sum()))  # what rounding left is no direction
+    rank = max(
+        1, int((found.gains >= ROUNDING * found.gains[0]).sum())
+    )  # what rounding left is no direction
     found = Directions(*(part[:rank] for part in found))
     columns = word_columns(steer.readout, states)
     if not columns:
@@ -98,11 +103,19 @@ def singular_scores(
         )
     words = [steer.readout.tokens[i].strip() for i in columns]
     seen = None if states is None else list(states.sample(SAMPLE, seed=0).chunks(CHUNK))
-    sides = _logit_sides(found, steer.readout, columns) if seen is None else _text_sides(found, steer, seen, columns)
+    sides = (
+        _logit_sides(found, steer.readout, columns)
+        if seen is None
+        else _text_sides(found, steer, seen, columns)
+    )
     lists = []
     for k, pair in enumerate(sides):
         for side in pair:
-            for role, scores in (("reads", side.reads), ("writes", side.writes), ("avoids", -side.writes)):
+            for role, scores in (
+                ("reads", side.reads),
+                ("writes", side.writes),
+                ("avoids", -side.writes),
+            ):
                 lists.append((k, side, role, torch.topk(scores, min(tokens, len(words)))))
     picked = sorted({columns[i] for *_, top in lists for i in top.indices.tolist()})
     text = None if seen is None else _look(steer, seen, picked)
@@ -113,19 +126,30 @@ def singular_scores(
         if text is None:
             x = _logit_features(steer.readout, columns, ids)
         else:
-            x = _text_features(found.probes[k], side, role, steer, text, [picked.index(i) for i in ids], ids)
+            x = _text_features(
+                found.probes[k], side, role, steer, text, [picked.index(i) for i in ids], ids
+            )
         gain = float(found.gains[k])
         x = x @ roots[0] if role == "reads" else gain * x @ roots[1]
-        head = {"direction": k + 1, "side": side.name, "gain": gain, "share": float(found.shares[k])}
+        head = {
+            "direction": k + 1,
+            "side": side.name,
+            "gain": gain,
+            "share": float(found.shares[k]),
+        }
         head |= {} if side.used is None else {"used": side.used}
         sign = -1 if role == "avoids" else 1
         p = _chance(top.values, x)
         rows += [
             {**head, "role": role, "word": words[i], "score": sign * score, "p": chance}
-            for score, i, chance in zip(top.values.tolist(), top.indices.tolist(), p.tolist(), strict=True)
+            for score, i, chance in zip(
+                top.values.tolist(), top.indices.tolist(), p.tolist(), strict=True
+            )
         ]
     table = pd.DataFrame(rows)
-    tests = table.groupby(["direction", "side", table.role == "reads"], sort=False).p  # both ends of one test
+    tests = table.groupby(
+        ["direction", "side", table.role == "reads"], sort=False
+    ).p  # both ends of one test
     table = table.assign(q=tests.transform(_false_share, n=len(words)))
     if not noise:
         return table
@@ -140,20 +164,25 @@ def singular_scores(
 
 
 def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled labels."""
+    """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled
+    labels."""
     smallest = {
-        role: np.stack([np.sort(one.p[one.role == role]) for one in noise]) for role in ("reads", "writes", "avoids")
+        role: np.stack([np.sort(one.p[one.role == role]) for one in noise])
+        for role in ("reads", "writes", "avoids")
     }
     table = table.assign(p_noise=1.0)
     for (_, role), part in table.groupby(["direction", "role"]):
         ordered = part.p.sort_values()
         reached = (smallest[str(role)] <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
-        table.loc[ordered.index, "p_noise"] = np.maximum.accumulate((1 + reached) / (1 + len(noise)))
+        table.loc[ordered.index, "p_noise"] = np.maximum.accumulate(
+            (1 + reached) / (1 + len(noise))
+        )
     return table
 
 
 class Side(NamedTuple):
-    """One side of a direction: a score a word, the share of contexts there, and which sign of the reading it is."""
+    """One side of a direction: a score a word, the share of contexts there, and which sign of the
+    reading it is."""
 
     name: str
     reads: Float[Tensor, " words"]
@@ -176,16 +205,22 @@ def _logit_sides(found: Directions, on: Readout, columns: list[int]) -> list[tup
         size = writes.abs()
         # of words that are as strong, up to rounding, the first decides
         sign = 1.0 if writes[(size >= size.max() * (1 - 1e-9)).nonzero()[0, 0]] >= 0 else -1.0
-        sides.append((Side("+", sign * reads, sign * writes), Side("-", -sign * reads, -sign * writes)))
+        sides.append(
+            (Side("+", sign * reads, sign * writes), Side("-", -sign * reads, -sign * writes))
+        )
     return sides
 
 
-def _logit_features(on: Readout, columns: list[int], picked: list[int]) -> Float[Tensor, "picked d"]:
+def _logit_features(
+    on: Readout, columns: list[int], picked: list[int]
+) -> Float[Tensor, "picked d"]:
     W_U = on.scale * on.W_U.double().cpu()
     return (W_U[:, picked] - W_U[:, columns].mean(1, keepdim=True)).mT
 
 
-def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int]) -> list[tuple[Side, Side]]:
+def _text_sides(
+    found: Directions, steer: Steer, seen: list, columns: list[int]
+) -> list[tuple[Side, Side]]:
     head, rank = steer.readout.head, len(found.gains)
     probes = found.probes.to(head.W_U)
     shift = (found.gains[:, None] * found.writes).to(head.W_U) @ head.W_U
@@ -196,7 +231,9 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
         c = c.to(head.W_U.device)
         z = logits(head, c)
         p, reading = torch.softmax(z, 1), c @ probes.mT
-        bent = p * softcap_gradient(head, z)  # what a small shift moves is behind scale and soft cap
+        bent = p * softcap_gradient(
+            head, z
+        )  # what a small shift moves is behind scale and soft cap
         surplus = bent @ shift.mT  # what each direction adds to a mean logit
         total += reading.sum(0)[:, None].cpu()
         with_reading += (reading.mT @ p[:, columns]).cpu()
@@ -206,7 +243,8 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
             count[side] += on.sum(0)[:, None].cpu()
             q[side] += (on.mT @ p[:, columns]).cpu()
             change[side] += (
-                shift[:, columns] * (weight.mT @ bent[:, columns]) - (weight * surplus).mT @ p[:, columns]
+                shift[:, columns] * (weight.mT @ bent[:, columns])
+                - (weight * surplus).mT @ p[:, columns]
             ).cpu()
     n = count.sum(0)
     p = (q.sum(0) / n).double()
@@ -217,16 +255,21 @@ def _text_sides(found: Directions, steer: Steer, seen: list, columns: list[int])
     effect = used * writes.square().sum(2)
     sides = []
     for k in range(rank):
-        both = [Side("", s * reads[k], writes[i, k], float(used[i, k]), s) for i, s in enumerate((1, -1))]
+        both = [
+            Side("", s * reads[k], writes[i, k], float(used[i, k]), s)
+            for i, s in enumerate((1, -1))
+        ]
         first, second = both if effect[0, k] >= effect[1, k] else both[::-1]
         sides.append((first._replace(name="+"), second._replace(name="-")))
     return sides
 
 
 class _Text(NamedTuple):
-    """What a text needs to show of some words: contexts, mean output embeddings and the words' probabilities there.
+    """What a text needs to show of some words: contexts, mean output embeddings and the words'
+    probabilities there.
 
-    With the slope of scale and soft cap in `mean`, and in `bent`: the probabilities times the slope.
+    With the slope of scale and soft cap in `mean`, and in `bent`: the probabilities times the
+    slope.
     """
 
     c: Float[Tensor, "n d"]
@@ -243,12 +286,20 @@ def _look(steer: Steer, seen: list, picked: list[int]) -> _Text:
         p = torch.softmax(z, 1)
         bent = p * softcap_gradient(head, z)
         mean = (bent @ head.W_U.mT).double().cpu()
-        parts.append((c.double(), mean, p[:, picked].double().cpu(), bent[:, picked].double().cpu()))
+        parts.append(
+            (c.double(), mean, p[:, picked].double().cpu(), bent[:, picked].double().cpu())
+        )
     return _Text(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _text_features(
-    probe: Float[Tensor, " d"], side: Side, role: str, steer: Steer, text: _Text, rows: list[int], ids: list[int]
+    probe: Float[Tensor, " d"],
+    side: Side,
+    role: str,
+    steer: Steer,
+    text: _Text,
+    rows: list[int],
+    ids: list[int],
 ) -> Float[Tensor, "words d"]:
     """Return some words' `x` before the metric: `score = probe · x`, or `gain · write · x`."""
     p = text.p[:, rows]
@@ -263,7 +314,9 @@ def _text_features(
     return change / (on.double() @ p / n).clamp_min(1e-12).sqrt()[:, None]
 
 
-def _roots(metric: Metric | None, *, on_text: bool, d: int) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+def _roots(
+    metric: Metric | None, *, on_text: bool, d: int
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
     """Return what turns features into the coordinates of the singular vectors.
 
     The first is for features of what is read, the second for those of what is written.

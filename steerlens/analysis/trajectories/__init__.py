@@ -1,4 +1,5 @@
-"""Where a model's states go while it writes: their ways, whether tasks lie apart, and how they step."""
+"""Where a model's states go while it writes: their ways, whether tasks lie apart, and how they
+step."""
 
 from steerlens.analysis.trajectories.clusters import cluster_report as cluster_report
 from steerlens.analysis.trajectories.projection import Projection as Projection

@@ -1,4 +1,5 @@
-"""Whether the states of tasks lie apart: silhouettes and clusterings, against shuffled labels of whole texts."""
+"""Whether the states of tasks lie apart: silhouettes and clusterings, against shuffled labels of
+whole texts."""
 
 from itertools import combinations
 
@@ -32,10 +33,10 @@ def cluster_report(
                                                           task; −1 … 1
         adjusted Rand       of k-means with as many clusters as tasks against the tasks; 1 the same, 0 what chance gives
 
-    The null: the labels of whole texts change hands, never those of single positions, which are no independent sample.
-    `p = (1 + permutations as large) / (1 + permutations)`. The interval of a silhouette: texts are drawn again within each
-    task, and no text is a neighbour of its own copies. A clustering of other texts would be another one, so the index has
-    no interval.
+    The null: the labels of whole texts change hands, never those of single positions, which are no
+    independent sample. `p = (1 + permutations as large) / (1 + permutations)`. The interval of a
+    silhouette: texts are drawn again within each task, and no text is a neighbour of its own
+    copies. A clustering of other texts would be another one, so the index has no interval.
 
     Args:
         found: states of two tasks or more, two texts of each or more.
@@ -46,9 +47,10 @@ def cluster_report(
         seed: of all three.
 
     Returns:
-        One row a set of tasks, kind of point and measure: `tasks` ("all", or a pair "a | b"), `points` ("texts" or
-        "positions"), `measure` ("silhouette" or "adjusted Rand"), `value`, `low`, `high` (95 %), `null` (mean), `null_high`
-        (95 % of permutations stay below), `p`, `texts`.
+        One row a set of tasks, kind of point and measure: `tasks` ("all", or a pair "a | b"),
+            `points` ("texts" or
+        "positions"), `measure` ("silhouette" or "adjusted Rand"), `value`, `low`, `high` (95 %),
+        `null` (mean), `null_high` (95 % of permutations stay below), `p`, `texts`.
 
     Raises:
         ValueError: one task only, a task of less than two texts, no permutations.
@@ -69,7 +71,9 @@ def cluster_report(
             "two texts of each or more; give more prompts"
         )
     if permutations < 1 or draws < 0:
-        raise ValueError(f"permutations, draws: got {permutations} and {draws}, expected at least 1 and at least 0")
+        raise ValueError(
+            f"permutations, draws: got {permutations} and {draws}, expected at least 1 and at least 0"
+        )
     sets = {"all": found}
     if pairs and len(count) > 2:
         sets |= {f"{a} | {b}": found.of((a, b)) for a, b in combinations(found.names, 2)}
@@ -77,8 +81,11 @@ def cluster_report(
     for name, part in sets.items():
         task, k = part.task.numpy(), len(part.names)
         random = np.random.default_rng(seed)
-        # the labels themselves, their permutations, and the labels again for the texts that are drawn
-        labels = np.stack([task, *(random.permutation(task) for _ in range(permutations)), *[task] * draws])
+        # the labels themselves, their permutations, and the labels again for the texts that are
+        # drawn
+        labels = np.stack(
+            [task, *(random.permutation(task) for _ in range(permutations)), *[task] * draws]
+        )
         copies = np.ones(labels.shape)
         copies[1 + permutations :] = [_drawn(task, random) for _ in range(draws)] or 1
         for points, X, text in (
@@ -89,14 +96,38 @@ def cluster_report(
             value, *others = silhouettes(_distances(X, text), text, sizes, labels, copies)
             null, again = np.array(others[:permutations]), others[permutations:]
             low, high = np.quantile(again, [0.025, 0.975]) if again else (np.nan, np.nan)
-            rows.append((name, points, "silhouette", value, low, high, *_against(value, null), len(task)))
+            rows.append(
+                (name, points, "silhouette", value, low, high, *_against(value, null), len(task))
+            )
             found_in = KMeans(k, n_init=n_init, random_state=seed).fit_predict(X)
             table = np.zeros((len(task), k))
             np.add.at(table, (text, found_in), 1)
             value = adjusted_rand(table, task)
             null = np.array([adjusted_rand(table, other) for other in labels[1 : 1 + permutations]])
-            rows.append((name, points, "adjusted Rand", value, np.nan, np.nan, *_against(value, null), len(task)))
-    columns = ["tasks", "points", "measure", "value", "low", "high", "null", "null_high", "p", "texts"]
+            rows.append(
+                (
+                    name,
+                    points,
+                    "adjusted Rand",
+                    value,
+                    np.nan,
+                    np.nan,
+                    *_against(value, null),
+                    len(task),
+                )
+            )
+    columns = [
+        "tasks",
+        "points",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "null",
+        "null_high",
+        "p",
+        "texts",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -109,8 +140,9 @@ def silhouettes(
 ) -> Float[np.ndarray, " many"]:
     """Return the mean silhouette of points with the labels of their texts, for many labellings.
 
-    `M` holds the sum of the distances of each point to the points of each text: what a permutation of the texts' labels needs
-    of all distances. `weights` count copies of a text; a point's own text always counts once for it.
+    `M` holds the sum of the distances of each point to the points of each text: what a permutation
+    of the texts' labels needs of all distances. `weights` count copies of a text; a point's own
+    text always counts once for it.
     """
     within, found = M[np.arange(len(M)), text][:, None], []
     for start in range(0, len(tasks), TOGETHER):
@@ -120,7 +152,9 @@ def silhouettes(
         count = np.broadcast_to((sizes[:, None] * member).sum(1), total.shape)
         own, copies = task[:, text].T[..., None], weight[:, text].T
         in_own = np.take_along_axis(count, own, 2)[..., 0] + (1 - copies) * sizes[text][:, None] - 1
-        a = (np.take_along_axis(total, own, 2)[..., 0] + (1 - copies) * within) / np.maximum(in_own, 1)
+        a = (np.take_along_axis(total, own, 2)[..., 0] + (1 - copies) * within) / np.maximum(
+            in_own, 1
+        )
         mean = total / np.maximum(count, 1)
         np.put_along_axis(mean, own, np.inf, 2)
         b = mean.min(axis=2)
@@ -129,7 +163,9 @@ def silhouettes(
     return np.concatenate(found)
 
 
-def adjusted_rand(table: Float[np.ndarray, "n_texts k"], task: Int[np.ndarray, " n_texts"]) -> float:
+def adjusted_rand(
+    table: Float[np.ndarray, "n_texts k"], task: Int[np.ndarray, " n_texts"]
+) -> float:
     """Return Hubert and Arabie's index of tasks against clusters.
 
     It is found from how many points of each text are in each cluster.
@@ -145,7 +181,9 @@ def adjusted_rand(table: Float[np.ndarray, "n_texts k"], task: Int[np.ndarray, "
     return 1.0 if most == expected else (together - expected) / (most - expected)
 
 
-def _distances(X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n_texts"]:
+def _distances(
+    X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, "n n_texts"]:
     """Return the sum of each point's distances to the points of each text.
 
     All distances never exist together.
@@ -153,12 +191,16 @@ def _distances(X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]) -> Floa
     points, owner = torch.from_numpy(X).double(), torch.from_numpy(text)
     M = torch.zeros(len(X), int(text.max()) + 1, dtype=torch.float64)
     for start in range(0, len(X), ROWS):
-        apart = torch.cdist(points[start : start + ROWS], points, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(
+            points[start : start + ROWS], points, compute_mode="donot_use_mm_for_euclid_dist"
+        )
         M[start : start + ROWS].index_add_(1, owner, apart)
     return M.numpy()
 
 
-def _drawn(task: Int[np.ndarray, " n_texts"], random: np.random.Generator) -> Float[np.ndarray, " n_texts"]:
+def _drawn(
+    task: Int[np.ndarray, " n_texts"], random: np.random.Generator
+) -> Float[np.ndarray, " n_texts"]:
     """Return how often each text is drawn, as many of each task as there are.
 
     At least two of them differ.
@@ -173,7 +215,9 @@ def _drawn(task: Int[np.ndarray, " n_texts"], random: np.random.Generator) -> Fl
     return weight
 
 
-def _against(value: float | np.floating, null: Float[np.ndarray, " permutations"]) -> tuple[float, float, float]:
+def _against(
+    value: float | np.floating, null: Float[np.ndarray, " permutations"]
+) -> tuple[float, float, float]:
     """Return the mean and 95 % quantile of the null, and p.
 
     Values that differ by rounding count as equal.

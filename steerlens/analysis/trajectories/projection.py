@@ -13,23 +13,27 @@ MAX_PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class Projection:
-    """Points of a few dimensions, one a state, and the share of the variance along each axis (PCA only)."""
+    """Points of a few dimensions, one a state, and the share of the variance along each axis (PCA
+    only)."""
 
     points: Float[np.ndarray, "n k"]
     explained: tuple[float, ...]
     method: str
 
 
-def project(found: Trajectories, *, method: str = "pca", components: int = 2, seed: int = 0) -> Projection:
+def project(
+    found: Trajectories, *, method: str = "pca", components: int = 2, seed: int = 0
+) -> Projection:
     """Return the states of all texts in a few dimensions, for the eye.
 
     No distance between groups is to be read off t-SNE or UMAP.
 
     Args:
-        method: "pca", "tsne" (scikit-learn, perplexity 30 or less) or "umap" (the package umap-learn, which has to be
-            installed beside steerlens).
+        method: "pca", "tsne" (scikit-learn, perplexity 30 or less) or "umap" (the package
+            umap-learn, which has to be installed beside steerlens).
         components: dimensions.
-        seed: of t-SNE and UMAP; PCA has no chance in it, its axes point to where their largest entry is positive.
+        seed: of t-SNE and UMAP; PCA has no chance in it, its axes point to where their largest
+            entry is positive.
 
     Raises:
         ValueError: another method; more components than there are dimensions or states.

@@ -30,8 +30,8 @@ class Trajectories:
         site: the hook that the states are from.
 
     Raises:
-        ValueError: sizes that do not fit, texts out of order or without a position, a task of no name, states that are not
-            finite.
+        ValueError: sizes that do not fit, texts out of order or without a position, a task of no
+            name, states that are not finite.
     """
 
     states: Float[Tensor, "n d"]
@@ -53,7 +53,9 @@ class Trajectories:
                 f"text: expected 0 … {n - 1}, each for all states of one text in a row; leave out texts without states"
             )
         if int(self.task.min()) < 0 or int(self.task.max()) >= len(self.names):
-            raise ValueError(f"task: got {sorted(set(self.task.tolist()))}, expected indices into names {self.names}")
+            raise ValueError(
+                f"task: got {sorted(set(self.task.tolist()))}, expected indices into names {self.names}"
+            )
         if not bool(self.states.isfinite().all()):
             raise ValueError("states: some are not finite; load the model in float32")
 
@@ -78,7 +80,14 @@ class Trajectories:
         number = torch.where(task >= 0, (task >= 0).cumsum(0) - 1, -1)
         rows = number[self.text] >= 0
         texts = tuple(text for text, t in zip(self.texts, task.tolist(), strict=True) if t >= 0)
-        return Trajectories(self.states[rows], number[self.text][rows], task[task >= 0], tuple(names), texts, self.site)
+        return Trajectories(
+            self.states[rows],
+            number[self.text][rows],
+            task[task >= 0],
+            tuple(names),
+            texts,
+            self.site,
+        )
 
 
 def write(
@@ -94,7 +103,8 @@ def write(
     Prompts that it answers with nothing at all are left out.
 
     Args:
-        tasks: by name, labelled texts with prompts (their own texts are not read), or the prompts alone.
+        tasks: by name, labelled texts with prompts (their own texts are not read), or the prompts
+            alone.
         max_new_tokens, temperature, seed: as of `generate`.
 
     Raises:
@@ -108,11 +118,21 @@ def write(
                 "texts with generated=False"
             )
         prompts = list(data.prompts if isinstance(data, Labelled) else data)
-        table = generate(model, prompts, seed=seed, max_new_tokens=max_new_tokens, temperature=temperature)
-        said = [(prompt, text) for prompt, text in zip(table.prompt, table.text, strict=True) if text.strip()]
+        table = generate(
+            model, prompts, seed=seed, max_new_tokens=max_new_tokens, temperature=temperature
+        )
+        said = [
+            (prompt, text)
+            for prompt, text in zip(table.prompt, table.text, strict=True)
+            if text.strip()
+        ]
         if not said:
-            raise ValueError(f"tasks: the model writes nothing behind any prompt of {name!r}; give it other prompts")
-        written[name] = Labelled(tuple(t for _, t in said), (0.0,) * len(said), tuple(p for p, _ in said))
+            raise ValueError(
+                f"tasks: the model writes nothing behind any prompt of {name!r}; give it other prompts"
+            )
+        written[name] = Labelled(
+            tuple(t for _, t in said), (0.0,) * len(said), tuple(p for p, _ in said)
+        )
     return written
 
 
@@ -130,18 +150,20 @@ def trajectories(
 
     Each state is that of the model having read its token.
 
-    The model writes first (see `write`); prompt and text are then read in one pass up to the layer. Begin and end of text and
-    prompts are no part of a trajectory.
+    The model writes first (see `write`); prompt and text are then read in one pass up to the layer.
+    Begin and end of text and prompts are no part of a trajectory.
 
     Args:
-        tasks: by name, labelled texts with prompts, or the prompts alone; with `generated=False`, labelled texts (behind
-            their prompts where they have some) or texts.
-        layer: a number (`blocks.L.hook_resid_post`) or the name of a hook whose activation is `[batch, pos, d]`.
+        tasks: by name, labelled texts with prompts, or the prompts alone; with `generated=False`,
+            labelled texts (behind their prompts where they have some) or texts.
+        layer: a number (`blocks.L.hook_resid_post`) or the name of a hook whose activation is
+            `[batch, pos, d]`.
         generated: along what the model writes, or along the texts that are given.
         max_new_tokens, temperature, seed: of what is written.
 
     Raises:
-        ValueError: no such layer, no tasks or texts, one without prompts, a text whose prompt fills the context.
+        ValueError: no such layer, no tasks or texts, one without prompts, a text whose prompt fills
+            the context.
         KeyError: no such hook.
 
     Example:
@@ -154,13 +176,25 @@ def trajectories(
     """
     site = _site(model, layer)
     if generated:
-        tasks = write(model, tasks, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    rows = [(t, p, text) for t, data in enumerate(_checked(tasks).values()) for p, text in _pairs(data)]
+        tasks = write(
+            model, tasks, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+    rows = [
+        (t, p, text) for t, data in enumerate(_checked(tasks).values()) for p, text in _pairs(data)
+    ]
     how = convention(model, readout(model))
     encoded = encode(
-        model.tokenizer, [text for _, _, text in rows], how, end=False, prompts=[prompt for _, prompt, _ in rows]
+        model.tokenizer,
+        [text for _, _, text in rows],
+        how,
+        end=False,
+        prompts=[prompt for _, prompt, _ in rows],
     )
-    short = [i for i, (ids, n) in enumerate(zip(encoded.ids, encoded.prompt, strict=True)) if len(ids) <= n]
+    short = [
+        i
+        for i, (ids, n) in enumerate(zip(encoded.ids, encoded.prompt, strict=True))
+        if len(ids) <= n
+    ]
     if short:
         raise ValueError(
             f"tasks: nothing of a text is left behind its prompt within {how.n_ctx} tokens: {rows[short[0]][2][:40]!r}; shorten "
@@ -188,9 +222,13 @@ def _site(model: Model, layer: int | str) -> str:
     return resid_post(layer)
 
 
-def _checked(tasks: Mapping[str, Labelled | Sequence[str]]) -> Mapping[str, Labelled | Sequence[str]]:
+def _checked(
+    tasks: Mapping[str, Labelled | Sequence[str]],
+) -> Mapping[str, Labelled | Sequence[str]]:
     if not tasks:
-        raise ValueError('tasks: got none, expected texts by name of their task, e.g. {"sums": prompts}')
+        raise ValueError(
+            'tasks: got none, expected texts by name of their task, e.g. {"sums": prompts}'
+        )
     for name, data in tasks.items():
         if isinstance(data, str) or not len(data):
             raise ValueError(

@@ -17,19 +17,22 @@ def step_statistics(
 
     They stand beside random walks of the same steps and beside their own states in any order.
 
-    With states `h_0 … h_m` of a text and steps `s_t = h_{t+1} − h_t`, means over the texts of a task:
+    With states `h_0 … h_m` of a text and steps `s_t = h_{t+1} − h_t`, means over the texts of a
+    task:
 
         step        mean |s| / root mean square distance of the task's states from their mean
         spread      root mean square distance of a text's states from their mean / root mean square of |s|
         cosine      mean cosine of s_t and s_{t+1}
         exponent    slope of log MSD over log lag, MSD(lag) = mean |h_{t+lag} − h_t|², lags 1 … `lags`
 
-    A random walk has cosine 0 and exponent 1 (diffusion), and its spread grows with the root of its length; states about one
-    place in no order have cosine −½, exponent 0, spread √½. Two nulls have the texts' own lengths and numbers:
+    A random walk has cosine 0 and exponent 1 (diffusion), and its spread grows with the root of its
+    length; states about one place in no order have cosine −½, exponent 0, spread √½. Two nulls have
+    the texts' own lengths and numbers:
 
-    - `walk`: each step of a text forwards or backwards, as a coin says: lengths and directions of the steps are kept, and what
-      makes steps go on or turn back is lost. (Steps in another order would not do: they end at the same place, so that a
-      trajectory that returns makes walks that return.)
+    - `walk`: each step of a text forwards or backwards, as a coin says: lengths and directions of
+      the steps are kept, and what makes steps go on or turn back is lost. (Steps in another order
+      would not do: they end at the same place, so that a trajectory that returns makes walks that
+      return.)
     - `shuffled`: the states of a text in another order: where they lie is kept, the way is lost.
 
     Args:
@@ -40,11 +43,14 @@ def step_statistics(
         seed: of all of these.
 
     Returns:
-        One row per task and statistic: `task`, `statistic`, `value`, `low`, `high` (95 % over texts); for each null its mean and
-        the ends of 95 % of its samples: `walk`, `walk_low`, `walk_high`, `shuffled`, `shuffled_low`, `shuffled_high`; `texts`.
+        One row per task and statistic: `task`, `statistic`, `value`, `low`, `high` (95 % over
+            texts); for each null its mean and
+        the ends of 95 % of its samples: `walk`, `walk_low`, `walk_high`, `shuffled`,
+        `shuffled_low`, `shuffled_high`; `texts`.
 
     Raises:
-        ValueError: lags, walks or draws too few; a task with less than two texts that are long enough.
+        ValueError: lags, walks or draws too few; a task with less than two texts that are long
+            enough.
 
     Example:
         >>> import steerlens as sl
@@ -56,7 +62,9 @@ def step_statistics(
         ['step', 'spread', 'cosine', 'exponent']
     """
     if lags < 2 or walks < 1 or draws < 1:
-        raise ValueError(f"lags, walks, draws: got {lags}, {walks} and {draws}, expected at least 2, 1 and 1")
+        raise ValueError(
+            f"lags, walks, draws: got {lags}, {walks} and {draws}, expected at least 2, 1 and 1"
+        )
     rows = []
     for t, name in enumerate(found.names):
         h, length = _padded(found, t, lags + 2)
@@ -73,7 +81,11 @@ def step_statistics(
         pick = random.integers(len(h), size=(draws, len(h)))
         again = _statistics(sums[pick].sum(1), lags, size)
         nulls = [
-            _statistics(np.stack([_sums(null(h, real, random), length, lags).sum(0) for _ in range(walks)]), lags, size)
+            _statistics(
+                np.stack([_sums(null(h, real, random), length, lags).sum(0) for _ in range(walks)]),
+                lags,
+                size,
+            )
             for null in (_walk, _shuffled)
         ]
         for k, statistic in enumerate(STATISTICS):
@@ -120,11 +132,15 @@ def _sums(
     return np.stack(columns, axis=1).astype(float)
 
 
-def _counted(x: Float[np.ndarray, "texts pos"], real: Bool[np.ndarray, "texts pos"]) -> list[NDArray]:
+def _counted(
+    x: Float[np.ndarray, "texts pos"], real: Bool[np.ndarray, "texts pos"]
+) -> list[NDArray]:
     return [(x * real).sum(1), real.sum(1)]
 
 
-def _statistics(sums: Float[np.ndarray, "*draws sums"], lags: int, size: float) -> Float[np.ndarray, "*draws 4"]:
+def _statistics(
+    sums: Float[np.ndarray, "*draws sums"], lags: int, size: float
+) -> Float[np.ndarray, "*draws 4"]:
     """Turn sums over texts into `STATISTICS`."""
     mean = sums[..., ::2] / sums[..., 1::2]
     step, cosine, about, msd = mean[..., 0], mean[..., 1], mean[..., 2], mean[..., 3:]
@@ -132,11 +148,16 @@ def _statistics(sums: Float[np.ndarray, "*draws sums"], lags: int, size: float) 
     x = x - x.mean()
     slope = (np.log(np.maximum(msd, 1e-300)) * x).sum(-1) / np.square(x).sum()
     tiny = 1e-300
-    return np.stack([step / max(size, tiny), np.sqrt(about / np.maximum(msd[..., 0], tiny)), cosine, slope], axis=-1)
+    return np.stack(
+        [step / max(size, tiny), np.sqrt(about / np.maximum(msd[..., 0], tiny)), cosine, slope],
+        axis=-1,
+    )
 
 
 def _walk(
-    h: Float[np.ndarray, "texts pos d"], real: Bool[np.ndarray, "texts pos"], random: np.random.Generator
+    h: Float[np.ndarray, "texts pos d"],
+    real: Bool[np.ndarray, "texts pos"],
+    random: np.random.Generator,
 ) -> Float[np.ndarray, "texts pos d"]:
     """Return walks of the same steps, each step with a sign of its own."""
     s = np.diff(h, axis=1) * random.choice([-1.0, 1.0], size=real[:, 1:].shape)[..., None]
@@ -144,7 +165,9 @@ def _walk(
 
 
 def _shuffled(
-    h: Float[np.ndarray, "texts pos d"], real: Bool[np.ndarray, "texts pos"], random: np.random.Generator
+    h: Float[np.ndarray, "texts pos d"],
+    real: Bool[np.ndarray, "texts pos"],
+    random: np.random.Generator,
 ) -> Float[np.ndarray, "texts pos d"]:
     """Return the same states in another order; what is behind a text's end stays there."""
     order = np.where(real, random.random(real.shape), 2.0).argsort(1)

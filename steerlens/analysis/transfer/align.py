@@ -31,23 +31,27 @@ def align(
 
         H = argmin Σ_v w_v ‖e_src(v) − H e_tgt(v)‖² + ρ ‖H‖²        H [d_src, d_tgt]
 
-    in closed form, float64. Tokens are shared if they stand for the same text, whatever the tokenizer's marks (`Ġword`,
-    `▁word`, `word` beside `##ing`); special tokens, padding rows and broken characters are left out.
-    Source: Han et al. (arXiv 2305.12798), section 5.3 and appendix F, who weigh 4,000 tokens the same and descend.
+    in closed form, float64. Tokens are shared if they stand for the same text, whatever the
+    tokenizer's marks (`Ġword`, `▁word`, `word` beside `##ing`); special tokens, padding rows and
+    broken characters are left out. Source: Han et al. (arXiv 2305.12798), section 5.3 and appendix
+    F, who weigh 4,000 tokens the same and descend.
 
     Args:
         src, tgt: models or their read-outs.
-        weights: of tokens, by their text as `tokens` of the result has it, such as from `token_weights`; tokens that are not
-            named count nothing. None: all the same. Weighing by probability moved a steer better on SST-5 (0.53 to 0.58 of
-            the trained effect) and worse on the toy models, whose words of sentiment are rare (0.75 to 0.64): try both.
-        centre: take the weighted means off first. A constant added to all embeddings shifts all logits alike and changes
-            nothing, so the means need not correspond.
-        ridge: relative to the mean eigenvalue of the target's embeddings; None: chosen by error on held-out tokens.
+        weights: of tokens, by their text as `tokens` of the result has it, such as from
+            `token_weights`; tokens that are not named count nothing. None: all the same. Weighing
+            by probability moved a steer better on SST-5 (0.53 to 0.58 of the trained effect) and
+            worse on the toy models, whose words of sentiment are rare (0.75 to 0.64): try both.
+        centre: take the weighted means off first. A constant added to all embeddings shifts all
+            logits alike and changes nothing, so the means need not correspond.
+        ridge: relative to the mean eigenvalue of the target's embeddings; None: chosen by error on
+            held-out tokens.
         seed: of the five folds in which tokens are held out.
 
     Raises:
-        ValueError: fewer tokens shared than the source or the target has dimensions (the map is then not determined and
-            a ridge is needed), weights that name no shared token or are negative.
+        ValueError: fewer tokens shared than the source or the target has dimensions (the map is
+            then not determined and a ridge is needed), weights that name no shared token or are
+            negative.
 
     Example:
         >>> import steerlens as sl
@@ -61,7 +65,9 @@ def align(
     if weights is not None:
         w = torch.tensor([float(weights.get(token, 0.0)) for token in tokens], dtype=torch.float64)
         if not bool((w >= 0).all() & w.isfinite().all()):
-            raise ValueError("weights: got negative or infinite ones, expected numbers ≥ 0, such as from token_weights")
+            raise ValueError(
+                "weights: got negative or infinite ones, expected numbers ≥ 0, such as from token_weights"
+            )
     counted = int((w > 0).sum())
     need = max(a.d_model, b.d_model)
     if not tokens or counted == 0 or (counted < need and ridge == 0.0):
@@ -69,7 +75,11 @@ def align(
             f"src, tgt: {a.model_id!r} and {b.model_id!r} share {len(tokens)} tokens"
             + (f", {counted} of them with a weight" if weights is not None else "")
             + f"; at least {need} (d_model) are needed to determine the map. "
-            + ("Pass ridge=None to regularise it" if counted else "Without shared words no steer can be moved")
+            + (
+                "Pass ridge=None to regularise it"
+                if counted
+                else "Without shared words no steer can be moved"
+            )
         )
     w = w / w.sum()
     X, Y = b.W_U.detach().double().mT[tgt_ids].cpu(), a.W_U.detach().double().mT[src_ids].cpu()
@@ -83,7 +93,9 @@ def align(
     )  # fmt: skip
 
 
-def token_weights(states: States, kind: Literal["predicted", "counted"] = "predicted") -> dict[str, float]:
+def token_weights(
+    states: States, kind: Literal["predicted", "counted"] = "predicted"
+) -> dict[str, float]:
     """Return how much each token matters on a text.
 
     That is its mean probability under the model, or how often it occurs.
@@ -92,7 +104,8 @@ def token_weights(states: States, kind: Literal["predicted", "counted"] = "predi
 
     Args:
         states: of either of the two models; labels are not looked at.
-        kind: predictions are smoother: they give a rare word its due even where the text does not have it.
+        kind: predictions are smoother: they give a rare word its due even where the text does not
+            have it.
 
     Returns:
         Weights by the token's text, for `align`; they sum to 1 at most (special tokens have none).

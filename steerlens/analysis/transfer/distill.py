@@ -25,7 +25,8 @@ CHUNK = 1024
 PLACES = 256
 """Places read for each dimension of the target: beyond, the match hardly improves."""
 RIDGE = 0.3
-"""Of the match, nats of cost for a nat of mismatch: much of what two models disagree on is noise."""
+"""Of the match, nats of cost for a nat of mismatch: much of what two models disagree on is
+noise."""
 DAMPING = 1e-2
 SHARES = (0.0, 0.25, 0.5, 0.75)
 """Of the learned steer in the mean, tried."""
@@ -44,18 +45,21 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
         minimise  ½ E_t Var_{p_t}(u_t − u'_t) + λ/2 tr(W'ᵀ C W' S)         u = cWe  of the source,  u' = c'W'e'  of the target
 
-    over the places of the pairs and the tokens that both models have, `p_t` the target's prediction: to second order the
-    first term is the KL, in nats per token, from the target shifted as the source to the target steered. A shift that is the
-    same for all tokens changes nothing, hence the variance. The problem is quadratic: conjugate gradients in the target's
-    natural metric, until the certified distance to the minimum is 1/500 of that at zero. The result is then scaled to match
-    best, so that strength 1 means on the target what it means on the source.
+    over the places of the pairs and the tokens that both models have, `p_t` the target's
+    prediction: to second order the first term is the KL, in nats per token, from the target shifted
+    as the source to the target steered. A shift that is the same for all tokens changes nothing,
+    hence the variance. The problem is quadratic: conjugate gradients in the target's natural
+    metric, until the certified distance to the minimum is 1/500 of that at zero. The result is then
+    scaled to match best, so that strength 1 means on the target what it means on the source.
     """
     part = pairs.sample(max(16_384, PLACES * pairs.tgt.d_model), seed=seed)
     metric = natural_metric(pairs.tgt.sample(16_384, seed=seed), damping=DAMPING)
     to_white, to_logits = metric.C_inverse_root, metric.S_inverse_root
     shared = Shared(src, part)
 
-    def covariance(shift: Callable[[PairedContexts], Float[Tensor, "n shared"]]) -> Float[Tensor, "d_tgt d_tgt"]:
+    def covariance(
+        shift: Callable[[PairedContexts], Float[Tensor, "n shared"]],
+    ) -> Float[Tensor, "d_tgt d_tgt"]:
         """Return `E_t c'ᵀ Cov_p(u, e')` in whitened coordinates."""
         total = torch.zeros_like(to_white, dtype=torch.float64)
         for place in shared.places():
@@ -69,7 +73,9 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 
     slope_at_zero = covariance(shared.of_source)
     at_zero = float(slope_at_zero.double().square().sum()) / (2 * RIDGE)
-    W = metric.unwhiten(conjugate_gradient(curvature, slope_at_zero, RIDGE, tolerance=at_zero / 500)[0])
+    W = metric.unwhiten(
+        conjugate_gradient(curvature, slope_at_zero, RIDGE, tolerance=at_zero / 500)[0]
+    )
     _, cross, own = shared.products(W)
     return Steer((cross / own if own > 0 else 1.0) * W, pairs.tgt.readout, src.name)
 
@@ -77,24 +83,28 @@ def distil(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
 def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
     """Average two steers at equal KL: `distil`, and one that the target learns from the text.
 
-    For the second the source only says how strongly it finds each text steered, by one Newton step from 0 under a standard
-    normal prior,
+    For the second the source only says how strongly it finds each text steered, by one Newton step
+    from 0 under a standard normal prior,
 
         ŷ = Σ_t ∂ log P_s(x_t)/∂s / (1 + Σ_t Var_p(u_t))        at s = 0, within ±1
 
-    and a steer is fitted on the target with `ŷ` for labels. The two err in different ways, the one by what the target's
-    contexts cannot say of the source's, the other by wrong labels, so a mean is better than either. Its weights are those of
-    a few that tell texts kept aside best apart, again by `ŷ`: with little text the learned part counts little.
+    and a steer is fitted on the target with `ŷ` for labels. The two err in different ways, the one
+    by what the target's contexts cannot say of the source's, the other by wrong labels, so a mean
+    is better than either. Its weights are those of a few that tell texts kept aside best apart,
+    again by `ŷ`: with little text the learned part counts little.
     """
     states = pairs.tgt.relabel(strengths_of_texts(src, pairs.src))
     train, judge = states.split(0.8, seed=seed)
-    learned = fit_steer(train, seed=seed).value  # at the cost of strength 1; only its direction counts
+    learned = fit_steer(
+        train, seed=seed
+    ).value  # at the cost of strength 1; only its direction counts
     matched = distil(src, pairs, seed=seed)
     sample = pairs.tgt.sample(4_096, seed=seed)
     costs = [kl_at_strength(steer, sample, 1.0) for steer in (learned, matched)]
     if not min(costs) > 0:
         return matched
-    # KL grows with the square of the strength: of these any mean of mixed weights is brought to the cost of `matched`
+    # KL grows with the square of the strength: of these any mean of mixed weights is brought to the
+    # cost of `matched`
     units = learned * (costs[1] / costs[0]) ** 0.5, matched
     mixed = [share * units[0] + (1 - share) * units[1] for share in SHARES]
     level = [(costs[1] / kl_at_strength(steer, sample, 1.0)) ** 0.5 * steer for steer in mixed]
@@ -127,7 +137,8 @@ def shift_match(src: Steer, moved: Steer, pairs: Pairs) -> float:
 
 
 class PairedContexts(NamedTuple):
-    """Some places: contexts of both models, and of the shared tokens the target's prediction and slope of its logits."""
+    """Some places: contexts of both models, and of the shared tokens the target's prediction and
+    slope of its logits."""
 
     c_src: Float[Tensor, "n d_src"]
     c_tgt: Float[Tensor, "n d_tgt"]
@@ -157,11 +168,17 @@ class Shared:
             c = c_tgt.to(head.W_U.device)
             z = apply_softcap(head, c @ head.W_U + head.b_U)
             a = softcap_gradient(head, z)
-            yield PairedContexts(c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a)
+            yield PairedContexts(
+                c_src, c, torch.softmax(z, 1)[:, ids], a[:, ids] if isinstance(a, Tensor) else a
+            )
 
-    def centre(self, place: PairedContexts, u: Float[Tensor, "n shared"]) -> Float[Tensor, "n shared"]:
+    def centre(
+        self, place: PairedContexts, u: Float[Tensor, "n shared"]
+    ) -> Float[Tensor, "n shared"]:
         """Return `u` less its mean under the prediction."""
-        return u - (place.p * u).sum(1, keepdim=True) / place.p.sum(1, keepdim=True).clamp_min(1e-30)
+        return u - (place.p * u).sum(1, keepdim=True) / place.p.sum(1, keepdim=True).clamp_min(
+            1e-30
+        )
 
     def of_source(self, place: PairedContexts) -> Float[Tensor, "n shared"]:
         head = self.src.readout.head
@@ -169,14 +186,23 @@ class Shared:
         a = softcap_gradient(head, apply_softcap(head, c @ E + head.b_U[self.ids[0]]))
         return (a * ((c @ self.src.W) @ E)).to(place.p.device)
 
-    def of_target(self, place: PairedContexts, W: Float[Tensor, "d_tgt d_tgt"]) -> Float[Tensor, "n shared"]:
+    def of_target(
+        self, place: PairedContexts, W: Float[Tensor, "d_tgt d_tgt"]
+    ) -> Float[Tensor, "n shared"]:
         return place.slope * ((place.c_tgt @ W) @ self.e)
 
     def products(self, W: Float[Tensor, "d_tgt d_tgt"]) -> tuple[float, float, float]:
         """Return `E Var_p(u)`, `E Cov_p(u, u')` and `E Var_p(u')`."""
         total = torch.zeros(3, dtype=torch.float64)
         for place in self.places():
-            u, v = (self.centre(place, x) for x in (self.of_source(place), self.of_target(place, W.to(place.p))))
-            total += torch.stack([(place.p * x * y).sum() for x, y in ((u, u), (u, v), (v, v))]).double().cpu()
+            u, v = (
+                self.centre(place, x)
+                for x in (self.of_source(place), self.of_target(place, W.to(place.p)))
+            )
+            total += (
+                torch.stack([(place.p * x * y).sum() for x, y in ((u, u), (u, v), (v, v))])
+                .double()
+                .cpu()
+            )
         source, cross, own = (total / len(self.pairs)).tolist()
         return source, cross, own

@@ -36,8 +36,9 @@ def transfer(
 ) -> Steer:
     """Return the steer on another model that does what a steer does on its own.
 
-    Shared tokens give a map `e_src ≈ H e_tgt` between output embeddings (`align`). What the source adds to a logit is
-    `c W e`, so the target needs `W'` with `c_tgt W' e_tgt ≈ c_src W e_src`; the rules differ in what they take for `c_src`:
+    Shared tokens give a map `e_src ≈ H e_tgt` between output embeddings (`align`). What the source
+    adds to a logit is `c W e`, so the target needs `W'` with `c_tgt W' e_tgt ≈ c_src W e_src`; the
+    rules differ in what they take for `c_src`:
 
         "congruence"   W' = HᵀWH            contexts map as embeddings do; exact for every W only if H is orthogonal
         "similarity"   W' = H⁺WH            contexts map by the inverse, as c·e demands; exact under any change of basis
@@ -47,30 +48,35 @@ def transfer(
         "distil"       W' = argmin E Var_p(u − u')      the logit shifts u' nearest to the source's u on one text
         "selftrain"    the mean of "distil" and of a steer fitted on the target to strengths that the source reads in a text
 
-    The first four look at the vocabularies alone and cost milliseconds. The next two read text without labels, and the last
-    the same twice. At equal KL, as a share of a directly trained steer's effect, measured on toy models and on SST-5 with two
-    small GPT-2s: 0.6 to 0.75 for "congruence" and "authors", 0.3 to 0.6 for "similarity" (which alone is exact between two
-    bases of one model), 0.6 to 0.8 for "paired", 0.9 to 1.1 for "distil" and for "selftrain" the same or more. Across
-    tokenizers that share half of their words: 0.05 to 0.25 for all with an `H`, 0.4 to 1.2 and 0.5 to 1.2 for the last two.
-    Strength 1 means little after a move except with "distil" and "selftrain": see `strength_at_kl`.
-    Source: Han et al. (arXiv 2305.12798), section 5.3, eq. 3, and appendix F.
+    The first four look at the vocabularies alone and cost milliseconds. The next two read text
+    without labels, and the last the same twice. At equal KL, as a share of a directly trained
+    steer's effect, measured on toy models and on SST-5 with two small GPT-2s: 0.6 to 0.75 for
+    "congruence" and "authors", 0.3 to 0.6 for "similarity" (which alone is exact between two bases
+    of one model), 0.6 to 0.8 for "paired", 0.9 to 1.1 for "distil" and for "selftrain" the same or
+    more. Across tokenizers that share half of their words: 0.05 to 0.25 for all with an `H`, 0.4 to
+    1.2 and 0.5 to 1.2 for the last two. Strength 1 means little after a move except with "distil"
+    and "selftrain": see `strength_at_kl`. Source: Han et al. (arXiv 2305.12798), section 5.3, eq.
+    3, and appendix F.
 
     Args:
         src: the steer, bound to its read-out; a `Fit` stands for its value.
-        tgt: the model to move it to, or its name, which is loaded; its read-out is enough for rules without text.
+        tgt: the model to move it to, or its name, which is loaded; its read-out is enough for rules
+            without text.
         rule: see above.
-        text: texts like those that the steer is meant for, some thousand, for the rules that read; or the `Pairs` that `pair`
-            made of them, which saves reading them again. Labels are not looked at.
+        text: texts like those that the steer is meant for, some thousand, for the rules that read;
+            or the `Pairs` that `pair` made of them, which saves reading them again. Labels are not
+            looked at.
         source: the model of `src`, which the rules that read need, unless `text` is `Pairs`.
-        alignment: from `align`, for the rules with an `H`; None: all shared tokens alike, without a ridge, as the paper.
+        alignment: from `align`, for the rules with an `H`; None: all shared tokens alike, without a
+            ridge, as the paper.
         seed: of what is sampled and fitted.
 
     Returns:
         A `Steer` on the target, of the same name.
 
     Raises:
-        ValueError: an unknown rule, too few shared tokens (see `align`), text missing or not wanted, an alignment or pairs of
-            other models.
+        ValueError: an unknown rule, too few shared tokens (see `align`), text missing or not
+            wanted, an alignment or pairs of other models.
 
     Example:
         >>> import steerlens as sl
@@ -95,11 +101,15 @@ def transfer(
             raise ValueError(
                 f"text, source: rule {rule!r} reads no text; leave them out, or use rule='paired', 'distil' or 'selftrain'"
             )
-        found = align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
+        found = (
+            align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
+        )
         return _moved(src, on, _algebra(rule, src.W.double().cpu(), found))
     pairs = _pairs(src, tgt, on, rule, text, source)
     if rule == "paired":
-        found = align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
+        found = (
+            align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
+        )
         return _moved(src, on, context_map(pairs).M @ src.W.double().cpu() @ found.H)
     if alignment is not None:
         raise ValueError(f"alignment: rule {rule!r} compares logits and needs none; leave it out")
@@ -107,7 +117,9 @@ def transfer(
     return _moved(src, on, steer.W)
 
 
-def _algebra(rule: Rule, W: Float[Tensor, "d_src d_src"], found: Alignment) -> Float[Tensor, "d_tgt d_tgt"]:
+def _algebra(
+    rule: Rule, W: Float[Tensor, "d_src d_src"], found: Alignment
+) -> Float[Tensor, "d_tgt d_tgt"]:
     H = found.H
     if rule == "similarity":
         return pseudo_inverse(H) @ W @ H
@@ -139,11 +151,16 @@ def _pairs(
     if not isinstance(text, Pairs):
         if source is None or isinstance(tgt, Readout):
             missing = (
-                "source: pass the model of the steer" if source is None else "tgt: pass the model, not its read-out"
+                "source: pass the model of the steer"
+                if source is None
+                else "tgt: pass the model, not its read-out"
             )
             raise ValueError(f"{missing}; rule {rule!r} lets both models read the text")
         text = pair(source, tgt, text, progress=False)
-    for name, theirs, ours in (("source", text.src.readout, src.readout), ("tgt", text.tgt.readout, on)):
+    for name, theirs, ours in (
+        ("source", text.src.readout, src.readout),
+        ("tgt", text.tgt.readout, on),
+    ):
         if not theirs.same_as(ours):
             raise ValueError(
                 f"{name}: the text was read by {theirs.model_id!r} ({theirs.digest[:8]}), expected {ours.model_id!r} "

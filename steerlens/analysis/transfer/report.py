@@ -34,10 +34,12 @@ SAMPLE = 4_096
 class TransferReport:
     """What is left of a steer on another model, by every rule; made by `transfer_report`.
 
-    `table`, one row per rule, beginning with "trained": `rule`, `sign_margin` (held-out NLL with the sign turned less that with
-    the right sign, nats per token, over the target's background), `share` of the trained steer's, its 95 % interval over
-    texts `low`, `high`, `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of
-    the source's logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1 costs `kl`.
+    `table`, one row per rule, beginning with "trained": `rule`, `sign_margin` (held-out NLL with
+    the sign turned less that with the right sign, nats per token, over the target's background),
+    `share` of the trained steer's, its 95 % interval over texts `low`, `high`, `strength` (which
+    costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of the source's
+    logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1
+    costs `kl`.
     """
 
     table: pd.DataFrame
@@ -69,16 +71,19 @@ def transfer_report(
 
         sign margin = NLL(sign turned) − NLL(sign right)        share = sign margin of the moved steer / of the trained one
 
-    in nats per token on labelled texts that neither was fitted on, each read at its own label, all steers scaled to cost the
-    same KL over the target's background. A share above 1 is possible: a rule may have read more text than the training.
+    in nats per token on labelled texts that neither was fitted on, each read at its own label, all
+    steers scaled to cost the same KL over the target's background. A share above 1 is possible: a
+    rule may have read more text than the training.
 
     Args:
         src: the fit on the source, whose steer is moved.
         tgt: a fit on the target from labels, to compare with; it gives the background too.
         data: the target's states on labelled texts that are new to both.
-        pairs: from `pair(source, target, texts)`, for the rules that read text; without it they are left out.
-        home: the source's states on the same labelled texts: adds the row "at home", what the source's steer is worth where
-            it was trained, the natural limit of rules that imitate it.
+        pairs: from `pair(source, target, texts)`, for the rules that read text; without it they are
+            left out.
+        home: the source's states on the same labelled texts: adds the row "at home", what the
+            source's steer is worth where it was trained, the natural limit of rules that imitate
+            it.
         rules: which.
         kl: nats per token at which all are compared.
         seed: of the rules, the sample that costs are measured on, and the bootstrap.
@@ -123,11 +128,23 @@ def transfer_report(
         )
     worth = sign_margins(data, list(steers.values()), tgt.background)
     if home is not None:
-        strength = strength_at_kl(src.value.with_background(src.background), home.sample(SAMPLE, seed=seed), kl=kl)
+        strength = strength_at_kl(
+            src.value.with_background(src.background), home.sample(SAMPLE, seed=seed), kl=kl
+        )
         worth = torch.cat([worth, sign_margins(home, [strength * src.value], src.background)])
         rows.append({"rule": "at home", "strength": strength, "seconds": float(src.report.seconds)})
     table = pd.concat([pd.DataFrame(rows), _shares(worth, data, seed)], axis=1)
-    order = ["rule", "sign_margin", "share", "low", "high", "strength", "cosine", "match", "seconds"]
+    order = [
+        "rule",
+        "sign_margin",
+        "share",
+        "low",
+        "high",
+        "strength",
+        "cosine",
+        "match",
+        "seconds",
+    ]
     context = float("nan") if pairs is None else context_map(pairs).r2
     return TransferReport(table[order], steers, align(src.value.readout, data.readout), context, kl)
 
@@ -144,7 +161,9 @@ def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -
     drawn = values[:, pick].sum(2)
     low, high = np.quantile(drawn / drawn[:1], (0.025, 0.975), axis=1)
     whole = values.sum(1)
-    return pd.DataFrame({"sign_margin": whole / n, "share": whole / whole[0], "low": low, "high": high})
+    return pd.DataFrame(
+        {"sign_margin": whole / n, "share": whole / whole[0], "low": low, "high": high}
+    )
 
 
 def _cosine(metric: Metric, a: Steer, b: Steer) -> float:
@@ -156,13 +175,20 @@ def _check(src: Fit, tgt: Fit, data: States, pairs: Pairs | None, home: States |
     on = tgt.value.readout
     pairings = [("data", data.readout, on)]
     if pairs is not None:
-        pairings += [("pairs", pairs.src.readout, src.value.readout), ("pairs", pairs.tgt.readout, on)]
+        pairings += [
+            ("pairs", pairs.src.readout, src.value.readout),
+            ("pairs", pairs.tgt.readout, on),
+        ]
     if home is not None:
         pairings.append(("home", home.readout, src.value.readout))
     for name, theirs, ours in pairings:
         if not theirs.same_as(ours):
             raise ValueError(f"{name}: they are of {theirs.model_id!r}, expected {ours.model_id!r}")
     if not bool(data.labels[data.keep].any()):
-        raise ValueError("data: all labels are 0, so turning a steer's sign changes nothing; give labelled texts")
+        raise ValueError(
+            "data: all labels are 0, so turning a steer's sign changes nothing; give labelled texts"
+        )
     if home is not None and len(home.labels) != len(data.labels):
-        raise ValueError(f"home: got {len(home.labels)} texts, expected the {len(data.labels)} of data")
+        raise ValueError(
+            f"home: got {len(home.labels)} texts, expected the {len(data.labels)} of data"
+        )

@@ -42,9 +42,13 @@ class MeanDifference:
 
     def __post_init__(self) -> None:
         if self.vector.shape != (self.readout.d_model,):
-            raise ValueError(f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)")
+            raise ValueError(
+                f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)"
+            )
         if not bool(torch.isfinite(self.vector).all()):
-            raise ValueError(f"vector of {self.name!r} holds NaN or infinity; do the model's states?")
+            raise ValueError(
+                f"vector of {self.name!r} holds NaN or infinity; do the model's states?"
+            )
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         def edit(h: Tensor, places: TokenIndex) -> Tensor:
@@ -58,13 +62,17 @@ class MeanDifference:
         return {"vector": self.vector}, {"layer": self.layer}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "MeanDifference":
+    def unpack(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout
+    ) -> "MeanDifference":
         """Make it again from what `pack` gave."""
         return cls(tensors["vector"], int(about["layer"]), readout, about["name"])
 
     def __repr__(self) -> str:
         r = self.readout
-        return f"MeanDifference({self.name!r}, layer {self.layer}, on {r.model_id!r} [{r.digest[:8]}])"
+        return (
+            f"MeanDifference({self.name!r}, layer {self.layer}, on {r.model_id!r} [{r.digest[:8]}])"
+        )
 
 
 def fit_mean_difference(
@@ -74,9 +82,9 @@ def fit_mean_difference(
 
         vector = Σ_i (y_i − ȳ) h̄_i / Σ_i (y_i − ȳ)²        h̄_i = mean of h over the tokens of text i
 
-    the slope of a regression on the label; for labels −1 and +1, equally often, half the difference of
-    the two means. One pass of the model up to the layer. It knows nothing of what the model says next,
-    so its unit means nothing: hold it against others by `evaluate.compare`, at equal KL.
+    the slope of a regression on the label; for labels −1 and +1, equally often, half the difference
+    of the two means. One pass of the model up to the layer. It knows nothing of what the model says
+    next, so its unit means nothing: hold it against others by `evaluate.compare`, at equal KL.
 
     Source: Rimsky et al. (arXiv 2312.06681), contrastive activation addition; DiffMean of AxBench
     (arXiv 2501.17148).
@@ -103,10 +111,19 @@ def fit_mean_difference(
     ids = encode(model.tokenizer, list(data.texts), how, end=False).ids
     states = states_at(model, ids, resid_post(layer))
     # begin-of-text is no part of what was said; a text without a token says nothing
-    rows = [(h[int(how.bos) :].mean(0), y) for h, y in zip(states, data.labels, strict=True) if len(h) > how.bos]
-    means, labels = torch.stack([h for h, _ in rows]).double(), torch.tensor([y for _, y in rows]).double()
+    rows = [
+        (h[int(how.bos) :].mean(0), y)
+        for h, y in zip(states, data.labels, strict=True)
+        if len(h) > how.bos
+    ]
+    means, labels = (
+        torch.stack([h for h, _ in rows]).double(),
+        torch.tensor([y for _, y in rows]).double(),
+    )
     y = labels - labels.mean()
     if not bool((y.abs() > 1e-9).any()):
-        raise ValueError(f"data: every label is {labels[0]:g}, so nothing is told apart; add texts of another label")
+        raise ValueError(
+            f"data: every label is {labels[0]:g}, so nothing is told apart; add texts of another label"
+        )
     vector = (y @ means / y.square().sum()).float()
     return MeanDifference(vector.to(on.W_U.device), layer, on, name)

@@ -15,7 +15,12 @@ from steerlens.methods.prompt.model_priors import vocabulary_prior
 from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_edits
 from steerlens.methods.training import BATCH_TOKENS
 from steerlens.models.hooks import Model, convention, eval_mode
-from steerlens.models.partial_forward import ResidualCache, batch_of, cache_residuals_of_tokens, final_states
+from steerlens.models.partial_forward import (
+    ResidualCache,
+    batch_of,
+    cache_residuals_of_tokens,
+    final_states,
+)
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, encode, encode_prompts, with_prefix
 from steerlens.values.intervention import Edit
@@ -23,7 +28,12 @@ from steerlens.values.texts import as_texts
 
 
 def compression(
-    model: Model, prompt: str, texts: Sequence[str], values: Mapping[str, SoftPrompt], *, seed: int = 0
+    model: Model,
+    prompt: str,
+    texts: Sequence[str],
+    values: Mapping[str, SoftPrompt],
+    *,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return how much of what a prompt changes some rows of `distil_prompt` change too.
 
@@ -37,10 +47,12 @@ def compression(
         seed: of the words of the random control.
 
     Returns:
-        One line a way to prompt: `way`, `rows` (tokens or rows that it takes), `saved` (tokens), `kl` (from the prompted
-        model, nats per token) with its 95 % interval over texts `low`, `high`, and `gap_closed` = 1 − KL / KL without a
-        prompt, with `gap_low`, `gap_high`. The ways: "prompted" (the prompt itself, 0 but for rounding), "no prompt", "random
-        words" (rows that are the embeddings of ordinary tokens), "last tokens" (the prompt cut to as many), then `values`.
+        One line a way to prompt: `way`, `rows` (tokens or rows that it takes), `saved` (tokens),
+            `kl` (from the prompted
+        model, nats per token) with its 95 % interval over texts `low`, `high`, and `gap_closed` = 1
+        − KL / KL without a prompt, with `gap_low`, `gap_high`. The ways: "prompted" (the prompt
+        itself, 0 but for rounding), "no prompt", "random words" (rows that are the embeddings of
+        ordinary tokens), "last tokens" (the prompt cut to as many), then `values`.
 
     Raises:
         ValueError: no values, values of several lengths, no text with something to predict.
@@ -56,21 +68,26 @@ def compression(
     """
     lengths = {value.prefix for value in values.values()}
     if len(lengths) != 1:
-        raise ValueError(f"values: got prompts of {sorted(lengths)} rows, expected some, all of one length")
+        raise ValueError(
+            f"values: got prompts of {sorted(lengths)} rows, expected some, all of one length"
+        )
     task = task_of(model, prompt, texts, lengths.pop())
     able = [row for row, aim in enumerate(task.aim) if len(aim)]
     if not able:
-        raise ValueError("texts: none has a token to predict behind the prompt; give some continuations")
+        raise ValueError(
+            "texts: none has a token to predict behind the prompt; give some continuations"
+        )
     words = vocabulary_prior(model).sample(next(iter(values.values())).prefix, seed)
     return against_controls(task, tokens_of(model, prompt), able, values, words, seed)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Continuations of a prompt as tokens, and the final hidden states of the prompted model that predict them.
+    """Continuations of a prompt as tokens, and the final hidden states of the prompted model that
+    predict them.
 
-    Without begin-of-text the first token of a continuation has nothing before it where there is no prompt, so it is only
-    read, behind whatever there is.
+    Without begin-of-text the first token of a continuation has nothing before it where there is no
+    prompt, so it is only read, behind whatever there is.
     """
 
     model: Model
@@ -82,8 +99,12 @@ class Task:
     def behind(self, tokens: Sequence[int] = (), *, fillers: int = 0) -> ResidualCache:
         """Return the same continuations behind other tokens, or behind fillers for rows."""
         ids = [[*self.begin, *tokens, *rest] for rest in self.continued]
-        other = with_prefix(Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, self.model.tokenizer)
-        return replace(self.prompted, ids=tuple(map(tuple, other.ids)), prompt=torch.tensor(other.prompt))
+        other = with_prefix(
+            Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, self.model.tokenizer
+        )
+        return replace(
+            self.prompted, ids=tuple(map(tuple, other.ids)), prompt=torch.tensor(other.prompt)
+        )
 
     def both(
         self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit]
@@ -95,15 +116,24 @@ class Task:
     def kl(
         self, kept: ResidualCache, rows: Sequence[int], edits: Sequence[Edit] = ()
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Return each text's summed KL from the prompted model, and its positions, for some texts."""
+        """Return each text's summed KL from the prompted model, and its positions, for some
+        texts."""
         found: dict[int, float] = {}
         with eval_mode(self.model):
             for some in kept.batches(rows, BATCH_TOKENS):
                 c, aim = self.both(kept, some, edits)
-                kl = kl_and_gradient(kept.readout.head, c, aim, torch.zeros(len(c)).to(c))[0].double().cpu()
-                sums = [float(part.sum()) for part in kl.split([len(self.aim[row]) for row in some])]
+                kl = (
+                    kl_and_gradient(kept.readout.head, c, aim, torch.zeros(len(c)).to(c))[0]
+                    .double()
+                    .cpu()
+                )
+                sums = [
+                    float(part.sum()) for part in kl.split([len(self.aim[row]) for row in some])
+                ]
                 found |= dict(zip(some, sums, strict=True))
-        return np.array([found[row] for row in rows]), np.array([float(len(self.aim[row])) for row in rows])
+        return np.array([found[row] for row in rows]), np.array(
+            [float(len(self.aim[row])) for row in rows]
+        )
 
 
 def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Task:
@@ -114,10 +144,14 @@ def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Tas
     encoded = encode(model.tokenizer, texts, how, end=True, prompts=[prompt] * len(texts))
     begin = [model.tokenizer.bos_token_id] if how.bos else []
     first = [read + (not begin) for read in encoded.prompt]
-    kept = cache_residuals_of_tokens(model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1)
+    kept = cache_residuals_of_tokens(
+        model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1
+    )
     aim = [torch.empty(0, kept.readout.d_model)] * len(texts)
     with eval_mode(model):
-        for rows in kept.batches([row for row, ids in enumerate(kept.ids) if len(ids) > first[row]]):
+        for rows in kept.batches(
+            [row for row, ids in enumerate(kept.ids) if len(ids) > first[row]]
+        ):
             batch = batch_of(kept, rows)
             c = final_states(model, kept, batch, ()).cpu()
             for row, part in zip(rows, c.split(batch.real.sum(1).tolist()), strict=True):
@@ -140,7 +174,10 @@ def against_controls(
     found = {
         "prompted": (len(prompt), task.kl(task.prompted, rows)),
         "no prompt": (0, task.kl(task.behind(), rows)),
-        "random words": (length, task.kl(rowed, rows, prompt_edits(words, torch.zeros_like(words), "soft", (), 0.0))),
+        "random words": (
+            length,
+            task.kl(rowed, rows, prompt_edits(words, torch.zeros_like(words), "soft", (), 0.0)),
+        ),
         "last tokens": (length, task.kl(task.behind(prompt[-length:]), rows)),
     } | {name: (length, task.kl(rowed, rows, value.edits(0.0))) for name, value in values.items()}
     without = found["no prompt"][1][0]

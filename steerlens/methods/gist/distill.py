@@ -1,4 +1,5 @@
-"""Distil a prompt into a few learned rows: the model behind them writes as behind the whole prompt."""
+"""Distil a prompt into a few learned rows: the model behind them writes as behind the whole
+prompt."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +13,13 @@ from steerlens.methods.gist.controls import against_controls, compression, task_
 from steerlens.methods.gist.mask import Distilled
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
 from steerlens.methods.prompt.priors import FixedRows, Prior
-from steerlens.methods.prompt.soft_prompt import Kind, SoftPrompt, prompt_edits, prompt_layers, prompt_sites
+from steerlens.methods.prompt.soft_prompt import (
+    Kind,
+    SoftPrompt,
+    prompt_edits,
+    prompt_layers,
+    prompt_sites,
+)
 from steerlens.methods.training import CHUNK, Schedule, split, training_loop, warn_untrained
 from steerlens.models.embeddings import embeddings
 from steerlens.models.generate import generate
@@ -42,31 +49,34 @@ def distil_prompt(
     name: str = "gist",
     progress: bool = True,
 ) -> Distilled:
-    """Fit the few rows before the input behind which a model predicts as it does behind a whole prompt.
+    """Fit the few rows before the input behind which a model predicts as it does behind a whole
+    prompt.
 
         minimise  mean over positions of  KL( p(· | prompt, text so far) ‖ p(· | rows, text so far) )      nats per token
 
-    The utility of gist tokens (Mu, Li and Goodman, arXiv 2304.08467) for a frozen model: theirs is trained to put any
-    instruction into its gist, here each prompt is distilled by itself. What the prompted model predicts is computed once, as
-    final hidden states. AdamW; the rows with the best held-out KL are kept.
+    The utility of gist tokens (Mu, Li and Goodman, arXiv 2304.08467) for a frozen model: theirs is
+    trained to put any instruction into its gist, here each prompt is distilled by itself. What the
+    prompted model predicts is computed once, as final hidden states. AdamW; the rows with the best
+    held-out KL are kept.
 
     Args:
         model: a TransformerLens model; unchanged afterwards.
         prompt: the text to stand for.
-        texts: continuations to agree on; a part of them is held out. None: `n` of them, of at most `max_new_tokens`,
-            written by the prompted model.
+        texts: continuations to agree on; a part of them is held out. None: `n` of them, of at most
+            `max_new_tokens`, written by the prompted model.
         length: rows; at most the prompt's tokens.
         kind: "soft", "deep" or "kv"; see `SoftPrompt`.
         layers: for "deep" (default: the last third) and "kv" (default: all).
-        prior: where the token embeddings of the rows start; None: means of the prompt's own, in so many parts. What deeper
-            sites hold at the start is what the model makes of these rows.
+        prior: where the token embeddings of the rows start; None: means of the prompt's own, in so
+            many parts. What deeper sites hold at the start is what the model makes of these rows.
         epochs: most passes over the texts; the same as `Training(epochs=)`.
-        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
-            states at each site; None: 0.3.
+        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the
+            typical size of the model's own states at each site; None: 0.3.
         seed, name, progress: as in `fit_prompt`.
 
     Returns:
-        `Distilled`; its table holds the rows against the controls of `compression`, on the held-out texts.
+        `Distilled`; its table holds the rows against the controls of `compression`, on the held-out
+        texts.
 
     Raises:
         ValueError: an argument out of range, fewer than four texts with something to predict.
@@ -84,11 +94,17 @@ def distil_prompt(
     on = readout(model)
     tokens = tokens_of(model, prompt)
     if not 1 <= length <= len(tokens):
-        raise ValueError(f"length: got {length}, expected 1 … {len(tokens)}, the tokens of the prompt")
+        raise ValueError(
+            f"length: got {length}, expected 1 … {len(tokens)}, the tokens of the prompt"
+        )
     if texts is None:
         if n < 4:
-            raise ValueError(f"n: got {n}, expected at least 4 (some hundreds for rows worth having)")
-        written = generate(model, [prompt], samples=n, seed=seed, max_new_tokens=max_new_tokens).text
+            raise ValueError(
+                f"n: got {n}, expected at least 4 (some hundreds for rows worth having)"
+            )
+        written = generate(
+            model, [prompt], samples=n, seed=seed, max_new_tokens=max_new_tokens
+        ).text
         texts = [text for text in written if text.strip()]
     task = task_of(model, prompt, texts, length)
     parts = split(model, task.behind(fillers=length), None, seed)
@@ -122,7 +138,9 @@ def distil_prompt(
         "n_parameters": rows.numel(),
     } | found.settings  # fmt: skip
     random = vocabulary_prior(model).sample(length, seed)
-    table = against_controls(task, tokens, parts.heldout, {first.name: first, "distilled": value}, random, seed)
+    table = against_controls(
+        task, tokens, parts.heldout, {first.name: first, "distilled": value}, random, seed
+    )
     return Distilled(
         value, prompt, table, found.trials, len(texts), task.prompted.n_truncated, time.perf_counter() - started, seed, settings
     )  # fmt: skip
@@ -130,4 +148,6 @@ def distil_prompt(
 
 def _own(embedded: Float[Tensor, "m d"], length: int) -> FixedRows:
     """Return the means of so many parts of a prompt, in order."""
-    return FixedRows(torch.stack([part.mean(0) for part in embedded.tensor_split(length)]), "own tokens")
+    return FixedRows(
+        torch.stack([part.mean(0) for part in embedded.tensor_split(length)]), "own tokens"
+    )

@@ -1,4 +1,5 @@
-"""Who may attend to whom where a few gist tokens stand between an instruction and what follows it."""
+"""Who may attend to whom where a few gist tokens stand between an instruction and what follows
+it."""
 
 from typing import Literal, get_args
 
@@ -21,19 +22,19 @@ def gist_mask(
 
     Rows are the second axis, columns the third.
 
-    Every token sees itself and what stands before it. What follows the gist (`end` and later) does not see the instruction
-    (`begin` up to `start`), and so knows of it only what the gist tokens (`start` up to `end`) say. Padding neither sees
-    nor is seen.
+    Every token sees itself and what stands before it. What follows the gist (`end` and later) does
+    not see the instruction (`begin` up to `start`), and so knows of it only what the gist tokens
+    (`start` up to `end`) say. Padding neither sees nor is seen.
 
     Args:
         index: of each token in its row's text, 0 the first, -1 padding, on either side.
-        start, end: first gist token of each row, and the first token behind the gist. A row without gist (`start ≥ end`) is
-            plainly causal.
+        start, end: first gist token of each row, and the first token behind the gist. A row without
+            gist (`start ≥ end`) is plainly causal.
         queries: index of the tokens that attend, e.g. the last one in cached generation; None: all.
-        control: "gist"; "positive", the upper bound: what follows sees everything; "negative", the lower bound: it sees
-            neither instruction nor gist.
-        begin: tokens at the beginning that are no part of the instruction and stay visible, e.g. 1 for begin-of-text; 0 as
-            published.
+        control: "gist"; "positive", the upper bound: what follows sees everything; "negative", the
+            lower bound: it sees neither instruction nor gist.
+        begin: tokens at the beginning that are no part of the instruction and stay visible, e.g. 1
+            for begin-of-text; 0 as published.
 
     Source: Mu, Li and Goodman (arXiv 2304.08467), which has no `begin`.
 
@@ -65,4 +66,6 @@ def check_gist(control: str, begin: int) -> None:
     if control not in get_args(Control):
         raise ValueError(f"control: got {control!r}, expected 'gist', 'positive' or 'negative'")
     if begin < 0:
-        raise ValueError(f"begin: got {begin}, expected a number ≥ 0, e.g. 1 to leave begin-of-text visible")
+        raise ValueError(
+            f"begin: got {begin}, expected a number ≥ 0, e.g. 1 to leave begin-of-text visible"
+        )

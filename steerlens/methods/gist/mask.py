@@ -21,12 +21,14 @@ from steerlens.values.readout import Readout
 
 @dataclass(frozen=True)
 class GistMask:
-    """The last `gist` tokens of a prompt are its gist, what stands before them is the instruction, which new text cannot see.
+    """The last `gist` tokens of a prompt are its gist, what stands before them is the instruction,
+    which new text cannot see.
 
-    Attention scores of every layer become −∞ where `gist_mask` hides what causality would not. Strength 0 is the plain model,
-    any other the mask: it has no half. A prompt of at most `gist` tokens is all gist. The first new token is predicted by the
-    last gist token, which sees everything, so all controls agree on it. Made by `mask_gist`, which makes
-    sure that the model's attention heeds its scores.
+    Attention scores of every layer become −∞ where `gist_mask` hides what causality would not.
+    Strength 0 is the plain model, any other the mask: it has no half. A prompt of at most `gist`
+    tokens is all gist. The first new token is predicted by the last gist token, which sees
+    everything, so all controls agree on it. Made by `mask_gist`, which makes sure that the model's
+    attention heeds its scores.
 
     Args:
         gist: how many tokens at the end of the prompt.
@@ -101,9 +103,18 @@ class GistMask:
         return {}, {name: getattr(self, name) for name in ("gist", "n_layers", "control", "begin")}
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "GistMask":
+    def unpack(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout
+    ) -> "GistMask":
         """Make it again from what `pack` gave."""
-        return cls(about["gist"], about["n_layers"], readout, about["control"], about["begin"], about["name"])
+        return cls(
+            about["gist"],
+            about["n_layers"],
+            readout,
+            about["control"],
+            about["begin"],
+            about["name"],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +124,11 @@ class Distilled:
     Args:
         value: the rows; its directions are zero, so every strength is the same.
         prompt: the text that it stands for.
-        table: against its controls on texts that were held out; see `steerlens.methods.gist.distill.compression`.
-        trials: held-out KL in nats per token, `heldout_kl`, after each `epoch`; the best one's rows are kept, which makes the
-            table's last line a little too good (few choices, many positions).
+        table: against its controls on texts that were held out; see
+            `steerlens.methods.gist.distill.compression`.
+        trials: held-out KL in nats per token, `heldout_kl`, after each `epoch`; the best one's rows
+            are kept, which makes the table's last line a little too good (few choices, many
+            positions).
         n_texts: continuations, held-out ones included.
         n_truncated: of them, cut to the context.
         seconds, seed: of the fit.
@@ -144,21 +157,28 @@ class Distilled:
 
 
 def mask_gist(
-    model: Model, gist: int = 1, *, control: Control = "gist", begin: int = 0, name: str = "gist mask"
+    model: Model,
+    gist: int = 1,
+    *,
+    control: Control = "gist",
+    begin: int = 0,
+    name: str = "gist mask",
 ) -> GistMask:
     """Return a gist mask that works on this model.
 
     The last `gist` tokens of each prompt are all that new text sees of it.
 
-    An intervention for `generate`, `collect`, `score` and `steered`; of labelled texts the prompts are theirs. Positions and
-    the cache are the model's own. On a few random tokens it is tried whether attention heeds the mask at every layer.
+    An intervention for `generate`, `collect`, `score` and `steered`; of labelled texts the prompts
+    are theirs. Positions and the cache are the model's own. On a few random tokens it is tried
+    whether attention heeds the mask at every layer.
 
     Args:
         model: a TransformerLens model; unchanged.
         gist, control, begin, name: see `GistMask`.
 
     Raises:
-        ValueError: an argument out of range, or a model whose attention does not read what is put at `hook_attn_scores`.
+        ValueError: an argument out of range, or a model whose attention does not read what is put
+            at `hook_attn_scores`.
         KeyError: a model without this hook.
 
     Example:
@@ -175,7 +195,8 @@ def mask_gist(
 
 
 def check_heeds(model: Model, mask: GistMask) -> None:
-    """Raise where some layer's attention does not heed a mask, which would then change nothing in silence."""
+    """Raise where some layer's attention does not heed a mask, which would then change nothing in
+    silence."""
     deaf = [layer for layer, heard in enumerate(respects_mask(model, mask.n_layers)) if not heard]
     if deaf:
         raise ValueError(
@@ -198,7 +219,14 @@ def respects_mask(model: Model, n_layers: int) -> tuple[bool, ...]:
         heard[layer] = not bool(pattern.transpose(0, 1)[:, hidden].any())
         return pattern
 
-    looks = [(f"blocks.{k}.attn.hook_pattern", lambda pattern, k=k: look(k, pattern)) for k in range(n_layers)]
-    with eval_mode(model), apply_edits(model, mask.edits(1.0), lambda _, t: places), add_hooks(model, looks):
+    looks = [
+        (f"blocks.{k}.attn.hook_pattern", lambda pattern, k=k: look(k, pattern))
+        for k in range(n_layers)
+    ]
+    with (
+        eval_mode(model),
+        apply_edits(model, mask.edits(1.0), lambda _, t: places),
+        add_hooks(model, looks),
+    ):
         model(tokens, attention_mask=torch.ones_like(tokens))
     return tuple(heard.get(layer, False) for layer in range(n_layers))

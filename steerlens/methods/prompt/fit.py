@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
 from steerlens.methods.prompt.priors import Prior, total_log_prob
-from steerlens.methods.prompt.soft_prompt import Kind, SoftPrompt, prompt_edits, prompt_layers, prompt_sites
+from steerlens.methods.prompt.soft_prompt import (
+    Kind,
+    SoftPrompt,
+    prompt_edits,
+    prompt_layers,
+    prompt_sites,
+)
 from steerlens.methods.training import Data, Schedule, Sized, build_fit, nll, split, train_on_texts
 from steerlens.models.hooks import Model, convention
 from steerlens.models.partial_forward import cache_residuals_of_tokens
@@ -43,16 +49,17 @@ def fit_prompt(
     name: str = "prompt",
     progress: bool = True,
 ) -> Fit[SoftPrompt]:
-    """Fit the rows before the input that best explain labelled texts, on the steer's signed objective.
+    """Fit the rows before the input that best explain labelled texts, on the steer's signed
+    objective.
 
         minimise  mean CE(p(next token | P(y), text)) − λ/N · (log prior(P(1)) + log prior(P(−1)))
                   P(y) = rows + y · directions
 
-    One value serves both signs: the rows are what all texts have in common, the directions what the label changes. Not convex:
-    AdamW, the parameters with the best held-out NLL are kept. Every layer runs at every step, forward and backward: a prompt
-    changes all of them.
-    Source: Lester et al. (arXiv 2104.08691), Li and Liang (prefix tuning), Liu et al. (P-tuning v1 and v2); priors: Sedov et al.
-    (arXiv 2412.18582), where they are starts only.
+    One value serves both signs: the rows are what all texts have in common, the directions what the
+    label changes. Not convex: AdamW, the parameters with the best held-out NLL are kept. Every
+    layer runs at every step, forward and backward: a prompt changes all of them.
+    Source: Lester et al. (arXiv 2104.08691), Li and Liang (prefix tuning), Liu et al. (P-tuning v1
+    and v2); priors: Sedov et al. (arXiv 2412.18582), where they are starts only.
 
     Args:
         model: a TransformerLens model; unchanged afterwards.
@@ -60,27 +67,32 @@ def fit_prompt(
         length: rows.
         kind: "soft", "deep" or "kv"; see `SoftPrompt`.
         layers: for "deep" (default: the last third) and "kv" (default: all).
-        prior: where the token embeddings of the rows start; None: tokens drawn from the vocabulary. What deeper sites hold at the
-            start is what the model makes of these rows, so that every kind starts as the same prompt.
-        prior_weight: λ; 0: the prior is the start alone, 1: the maximum a posteriori over N tokens. "soft" only.
-        encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix tuning), which is folded into plain
-            rows afterwards.
+        prior: where the token embeddings of the rows start; None: tokens drawn from the vocabulary.
+            What deeper sites hold at the start is what the model makes of these rows, so that every
+            kind starts as the same prompt.
+        prior_weight: λ; 0: the prior is the start alone, 1: the maximum a posteriori over N tokens.
+            "soft" only.
+        encoder: "mlp" or "lstm" to learn the rows through a small network (P-tuning, prefix
+            tuning), which is folded into plain rows afterwards.
         background: a steer that is always on; None: none.
         epochs: most passes over the texts; the same as `Training(epochs=)`.
-        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the typical size of the model's own
-            states at each site, as embeddings of different models differ a hundredfold in size; None: 0.5, or 0.01 for the
-            parameters of an encoder. Without an encoder what decays is the way from the start.
+        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the
+            typical size of the model's own states at each site, as embeddings of different models
+            differ a hundredfold in size; None: 0.5, or 0.01 for the parameters of an encoder.
+            Without an encoder what decays is the way from the start.
         seed, name, progress: as in `fit_reft`.
 
     Returns:
-        `Fit(value: SoftPrompt, background, report)`. The report's base is the neutral prompt (strength 0); the plain model's
-        held-out NLL is `report.settings["plain_nll"]`.
+        `Fit(value: SoftPrompt, background, report)`. The report's base is the neutral prompt
+        (strength 0); the plain model's held-out NLL is `report.settings["plain_nll"]`.
 
     Warns:
-        UserWarning: the untrained start was best (`report.settings["epoch_kept"]` is 0), so nothing was learnt.
+        UserWarning: the untrained start was best (`report.settings["epoch_kept"]` is 0), so nothing
+            was learnt.
 
     Raises:
-        ValueError: fewer than four texts, an argument out of range, a prior without a density where one is asked for.
+        ValueError: fewer than four texts, an argument out of range, a prior without a density where
+            one is asked for.
 
     Example:
         >>> import steerlens as sl
@@ -90,12 +102,16 @@ def fit_prompt(
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(training.lasting(epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt")
+    schedule = Schedule(
+        training.lasting(epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt"
+    )
     picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
     on = readout(model)
     how = convention(model, on)
     if not 1 <= length < how.n_ctx - 1:
-        raise ValueError(f"length: got {length}, expected 1 … {how.n_ctx - 2}; the context is {how.n_ctx}")
+        raise ValueError(
+            f"length: got {length}, expected 1 … {how.n_ctx - 2}; the context is {how.n_ctx}"
+        )
     if encoder not in ("none", "mlp", "lstm"):
         raise ValueError(f"encoder: got {encoder!r}, expected 'none', 'mlp' or 'lstm'")
     if prior_weight < 0 or (prior_weight and (prior is None or kind != "soft")):
@@ -104,10 +120,16 @@ def fit_prompt(
             "number > 0 with a prior and kind 'soft'"
         )
     encoded = encode(
-        model.tokenizer, list(data.texts), how._replace(n_ctx=how.n_ctx - length), end=True, prompts=data.prompts
+        model.tokenizer,
+        list(data.texts),
+        how._replace(n_ctx=how.n_ctx - length),
+        end=True,
+        prompts=data.prompts,
     )
     labels = torch.tensor(data.labels)
-    kept = cache_residuals_of_tokens(model, with_prefix(encoded, length, model.tokenizer), labels, -1)
+    kept = cache_residuals_of_tokens(
+        model, with_prefix(encoded, length, model.tokenizer), labels, -1
+    )
     parts = split(model, kept, background, seed)
     prior = vocabulary_prior(model) if prior is None else prior
     start, typical = start_rows(model, prior, length, prompt_sites(kind, picked), seed)
@@ -127,20 +149,30 @@ def fit_prompt(
         belief = sum(total_log_prob(prior, (rows + sign * directions)[0]) for sign in (1, -1))
         return -prior_weight / n_tokens * torch.as_tensor(belief)
 
-    parts, found = train_on_texts(model, parts, learned.parameters(), editing, editing, schedule, penalty)
+    parts, found = train_on_texts(
+        model, parts, learned.parameters(), editing, editing, schedule, penalty
+    )
     rows, directions = (t.detach().clone() for t in learned.both())
     value = SoftPrompt(rows, directions, kind, picked, on, name)
-    plain = Data(cache_residuals_of_tokens(model, encoded, labels, -1), parts.fitting, parts.heldout, parts.background)
+    plain = Data(
+        cache_residuals_of_tokens(model, encoded, labels, -1),
+        parts.fitting,
+        parts.heldout,
+        parts.background,
+    )
     settings = {
         "kind": kind, "length": length, "layers": list(picked), "prior": prior.name,
         "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,
         "plain_nll": nll(model, plain, plain.heldout, lambda texts, strength: ()),
     }  # fmt: skip
-    return build_fit(model, parts, value, lambda texts, s: value.edits(s), found, seed, settings, started)
+    return build_fit(
+        model, parts, value, lambda texts, s: value.edits(s), found, seed, settings, started
+    )
 
 
 class _Rows:
-    """Rows and directions while they are learned, as they are or through a network; the directions start at zero.
+    """Rows and directions while they are learned, as they are or through a network; the directions
+    start at zero.
 
     What is learned is the way from the start, in units of the typical size of states at each site.
     """
@@ -166,9 +198,13 @@ class _Rows:
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             if encoder == "lstm":
-                self.lstm = nn.LSTM(width, half, num_layers=2, bidirectional=True, batch_first=True).to(start)
+                self.lstm = nn.LSTM(
+                    width, half, num_layers=2, bidirectional=True, batch_first=True
+                ).to(start)
             middle = nn.Linear(2 * half if self.lstm else width, width)
-            self.net = nn.Sequential(middle, nn.Tanh() if encoder == "mlp" else nn.ReLU(), last).to(start)
+            self.net = nn.Sequential(middle, nn.Tanh() if encoder == "mlp" else nn.ReLU(), last).to(
+                start
+            )
         self.own = [nn.Parameter(start[0].clone())]
 
     def parameters(self) -> list[Sized]:

@@ -1,4 +1,5 @@
-"""Priors of prompt rows from what a model knows: its vocabulary, label words, a text, its states over texts."""
+"""Priors of prompt rows from what a model knows: its vocabulary, label words, a text, its states
+over texts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.methods.prompt.priors import FixedRows, FixedThenPrior, Gaussian, Prior, Vocabulary, fit_gaussian
+from steerlens.methods.prompt.priors import (
+    FixedRows,
+    FixedThenPrior,
+    Gaussian,
+    Prior,
+    Vocabulary,
+    fit_gaussian,
+)
 from steerlens.methods.prompt.soft_prompt import prompt_edits
 from steerlens.models.embeddings import embeddings, states_at
 from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
@@ -23,17 +31,23 @@ TYPICAL = 64
 
 
 def vocabulary_prior(
-    model: Model, *, frequent: int | None = None, texts: Sequence[str] | None = None, name: str = "vocabulary"
+    model: Model,
+    *,
+    frequent: int | None = None,
+    texts: Sequence[str] | None = None,
+    name: str = "vocabulary",
 ) -> Vocabulary:
     """Return the embeddings of the model's tokens, special ones left out.
 
     Args:
-        frequent: only so many: the commonest of `texts` (of two as common the lower id), or without texts the lowest ids, as
-            vocabularies come commonest first (Lester et al., arXiv 2104.08691, take the first 5,000). None: all.
+        frequent: only so many: the commonest of `texts` (of two as common the lower id), or without
+            texts the lowest ids, as vocabularies come commonest first (Lester et al., arXiv
+            2104.08691, take the first 5,000). None: all.
         texts: to count in.
 
     Raises:
-        ValueError: `frequent` below 1 or above the number of tokens that there are, texts without it.
+        ValueError: `frequent` below 1 or above the number of tokens that there are, texts without
+            it.
 
     Example:
         >>> import steerlens as sl
@@ -44,12 +58,16 @@ def vocabulary_prior(
     ids = on.ordinary
     if texts is not None:
         if frequent is None:
-            raise ValueError("texts: given without frequent=; say how many of their commonest tokens to take")
+            raise ValueError(
+                "texts: given without frequent=; say how many of their commonest tokens to take"
+            )
         counts = Counter(i for text in _ids(model, texts) for i in text if i not in on.special)
         ids = sorted(counts, key=lambda i: (-counts[i], i))
     if frequent is not None:
         if not 1 <= frequent <= len(ids):
-            raise ValueError(f"frequent: got {frequent}, expected 1 … {len(ids)}, the ordinary tokens that there are")
+            raise ValueError(
+                f"frequent: got {frequent}, expected 1 … {len(ids)}, the ordinary tokens that there are"
+            )
         ids = ids[:frequent]
     return Vocabulary(embeddings(model)[ids], name)
 
@@ -64,7 +82,8 @@ def label_prior(
     Source: Lester et al. (arXiv 2104.08691), section 3.2.
 
     Args:
-        words: as they stand in a text; where the tokenizer tells " good" from "good", with the space.
+        words: as they stand in a text; where the tokenizer tells " good" from "good", with the
+            space.
         frequent: of the vocabulary; see `vocabulary_prior`.
 
     Raises:
@@ -104,7 +123,12 @@ def text_prior(model: Model, text: str, *, name: str = "text") -> FixedRows:
 
 
 def activation_prior(
-    model: Model, texts: Sequence[str], *, site: str = EMBED, shrink: float = 0.01, name: str = "activations"
+    model: Model,
+    texts: Sequence[str],
+    *,
+    site: str = EMBED,
+    shrink: float = 0.01,
+    name: str = "activations",
 ) -> Gaussian:
     """Return the Gaussian of a model's states over texts.
 
@@ -112,7 +136,8 @@ def activation_prior(
 
     Args:
         texts: some hundred; begin-of-text is read and not counted.
-        site: a TransformerLens hook whose activations have the width of the rows, e.g. "blocks.2.hook_resid_post".
+        site: a TransformerLens hook whose activations have the width of the rows, e.g.
+            "blocks.2.hook_resid_post".
         shrink: see `fit_gaussian`.
 
     Raises:
@@ -137,7 +162,8 @@ def start_rows(
 
     Also the typical size of the model's own states at each site.
 
-    Learned rows move in units of that size: embeddings of different models differ a hundredfold in it.
+    Learned rows move in units of that size: embeddings of different models differ a hundredfold in
+    it.
 
     Raises:
         ValueError: a prior whose rows are no token embeddings of this model.
@@ -159,16 +185,23 @@ def states_of(
     """Return what the model makes of given token embeddings at some sites.
 
     Raises:
-        ValueError: sites of different widths, as the keys of layers that differ in heads or head size.
+        ValueError: sites of different widths, as the keys of layers that differ in heads or head
+            size.
     """
     n = len(embedded)
     tokens = torch.zeros(1, n, dtype=torch.long, device=on.W_U.device)
-    here = TokenIndex(torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device))
+    here = TokenIndex(
+        torch.arange(n, device=tokens.device)[None], torch.tensor([n], device=tokens.device)
+    )
     edits = prompt_edits(embedded[None], torch.zeros_like(embedded[None]), "soft", (), 0.0)
     found = []
     with eval_mode(model), apply_edits(model, edits, lambda _, t: here):
         for site in sites:
-            state = embedded if site == EMBED else run_until(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
+            state = (
+                embedded
+                if site == EMBED
+                else run_until(model, site, tokens, torch.ones_like(tokens))[0].flatten(1)
+            )
             found.append(state.float())
     widths = {state.shape[1]: site for state, site in zip(found, sites, strict=True)}
     if len(widths) > 1:

@@ -26,7 +26,8 @@ class Prior(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """`N(mean, root rootᵀ)`: the isotropic prior, or one fitted to embeddings or states (`fit_gaussian`).
+    """`N(mean, root rootᵀ)`: the isotropic prior, or one fitted to embeddings or states
+    (`fit_gaussian`).
 
     Args:
         mean: `[d]`.
@@ -62,13 +63,15 @@ def isotropic(d: int, std: float = 0.02) -> Gaussian:
     return Gaussian(torch.zeros(d), std * torch.eye(d), f"isotropic {std:g}")
 
 
-def fit_gaussian(vectors: Float[Tensor, "m d"], *, shrink: float = 0.01, name: str = "fitted gaussian") -> Gaussian:
+def fit_gaussian(
+    vectors: Float[Tensor, "m d"], *, shrink: float = 0.01, name: str = "fitted gaussian"
+) -> Gaussian:
     """Return the Gaussian of given vectors, e.g. token embeddings, or a layer's states over a text.
 
     Args:
         vectors: at least two.
-        shrink: the covariance is mixed with this share of a multiple of the identity with the same trace, so that it can be
-            inverted where there are fewer vectors than dimensions.
+        shrink: the covariance is mixed with this share of a multiple of the identity with the same
+            trace, so that it can be inverted where there are fewer vectors than dimensions.
 
     Example:
         >>> fit_gaussian(torch.eye(3)).mean.shape
@@ -82,14 +85,19 @@ def fit_gaussian(vectors: Float[Tensor, "m d"], *, shrink: float = 0.01, name: s
     covariance = torch.cov(wide.mT)
     d = wide.shape[1]
     if not float(covariance.trace()) > 0:
-        raise ValueError("vectors: all are the same, so they have no covariance; use isotropic(d, std)")
-    mixed = (1 - shrink) * covariance + shrink * covariance.trace() / d * torch.eye(d, dtype=torch.float64)
+        raise ValueError(
+            "vectors: all are the same, so they have no covariance; use isotropic(d, std)"
+        )
+    mixed = (1 - shrink) * covariance + shrink * covariance.trace() / d * torch.eye(
+        d, dtype=torch.float64
+    )
     return Gaussian(wide.mean(0).float(), torch.linalg.cholesky(mixed).float(), name)
 
 
 @dataclass(frozen=True)
 class Xavier:
-    """`N(0, 2 / (n + d))` for `n` rows of width `d`, the default of many libraries for a parameter `[n, d]`."""
+    """`N(0, 2 / (n + d))` for `n` rows of width `d`, the default of many libraries for a parameter
+    `[n, d]`."""
 
     d: int
     name: str = "xavier"
@@ -103,17 +111,20 @@ class Xavier:
     def log_prob(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Return the log-density in nats of rows that were drawn together."""
         std = self._std(len(rows))
-        return -0.5 * (rows / std).double().square().sum(1) - self.d * math.log(std * math.sqrt(2 * math.pi))
+        return -0.5 * (rows / std).double().square().sum(1) - self.d * math.log(
+            std * math.sqrt(2 * math.pi)
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Exclusion:
     """Rows outside of where a Gaussian has its samples.
 
-    `rule="radius"`: a random direction of the Gaussian, at `factor` times the typical distance `√d`. `rule="published"`: a draw
-    from the Gaussian with its covariance widened by `c^(2/d)`, accepted with probability `max(0, 1 − p(x)/p_wide(x))` (Sedov et
-    al., arXiv 2412.18582, section 3.3, c = 5). In many dimensions that excludes next to nothing: at d = 2048 the accepted
-    draws lie at 1.02 times the typical distance, which is why the other rule is the default.
+    `rule="radius"`: a random direction of the Gaussian, at `factor` times the typical distance
+    `√d`. `rule="published"`: a draw from the Gaussian with its covariance widened by `c^(2/d)`,
+    accepted with probability `max(0, 1 − p(x)/p_wide(x))` (Sedov et al., arXiv 2412.18582, section
+    3.3, c = 5). In many dimensions that excludes next to nothing: at d = 2048 the accepted draws
+    lie at 1.02 times the typical distance, which is why the other rule is the default.
     """
 
     inner: Gaussian
@@ -132,7 +143,13 @@ class Exclusion:
         d = len(self.inner.mean)
         if self.rule == "radius":
             u = _normal(n, d, seed).to(self.inner.mean)
-            return self.inner.mean + self.factor * math.sqrt(d) * (u / u.norm(dim=1, keepdim=True)) @ self.inner.root.mT
+            return (
+                self.inner.mean
+                + self.factor
+                * math.sqrt(d)
+                * (u / u.norm(dim=1, keepdim=True))
+                @ self.inner.root.mT
+            )
         random, width, found = generator(seed), self.c ** (1 / d), 0
         kept: list[Tensor] = []
         for _ in range(DRAWS):
@@ -142,7 +159,9 @@ class Exclusion:
             kept.append(u[torch.rand(len(u), generator=random, dtype=torch.float64) < 1 - ratio])
             found += len(kept[-1])
             if found >= n:
-                return self.inner.mean + torch.cat(kept)[:n].to(self.inner.mean) @ self.inner.root.mT
+                return (
+                    self.inner.mean + torch.cat(kept)[:n].to(self.inner.mean) @ self.inner.root.mT
+                )
         raise ValueError(
             f"c: of {DRAWS * max(n, 64)} draws {found} were accepted, {n} are needed; take a larger c, or rule='radius'"
         )
@@ -150,7 +169,8 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """`αx + (1 − α)y` with `x` and `y` of two priors and `α` uniform on [0, 1]: between two domains."""
+    """`αx + (1 − α)y` with `x` and `y` of two priors and `α` uniform on [0, 1]: between two
+    domains."""
 
     first: Prior
     second: Prior
@@ -164,7 +184,8 @@ class Interpolation:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """Rows drawn from given vectors without replacement while there are some: token embeddings, all or the most frequent."""
+    """Rows drawn from given vectors without replacement while there are some: token embeddings, all
+    or the most frequent."""
 
     vectors: Float[Tensor, "m d"]
     name: str = "vocabulary"
@@ -175,13 +196,16 @@ class Vocabulary:
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         random = generator(seed)
         rounds = -(-n // len(self.vectors))
-        order = torch.cat([torch.randperm(len(self.vectors), generator=random) for _ in range(rounds)])
+        order = torch.cat(
+            [torch.randperm(len(self.vectors), generator=random) for _ in range(rounds)]
+        )
         return self.vectors[order[:n]]
 
 
 @dataclass(frozen=True, eq=False)
 class FixedRows:
-    """The same rows each time: the embeddings of class-label words or of a text; where more are asked for they are repeated."""
+    """The same rows each time: the embeddings of class-label words or of a text; where more are
+    asked for they are repeated."""
 
     vectors: Float[Tensor, "m d"]
     name: str = "given"
@@ -207,7 +231,9 @@ class FixedThenPrior:
     def sample(self, n: int, seed: int) -> Float[Tensor, "n d"]:
         more = n - len(self.vectors)
         return (
-            torch.cat([self.vectors, self.rest.sample(more, seed).to(self.vectors)]) if more > 0 else self.vectors[:n]
+            torch.cat([self.vectors, self.rest.sample(more, seed).to(self.vectors)])
+            if more > 0
+            else self.vectors[:n]
         )
 
 

@@ -19,24 +19,28 @@ Kind = Literal["soft", "deep", "kv"]
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """`n` rows before the input, begin-of-text included, that a model reads as if they were states of its own:
+    """`n` rows before the input, begin-of-text included, that a model reads as if they were states
+    of its own:
 
         P(s) = rows + s · directions
 
-    The rows of strength 0 are what all texts have in common (the background of a steer's fit); the directions are what the
-    label changes, so one value serves both signs. **Strength 0 is the neutral prompt, not the plain model.**
+    The rows of strength 0 are what all texts have in common (the background of a steer's fit); the
+    directions are what the label changes, so one value serves both signs. **Strength 0 is the
+    neutral prompt, not the plain model.**
 
     - `"soft"`: token embeddings (Lester et al., arXiv 2104.08691).
-    - `"deep"`: token embeddings, and again the inputs of some layers, where what has become of the rows is dropped and new
-      ones take their place (Sedov et al., arXiv 2412.18582, section 3).
-    - `"kv"`: keys and values of each layer, which is all that other tokens ever see of a prefix (Li and Liang, prefix tuning;
-      P-tuning v2).
+    - `"deep"`: token embeddings, and again the inputs of some layers, where what has become of the
+      rows is dropped and new ones take their place (Sedov et al., arXiv 2412.18582, section 3).
+    - `"kv"`: keys and values of each layer, which is all that other tokens ever see of a prefix (Li
+      and Liang, prefix tuning; P-tuning v2).
 
-    Positions, masks and the cache are the model's own: filler tokens stand where the rows go, and are overwritten.
+    Positions, masks and the cache are the model's own: filler tokens stand where the rows go, and
+    are overwritten.
 
     Args:
-        rows: `[n_sites, n, width]`: for "soft" one site of width d_model; for "deep" the embedding and each layer; for "kv" keys
-            then values of each layer, before a rotation by position, width n_heads · d_head.
+        rows: `[n_sites, n, width]`: for "soft" one site of width d_model; for "deep" the embedding
+            and each layer; for "kv" keys then values of each layer, before a rotation by position,
+            width n_heads · d_head.
         directions: the same shape.
         kind: which of the three.
         layers: for "deep" and "kv"; () for "soft".
@@ -63,13 +67,19 @@ class SoftPrompt:
 
     def __post_init__(self) -> None:
         expected = len(prompt_sites(self.kind, self.layers))
-        if self.rows.shape != self.directions.shape or self.rows.shape[0] != expected or not self.rows.shape[1]:
+        if (
+            self.rows.shape != self.directions.shape
+            or self.rows.shape[0] != expected
+            or not self.rows.shape[1]
+        ):
             raise ValueError(
                 f"rows, directions: got shapes {tuple(self.rows.shape)} and {tuple(self.directions.shape)}, expected both "
                 f"({expected}, n, width) for {self.kind!r} at layers {self.layers}, n at least 1"
             )
         if not all(bool(torch.isfinite(t).all()) for t in (self.rows, self.directions)):
-            raise ValueError(f"rows or directions of {self.name!r} hold NaN or infinity; was the fit's step too large?")
+            raise ValueError(
+                f"rows or directions of {self.name!r} hold NaN or infinity; was the fit's step too large?"
+            )
 
     @property
     def prefix(self) -> int:
@@ -94,7 +104,9 @@ class SoftPrompt:
         return {"rows": self.rows, "directions": self.directions}, about
 
     @classmethod
-    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "SoftPrompt":
+    def unpack(
+        cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout
+    ) -> "SoftPrompt":
         """Make it again from what `pack` gave."""
         what = about["prompt_kind"], tuple(about["layers"])
         return cls(tensors["rows"], tensors["directions"], *what, readout, about["name"])
@@ -127,10 +139,16 @@ def prompt_layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tup
     Raises:
         ValueError: a layer that is not there, or layers that do not belong to the kind.
     """
-    usual = {"soft": (), "deep": range(n_layers - max(n_layers // 3, 1), n_layers), "kv": range(n_layers)}
+    usual = {
+        "soft": (),
+        "deep": range(n_layers - max(n_layers // 3, 1), n_layers),
+        "kv": range(n_layers),
+    }
     picked = tuple(sorted(set(usual.get(kind, ()) if layers is None else layers)))
     if not all(0 <= layer < n_layers for layer in picked):
-        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
+        raise ValueError(
+            f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
+        )
     prompt_sites(kind, picked)  # raises where kind and layers do not go together
     return picked
 

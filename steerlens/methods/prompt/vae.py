@@ -1,4 +1,5 @@
-"""A prior of rows with a network behind it: a variational autoencoder, and whether it has collapsed."""
+"""A prior of rows with a network behind it: a variational autoencoder, and whether it has
+collapsed."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ SAMPLES = 4096
 
 
 class Layers(NamedTuple):
-    """`tanh(x A + a) B + b`, or without hidden units (`A` of no columns) `x C + b`; both parts are there and add."""
+    """`tanh(x A + a) B + b`, or without hidden units (`A` of no columns) `x C + b`; both parts are
+    there and add."""
 
     A: Float[Tensor, "d_in hidden"]
     a: Float[Tensor, " hidden"]
@@ -33,10 +35,11 @@ class CollapseDiagnostics(NamedTuple):
     """Whether a VAE has learned anything.
 
     Args:
-        unit_kl: what each latent unit tells of a row, nats, mean over the data; below 0.01 it is not `active`.
+        unit_kl: what each latent unit tells of a row, nats, mean over the data; below 0.01 it is
+            not `active`.
         samples_keep: total variance of samples as a share of the data's.
-        means_keep: the same of the decoder's means, without the observation noise: 0 where the decoder ignores its input and
-            all samples are noise around one point.
+        means_keep: the same of the decoder's means, without the observation noise: 0 where the
+            decoder ignores its input and all samples are noise around one point.
         heldout_elbo: of rows that were not trained on, nats per row.
     """
 
@@ -52,7 +55,8 @@ class CollapseDiagnostics(NamedTuple):
 
     @property
     def collapsed(self) -> bool:
-        """No unit says anything, or what all say together moves samples by less than a hundredth of the data's variance."""
+        """No unit says anything, or what all say together moves samples by less than a hundredth of
+        the data's variance."""
         return self.active == 0 or self.means_keep < 0.01
 
     def __str__(self) -> str:
@@ -65,10 +69,11 @@ class CollapseDiagnostics(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class VAE:
-    """`z ~ N(0, I)`, `x = mean + scale · (decoder(z) + noise · ε)`: rows that lie near a bent surface, or near several.
+    """`z ~ N(0, I)`, `x = mean + scale · (decoder(z) + noise · ε)`: rows that lie near a bent
+    surface, or near several.
 
-    Made by `fit_vae`. It has no density that could be computed, so it can start a fit and not be a term of
-    its loss; `elbo` bounds the density from below.
+    Made by `fit_vae`. It has no density that could be computed, so it can start a fit and not be a
+    term of its loss; `elbo` bounds the density from below.
 
     Args:
         encoder: to mean and log-variance of each latent unit.
@@ -103,7 +108,9 @@ class VAE:
         z = torch.randn(n, self.latent, generator=generator(seed))
         return self.mean + self.scale * self.decoder(z)
 
-    def elbo(self, rows: Float[Tensor, "n d"], seed: int, *, draws: int = 64) -> Float[Tensor, " n"]:
+    def elbo(
+        self, rows: Float[Tensor, "n d"], seed: int, *, draws: int = 64
+    ) -> Float[Tensor, " n"]:
         """Return a lower bound of each row's log-density in nats, over so many draws of z.
 
         E log p(x | z) − KL(q(z | x) ‖ N(0, I)).
@@ -117,15 +124,25 @@ class VAE:
         return fit.mean(0) - kl.sum(1) - len(self.mean) * math.log(self.scale)
 
     def __repr__(self) -> str:
-        return f"VAE({self.name!r}, {self.latent} units, {len(self.mean)} dimensions; {self.health})"
+        return (
+            f"VAE({self.name!r}, {self.latent} units, {len(self.mean)} dimensions; {self.health})"
+        )
 
 
-def diagnose_collapse(vae: VAE, rows: Float[Tensor, "m d"], heldout: Float[Tensor, "n d"]) -> CollapseDiagnostics:
+def diagnose_collapse(
+    vae: VAE, rows: Float[Tensor, "m d"], heldout: Float[Tensor, "n d"]
+) -> CollapseDiagnostics:
     """Return the health of a VAE of some rows."""
     x = (rows - vae.mean) / vae.scale
-    kl = bound(vae.encoder, vae.decoder, vae.noise.log(), x, torch.zeros(1, len(x), vae.latent))[1].mean(0)
-    samples, means = (float(f(SAMPLES, 0).var(0).sum() / rows.var(0).sum()) for f in (vae.sample, vae.means))
-    return CollapseDiagnostics(tuple(kl.tolist()), samples, means, float(vae.elbo(heldout, 0).mean()))
+    kl = bound(vae.encoder, vae.decoder, vae.noise.log(), x, torch.zeros(1, len(x), vae.latent))[
+        1
+    ].mean(0)
+    samples, means = (
+        float(f(SAMPLES, 0).var(0).sum() / rows.var(0).sum()) for f in (vae.sample, vae.means)
+    )
+    return CollapseDiagnostics(
+        tuple(kl.tolist()), samples, means, float(vae.elbo(heldout, 0).mean())
+    )
 
 
 def bound(
@@ -146,7 +163,8 @@ def bound(
 
 
 LOWEST = -5.0
-"""Of the logarithm of the noise: a dimension that the decoder gives exactly would have a density without bound."""
+"""Of the logarithm of the noise: a dimension that the decoder gives exactly would have a density
+without bound."""
 
 
 def fit_vae(
@@ -165,12 +183,12 @@ def fit_vae(
 
         maximise  mean over rows of  E_q log p(x | z) − β Σ_j KL_j
 
-    On either side a linear map and beside it a hidden layer of tanh. It starts at probabilistic PCA, which is the best linear
-    VAE in closed form, so no unit falls silent before the decoder has learned to use it. A tenth of the rows is held out
-    and the epoch with the best objective there is kept. `health` says whether it has collapsed all the same, as with a
-    large β.
-    Source: Kingma and Welling (arXiv 1312.6114); Tipping and Bishop (1999) for the start; a collapsed VAE prior is reported by
-    Sedov et al. (arXiv 2412.18582).
+    On either side a linear map and beside it a hidden layer of tanh. It starts at probabilistic
+    PCA, which is the best linear VAE in closed form, so no unit falls silent before the decoder has
+    learned to use it. A tenth of the rows is held out and the epoch with the best objective there
+    is kept. `health` says whether it has collapsed all the same, as with a large β.
+    Source: Kingma and Welling (arXiv 1312.6114); Tipping and Bishop (1999) for the start; a
+    collapsed VAE prior is reported by Sedov et al. (arXiv 2412.18582).
 
     Args:
         vectors: at least ten, not all the same.
@@ -201,7 +219,9 @@ def fit_vae(
     rows = vectors.detach().float().cpu()
     mean, scale = rows.mean(0), float(rows.var(0).mean().sqrt())
     if not 0 < scale < float("inf"):
-        raise ValueError("vectors: all are the same, or some are NaN or infinite; a VAE needs finite rows that differ")
+        raise ValueError(
+            "vectors: all are the same, or some are NaN or infinite; a VAE needs finite rows that differ"
+        )
     x = ((rows - mean) / scale)[torch.randperm(len(rows), generator=random)]
     held, x = x[: max(len(x) // 10, 1)], x[max(len(x) // 10, 1) :]
     encoder, decoder, log_noise = _start(x, latent, hidden, random)
@@ -229,7 +249,15 @@ def fit_vae(
         if (found := judged()) > best:
             best, kept = found, [t.detach().clone() for t in learned]
     encoder, decoder, log_noise = Layers(*kept[:5]), Layers(*kept[5:10]), kept[10]
-    vae = VAE(encoder, decoder, mean, scale, log_noise.exp(), CollapseDiagnostics((0.0,) * latent, 0.0, 0.0, 0.0), name)
+    vae = VAE(
+        encoder,
+        decoder,
+        mean,
+        scale,
+        log_noise.exp(),
+        CollapseDiagnostics((0.0,) * latent, 0.0, 0.0, 0.0),
+        name,
+    )
     return replace(vae, health=diagnose_collapse(vae, rows, mean + scale * held))
 
 
@@ -255,7 +283,9 @@ def _start(
         return torch.randn(d_in, hidden, generator=random) / d_in**0.5
 
     def beside(linear: Tensor, b: Tensor) -> Layers:
-        return Layers(drawn(len(linear)), torch.zeros(hidden), torch.zeros(hidden, len(b)), b, linear)
+        return Layers(
+            drawn(len(linear)), torch.zeros(hidden), torch.zeros(hidden, len(b)), b, linear
+        )
 
     encoder = beside(C, torch.cat([torch.zeros(latent), log_var]))
     return encoder, beside(W, torch.zeros(d)), torch.full((d,), 0.5 * float(rest.log()))

@@ -25,7 +25,8 @@ from steerlens.values.training import USUAL, Training
 __all__ = ["fit_reft", "fit_reft_tasks"]
 
 LR = 0.02
-"""Highest learning rate, in norms of a state, for toy models and ones of real reviews alike (trials: 0.01 … 0.03)."""
+"""Highest learning rate, in norms of a state, for toy models and ones of real reviews alike
+(trials: 0.01 … 0.03)."""
 
 
 @torch.inference_mode(False)  # what is made in that mode could never be learned from
@@ -47,41 +48,48 @@ def fit_reft(
     name: str = "reft",
     progress: bool = True,
 ) -> Fit[Reft]:
-    """Fit the edit of hidden states that best explains labelled texts: ReFT, trained on the steer's signed objective.
+    """Fit the edit of hidden states that best explains labelled texts: ReFT, trained on the steer's
+    signed objective.
 
         minimise  mean CE(softmax((c(h + y·Δ(h)) + cD) W_U + b_U), next token)
 
-    over the parameters of `Δ` (see `Reft` for the variants), with the label `y ∈ [-1, 1]` of each text as strength. Not convex:
-    AdamW, the parameters with the best held-out NLL are kept. The model is frozen; gradients begin at the lowest edited layer,
-    and what is below it is run once for all steps. Few texts make an edit longer than others want it, so each epoch is judged at
-    1, ½ and ¼ of the labels; the best of them is `report.strength`, as for a steer.
-    Source: Wu et al. (arXiv 2404.03592); r1: AxBench, whose penalty on the other activations has the same weight here.
+    over the parameters of `Δ` (see `Reft` for the variants), with the label `y ∈ [-1, 1]` of each
+    text as strength. Not convex: AdamW, the parameters with the best held-out NLL are kept. The
+    model is frozen; gradients begin at the lowest edited layer, and what is below it is run once
+    for all steps. Few texts make an edit longer than others want it, so each epoch is judged at 1,
+    ½ and ¼ of the labels; the best of them is `report.strength`, as for a steer. Source: Wu et al.
+    (arXiv 2404.03592); r1: AxBench, whose penalty on the other activations has the same weight
+    here.
 
     Args:
         model: a TransformerLens model; unchanged afterwards.
         data: labelled texts, with prompts where the edit is to be made on prompts.
-        variant: "loreft", "noreft", "direft", "nodireft", "consreft", "lobireft" or "r1" (one unit vector, all tokens).
+        variant: "loreft", "noreft", "direft", "nodireft", "consreft", "lobireft" or "r1" (one unit
+            vector, all tokens).
         layers: behind which layers; None: the one two thirds up.
         rank: dimensions of the subspace.
-        positions: "all", or tokens of the prompt such as "f2+l3"; see `steerlens.values.positions.parse_positions`. A text
-            without a prompt has begin-of-text for its prompt.
+        positions: "all", or tokens of the prompt such as "f2+l3"; see
+            `steerlens.values.positions.parse_positions`. A text without a prompt has begin-of-text
+            for its prompt.
         tied: whether beginning and end of the prompt share their numbers.
         activation: on `Ah + b`.
         background: a steer that is always on, e.g. that of `fit_steer`; None: none.
         dropout: of edited states, in training.
         epochs: most passes over the texts; the same as `Training(epochs=)`.
-        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the norm of a usual state: a step
-            changes what the edit adds by up to `lr` times that. None: 0.02.
+        training: learning rate, epochs, batch size; see `Training`. The `lr` is in units of the
+            norm of a usual state: a step changes what the edit adds by up to `lr` times that. None:
+                0.02.
         seed: of the split, the start and the order of the texts.
         name: for tables and figures.
         progress: show a bar.
 
     Returns:
-        `Fit(value: Reft, background, report)`; the report's numbers mean the same as a steer's. Which epoch was kept is
-        `report.settings["epoch_kept"]`.
+        `Fit(value: Reft, background, report)`; the report's numbers mean the same as a steer's.
+        Which epoch was kept is `report.settings["epoch_kept"]`.
 
     Warns:
-        UserWarning: the untrained start was best (`epoch_kept` 0) whichever texts were held out, so nothing was learnt.
+        UserWarning: the untrained start was best (`epoch_kept` 0) whichever texts were held out, so
+            nothing was learnt.
 
     Raises:
         ValueError: fewer than four texts, an argument out of range, a layer that the model has not.
@@ -115,17 +123,20 @@ def fit_reft_tasks(
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Fit[Reft], dict[str, Reft]]:
-    """Fit one subspace for several tasks, each trained on its own rows of it, so that they can be used together.
+    """Fit one subspace for several tasks, each trained on its own rows of it, so that they can be
+    used together.
 
-    The rows of an orthonormal `R` make changes that do not meet: `Δ(h) = Σ_i R_iᵀ(A_i h + b_i − R_i h)`. Task `k` of `n` is
-    trained with the `k`-th `rank / n` of them alone; the whole edit, all rows on, was never trained.
-    Source: the composition experiment of Wu et al. (arXiv 2404.03592).
+    The rows of an orthonormal `R` make changes that do not meet:
+    `Δ(h) = Σ_i R_iᵀ(A_i h + b_i − R_i h)`. Task `k` of `n` is trained with the `k`-th `rank / n` of
+    them alone; the whole edit, all rows on, was never trained. Source: the composition experiment
+    of Wu et al. (arXiv 2404.03592).
 
     Args:
         tasks: labelled texts by name; the rest as in `fit_reft`.
 
     Returns:
-        The fit of the whole edit (its report is on all tasks' texts, each with its own rows), and each task's part of it.
+        The fit of the whole edit (its report is on all tasks' texts, each with its own rows), and
+        each task's part of it.
 
     Example:
         >>> import steerlens as sl
@@ -136,9 +147,15 @@ def fit_reft_tasks(
         {'sentiment': 1, 'tone': 1}
     """
     if len(tasks) < 2 or rank % len(tasks):
-        raise ValueError(f"tasks: got {len(tasks)} for rank {rank}, expected at least two, and a rank that they divide")
-    if any(data.prompts for data in tasks.values()) and not all(data.prompts for data in tasks.values()):
-        raise ValueError("tasks: some have prompts and some have none; give all of them prompts, or none")
+        raise ValueError(
+            f"tasks: got {len(tasks)} for rank {rank}, expected at least two, and a rank that they divide"
+        )
+    if any(data.prompts for data in tasks.values()) and not all(
+        data.prompts for data in tasks.values()
+    ):
+        raise ValueError(
+            "tasks: some have prompts and some have none; give all of them prompts, or none"
+        )
     shape = _shape(model, variant, layers, rank, positions, True, None)
     schedule = Schedule(training.lasting(epochs), LR, seed, progress, "fit_reft_tasks")
     texts, labels, prompts, rows = (), (), (), []
@@ -149,9 +166,19 @@ def fit_reft_tasks(
         used[k * share : (k + 1) * share] = 1
         rows += [used] * len(data)
     fit = _fit(
-        model, Labelled(texts, labels, prompts), torch.stack(rows), shape, None, schedule, 0.0, " and ".join(tasks)
+        model,
+        Labelled(texts, labels, prompts),
+        torch.stack(rows),
+        shape,
+        None,
+        schedule,
+        0.0,
+        " and ".join(tasks),
     )
-    parts = {name: fit.value.rows(range(k * share, (k + 1) * share), name) for k, name in enumerate(tasks)}
+    parts = {
+        name: fit.value.rows(range(k * share, (k + 1) * share), name)
+        for k, name in enumerate(tasks)
+    }
     return fit, parts
 
 
@@ -165,12 +192,18 @@ def _shape(
     activation: Activation | None,
 ) -> Shape:
     check_form(variant, activation)
-    where, n_layers, d_model = parse_positions(positions), int(model.cfg.n_layers), int(model.cfg.d_model)
+    where, n_layers, d_model = (
+        parse_positions(positions),
+        int(model.cfg.n_layers),
+        int(model.cfg.d_model),
+    )
     if layers is None:
         layers = 2 * (n_layers - 1) // 3
     picked = tuple(sorted({layers} if isinstance(layers, int) else set(layers)))
     if not picked or not all(0 <= layer < n_layers for layer in picked):
-        raise ValueError(f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model")
+        raise ValueError(
+            f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
+        )
     if not 1 <= rank <= d_model:
         raise ValueError(f"rank: got {rank}, expected 1 … {d_model} (d_model)")
     if variant == "r1" and (rank != 1 or positions != "all" or len(picked) != 1):
@@ -178,7 +211,9 @@ def _shape(
             f"variant: 'r1' is one unit vector at all tokens of one layer; got rank {rank}, {positions!r}, {picked}"
         )
     if not tied and not (where.first and where.last):
-        raise ValueError(f"tied: {positions!r} has one end, so there is nothing to keep apart; leave tied=True")
+        raise ValueError(
+            f"tied: {positions!r} has one end, so there is nothing to keep apart; leave tied=True"
+        )
     return Shape(variant, rank, picked, positions, tied, activation, d_model)
 
 
@@ -212,7 +247,9 @@ def _fit(
     def penalty(progress: float) -> Tensor | None:
         return IDLE * progress * torch.stack([rest.mean() for rest in idle]).sum() if idle else None
 
-    data, found = train_on_texts(model, data, learned.parameters(), training, judged, schedule, penalty)
+    data, found = train_on_texts(
+        model, data, learned.parameters(), training, judged, schedule, penalty
+    )
     value = learned.value(kept.readout, name)
     settings = {
         "variant": shape.variant, "layers": list(shape.layers), "positions": shape.positions, "rank": shape.rank,
@@ -223,7 +260,9 @@ def _fit(
         size, largest = activations(model, kept, data.fitting, shape.layers[0], value.R[0, 0])
         value = replace(value, b=torch.full_like(value.b, size))
         settings["largest_activation"] = largest
-    return build_fit(model, data, value, _editing(value, rows), found, schedule.seed, settings, started)
+    return build_fit(
+        model, data, value, _editing(value, rows), found, schedule.seed, settings, started
+    )
 
 
 def _editing(reft: Reft, rows: Float[Tensor, "n_texts rank"] | None) -> Editing:

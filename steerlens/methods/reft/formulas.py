@@ -17,8 +17,8 @@ ACTIVATIONS = {
 
 
 class Form(NamedTuple):
-    """What the variants differ in: whether the rows of `R` are orthonormal, whether the edit reads the state by a matrix
-    `A`, and whether it replaces what the subspace holds or adds to it."""
+    """What the variants differ in: whether the rows of `R` are orthonormal, whether the edit reads
+    the state by a matrix `A`, and whether it replaces what the subspace holds or adds to it."""
 
     orthonormal: bool
     reads: bool
@@ -49,8 +49,8 @@ def change(
 
     The terms that a form has not are left out.
 
-    `rows` weighs the rows of the subspace. Each makes its own change: leaving rows out of the sum is leaving them out of the
-    subspace.
+    `rows` weighs the rows of the subspace. Each makes its own change: leaving rows out of the sum
+    is leaving them out of the subspace.
 
     Example:
         >>> R = torch.tensor([[1.0, 0.0]])

@@ -23,7 +23,8 @@ from steerlens.values.readout import Readout
 from steerlens.values.steer import zero_steer
 
 AHEAD = 4
-"""Tokens behind the best prefix so far that are learned too: what comes later cannot be recovered before them."""
+"""Tokens behind the best prefix so far that are learned too: what comes later cannot be recovered
+before them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +32,9 @@ class Memories:
     """Edits that make a model say given tokens behind a prompt.
 
     Args:
-        table: one row a sequence: `sequence` (its index), `length` (tokens), `recovered` (tokens that greedy decoding gets right
-            before its first mistake), `nll_before` and `nll` (nats per token, without and with the edit), `stored` (nats in
-            all that the edit saves).
+        table: one row a sequence: `sequence` (its index), `length` (tokens), `recovered` (tokens
+            that greedy decoding gets right before its first mistake), `nll_before` and `nll` (nats
+            per token, without and with the edit), `stored` (nats in all that the edit saves).
         edits: one a sequence, rank 1, at the last token of the prompt.
     """
 
@@ -57,12 +58,13 @@ def memorise(
 
     Each of them makes the model go on with one sequence.
 
-    Behind one prompt the edited state is always the same `h`, and every variant of ReFT with a subspace can then add any
-    vector `v` and nothing else: consreft with `R = v/‖v‖`, `b = ‖v‖ + R·h` adds exactly `v`, and so does loreft with the same
-    and `A = 0`. So the vector itself is what is learned, `d_model` numbers a sequence, all sequences at once, by Adam with a
-    learning rate that falls to zero; the edits are made of it afterwards. Descent may miss what there is: `recovered` is a lower
-    bound.
-    Source: the memorisation experiment of Wu et al. (arXiv 2404.03592), with tokens for characters.
+    Behind one prompt the edited state is always the same `h`, and every variant of ReFT with a
+    subspace can then add any vector `v` and nothing else: consreft with `R = v/‖v‖`,
+    `b = ‖v‖ + R·h` adds exactly `v`, and so does loreft with the same and `A = 0`. So the vector
+    itself is what is learned, `d_model` numbers a sequence, all sequences at once, by Adam with a
+    learning rate that falls to zero; the edits are made of it afterwards. Descent may miss what
+    there is: `recovered` is a lower bound. Source: the memorisation experiment of Wu et al. (arXiv
+    2404.03592), with tokens for characters.
 
     Args:
         model: unchanged afterwards.
@@ -74,7 +76,8 @@ def memorise(
         seed: of the start, a vector of a hundredth of that norm.
 
     Raises:
-        ValueError: no sequence, an empty one, tokens that are not there or too many of them, no token in the prompt.
+        ValueError: no sequence, an empty one, tokens that are not there or too many of them, no
+            token in the prompt.
 
     Example:
         >>> import steerlens as sl
@@ -88,7 +91,9 @@ def memorise(
         raise ValueError(f"steps, lr: got {steps} and {lr}, expected at least 1, and a number > 0")
     _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
     ids = [[*begin, *sequence] for sequence in sequences]
-    kept = cache_residuals_of_tokens(model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer)
+    kept = cache_residuals_of_tokens(
+        model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer
+    )
     batch = batch_of(kept, range(len(ids)))
     with eval_mode(model):
         bare = final_states(model, kept, batch, ())
@@ -115,7 +120,13 @@ def memorise(
             if best.whole:
                 break
             near = (place < best.recovered[row] + AHEAD).float()
-            backward(kept, c, batch.targets, near / near.new_zeros(len(ids)).index_add(0, row, near)[row], none)
+            backward(
+                kept,
+                c,
+                batch.targets,
+                near / near.new_zeros(len(ids)).index_add(0, row, near)[row],
+                none,
+            )
             optimiser.step()
             falling.step()
             bar.update()
@@ -150,7 +161,9 @@ class _Best:
         self.recovered = torch.where(better, recovered, self.recovered)
         self.nll = torch.where(better, nll, self.nll)
 
-    def _score(self, c: Float[Tensor, "n d"]) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    def _score(
+        self, c: Float[Tensor, "n d"]
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
         """Return how many tokens are right before the first mistake, and the mean NLL.
 
         Up to there greedy decoding reads what is read here.
@@ -170,10 +183,23 @@ class _Best:
         edits = []
         for k, v in enumerate(self.v):
             size = v.norm()
-            R = v / size if float(size) > 0 else torch.nn.functional.one_hot(torch.tensor(0), len(v)).to(v)
+            R = (
+                v / size
+                if float(size) > 0
+                else torch.nn.functional.one_hot(torch.tensor(0), len(v)).to(v)
+            )
             b = size + R @ h
             edits.append(
-                Reft(R[None, None], None, b[None, None], "consreft", (layer,), "l1", self.on, name=f"memory {k}")
+                Reft(
+                    R[None, None],
+                    None,
+                    b[None, None],
+                    "consreft",
+                    (layer,),
+                    "l1",
+                    self.on,
+                    name=f"memory {k}",
+                )
             )
         table = pd.DataFrame(
             {
@@ -197,12 +223,19 @@ def _state(model: Model, on: Readout, begin: list[int], layer: int) -> Float[Ten
 
 
 def _check(
-    sequences: Sequence[Sequence[int]], begin: list[int], layer: int, n_layers: int, n_tokens: int, n_ctx: int
+    sequences: Sequence[Sequence[int]],
+    begin: list[int],
+    layer: int,
+    n_layers: int,
+    n_tokens: int,
+    n_ctx: int,
 ) -> None:
     if not sequences or not all(len(s) for s in sequences):
         raise ValueError("sequences: got none, or an empty one; expected lists of token ids")
     if not begin:
-        raise ValueError("prompt: it holds no token and this model has no begin-of-text; give at least a word")
+        raise ValueError(
+            "prompt: it holds no token and this model has no begin-of-text; give at least a word"
+        )
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer: got {layer}, expected 0 … {n_layers - 1}")
     longest = max(map(len, sequences))

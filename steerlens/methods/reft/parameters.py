@@ -19,9 +19,11 @@ from steerlens.values.readout import Readout
 TOP = 8
 """Tokens whose activations are averaged in training r1, as in AxBench."""
 IDLE = 0.005
-"""Weight of the r1 activations that are not among the largest, ramped up over the fit, as in AxBench."""
+"""Weight of the r1 activations that are not among the largest, ramped up over the fit, as in
+AxBench."""
 HAIR = 1e-6
-"""Where `b` starts under relu, in units of states: at 0 it is flat, and nothing would ever be learned."""
+"""Where `b` starts under relu, in units of states: at 0 it is flat, and nothing would ever be
+learned."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +44,44 @@ class Shape:
 
 
 class Learned:
-    """Parameters of an edit; `R` keeps its rows orthonormal by parametrisation where the variant asks for it.
+    """Parameters of an edit; `R` keeps its rows orthonormal by parametrisation where the variant
+    asks for it.
 
-    It starts where the edit changes nothing, as far as the variant can: `A = R`, `b = 0` where the subspace's content is
-    replaced, `A = 0`, `b = 0` where something is added to it. `consreft` alone replaces the content by a constant from the
-    start; `b` then is the mean content. An activation of what is replaced cannot be undone at the start either.
+    It starts where the edit changes nothing, as far as the variant can: `A = R`, `b = 0` where the
+    subspace's content is replaced, `A = 0`, `b = 0` where something is added to it. `consreft`
+    alone replaces the content by a constant from the start; `b` then is the mean content. An
+    activation of what is replaced cannot be undone at the start either.
 
     Args:
         mean, sizes: the mean state behind each layer, and the norm of a usual one.
     """
 
-    def __init__(self, shape: Shape, mean: Float[Tensor, "n_layers d"], sizes: Sequence[float], seed: int) -> None:
+    def __init__(
+        self, shape: Shape, mean: Float[Tensor, "n_layers d"], sizes: Sequence[float], seed: int
+    ) -> None:
         self.shape, self.form = shape, FORMS[shape.variant]
         n, rank = shape.n_edits, shape.rank
         # behind each layer the beginning's edits and the end's are neighbours, see `edits_at`
         self.sizes = torch.tensor(sizes, device=mean.device).repeat_interleave(n // len(mean))
-        with torch.random.fork_rng(devices=[]):  # the parametrisation draws from the global generator
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the parametrisation draws from the global generator
             torch.manual_seed(seed)
             self.sources = [self._source(mean) for _ in range(n)]
         R = self.R.detach()
-        self.A = nn.Parameter(R.clone() if self.form.replaces else torch.zeros_like(R)) if self.form.reads else None
-        level = torch.full((n, rank), HAIR if shape.activation == "relu" else 0.0, device=mean.device)
+        self.A = (
+            nn.Parameter(R.clone() if self.form.replaces else torch.zeros_like(R))
+            if self.form.reads
+            else None
+        )
+        level = torch.full(
+            (n, rank), HAIR if shape.activation == "relu" else 0.0, device=mean.device
+        )
         if shape.variant == "consreft":
-            level = torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0)) / self.sizes[:, None]
+            level = (
+                torch.einsum("nrd,nd->nr", R, mean.repeat_interleave(n // len(mean), 0))
+                / self.sizes[:, None]
+            )
         self.level = nn.Parameter(level)
 
     def _source(self, like: Tensor) -> nn.Module:
@@ -89,14 +106,20 @@ class Learned:
         """Return all that is learned, in units in which a step of 1 changes each part of `Δ`
         by up to the size of a state.
 
-        `b` is as long as states are; a row of `R` or `A` is one of `d` numbers, all of which may move at once.
+        `b` is as long as states are; a row of `R` or `A` is one of `d` numbers, all of which may
+        move at once.
         """
-        rows = [p for source in self.sources for p in source.parameters()] + ([] if self.A is None else [self.A])
+        rows = [p for source in self.sources for p in source.parameters()] + (
+            [] if self.A is None else [self.A]
+        )
         levels = [] if self.shape.variant == "r1" else [self.level]
         return [*((p, self.shape.d_model**-0.5) for p in rows), *((p, 1.0) for p in levels)]
 
     def edits(
-        self, strength: Float[Tensor, " batch"], rows: Float[Tensor, "batch rank"] | None, idle: list[Tensor]
+        self,
+        strength: Float[Tensor, " batch"],
+        rows: Float[Tensor, "batch rank"] | None,
+        idle: list[Tensor],
     ) -> tuple[Edit, ...]:
         """Do as `Reft.edits` does, with gradients.
 
@@ -137,11 +160,15 @@ def dropping(edits: tuple[Edit, ...], positions: str, share: float) -> tuple[Edi
     """Apply dropout to the whole edited state, where it is edited."""
     where = parse_positions(positions)
 
-    def dropped(edit: Callable[[Tensor, TokenIndex], Tensor]) -> Callable[[Tensor, TokenIndex], Tensor]:
+    def dropped(
+        edit: Callable[[Tensor, TokenIndex], Tensor],
+    ) -> Callable[[Tensor, TokenIndex], Tensor]:
         def run(h: Tensor, places: TokenIndex) -> Tensor:
             found = edit(h, places)
             beginning, end = where.masks(places)
-            return torch.where((beginning | end)[..., None], nn.functional.dropout(found, share), found)
+            return torch.where(
+                (beginning | end)[..., None], nn.functional.dropout(found, share), found
+            )
 
         return run
 

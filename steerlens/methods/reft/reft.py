@@ -21,7 +21,8 @@ ORTHONORMAL = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Reft:
-    """An edit of the residual stream behind some layers, at some tokens, inside a subspace of low rank:
+    """An edit of the residual stream behind some layers, at some tokens, inside a subspace of low
+    rank:
 
         h' = h + s · Δ(h)        Δ(h) = Rᵀ(Ah + b − Rh)    loreft: R orthonormal
                                         Rᵀ(Ah + b − Rh)    noreft: R free
@@ -31,12 +32,14 @@ class Reft:
                                         b·v                r1: one unit vector v = R, at every token; b is the
                                                            mean size of the edits that training made
 
-    with columns `h [d_model]` (rows of a batch in code), `R, A [rank, d_model]`, `b [rank]` and strength `s`; 1 means "as
-    fitted", 0 leaves the model as it is. The first four may have an activation on `Ah + b`. `hook_resid_post` is edited.
-    Source: Wu et al., ReFT (arXiv 2404.03592), and AxBench for r1.
+    with columns `h [d_model]` (rows of a batch in code), `R, A [rank, d_model]`, `b [rank]` and
+    strength `s`; 1 means "as fitted", 0 leaves the model as it is. The first four may have an
+    activation on `Ah + b`. `hook_resid_post` is edited. Source: Wu et al., ReFT (arXiv 2404.03592),
+    and AxBench for r1.
 
     Args:
-        R: `[n_edits, rank, d_model]`, an edit for each layer, or two (beginning and end of the prompt) where they are apart.
+        R: `[n_edits, rank, d_model]`, an edit for each layer, or two (beginning and end of the
+            prompt) where they are apart.
         A: the same shape; None where the variant reads nothing.
         b: `[n_edits, rank]`.
         variant: which formula.
@@ -47,7 +50,8 @@ class Reft:
         name: for tables and figures.
 
     Raises:
-        ValueError: shapes that do not belong together, rows that are not orthonormal where they must be, NaN.
+        ValueError: shapes that do not belong together, rows that are not orthonormal where they
+            must be, NaN.
 
     Example:
         >>> import torch
@@ -80,10 +84,16 @@ class Reft:
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ValueError(f"layers: got {self.layers}, expected different numbers from 0")
         if n_edits not in (len(self.layers), 2 * len(self.layers)):
-            raise ValueError(f"R: got {n_edits} edits for {len(self.layers)} layers, expected one or two per layer")
+            raise ValueError(
+                f"R: got {n_edits} edits for {len(self.layers)} layers, expected one or two per layer"
+            )
         if n_edits > len(self.layers) and not (where.first and where.last):
-            raise ValueError(f"positions: {self.positions!r} has one end, so a layer has one edit, not two")
-        if (self.A is not None) != self.form.reads or (self.A is not None and self.A.shape != self.R.shape):
+            raise ValueError(
+                f"positions: {self.positions!r} has one end, so a layer has one edit, not two"
+            )
+        if (self.A is not None) != self.form.reads or (
+            self.A is not None and self.A.shape != self.R.shape
+        ):
             expected = f"shape {tuple(self.R.shape)}" if self.form.reads else "None"
             raise ValueError(
                 f"A: expected {expected} for {self.variant!r}, got {None if self.A is None else tuple(self.A.shape)}"
@@ -92,11 +102,17 @@ class Reft:
             raise ValueError(f"b: got shape {tuple(self.b.shape)}, expected ({n_edits}, {rank})")
         if self.variant == "r1" and rank != 1:
             raise ValueError(f"R: got rank {rank}, expected 1 for 'r1'")
-        if not all(bool(torch.isfinite(t).all()) for t in (self.R, self.A, self.b) if t is not None):
-            raise ValueError(f"R, A or b of {self.name!r} holds NaN or infinity; was the fit's step too large?")
+        if not all(
+            bool(torch.isfinite(t).all()) for t in (self.R, self.A, self.b) if t is not None
+        ):
+            raise ValueError(
+                f"R, A or b of {self.name!r} holds NaN or infinity; was the fit's step too large?"
+            )
         off = (self.R @ self.R.mT - torch.eye(rank, device=self.R.device)).abs().max()
         if self.form.orthonormal and float(off) > ORTHONORMAL:
-            raise ValueError(f"R: its rows are not orthonormal (off by {float(off):.2g}), as {self.variant!r} needs")
+            raise ValueError(
+                f"R: its rows are not orthonormal (off by {float(off):.2g}), as {self.variant!r} needs"
+            )
 
     @property
     def form(self) -> Form:
@@ -117,9 +133,13 @@ class Reft:
         return sum(t.numel() for t in (self.R, self.A, self.b) if t is not None)
 
     def change(
-        self, h: Float[Tensor, "*batch d"], edit: int = 0, rows: Float[Tensor, "*#batch rank"] | None = None
+        self,
+        h: Float[Tensor, "*batch d"],
+        edit: int = 0,
+        rows: Float[Tensor, "*#batch rank"] | None = None,
     ) -> Float[Tensor, "*batch d"]:
-        """Return one edit's `Δ(h)`, what strength 1 adds; `rows` weighs the rows of the subspace."""
+        """Return one edit's `Δ(h)`, what strength 1 adds; `rows` weighs the rows of the
+        subspace."""
         R, b = self.R[edit].to(h), self.b[edit].to(h)
         A = None if self.A is None else self.A[edit].to(h)
         return change(h, R, A, b, self.form.replaces, self.activation, rows)
@@ -131,7 +151,13 @@ class Reft:
         return torch.relu(h.float() @ self.R[0, 0].to(h.device))
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        return edits_at(self.layers, self.positions, len(self.R), lambda h, edit, _: self.change(h, edit), strength)
+        return edits_at(
+            self.layers,
+            self.positions,
+            len(self.R),
+            lambda h, edit, _: self.change(h, edit),
+            strength,
+        )
 
     def rows(self, rows: Sequence[int], name: str | None = None) -> "Reft":
         """Return the edit inside a part of the subspace.
@@ -140,9 +166,13 @@ class Reft:
         """
         pick = list(rows)
         if not pick or not all(0 <= row < self.rank for row in pick) or len(set(pick)) < len(pick):
-            raise ValueError(f"rows: got {pick}, expected different numbers from 0 to {self.rank - 1}")
+            raise ValueError(
+                f"rows: got {pick}, expected different numbers from 0 to {self.rank - 1}"
+            )
         A = None if self.A is None else self.A[:, pick]
-        return replace(self, R=self.R[:, pick], A=A, b=self.b[:, pick], name=name or f"{self.name} {pick}")
+        return replace(
+            self, R=self.R[:, pick], A=A, b=self.b[:, pick], name=name or f"{self.name} {pick}"
+        )
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a file keeps of it."""
@@ -187,7 +217,9 @@ def edits_at(
             if a_layer == 1:
                 changed = (beginning | end) * change(wide, first, places)
             else:
-                changed = beginning * change(wide, first, places) + end * change(wide, first + 1, places)
+                changed = beginning * change(wide, first, places) + end * change(
+                    wide, first + 1, places
+                )
             return (wide + per_row(strength, h) * changed).to(h.dtype)
 
         return edit

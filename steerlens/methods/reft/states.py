@@ -25,7 +25,9 @@ def survey(
     with eval_mode(model):
         for layer in layers:
             batches = (batch_of(kept, picked) for picked in some)
-            h = torch.cat([_states(model, kept, batch, layer)[batch.mask.bool()] for batch in batches])
+            h = torch.cat(
+                [_states(model, kept, batch, layer)[batch.mask.bool()] for batch in batches]
+            )
             means.append(h.mean(0))
             # begin-of-text may be hundreds of times as long as any other state
             sizes.append(float(h.norm(dim=1).median()))
@@ -46,7 +48,9 @@ def activations(
     return float(torch.cat(sizes).mean()), largest
 
 
-def _states(model: Model, kept: ResidualCache, batch: Batch, layer: int) -> Float[Tensor, "batch pos d"]:
+def _states(
+    model: Model, kept: ResidualCache, batch: Batch, layer: int
+) -> Float[Tensor, "batch pos d"]:
     """Return the states behind a layer, kept or run anew."""
     if batch.resid is not None and layer == kept.layer:
         return batch.resid

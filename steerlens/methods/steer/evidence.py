@@ -1,4 +1,5 @@
-"""Fit the steer that explains most for what it costs, and ask each half of the texts about the other's."""
+"""Fit the steer that explains most for what it costs, and ask each half of the texts about the
+other's."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,19 +22,23 @@ WHITENING = 0.03
 """Damping of the coordinates in which singular values are lowered."""
 
 SHARES = (0.7, 0.4, 0.2, 0.0)
-"""Penalties tried, as shares of the one under which no direction is left: few directions first, all of them last."""
+"""Penalties tried, as shares of the one under which no direction is left: few directions first, all
+of them last."""
 
 USUAL = SHARES.index(0.4)
 """The penalty unless another one's margin is larger by more than its standard error."""
 
 TRIAL, ROUGHLY, FINALLY = (1_024, 3), (2_048, 8), (8_192, 3)
-"""Positions on which the cost is measured, at most, and steps of descent on them: while the penalty is chosen, and at the end.
+"""Positions on which the cost is measured, at most, and steps of descent on them: while the penalty
+is chosen, and at the end.
 
-The cost knows no next token, but a matrix of many directions finds those that are cheap on the sample alone.
+The cost knows no next token, but a matrix of many directions finds those that are cheap on the
+sample alone.
 """
 
 SPARSE = 25
-"""One position of so many is in the last sample at least: more evidence bears more directions, which need more of them."""
+"""One position of so many is in the last sample at least: more evidence bears more directions,
+which need more of them."""
 
 METER = 512
 """Further positions that say what a matrix costs.
@@ -42,7 +47,8 @@ On those it was fitted on a matrix costs too little, one of many directions most
 """
 
 BOLDNESS = 0.6
-"""The curvature that steps reckon with, as a part of the largest, which few directions have; see `nuclear_descent`."""
+"""The curvature that steps reckon with, as a part of the largest, which few directions have; see
+`nuclear_descent`."""
 
 JUDGED_ON = 65_536
 """Positions of each half, at most, whose texts judge the other half's steers one by one."""
@@ -63,7 +69,8 @@ class Explained(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """How a steer is to be fitted: at most `rank` directions, a penalty that is given as a share or that the halves choose."""
+    """How a steer is to be fitted: at most `rank` directions, a penalty that is given as a share or
+    that the halves choose."""
 
     weights: Weights = "labels"
     rank: int | None = None
@@ -103,7 +110,8 @@ class _Cost(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """Half of the texts: the evidence of it; those texts of it that judge, and what each of their positions asks for.
+    """Half of the texts: the evidence of it; those texts of it that judge, and what each of their
+    positions asks for.
 
     `path`: the matrices that it gives under each penalty, of equal cost.
     """
@@ -120,10 +128,11 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
         minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + λ/2 |V|² + μ |V|_*
         V = C^{1/2} W S^{1/2}        G = E y cᵀ(e_next − E_p e)
 
-    with `p` the model over its background and `y` the label less its mean. `½ (KL + KL)` is the even
-    part of the steered log-normaliser: to third order, `2 ⟨W, G⟩` is the sign margin, so the minimum
-    has the largest margin for its KL, which is what steers are compared at. `G` is a sum of one
-    pass; the cost knows no next token, so a sample of positions is enough: noise is in `G` alone.
+    with `p` the model over its background and `y` the label less its mean. `½ (KL + KL)` is the
+    even part of the steered log-normaliser: to third order, `2 ⟨W, G⟩` is the sign margin, so the
+    minimum has the largest margin for its KL, which is what steers are compared at. `G` is a sum of
+    one pass; the cost knows no next token, so a sample of positions is enough: noise is in `G`
+    alone.
 
     Where a style lives in few directions, the nuclear norm `|V|_*` keeps those and drops the noise,
     which is spread over all; where it does not, a penalty of zero keeps all. Each half of the texts
@@ -145,12 +154,16 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     halves = [_evidence(part, labels, base, metric, asked) for part in parts]
     n = [part.n_positions for part in parts]
     evidence = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
-    # a penalty that leaves nothing of a half, and one that leaves something of both, whose noise is less by √2
+    # a penalty that leaves nothing of a half, and one that leaves something of both, whose noise is
+    # less by √2
     top = sum(float(torch.linalg.matrix_norm(half.slope, 2)) for half in halves) / 2
     most = 0.99 * float(torch.linalg.matrix_norm(evidence, 2))
 
-    def fit(slope: Float[Tensor, "d d"], threshold: float, *plan: tuple[int, int]) -> Float[Tensor, "d d"]:
-        """Start from the minimum under a cost that is the same in all directions, and descend on more and more positions."""
+    def fit(
+        slope: Float[Tensor, "d d"], threshold: float, *plan: tuple[int, int]
+    ) -> Float[Tensor, "d d"]:
+        """Start from the minimum under a cost that is the same in all directions, and descend on
+        more and more positions."""
         V = _Objective(cost.at(0, plan[0][0]), slope, asked.ridge).isotropic(threshold, asked.rank)
         for sampled, n_steps in plan:
             smooth = _Objective(cost.at(0, sampled), slope, asked.ridge)
@@ -159,17 +172,24 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
 
     def end(share: float) -> tuple[Float[Tensor, "d d"], float]:
         threshold = min(share * top / 2**0.5, most)
-        return metric.unwhiten(fit(evidence, threshold, ROUGHLY, (_last(states), FINALLY[1]))), threshold
+        return metric.unwhiten(
+            fit(evidence, threshold, ROUGHLY, (_last(states), FINALLY[1]))
+        ), threshold
 
     if asked.share is not None:
         W, threshold = end(asked.share)
         return Explained(W, asked.share, threshold)
-    halves = [half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES]) for half in halves]
+    halves = [
+        half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES])
+        for half in halves
+    ]
     margins, best, verdict = _judge(halves, metric, asked)
     W, threshold = end(SHARES[best])
-    trials = tuple({"penalty": share, "margin": margin} for share, margin in zip(SHARES, margins, strict=True))
-    # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩; halves that contradict
-    # each other leave nothing to explain
+    trials = tuple(
+        {"penalty": share, "margin": margin} for share, margin in zip(SHARES, margins, strict=True)
+    )
+    # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩; halves that
+    # contradict each other leave nothing to explain
     gain = sum(float((a.path[best] * b.slope).sum()) for a, b in (halves, halves[::-1])) / 2
     return Explained(W, SHARES[best], threshold, max(gain / (2 * asked.kl), 0.0), verdict, trials)
 
@@ -189,9 +209,12 @@ class _Objective(NamedTuple):
     ridge: float
 
     def isotropic(self, threshold: float, rank: int | None) -> Float[Tensor, "d d"]:
-        """Return the minimum for a cost that is the same in all directions, as long as this cost has it."""
+        """Return the minimum for a cost that is the same in all directions, as long as this cost
+        has it."""
         V = soft_threshold_singular_values(self.evidence, threshold, rank)
-        gain = float((V * self.evidence).sum()) - threshold * float(torch.linalg.matrix_norm(V, "nuc"))
+        gain = float((V * self.evidence).sum()) - threshold * float(
+            torch.linalg.matrix_norm(V, "nuc")
+        )
         # along a ray the cost is nearly a square
         return V * (gain / max(2 * self.cost(V)[0] + self.ridge * float(V.square().sum()), 1e-30))
 
@@ -201,12 +224,15 @@ class _Objective(NamedTuple):
         return value, pull - self.evidence + self.ridge * V
 
 
-def _judge(halves: Sequence[_Half], metric: Metric, asked: Asked) -> tuple[list[float], int, Verdict | None]:
-    """Return each penalty's margin, the penalty to take, and the verdict, from what each half says of the other's steers.
+def _judge(
+    halves: Sequence[_Half], metric: Metric, asked: Asked
+) -> tuple[list[float], int, Verdict | None]:
+    """Return each penalty's margin, the penalty to take, and the verdict, from what each half says
+    of the other's steers.
 
-    The p-value allows for the penalty's choice (the largest of all penalties' values is compared), and is twice the
-    smaller one of both halves: what they say of each other is nearly the same thing said twice, so margins, intervals
-    and standard errors are means of both.
+    The p-value allows for the penalty's choice (the largest of all penalties' values is compared),
+    and is twice the smaller one of both halves: what they say of each other is nearly the same
+    thing said twice, so margins, intervals and standard errors are means of both.
     """
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
@@ -218,41 +244,58 @@ def _judge(halves: Sequence[_Half], metric: Metric, asked: Asked) -> tuple[list[
         tokens.append(lengths)
         ps.append(found.p)
     margins = [
-        float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2 for k in range(len(SHARES))
+        float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2
+        for k in range(len(SHARES))
     ]
     best = max(range(len(SHARES)), key=lambda k: margins[k])
     error = sum(ratio_error(g[best] - g[USUAL], n) for g, n in zip(gains, tokens, strict=True)) / 2
     if margins[best] - margins[USUAL] <= error:
         best = USUAL
-    ratios = [bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)]
+    ratios = [
+        bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
+    ]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
     one, other = (half.path[best] for half in halves)
     agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
     n_texts = sum(half.judges.n_texts for half in halves)
-    return margins, best, Verdict(margin, low, high, min(1.0, 2 * min(ps)), asked.kl, n_texts, "halves", agreement)
+    return (
+        margins,
+        best,
+        Verdict(margin, low, high, min(1.0, 2 * min(ps)), asked.kl, n_texts, "halves", agreement),
+    )
 
 
 def _per_text(
     half: _Half, path: Sequence[Float[Tensor, "d d"]], metric: Metric
 ) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return of each distinct text what whitened matrices explain per unit of label, its label, and its tokens."""
+    """Return of each distinct text what whitened matrices explain per unit of label, its label, and
+    its tokens."""
     states = half.judges
     total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
-    for (c, _, text), pull in zip(states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True):
+    for (c, _, text), pull in zip(
+        states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True
+    ):
         white, asked = c @ metric.C_inverse_root, pull.float() @ metric.S_inverse_root
-        total.index_add_(1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu())
+        total.index_add_(
+            1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu()
+        )
     labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
     if states.copy_of is not None:
-        # copies are one text, with the mean of their labels: labels in random order must not part them
+        # copies are one text, with the mean of their labels: labels in random order must not part
+        # them
         of = states.copy_of[keep]
         n = torch.zeros_like(labels).index_add_(0, of, torch.ones(len(of), dtype=labels.dtype))
         total = torch.zeros_like(total).index_add_(1, of, total[:, keep])
-        labels, lengths = (torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths))
+        labels, lengths = (
+            torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths)
+        )
         labels, keep = labels / n.clamp_min(1), n > 0
     return total[:, keep].numpy(), labels[keep].numpy(), lengths[keep].numpy()
 
 
-def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int) -> _Cost:
+def _cost(
+    states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int
+) -> _Cost:
     """Return the cost on positions drawn in proportion to weight · label²."""
     device = base.device
     chunks = list(states.sample(2 * _last(states), seed=seed).chunks(CHUNK, device=device))
@@ -270,9 +313,14 @@ def _cost(states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: 
 
 
 def _evidence(
-    states: States, labels: Float[Tensor, " n_texts"], base: Float[Tensor, "d d"], metric: Metric, asked: Asked
+    states: States,
+    labels: Float[Tensor, " n_texts"],
+    base: Float[Tensor, "d d"],
+    metric: Metric,
+    asked: Asked,
 ) -> _Half:
-    """Return `G` of some texts over the background, whitened, and what it is a sum of, where that judges: one pass."""
+    """Return `G` of some texts over the background, whitened, and what it is a sum of, where that
+    judges: one pass."""
     head, device = quickest(states.readout.head), labels.device
     weight = labels * text_weights(states, asked.weights).to(device)
     judges = states.sample(JUDGED_ON, seed=asked.seed)

@@ -61,55 +61,66 @@ def fit_steer(
 
         softmax((c + y·cW + cD) W_U + b_U)
 
-    predicts the next token, with the label `y ∈ [-1, 1]` of each position's text. The model is frozen, so its states `c` are
-    constants and the problems are convex (not under a logit soft cap). By default the background is fitted to all texts
-    without their labels, and the steer is the one whose evidence is largest for the KL it costs,
+    predicts the next token, with the label `y ∈ [-1, 1]` of each position's text. The model is
+    frozen, so its states `c` are constants and the problems are convex (not under a logit soft
+    cap). By default the background is fitted to all texts without their labels, and the steer is
+    the one whose evidence is largest for the KL it costs,
 
         minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + μ |V|_*        G = E y cᵀ(e_next − E_p e)
 
-    (`fits.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the likelihood's own problem,
+    (`fits.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the
+    likelihood's own problem,
 
         minimise  mean w · CE + λ_W/2 tr(Wᵀ C W S) + λ_D/2 tr(Dᵀ C D S)
 
-    `C = E[cᵀc]` and `S = E[Cov_p(e)]` make the natural metric, a Kronecker approximation of the cost: `λ` is the price, in
-    nats of likelihood, of one nat of KL by that approximation, which on fitted steers is 1.4 to 3.9 times less than the
-    true KL.
-    Source: Han et al. (arXiv 2305.12798), section 3 and appendix D; the background is their dummy steer.
+    `C = E[cᵀc]` and `S = E[Cov_p(e)]` make the natural metric, a Kronecker approximation of the
+    cost: `λ` is the price, in nats of likelihood, of one nat of KL by that approximation, which on
+    fitted steers is 1.4 to 3.9 times less than the true KL.
+    Source: Han et al. (arXiv 2305.12798), section 3 and appendix D; the background is their dummy
+    steer.
 
-    A tenth of the texts is held out: how much of the background to keep and how long the steer is to be (or the damping) are
-    chosen on it, and all losses in the report are also given there. `report.verdict` says whether the steer is better than
-    one fitted to shuffled labels.
+    A tenth of the texts is held out: how much of the background to keep and how long the steer is
+    to be (or the damping) are chosen on it, and all losses in the report are also given there.
+    `report.verdict` says whether the steer is better than one fitted to shuffled labels.
 
     Args:
         states: from `steerlens.collect` on labelled texts; or a model, with `data`.
-        data: labelled texts, where a model is given: they are read first, as `steerlens.collect(model, data)` does.
-        solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the KL it costs (see
-            `explain`): few directions where halves of the texts say that the style lives in few, all of them else. No
-            certificate. SGD's steps, the evidence and its cost are in bfloat16 where the device multiplies that natively,
-            else in float32, so that a seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
-            problem's own minimum, to `tolerance`, with a certificate, and the same everywhere. `"closed-form"`: the Kronecker
-            approximation of the first Newton step, `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine
-            with the exact step is 0.97 at large ridges and 0.3 to 0.6 at small ones.
-        rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in the natural metric. None:
-            the rank that the penalty leaves.
-        ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those under which each half of
-            a sample says most about the other; `"auto"` has no ridge on the steer then, but its penalty.
-        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of 20,000 positions; for
-            `"auto"` 0.1 for the background, and 0.03 for the coordinates in which singular values are lowered.
-        lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear. "closed-form" has none.
-        weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same in sum, every token
-            within such a class the same. `"texts"`: classes the same, and every text within a class. `"tokens"`: every
-            token the same.
+        data: labelled texts, where a model is given: they are read first, as
+            `steerlens.collect(model, data)` does.
+        solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the
+            KL it costs (see `explain`): few directions where halves of the texts say that the style
+            lives in few, all of them else. No certificate. SGD's steps, the evidence and its cost
+            are in bfloat16 where the device multiplies that natively, else in float32, so that a
+            seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
+            problem's own minimum, to `tolerance`, with a certificate, and the same everywhere.
+            `"closed-form"`: the Kronecker approximation of the first Newton step,
+            `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine with the exact step
+            is 0.97 at large ridges and 0.3 to 0.6 at small ones.
+        rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in
+            the natural metric. None: the rank that the penalty leaves.
+        ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those
+            under which each half of a sample says most about the other; `"auto"` has no ridge on
+            the steer then, but its penalty.
+        damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of
+            20,000 positions; for `"auto"` 0.1 for the background, and 0.03 for the coordinates in
+            which singular values are lowered.
+        lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear.
+            "closed-form" has none.
+        weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same
+            in sum, every token within such a class the same. `"texts"`: classes the same, and every
+            text within a class. `"tokens"`: every token the same.
         tolerance: of `"lbfgs"`, in nats per token: stop when the certified gap is below.
-        kl: what strength 1 costs on the training texts over the plain model, mean of both signs, in nats per token: the
-            common unit of all steers. The multiple that labels of 1 ask for is `report.strength`.
+        kl: what strength 1 costs on the training texts over the plain model, mean of both signs, in
+            nats per token: the common unit of all steers. The multiple that labels of 1 ask for is
+                `report.strength`.
         seed: of the split, the subsamples and the order of the minibatches.
         name: of the steer, for tables and figures.
-        progress: show a bar of the three stages: settings, fit, measures (and of reading, where a model is given).
+        progress: show a bar of the three stages: settings, fit, measures (and of reading, where a
+            model is given).
 
     Raises:
-        ValueError: all labels equal (steer and background cannot be told apart), fewer than four texts, an argument out
-            of range.
+        ValueError: all labels equal (steer and background cannot be told apart), fewer than four
+            texts, an argument out of range.
 
     Example:
         >>> import steerlens as sl
@@ -168,18 +179,25 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     started = time.perf_counter()
     train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
-        raise ValueError("states: after a tenth of the texts was held out only one label is left; collect more texts")
+        raise ValueError(
+            "states: after a tenth of the texts was held out only one label is left; collect more texts"
+        )
     settings = given_settings(given.ridge, given.damping, given.lr, train.n_positions)
-    if given.solver == "auto":  # of the background alone, which the search gives no better, and which is cut to fit
+    if (
+        given.solver == "auto"
+    ):  # of the background alone, which the search gives no better, and which is cut to fit
         settings = {"damping": DAMPING} | settings
     sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
     sample = sample if sample.n_texts > 1 else train
     halves = cast(
-        tuple[Moments, Moments], tuple(sums_over(half, given.weights) for half in sample.split(0.5, seed=given.seed))
+        tuple[Moments, Moments],
+        tuple(sums_over(half, given.weights) for half in sample.split(0.5, seed=given.seed)),
     )
     metric = Metric(*second_moments(states.readout.head, halves[0].plus(halves[1])))
     tuning = heldout.sample(8_192, seed=given.seed)
-    setting, trials, tried = choose(sample, halves, metric, tuning, given.weights, settings, given.solver, given.seed)
+    setting, trials, tried = choose(
+        sample, halves, metric, tuning, given.weights, settings, given.solver, given.seed
+    )
     # the penalty on singular values stands for a ridge, unless one is asked for
     ridge = settings.get("ridge", 0.0) / train.n_positions
     whitening = WHITENING if given.damping is None else given.damping
@@ -220,11 +238,13 @@ def _solve(
 ) -> Found:  # fmt: skip
     """Fit steer and background under settings that are chosen.
 
-    `tuning` are held-out texts that say how much of the background to keep, and how long the steer is to be.
+    `tuning` are held-out texts that say how much of the background to keep, and how long the steer
+    is to be.
     """
     problem = make_problem(train, metric, asked.weights, setting)
     if given.solver == "auto":
-        # what all texts share is fitted without their labels: what knew them would take from the evidence, or add to it
+        # what all texts share is fitted without their labels: what knew them would take from the
+        # evidence, or add to it
         problem = replace(problem, labels=torch.zeros_like(problem.labels))
     solved = solve(problem, given.solver, setting, asked.weights, given.tolerance, asked.seed)
     W, D = (problem.metric.unwhiten(V) for V in solved.V)
@@ -236,16 +256,21 @@ def _solve(
     steer = explain(train, metric.damped(whitening), D, asked)
     mean = mean_label(train, asked.weights)
     if tuning is not None and steer.strength:
-        steer = steer._replace(strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning))
+        steer = steer._replace(
+            strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning)
+        )
     length = 1.0 if steer.strength is None else steer.strength
     return Found(D - mean * length * steer.W, steer, problem, solved)
 
 
 def _of_length(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:
-    """Return the steer that costs what strength 1 is to cost, and the multiple of it that was found."""
+    """Return the steer that costs what strength 1 is to cost, and the multiple of it that was
+    found."""
     # halves that contradict each other leave a strength of 0, but a direction all the same
     direction = found.W
-    unit = strength_at_kl(Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl)
+    unit = strength_at_kl(
+        Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl
+    )
     length = 1.0 if found.strength is None else found.strength
     return Steer(unit * direction, train.readout, name), length / unit
 
@@ -255,8 +280,9 @@ def fit_split_halves(
 ) -> tuple[tuple[Steer, Steer], ...]:
     """Fit the same steer to both halves of the texts, several times: how much of it replicates?
 
-    The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the ridge stays the same in
-    positions of evidence. A pair costs about what the last pass of the fit did.
+    The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the
+    ridge stays the same in positions of evidence. A pair costs about what the last pass of the fit
+    did.
 
     Args:
         states: those that the fit was made from.
@@ -281,16 +307,21 @@ def fit_split_halves(
     check_states(states)
     again = _like(states, fit, seed, part=0.5)
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    numbered = tqdm(enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=hidden(progress))
+    numbered = tqdm(
+        enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=hidden(progress)
+    )
     return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in numbered)
 
 
-def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0, progress: bool = True) -> tuple[Steer, ...]:
-    """Fit the same steer to labels in random order, several times over: what texts give without their labels' help.
+def fit_shuffled(
+    states: States, fit: Fit, *, n: int = 19, seed: int = 0, progress: bool = True
+) -> tuple[Steer, ...]:
+    """Fit the same steer to labels in random order, several times over: what texts give without
+    their labels' help.
 
-    Settings are those of the fit. A fit to noise is no random direction, it follows what the text varies in, so this is
-    what words and directions of the steer are to be held against (`singular_words(noise=)`). With 19 of them
-    nothing can be rarer than 1 in 20.
+    Settings are those of the fit. A fit to noise is no random direction, it follows what the text
+    varies in, so this is what words and directions of the steer are to be held against
+    (`singular_words(noise=)`). With 19 of them nothing can be rarer than 1 in 20.
 
     Args:
         states: those that the fit was made from.
@@ -322,7 +353,8 @@ def fit_shuffled(states: States, fit: Fit, *, n: int = 19, seed: int = 0, progre
 def _like(
     states: States, fit: Fit, seed: int, *, part: float = 1.0, over: Fit | None = None
 ) -> Callable[[States, str], Steer]:
-    """Return what fits a steer to a part of the states, or to other labels, under the settings of a fit.
+    """Return what fits a steer to a part of the states, or to other labels, under the settings of a
+    fit.
 
     `over`: a fit whose background, which knows no labels, serves again.
     """
@@ -334,13 +366,16 @@ def _like(
     # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
     asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, given.kl, seed)
     # where the steer has its own objective, its part in that of the background is nothing
-    steer, background = (ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1]))
+    steer, background = (
+        ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1])
+    )
     setting = Setting(r.damping, steer, background, *(() if r.lr is None else (r.lr,)))
 
     def metric_of(some: States) -> Metric:
         return natural_metric(some.sample(20_000, seed=seed), weights=weights)
 
-    # labels in another order weigh the texts a little differently, which coordinates need not follow
+    # labels in another order weigh the texts a little differently, which coordinates need not
+    # follow
     shared = None if over is None else metric_of(states)
 
     def again(some: States, name: str) -> Steer:
@@ -356,7 +391,8 @@ def _like(
 
 
 def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "labels") -> Metric:
-    """Return the natural metric of a model on a text: coordinates in which costs are nearly equal. See `Metric`.
+    """Return the natural metric of a model on a text: coordinates in which costs are nearly equal.
+    See `Metric`.
 
     Cost: two products with `W_U` a position; a sample of some thousand positions is plenty
     (`states.sample(16_384, seed=0)`).
@@ -406,7 +442,9 @@ def check_arguments(
             "e.g. ordinary texts with label 0"
         )
     if solver not in get_args(Solver):
-        raise ValueError(f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(Solver)))}")
+        raise ValueError(
+            f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(Solver)))}"
+        )
     if rank is not None and not 1 <= rank <= states.d_model:
         raise ValueError(f"rank: got {rank}, expected 1 … {states.d_model} (d_model)")
     ridges = ridge if isinstance(ridge, tuple) else (ridge,)

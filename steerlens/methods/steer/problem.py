@@ -23,7 +23,8 @@ Weights = Literal["labels", "texts", "tokens"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient and objective."""
+    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient
+    and objective."""
 
     states: States
     metric: Metric
@@ -49,7 +50,9 @@ class Problem:
         That is read-out, steered states, targets, weights.
         """
         head = self.states.readout.head
-        head = head._replace(W_U=head.W_U.to(V), b_U=head.b_U.to(V))  # a float64 point is judged in float64
+        head = head._replace(
+            W_U=head.W_U.to(V), b_U=head.b_U.to(V)
+        )  # a float64 point is judged in float64
         c, y = chunk.hidden.to(V), self.labels[chunk.text].to(V)[:, None]
         white = c @ self.metric.C_inverse_root.to(V)
         moved = torch.addmm(c, y * (white @ V[0]) + white @ V[1], self.metric.S_inverse_root.to(V))
@@ -73,7 +76,9 @@ class Problem:
             for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
                 # in place: a matrix of a wide model is larger than any cache
                 yield (
-                    lambda V, chunk=chunk: self.gradient(chunk, V, rough).div_(len(chunk.next)).addcmul_(self.ridge, V)
+                    lambda V, chunk=chunk: (
+                        self.gradient(chunk, V, rough).div_(len(chunk.next)).addcmul_(self.ridge, V)
+                    )
                 )
 
     def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
@@ -81,7 +86,10 @@ class Problem:
 
         One pass, two products with `W_U` per position.
         """
-        total, slope = torch.zeros_like(V[0, 0, 0], dtype=torch.float64), torch.zeros_like(V, dtype=torch.float64)
+        total, slope = (
+            torch.zeros_like(V[0, 0, 0], dtype=torch.float64),
+            torch.zeros_like(V, dtype=torch.float64),
+        )
         for chunk in self.states.chunks(CHUNK, device=self.labels.device):
             y, white, asked = self._asked(chunk, V)
             loss, part = nll_and_gradient(*asked)
@@ -131,11 +139,15 @@ def batch_size(n_positions: int) -> int:
 def stable_lr(problem: Problem, lr: float) -> float:
     """Return the step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
 
-    `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the product of the
-    dimensions that count (Jain et al. 2018, for least squares; beyond about twice that it diverges).
+    `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the
+    product of the dimensions that count (Jain et al. 2018, for least squares; beyond about twice
+    that it diverges).
     """
     n_C, n_S = problem.metric.dimensions
-    return min(lr, 1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)))
+    return min(
+        lr,
+        1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)),
+    )
 
 
 def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
@@ -148,7 +160,9 @@ def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"],
     passes = max(1, math.ceil(200 * size / n))
     zero = torch.zeros(2, d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)
-    return averaged_sgd(problem.batches(size, passes, seed), zero, stable_lr(problem, lr), n_steps), passes
+    return averaged_sgd(
+        problem.batches(size, passes, seed), zero, stable_lr(problem, lr), n_steps
+    ), passes
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:

@@ -1,4 +1,5 @@
-"""Solve the likelihood's problem: ridges chosen by the sample's halves, damping by held-out NLL, then a solver."""
+"""Solve the likelihood's problem: ridges chosen by the sample's halves, damping by held-out NLL,
+then a solver."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +12,15 @@ from torch import Tensor
 from steerlens.maths.logits import readings
 from steerlens.maths.moments import Moments
 from steerlens.maths.solvers import cross_validated_gain, lbfgs
-from steerlens.methods.steer.problem import CHUNK, Problem, Weights, closed_form, sgd, sums_over, text_weights
+from steerlens.methods.steer.problem import (
+    CHUNK,
+    Problem,
+    Weights,
+    closed_form,
+    sgd,
+    sums_over,
+    text_weights,
+)
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
@@ -19,8 +28,9 @@ Solver = Literal["auto", "closed-form", "lbfgs"]
 
 
 class Setting(NamedTuple):
-    """What is chosen unless given. Ridges are in positions: they act as λ = ridge / n_positions, like that many positions of
-    evidence for no steer at all, so that a choice made on a subsample holds for the whole."""
+    """What is chosen unless given. Ridges are in positions: they act as λ = ridge / n_positions,
+    like that many positions of evidence for no steer at all, so that a choice made on a subsample
+    holds for the whole."""
 
     damping: float
     ridge: float
@@ -31,14 +41,19 @@ class Setting(NamedTuple):
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
     device = metric.C.device
-    ridge = torch.tensor([setting.ridge, setting.ridge_background])[:, None, None] / train.n_positions
-    labels, weight, ridge = (t.to(device) for t in (train.labels, text_weights(train, weights), ridge))
+    ridge = (
+        torch.tensor([setting.ridge, setting.ridge_background])[:, None, None] / train.n_positions
+    )
+    labels, weight, ridge = (
+        t.to(device) for t in (train.labels, text_weights(train, weights), ridge)
+    )
     return Problem(train, metric.damped(setting.damping), labels, weight, ridge)
 
 
 DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3
-"""Where the search for the damping starts, by what it is multiplied or divided as long as held-out NLL falls, and nats per
-token below which a fall is chance: of some thousand positions a difference between two fits is known to about that."""
+"""Where the search for the damping starts, by what it is multiplied or divided as long as held-out
+NLL falls, and nats per token below which a fall is chance: of some thousand positions a difference
+between two fits is known to about that."""
 
 RIDGES = tuple(78.125 * 4**k for k in range(7))
 """Ridges compared, in positions: 78 … 320,000."""
@@ -61,9 +76,10 @@ def choose(
 
     Also what was tried, and the passes over the sample.
 
-    For each damping both ridges follow from the sums of the sample's halves (`best_ridges`), so that only the damping is
-    searched for by fits: there second order is not enough, as it knows nothing of how rare words curve. A closed form is
-    all second order itself; its trials cost no fit, so its ridges are searched for in the same way.
+    For each damping both ridges follow from the sums of the sample's halves (`best_ridges`), so
+    that only the damping is searched for by fits: there second order is not enough, as it knows
+    nothing of how rare words curve. A closed form is all second order itself; its trials cost no
+    fit, so its ridges are searched for in the same way.
     """
     sums = halves[0].plus(halves[1]) if solver == "closed-form" else None
     trials: list[dict[str, float]] = []
@@ -85,7 +101,10 @@ def choose(
         else:
             V = closed_form(problem, sums)
         nll = tuning_nll(problem.metric, V, tuning)
-        trials.append({name: value for name, value in setting._asdict().items() if name != "lr"} | {"heldout_nll": nll})
+        trials.append(
+            {name: value for name, value in setting._asdict().items() if name != "lr"}
+            | {"heldout_nll": nll}
+        )
         return nll if math.isfinite(nll) else math.inf
 
     def moved(setting: Setting, name: str, factor: float) -> Setting:
@@ -93,7 +112,9 @@ def choose(
         return at(value) if name == "damping" else setting._replace(**{name: value})
 
     best = at(given.get("damping", DAMPING))
-    names = [name for name in ("damping", *(() if sums is None else RIDGE_NAMES)) if name not in given]
+    names = [
+        name for name in ("damping", *(() if sums is None else RIDGE_NAMES)) if name not in given
+    ]
     lowest = heldout_nll(best) if names else math.inf
     for name in names:
         for factor in (1 / FACTOR, FACTOR):
@@ -110,8 +131,8 @@ def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float,
 
     Under them each half of a sample says most about the other.
 
-    See `cross_validated_gain`. With `C` and `S` in their eigenbases the curvature is diagonal; labels less their mean part the
-    steer from the background, which explains what all texts share.
+    See `cross_validated_gain`. With `C` and `S` in their eigenbases the curvature is diagonal;
+    labels less their mean part the steer from the background, which explains what all texts share.
     """
     (c, U), (s, Q) = metric.spectra
     whiten = (metric.floored(c)[:, None] * metric.floored(s)).rsqrt()
@@ -128,13 +149,16 @@ def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float,
 
     def best(k: int, curvature: Tensor) -> float:
         n = float(total.weight) / 2
-        return max(RIDGES, key=lambda ridge: cross_validated_gain(one[k], other[k], curvature, ridge / n))
+        return max(
+            RIDGES, key=lambda ridge: cross_validated_gain(one[k], other[k], curvature, ridge / n)
+        )
 
     return best(0, spread * curvature), best(1, curvature)
 
 
 class Solved(NamedTuple):
-    """A point in whitened coordinates, what is known of its distance to the optimum, and what it cost."""
+    """A point in whitened coordinates, what is known of its distance to the optimum, and what it
+    cost."""
 
     V: Float[Tensor, "2 d d"]
     passes: float
@@ -143,11 +167,22 @@ class Solved(NamedTuple):
     gap_reason: str | None = None
 
 
-def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, tolerance: float, seed: int) -> Solved:
+def solve(
+    problem: Problem,
+    solver: Solver,
+    setting: Setting,
+    weights: Weights,
+    tolerance: float,
+    seed: int,
+) -> Solved:
     """Solve the problem in one of the three ways of `fit_steer`."""
     if solver == "closed-form":
         V = closed_form(problem, sums_over(problem.states, weights))
-        return Solved(V, 1, gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate")
+        return Solved(
+            V,
+            1,
+            gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate",
+        )
     start, passes = sgd(problem, setting.lr, seed)
     if solver == "auto":  # of which the background is used
         reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
@@ -156,7 +191,9 @@ def solve(problem: Problem, solver: Solver, setting: Setting, weights: Weights, 
     found = lbfgs(problem.objective, start, problem.ridge, tolerance, convex=on.convex)
     reason = None
     if found.optimality_gap is None and not on.convex:
-        reason = f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
+        reason = (
+            f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
+        )
     elif found.optimality_gap is None:
         reason = "without a ridge on both matrices the objective has no lower bound"
     return Solved(
@@ -177,8 +214,8 @@ FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of a background, tried on held-out texts: of few texts it learns what they alone share."""
 
 LONGER, WORTH = (1.0, 1.2, 1.45, 1.75, 2.1), 2e-4
-"""Multiples of the length that halves of the texts ask for, which the better steer of all may bear; and nats per token
-that each further one has to bring."""
+"""Multiples of the length that halves of the texts ask for, which the better steer of all may bear;
+and nats per token that each further one has to bring."""
 
 
 def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> float:
@@ -187,8 +224,11 @@ def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> float:
     return min(zip(nll, FRACTIONS, strict=True))[1]
 
 
-def longer(W: Float[Tensor, "d d"], D: Float[Tensor, "d d"], mean_label: float, tuning: States) -> float:
-    """Return the multiple of a steer, over its background at the mean label, that held-out texts ask for."""
+def longer(
+    W: Float[Tensor, "d d"], D: Float[Tensor, "d d"], mean_label: float, tuning: States
+) -> float:
+    """Return the multiple of a steer, over its background at the mean label, that held-out texts
+    ask for."""
     nll = _nll_of(tuning, [(k * W, D - mean_label * k * W) for k in LONGER])
     best = 0
     for k in range(1, len(LONGER)):
@@ -198,21 +238,29 @@ def longer(W: Float[Tensor, "d d"], D: Float[Tensor, "d d"], mean_label: float, 
     return LONGER[best]
 
 
-def _nll_of(tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]]) -> list[float]:
-    """Return the mean NLL of texts at their own labels under steers and backgrounds; classes balanced as by default."""
+def _nll_of(
+    tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]]
+) -> list[float]:
+    """Return the mean NLL of texts at their own labels under steers and backgrounds; classes
+    balanced as by default."""
     head, device = tuning.readout.head, points[0][0].device
     labels, weight = (t.to(device) for t in (tuning.labels, text_weights(tuning, "labels")))
     total = torch.zeros(len(points), dtype=torch.float64, device=device)
     for c, target, text in tuning.chunks(CHUNK, device=device):
         y = labels[text][:, None]
         moved = [c + c @ D + y * (c @ W) for W, D in points]
-        nll = readings(head, target, lambda part, moved=moved: [at @ part.W_U + part.b_U for at in moved]).nll
+        nll = readings(
+            head, target, lambda part, moved=moved: [at @ part.W_U + part.b_U for at in moved]
+        ).nll
         total += (nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
 
 
 def given_settings(
-    ridge: float | tuple[float, float] | None, damping: float | None, lr: float | None, n_positions: int
+    ridge: float | tuple[float, float] | None,
+    damping: float | None,
+    lr: float | None,
+    n_positions: int,
 ) -> dict[str, float]:
     """Return the arguments that were given, as fields of `Setting`."""
     found: dict[str, float] = {}

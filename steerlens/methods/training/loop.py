@@ -22,11 +22,13 @@ from steerlens.values.training import Training
 from steerlens.values.warn import warn_user
 
 STRENGTHS = (1.0, 0.5, 0.25)
-"""What a label of 1 may ask for: training makes the edit as long as its own texts want it, which is too long for others."""
+"""What a label of 1 may ask for: training makes the edit as long as its own texts want it, which is
+too long for others."""
 
 
 class Schedule(NamedTuple):
-    """How to descend, with the fit's own learning rate, and what the bar and the warning call it."""
+    """How to descend, with the fit's own learning rate, and what the bar and the warning call
+    it."""
 
     training: Training
     lr: float
@@ -40,7 +42,8 @@ Sized = tuple[nn.Parameter, float]
 
 
 class Descent(NamedTuple):
-    """Held-out loss after each epoch, the one whose parameters are kept (0: the untrained start), and how it was asked for."""
+    """Held-out loss after each epoch, the one whose parameters are kept (0: the untrained start),
+    and how it was asked for."""
 
     trials: tuple[dict[str, float], ...]
     epoch: int
@@ -73,12 +76,13 @@ def train_on_texts(
 
     It is judged at the best of some multiples of the label.
 
-    A hundred texts may look worse for what other hundreds are better for. Where the untrained start is best, it is tried
-    once more with others held out; if they say the same, the user is told.
+    A hundred texts may look worse for what other hundreds are better for. Where the untrained start
+    is best, it is tried once more with others held out; if they say the same, the user is told.
 
     Args:
         parameters: what is learned; changed in place.
-        training, judged: the edits, with gradients to the parameters; the second without what belongs to training alone.
+        training, judged: the edits, with gradients to the parameters; the second without what
+            belongs to training alone.
         penalty: added to the loss at each step, given the share of the fit that is done.
     """
 
@@ -89,7 +93,10 @@ def train_on_texts(
         backward(data.kept, c, batch.targets, weight, data.background, penalty(progress))
 
     def judge() -> dict[str, float]:
-        losses = {by: nll(model, data, data.heldout, lambda texts, y, by=by: judged(texts, by * y)) for by in STRENGTHS}
+        losses = {
+            by: nll(model, data, data.heldout, lambda texts, y, by=by: judged(texts, by * y))
+            for by in STRENGTHS
+        }
         strength = min(losses, key=lambda by: losses[by])
         return {"heldout_nll": losses[strength], "strength": strength}
 
@@ -115,7 +122,8 @@ def training_loop(
 
     Args:
         parameters: what is learned; changed in place.
-        pull: adds to the parameters the gradients of the loss of some texts, given the share of the fit that is done.
+        pull: adds to the parameters the gradients of the loss of some texts, given the share of the
+            fit that is done.
         judge: the held-out loss first, then what else the trials are to say.
     """
     device, fitting = data.kept.readout.W_U.device, data.fitting
@@ -130,7 +138,9 @@ def training_loop(
     with (
         # dropout draws from the global generator, which is left as it was
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        tqdm(total=total, unit="step", desc=schedule.name, disable=hidden(schedule.progress)) as bar,
+        tqdm(
+            total=total, unit="step", desc=schedule.name, disable=hidden(schedule.progress)
+        ) as bar,
     ):
         torch.manual_seed(schedule.seed)
         for epoch in range(1, training.epochs + 1):
@@ -154,7 +164,9 @@ def training_loop(
     return Descent(tuple(trials), best_at, training)
 
 
-def _adam(parameters: Sequence[Sized], training: Training, total: int) -> tuple[Optimizer, LRScheduler]:
+def _adam(
+    parameters: Sequence[Sized], training: Training, total: int
+) -> tuple[Optimizer, LRScheduler]:
     """Return the optimiser and its schedule.
 
     A parameter's own unit scales its learning rate and not its decay.
@@ -219,7 +231,9 @@ def build_fit(
     return Fit(value, data.background, report)
 
 
-def _shuffled(kept: ResidualCache, rows: Sequence[int], size: int, random: torch.Generator) -> Iterator[list[int]]:
+def _shuffled(
+    kept: ResidualCache, rows: Sequence[int], size: int, random: torch.Generator
+) -> Iterator[list[int]]:
     """Return batches in random order, of texts of similar length.
 
     They are drawn from a few batches' worth of random ones.

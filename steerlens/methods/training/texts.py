@@ -46,8 +46,8 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
     """Return random parts of the texts that have something to predict.
 
     A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
-    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A text
-    that is there twice is used once.
+    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A
+    text that is there twice is used once.
 
     Raises:
         ValueError: fewer than four of them, or a background that lives on another model.
@@ -113,12 +113,15 @@ def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
     return total / n
 
 
-def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing, strength: float = 1.0) -> Measured:
+def measure_edit(
+    model: Model, data: Data, texts: Sequence[int], made: Editing, strength: float = 1.0
+) -> Measured:
     """Return the mean NLL in nats per token, base, background, edited and flipped, and KL at ±1.
 
     Five passes above the layer.
 
-    Base is strength 0, which for a prompt is the neutral one; edited is at `strength` times the label.
+    Base is strength 0, which for a prompt is the neutral one; edited is at `strength` times the
+    label.
     """
     kept, D = data.kept, data.background.W
     head = kept.readout.head
@@ -128,12 +131,17 @@ def measure_edit(model: Model, data: Data, texts: Sequence[int], made: Editing, 
             batch = batch_of(kept, picked)
             y, one = strength * batch.labels, torch.ones_like(batch.labels)
             plain, right, wrong, up, down = (
-                final_states(model, kept, batch, made(picked, s)) for s in (0 * one, y, -y, one, -one)
+                final_states(model, kept, batch, made(picked, s))
+                for s in (0 * one, y, -y, one, -one)
             )
             text = torch.tensor(picked, device=y.device)[:, None].expand_as(batch.real)[batch.real]
             over = [c + c @ D for c in (plain, right, wrong)]
             states = (plain, *over, up, down)
-            yield Ways(batch.targets, text, lambda part, states=states: [c @ part.W_U + part.b_U for c in states])
+            yield Ways(
+                batch.targets,
+                text,
+                lambda part, states=states: [c @ part.W_U + part.b_U for c in states],
+            )
 
     counted = torch.zeros(len(kept), dtype=torch.long)
     for row in texts:

@@ -60,19 +60,22 @@ def write_report(
 ) -> Path:
     """Fit, measure and show, and return the path of the page.
 
-    The folder gets `index.html` (self-contained), `report.json` (every number), `figures/` (PDF, PNG, JSON) and
-    `steers/`. It is built beside `out` and renamed at the end: whatever goes wrong, nothing half-written is left.
+    The folder gets `index.html` (self-contained), `report.json` (every number), `figures/` (PDF,
+    PNG, JSON) and `steers/`. It is built beside `out` and renamed at the end: whatever goes wrong,
+    nothing half-written is left.
 
     Args:
         model: a name as `load_model` takes it.
-        data: labelled texts; None on a toy model for the toy world's, one steer for sentiment and one for tone.
+        data: labelled texts; None on a toy model for the toy world's, one steer for sentiment and
+            one for tone.
         name: of the steer that is fitted on `data`.
         texts: how many toy texts to fit each steer on.
         overwrite: replace an earlier report; a folder that is something else is never touched.
         say: takes lines of progress.
 
     Raises:
-        ValueError: no data for a model that is not a toy, labels that are all equal, fewer than 20 texts.
+        ValueError: no data for a model that is not a toy, labels that are all equal, fewer than 20
+            texts.
         FileExistsError: `out` is there and not empty.
         FileNotFoundError: no such model, or no folder to put `out` in.
     """
@@ -81,7 +84,11 @@ def write_report(
     say(f"loading {model}")
     lm = load_model(model)
     studies = list(_studies(lm, data, name, texts, seed, say))
-    source = f"{texts:,} texts of the toy world per steer" if data is None else f"{len(data):,} labelled texts ({name})"
+    source = (
+        f"{texts:,} texts of the toy world per steer"
+        if data is None
+        else f"{len(data):,} labelled texts ({name})"
+    )
     space = components(embedding(lm), n=6, tokens=8, seed=seed).table
     beyond: dict[str, Any] = {}
     # what is no better than noise is not compared with anything
@@ -96,7 +103,9 @@ def write_report(
         "seed": seed,
         "threads": torch.get_num_threads(),
         "seconds": time.perf_counter() - started,
-        "versions": {p: version(p) for p in ("steerlens", "torch", "transformer-lens", "transformers")},
+        "versions": {
+            p: version(p) for p in ("steerlens", "torch", "transformer-lens", "transformers")
+        },
     }
     say("drawing")
     whole = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -122,19 +131,32 @@ def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> No
     for one in studies:
         stem = folder / "steers" / _file_name(one.name)
         save(one.fit.value, stem.with_name(f"{stem.name}.safetensors"), report=one.fit.report)
-        save(one.fit.background, stem.with_name(f"{stem.name}-background.safetensors"), report=one.fit.report)
-    write_json(folder / "report.json", facts | {"steers": {one.name: _numbers(one) for one in studies}})
+        save(
+            one.fit.background,
+            stem.with_name(f"{stem.name}-background.safetensors"),
+            report=one.fit.report,
+        )
+    write_json(
+        folder / "report.json", facts | {"steers": {one.name: _numbers(one) for one in studies}}
+    )
     write_bytes(folder / "index.html", page(studies, pictures, facts).encode())
 
 
-def _studies(lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say) -> list[Study]:
+def _studies(
+    lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say
+) -> list[Study]:
     if data is not None:
         train, test = data.split(0.85, seed=seed)
         return [study(lm, train, test, name=name, seed=seed, say=say)]
     found = []
     for attribute in ("sentiment", "tone"):
-        train, test = corpus(attribute, n=texts, seed=seed), corpus(attribute, n=max(texts // 4, 20), seed=seed + 1)
-        found.append(study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say))
+        train, test = (
+            corpus(attribute, n=texts, seed=seed),
+            corpus(attribute, n=max(texts // 4, 20), seed=seed + 1),
+        )
+        found.append(
+            study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say)
+        )
     return found
 
 
@@ -148,17 +170,29 @@ def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, D
     if moved := facts.get("transfer"):
         with look(dark=False):
             fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
-        yield "transfer", (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved)
+        yield (
+            "transfer",
+            (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved),
+        )
     if found := facts.get("rivals"):
         with look(dark=False):
             fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
-        yield "rivals", (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found)
+        yield (
+            "rivals",
+            (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found),
+        )
 
 
 def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
     """Return how to draw each figure of a steer; of one in doubt, only the evidence."""
     t, name = one.tables, one.name
-    losses = {"losses": lambda: (_figure(plot_losses(t["losses"])), f"NLL of new texts with {name}", t["losses"])}
+    losses = {
+        "losses": lambda: (
+            _figure(plot_losses(t["losses"])),
+            f"NLL of new texts with {name}",
+            t["losses"],
+        )
+    }
     if one.doubt is not None:
         return losses
     kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
@@ -190,7 +224,11 @@ def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
             f"Distribution of {name} of the written texts at each strength",
             t["written"].drop(columns=["prompt", "sample"]),
         ),
-        "gap": lambda: (_figure(plot_gap_closed(t["gap"])), f"Gap closed by {name} on texts of each grade", t["gap"]),
+        "gap": lambda: (
+            _figure(plot_gap_closed(t["gap"])),
+            f"Gap closed by {name} on texts of each grade",
+            t["gap"],
+        ),
     }
 
 
@@ -200,12 +238,18 @@ def _meaning(words: pd.DataFrame) -> list[int]:
     They have a gain, and another half of the texts has it too.
     """
     rows = words[words.gain > 0].drop_duplicates("direction")
-    return [int(w.direction) for w in rows.itertuples() if "kept" not in words or replicates(w.kept, w.spread)]
+    return [
+        int(w.direction)
+        for w in rows.itertuples()
+        if "kept" not in words or replicates(w.kept, w.spread)
+    ]
 
 
 def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
     """Draw both sides of a direction, side by side."""
-    fig, panels = plt.subplots(1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained")
+    fig, panels = plt.subplots(
+        1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained"
+    )
     for ax, side in zip(panels, "+-", strict=True):
         plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
     fig.supxlabel("score at strength +1", fontsize=8, color=ink())
@@ -219,10 +263,16 @@ def _figure(ax: Axes) -> Figure:
 
 def _numbers(one: Study) -> dict[str, Any]:
     """Return every number that the page shows of a steer, and those that it leaves out."""
-    tables = {name: records(table) for name, table in one.tables.items() if name not in ("scores", "written")}
+    tables = {
+        name: records(table)
+        for name, table in one.tables.items()
+        if name not in ("scores", "written")
+    }
     if "written" in one.tables:
         groups = one.tables["written"].groupby("strength")
-        found = groups.attribute.agg(["mean", "std", "count"]).assign(grammatical=groups.grammatical.mean())
+        found = groups.attribute.agg(["mean", "std", "count"]).assign(
+            grammatical=groups.grammatical.mean()
+        )
         tables["written"] = records(found.reset_index())
     r = one.fit.report
     speed = r.passes * r.n_positions / max(r.seconds, 1e-9)
@@ -244,13 +294,19 @@ def _numbers(one: Study) -> dict[str, Any]:
 def _check(model: str, out: Path, data: Labelled | None, overwrite: bool) -> None:
     """Raise on what can be known to go wrong before any work is done."""
     if data is None and Path(model).name not in NAMES:
-        raise ValueError(f"data: {model!r} is not a toy model, so it has no texts of its own; give a file with --data")
+        raise ValueError(
+            f"data: {model!r} is not a toy model, so it has no texts of its own; give a file with --data"
+        )
     if data is not None and len(data) < 20:
         raise ValueError(f"data: got {len(data)} texts, expected at least 20, better some hundreds")
     if data is not None and len(set(data.labels)) < 2:
-        raise ValueError(f"data: every label is {data.labels[0]:g}; a steer needs texts with different labels")
+        raise ValueError(
+            f"data: every label is {data.labels[0]:g}; a steer needs texts with different labels"
+        )
     if not out.resolve().parent.is_dir():
-        raise FileNotFoundError(f"out: the folder {out.resolve().parent} does not exist; create it first")
+        raise FileNotFoundError(
+            f"out: the folder {out.resolve().parent} does not exist; create it first"
+        )
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file; choose another name")
     if out.exists() and any(out.iterdir()):
@@ -259,11 +315,14 @@ def _check(model: str, out: Path, data: Labelled | None, overwrite: bool) -> Non
                 f"out: {out} exists and is not empty; choose another folder, or replace it with --overwrite"
             )
         if not ((out / "report.json").is_file() and (out / "index.html").is_file()):
-            raise FileExistsError(f"out: {out} holds no report, so it is not overwritten; choose another folder")
+            raise FileExistsError(
+                f"out: {out} holds no report, so it is not overwritten; choose another folder"
+            )
 
 
 def _put(whole: Path, out: Path) -> None:
-    """Rename the finished folder to its place; an earlier report goes only once the new one is there."""
+    """Rename the finished folder to its place; an earlier report goes only once the new one is
+    there."""
     old = out.with_name(f".{out.name}-old-{os.getpid()}")
     if out.exists():
         out.rename(old)

@@ -1,4 +1,5 @@
-"""What a report says beyond one steer: the steer on another model, and beside edits of hidden states and tuned prompts."""
+"""What a report says beyond one steer: the steer on another model, and beside edits of hidden
+states and tuned prompts."""
 
 from typing import Any
 
@@ -24,7 +25,8 @@ from steerlens.values.metric import Metric
 from steerlens.values.training import Training
 
 RIVAL_TEXTS, RIVAL_TESTS = 300, 200
-"""Texts that rivals are fitted to and tested on: enough to compare, few enough for the report's time."""
+"""Texts that rivals are fitted to and tested on: enough to compare, few enough for the report's
+time."""
 TRAINING = Training(epochs=4)
 """Of edits and prompts: short, for the report's time."""
 RANK = 4
@@ -42,9 +44,13 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
         for k, n in enumerate((min(texts, 1500), max(texts // 4, 20), max(min(texts, 400), 20)))
     )
     target = load_model(to)
-    trained = fit_steer(collect(target, train, progress=False), name=one.name, seed=seed, progress=False)
+    trained = fit_steer(
+        collect(target, train, progress=False), name=one.name, seed=seed, progress=False
+    )
     pairs = pair(lm, target, plain, progress=False)
-    found = transfer_report(one.fit, trained, collect(target, new, progress=False), pairs=pairs, seed=seed)
+    found = transfer_report(
+        one.fit, trained, collect(target, new, progress=False), pairs=pairs, seed=seed
+    )
     return {
         "steer": one.name,
         "target": to,
@@ -55,7 +61,9 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
     }
 
 
-def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) -> dict[str, Any] | None:
+def rivals(
+    lm: Model, one: Study, data: Labelled | None, texts: int, seed: int
+) -> dict[str, Any] | None:
     """Compare edits of hidden states (ReFT), tuned prompts and a steer on the same texts.
 
     What they are worth at equal cost, and what they have in common.
@@ -65,23 +73,38 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     if data is None:
         train, test = (
             corpus(one.name, n=min(n, most), seed=seed + k)
-            for k, (n, most) in enumerate(((texts, RIVAL_TEXTS), (max(texts // 4, 30), RIVAL_TESTS)))
+            for k, (n, most) in enumerate(
+                ((texts, RIVAL_TEXTS), (max(texts // 4, 30), RIVAL_TESTS))
+            )
         )
     else:
         parts = zip(data.split(0.85, seed=seed), (RIVAL_TEXTS, RIVAL_TESTS), strict=True)
-        train, test = (part if len(part) <= n else part.split(n / len(part), seed=seed)[0] for part, n in parts)
-    if min(sum(sign * y > 0 for y in part.labels) for part in (train, test) for sign in (1, -1)) < 10:
+        train, test = (
+            part if len(part) <= n else part.split(n / len(part), seed=seed)[0] for part, n in parts
+        )
+    if (
+        min(sum(sign * y > 0 for y in part.labels) for part in (train, test) for sign in (1, -1))
+        < 10
+    ):
         return None
     states = collect(lm, train, progress=False)
     fit = fit_steer(states, name=one.name, seed=seed, progress=False)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     layers = sorted({(int(lm.cfg.n_layers) - 1) // 2, int(lm.cfg.n_layers) - 1})
-    edits = {k: fit_reft(lm, train, layers=k, rank=RANK, training=TRAINING, seed=seed, progress=False) for k in layers}
+    edits = {
+        k: fit_reft(lm, train, layers=k, rank=RANK, training=TRAINING, seed=seed, progress=False)
+        for k in layers
+    }
     d = states.d_model
     values = {"steer": fit.value, f"steer, rank {RANK}": fit.value.truncate(RANK, metric)}
-    numbers = {"steer": (d * d, fit.report.seconds), f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds)}
+    numbers = {
+        "steer": (d * d, fit.report.seconds),
+        f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds),
+    }
     prompts = {
-        name: fit_prompt(lm, train, kind=kind, length=ROWS, training=TRAINING, seed=seed, progress=False)
+        name: fit_prompt(
+            lm, train, kind=kind, length=ROWS, training=TRAINING, seed=seed, progress=False
+        )
         for name, kind in (("soft prompt", "soft"), ("key/value prefix", "kv"))
     }
     fitted = {f"LoReFT, rank {RANK}, layer {layer}": found for layer, found in edits.items()}
@@ -94,7 +117,14 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
     )
     some = test.first(80)
     subspaces = compare_subspaces(
-        lm, fit.value, {k: found.value for k, found in edits.items()}, some, metric, rank=RANK, draws=6, seed=seed
+        lm,
+        fit.value,
+        {k: found.value for k, found in edits.items()},
+        some,
+        metric,
+        rank=RANK,
+        draws=6,
+        seed=seed,
     )
     return {
         "steer": one.name, "kl": 0.05, "train": len(train), "test": len(test), "table": records(table),
@@ -104,7 +134,13 @@ def rivals(lm: Model, one: Study, data: Labelled | None, texts: int, seed: int) 
 
 
 def _prompt(
-    lm: Model, soft: Fit[SoftPrompt], steer: Fit, some: Labelled, metric: Metric, test: Labelled, seed: int
+    lm: Model,
+    soft: Fit[SoftPrompt],
+    steer: Fit,
+    some: Labelled,
+    metric: Metric,
+    test: Labelled,
+    seed: int,
 ) -> dict[str, Any]:
     """Return what a soft prompt says by its nearest words, and what these do in its place.
 
@@ -120,7 +156,11 @@ def _prompt(
         "readability": records(readability(lm, value, test, draws=3, seed=seed)),
         "moves": []
         if idle
-        else records(state_shift_overlap(lm, value, steer.value, some, metric, rank=RANK, draws=20, seed=seed)),
+        else records(
+            state_shift_overlap(
+                lm, value, steer.value, some, metric, rank=RANK, draws=20, seed=seed
+            )
+        ),
         "plain_nll": soft.report.settings["plain_nll"],
         "neutral_nll": soft.report.heldout.base,
     }

@@ -1,4 +1,5 @@
-"""The report as one HTML page: self-contained, escaped, no script, nothing from the network. Its words are in `templates`."""
+"""The report as one HTML page: self-contained, escaped, no script, nothing from the network. Its
+words are in `templates`."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -39,7 +40,8 @@ def anchor(name: str) -> str:
 
 
 def replication(words: Any) -> str:
-    """Return a sentence on which directions a fit to the other half of the texts has too; `words` from `singular_words`.
+    """Return a sentence on which directions a fit to the other half of the texts has too; `words`
+    from `singular_words`.
 
     Example:
         >>> import pandas as pd
@@ -50,8 +52,18 @@ def replication(words: Any) -> str:
         return "Not tested: there are too few texts to fit halves of them."
     said = []
     for row in words.drop_duplicates("direction").itertuples():
-        kept = "nothing to keep" if isnan(row.kept) else f"kept {fixed(row.kept, 2)} ± {fixed(row.spread, 2)}"
-        how = "does not" if not replicates(row.kept, row.spread) else "does" if row.kept >= 0.5 else "does in part"
+        kept = (
+            "nothing to keep"
+            if isnan(row.kept)
+            else f"kept {fixed(row.kept, 2)} ± {fixed(row.spread, 2)}"
+        )
+        how = (
+            "does not"
+            if not replicates(row.kept, row.spread)
+            else "does"
+            if row.kept >= 0.5
+            else "does in part"
+        )
         said.append(f"direction {row.direction} {how} ({kept})")
     text = "; ".join(said) or "the steer has no direction"
     return f"{text[0].upper()}{text[1:]}."
@@ -91,7 +103,11 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
         "n_test": one.n_test,
         "strengths": one.strengths,
         "tables": tables,
-        "pictures": {name.removeprefix(prefix): svg for name, svg in pictures.items() if name.startswith(prefix)},
+        "pictures": {
+            name.removeprefix(prefix): svg
+            for name, svg in pictures.items()
+            if name.startswith(prefix)
+        },
         "kl": kl,
         "top": top,
         "top_kl": max(kl[top], kl[-top]),
@@ -103,7 +119,10 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
             for prompt, part in tables["texts"].groupby("prompt", sort=False)
         ],
         "writing": tables["writing"].merge(tables["kl"], on="strength", how="left"),
-        "words": [(row, "kept" not in words or replicates(row.kept, row.spread)) for row in words.itertuples()],
+        "words": [
+            (row, "kept" not in words or replicates(row.kept, row.spread))
+            for row in words.itertuples()
+        ],
         "has_kept": "kept" in words,
         "effective_rank": one.spectrum.effective_rank,
         "total_kl": one.spectrum.kl,
@@ -133,15 +152,26 @@ def _pieces(found: Highlight) -> list[dict[str, Any]]:
     """Return a highlighted text's tokens with their shades, and where a span opens and closes."""
     scale = max(float(found.tokens.evidence.abs().max()), 1e-9)
     opening = set(found.spans.start)
-    sums = {int(end) - 1: total for end, total in zip(found.spans.end, found.spans.evidence, strict=True)}
+    sums = {
+        int(end) - 1: total
+        for end, total in zip(found.spans.end, found.spans.evidence, strict=True)
+    }
     pieces = []
     for i, (token, x) in enumerate(zip(found.tokens.token, found.tokens.evidence, strict=True)):
         word = token.lstrip()
-        # two hexadecimal digits of opacity: no more than 70 %, so that words are read on it, light or dark
+        # two hexadecimal digits of opacity: no more than 70 %, so that words are read on it, light
+        # or dark
         colour = f"{RED if x > 0 else BLUE}{round(0.7 * 255 * abs(x) / scale):02x}"
         space = token[: len(token) - len(word)]
         pieces.append(
-            {"space": space, "word": word or "␣", "x": x, "colour": colour, "opens": i in opening, "sum": sums.get(i)}
+            {
+                "space": space,
+                "word": word or "␣",
+                "x": x,
+                "colour": colour,
+                "opens": i in opening,
+                "sum": sums.get(i),
+            }
         )
     return pieces
 

@@ -1,4 +1,5 @@
-"""Everything that a report says of one steer: fit it, then measure it on texts that the fit has not seen."""
+"""Everything that a report says of one steer: fit it, then measure it on texts that the fit has not
+seen."""
 
 import time
 from collections import Counter
@@ -10,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from steerlens.analysis.highlight import Highlight, highlight
-from steerlens.analysis.svd import Spectrum, singular_scores, singular_words, spectrum, split_half_reliability
+from steerlens.analysis.svd import (
+    Spectrum,
+    singular_scores,
+    singular_words,
+    spectrum,
+    split_half_reliability,
+)
 from steerlens.evaluate.classify import classify_states
 from steerlens.evaluate.fluency import strength_cost, writing_cost
 from steerlens.evaluate.ground_truth import gap_closed, label_curve, written_attribute
@@ -39,10 +46,11 @@ Say = Callable[[str], None]
 class Study:
     """One steer, fitted and measured.
 
-    `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores; with enough texts stability
-    and, where labels have both signs, classify; on the toy world written, gap
-    and real (what the same judge says of real texts of each label). `strengths` are the five that the texts
-    are shown at, `highlights` new texts with their labels, `seconds` what each step took.
+    `tables` holds DataFrames by name: losses, label_curve, kl, texts, writing, words, scores; with
+    enough texts stability and, where labels have both signs, classify; on the toy world written,
+    gap and real (what the same judge says of real texts of each label). `strengths` are the five
+    that the texts are shown at, `highlights` new texts with their labels, `seconds` what each step
+    took.
     """
 
     name: str
@@ -57,7 +65,8 @@ class Study:
 
     @property
     def doubt(self) -> str | None:
-        """Why nothing of the steer is to be read, or None: words and texts of noise look like those of a steer."""
+        """Why nothing of the steer is to be read, or None: words and texts of noise look like those
+        of a steer."""
         report = self.fit.report
         if report.verdict is not None and not report.verdict.found:
             return "it is no better than labels in random order"
@@ -84,7 +93,8 @@ def study(
         model: any; unchanged afterwards.
         train, test: of the same labels, no text in both.
         name: of the steer.
-        attribute: "sentiment" or "tone" where the texts are the toy world's: adds what only the truth can say.
+        attribute: "sentiment" or "tone" where the texts are the toy world's: adds what only the
+            truth can say.
         seed: of the fit, of what is written and of what is drawn anew.
         say: takes lines of progress.
 
@@ -100,25 +110,39 @@ def study(
     with _timed(clock, "measure", say, f"{name}: measuring on {new.n_texts:,} new texts"):
         tables = _measured(fit, new, seed)
         strengths = _five(tables["kl"])
-        if attribute is not None and (between := set(_nine(strengths)) - set(tables["kl"].strength)):
+        if attribute is not None and (
+            between := set(_nine(strengths)) - set(tables["kl"].strength)
+        ):
             more = strength_cost(new.sample(2_048, seed=seed), fit.value, strengths=sorted(between))
-            tables["kl"] = pd.concat([tables["kl"], more]).sort_values("strength", ignore_index=True)
+            tables["kl"] = pd.concat([tables["kl"], more]).sort_values(
+                "strength", ignore_index=True
+            )
     with _timed(clock, "read", say, f"{name}: reading the steer"):
         found, shown = _read(fit, (states, train), (new, test), seed)
         tables |= found
         highlights = _highlights(model, fit, test)
-    with _timed(clock, "write", say, f"{name}: writing at strengths {', '.join(f'{s:g}' for s in strengths)}"):
+    with _timed(
+        clock,
+        "write",
+        say,
+        f"{name}: writing at strengths {', '.join(f'{s:g}' for s in strengths)}",
+    ):
         tables |= _written(model, fit, attribute, strengths, test, seed)
     if attribute is not None:
         with _timed(clock, "truth", say, f"{name}: comparing with the exact grammar"):
             tables["gap"] = gap_closed(
-                model, fit.report.strength * fit.value, attribute, n=min(1000, 2 * len(test)), seed=seed + 1_000_003
+                model,
+                fit.report.strength * fit.value,
+                attribute,
+                n=min(1000, 2 * len(test)),
+                seed=seed + 1_000_003,
             )
     return Study(name, attribute, fit, strengths, tables, shown, highlights, clock, len(test))
 
 
 def replicates(kept: float, spread: float) -> bool:
-    """Return whether a direction's share that another half of the texts keeps is clearly above 0; NaN is not.
+    """Return whether a direction's share that another half of the texts keeps is clearly above 0;
+    NaN is not.
 
     Example:
         >>> replicates(0.8, 0.1), replicates(0.1, 0.1), replicates(float("nan"), float("nan"))
@@ -128,7 +152,8 @@ def replicates(kept: float, spread: float) -> bool:
 
 
 def explaining(fit: Fit) -> SteerWithBackground:
-    """Return the model that explains a fit's texts: a label of 1 is strength 1, over the background."""
+    """Return the model that explains a fit's texts: a label of 1 is strength 1, over the
+    background."""
     return (fit.report.strength * fit.value).with_background(fit.background)
 
 
@@ -145,7 +170,9 @@ def openings(data: Labelled, n: int) -> list[str]:
 def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
     """Measure what the steer does to given texts: nothing is written here."""
     asked = fit.report
-    found = measure(new, fit.value, fit.background, strength=asked.strength, mean_label=asked.mean_label)
+    found = measure(
+        new, fit.value, fit.background, strength=asked.strength, mean_label=asked.mean_label
+    )
     rows = [{"label": label, **asdict(losses)} for label, losses in found.by_label.items()]
     losses = pd.DataFrame([*rows, {"label": "all", **asdict(found.all)}])
     grid = sorted(
@@ -169,14 +196,26 @@ def _read(
     """
     states, known = train
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
-    pairs = fit_split_halves(states, fit, pairs=2, seed=seed, progress=False) if len(known) >= ENOUGH else ()
+    pairs = (
+        fit_split_halves(states, fit, pairs=2, seed=seed, progress=False)
+        if len(known) >= ENOUGH
+        else ()
+    )
     found = {
-        "words": singular_words(fit.value, rank=3, tokens=10, metric=metric, states=states, refits=pairs),
+        "words": singular_words(
+            fit.value, rank=3, tokens=10, metric=metric, states=states, refits=pairs
+        ),
         "scores": singular_scores(fit.value, rank=3, tokens=10, metric=metric, states=states),
     }
     if pairs:
-        found["stability"] = split_half_reliability(fit.value, pairs, rank=min(12, states.d_model), metric=metric)
-    signs = [sum(sign * label > 0 for label in data.labels) for data in (known, test[1]) for sign in (1, -1)]
+        found["stability"] = split_half_reliability(
+            fit.value, pairs, rank=min(12, states.d_model), metric=metric
+        )
+    signs = [
+        sum(sign * label > 0 for label in data.labels)
+        for data in (known, test[1])
+        for sign in (1, -1)
+    ]
     if min(signs) >= 10:
         found["classify"] = classify_states(explaining(fit), train, test, seed=seed)
     return found, spectrum(fit.value, metric=metric, states=states.sample(4_096, seed=seed))
@@ -210,7 +249,12 @@ def _nine(strengths: tuple[float, ...]) -> list[float]:
 
 
 def _written(
-    model: Model, fit: Fit, attribute: str | None, strengths: tuple[float, ...], test: Labelled, seed: int
+    model: Model,
+    fit: Fit,
+    attribute: str | None,
+    strengths: tuple[float, ...],
+    test: Labelled,
+    seed: int,
 ) -> dict[str, pd.DataFrame]:
     """Write texts to look at, and more of them to count; fewer where there are few texts at all."""
     prompts = openings(test, 5)
@@ -227,10 +271,22 @@ def _written(
         texts = many[many["sample"] == 0].reset_index(drop=True)
         return {"texts": texts, "writing": writing_cost(model, many)}
     texts = written_attribute(
-        model, fit.value, attribute, strengths=strengths, prompts=prompts, samples=1, seed=seed, max_new_tokens=30
+        model,
+        fit.value,
+        attribute,
+        strengths=strengths,
+        prompts=prompts,
+        samples=1,
+        seed=seed,
+        max_new_tokens=30,
     )
     many = written_attribute(
-        model, fit.value, attribute, strengths=_nine(strengths), samples=min(80, max(5, len(test) // 6)), seed=seed + 1
+        model,
+        fit.value,
+        attribute,
+        strengths=_nine(strengths),
+        samples=min(80, max(5, len(test) // 6)),
+        seed=seed + 1,
     )
     judged = default_grammar().attribute_mean(list(test.texts), attribute)
     real = (

@@ -1,4 +1,5 @@
-"""A figure as SVG that is part of the page: its words are text, and its neutral colours are the page's own, light or dark."""
+"""A figure as SVG that is part of the page: its words are text, and its neutral colours are the
+page's own, light or dark."""
 
 import io
 import re
@@ -12,7 +13,8 @@ from steerlens.show.style import INK, LINE, PAPER, SOFT, look
 
 VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", PAPER: "var(--paper)", LINE: "var(--line)"}
 PX = 1.8
-"""Pixels on the page per point of a figure, at most: its words are then as large as the page's small print."""
+"""Pixels on the page per point of a figure, at most: its words are then as large as the page's
+small print."""
 
 
 def inline_svg(fig: Figure, name: str, alt: str) -> Markup:
@@ -34,12 +36,20 @@ def inline_svg(fig: Figure, name: str, alt: str) -> Markup:
     file = io.StringIO()
     with look(dark=False), mpl.rc_context({"svg.hashsalt": name}):
         empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        fig.savefig(file, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.03, metadata=empty)
+        fig.savefig(
+            file,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            pad_inches=0.03,
+            metadata=empty,
+        )
     svg = file.getvalue()
     width, box = re.search(r'width="([\d.]+)pt".*?viewBox="([^"]+)"', svg, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess]
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    # names of groups are the same in every figure; ids of what is used again are not, thanks to the salt
+    # names of groups are the same in every figure; ids of what is used again are not, thanks to the
+    # salt
     body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body).replace("xlink:href", "href")
     body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
     body = re.sub(r"\s*\n\s*", " ", body)
