@@ -11,7 +11,7 @@ from _recipe import STEPS, forward_pass, recipe, through_model, through_states, 
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure
-from steerlens.methods.steer.fit import problem
+from steerlens.maths import logits as head_logits
 
 FIT = (
     "the authors' recipe: factors of rank 1,000, Adam, 1,000 steps × 32 texts, through the model (timed over some)",
@@ -165,7 +165,7 @@ def again(states: sl.States, fit: sl.Fit) -> sl.Fit:
 @contextmanager
 def steps_in_float32() -> Iterator[None]:
     """As on a processor that does not multiply bfloat16."""
-    with patch.object(problem, "multiplies_bfloat16", lambda device: False):
+    with patch.object(head_logits, "multiplies_bfloat16", lambda device: False):
         yield
 
 

@@ -287,7 +287,7 @@ ax = sl.show.plot_highlight(found)
 # So the same fit is made 19 times with labels in random order: words in parentheses are no stronger than what that gives.
 
 # %%
-from steerlens.methods.steer.fit import fit_shuffled
+from steerlens.methods.steer.refit import fit_shuffled
 
 states = sl.collect(model, train, progress=False)
 noise = fit_shuffled(states, fit, n=19, progress=False)  # half of this notebook's time

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from steerlens.methods.prompt.soft_prompt import SoftPrompt as SoftPrompt
     from steerlens.methods.reft.fit import fit_reft as fit_reft
     from steerlens.methods.reft.reft import Reft as Reft
-    from steerlens.methods.steer.fit import fit_split_halves as fit_split_halves
     from steerlens.methods.steer.fit import fit_steer as fit_steer
-    from steerlens.methods.steer.fit import natural_metric as natural_metric
+    from steerlens.methods.steer.natural_metric import natural_metric as natural_metric
+    from steerlens.methods.steer.refit import fit_split_halves as fit_split_halves
     from steerlens.models.collect import collect as collect
     from steerlens.models.generate import generate as generate
     from steerlens.models.load import load_model as load_model
@@ -85,7 +85,7 @@ _HOME = {
     "collect": "models.collect",
     "fit_prompt": "methods.prompt.fit",
     "fit_reft": "methods.reft.fit",
-    "fit_split_halves": "methods.steer.fit",
+    "fit_split_halves": "methods.steer.refit",
     "fit_steer": "methods.steer.fit",
     "gap_closed": "evaluate.ground_truth",
     "generate": "models.generate",
@@ -94,7 +94,7 @@ _HOME = {
     "label_curve": "evaluate.ground_truth",
     "load": "methods.files",
     "load_model": "models.load",
-    "natural_metric": "methods.steer.fit",
+    "natural_metric": "methods.steer.natural_metric",
     "pair": "models.pair",
     "read_labelled": "values.readers",
     "read_metadata": "methods.files",

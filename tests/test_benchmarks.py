@@ -14,6 +14,7 @@ from benchmarks import _measure as m
 from benchmarks import _recipe as r
 from steerlens.evaluate.losses import measure
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WHERE = m.Setting(False, 2, "a processor", "3.11", "2.9", "4.0", "2.0")
 
 
@@ -177,8 +178,14 @@ def test_factors_start_near_nothing_and_grow() -> None:
 @pytest.fixture
 def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, whose imports are those of its own folder."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     return import_module("quality")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_every_module_finds_what_it_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    assert import_module(name).__doc__
 
 
 def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) -> None:

@@ -12,7 +12,8 @@ from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.reft.formulas import Variant
 from steerlens.methods.reft.reft import Reft
-from steerlens.methods.steer.fit import fit_steer, natural_metric
+from steerlens.methods.steer.fit import fit_steer
+from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.values.intervention import Intervention

@@ -17,7 +17,7 @@ from steerlens.analysis.svd import (
 )
 from steerlens.analysis.svd.scores import _false_share, against
 from steerlens.evaluate.fluency import strength_cost
-from steerlens.methods.steer.fit import fit_shuffled
+from steerlens.methods.steer.refit import fit_shuffled
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States

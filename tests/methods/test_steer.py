@@ -17,7 +17,7 @@ from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
-from steerlens.methods.steer.evidence import SHARES, USUAL
+from steerlens.methods.steer.judge import SHARES, USUAL
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.methods.steer.selection import Setting, best_ridges, make_problem
 from steerlens.values.metric import Metric

@@ -55,7 +55,7 @@ def singular_words(
     more, summed over contexts; without, the one where the strongest word has a positive score.
 
     How far to believe it: words in parentheses are ordinary. With `noise`, steers fitted to
-    shuffled labels (`steerlens.methods.steer.fit.fit_shuffled`), they are those of which such a
+    shuffled labels (`steerlens.methods.steer.refit.fit_shuffled`), they are those of which such a
     steer has as many as strong in more than 1 of 20 cases. Without, they are those to which a
     random direction of the same norm gives as large a score in more than 1 of 20, which frequent
     words often are, and the converse says little: a fit to noise is no random direction, it follows
@@ -75,7 +75,7 @@ def singular_words(
         refits: the same steer from halves of the texts, from `fit_split_halves`: adds `kept` and
             its `spread`, see `split_half_reliability`.
         noise: the same steer from labels in random order, from
-            `steerlens.methods.steer.fit.fit_shuffled`; 19 at least, or no word can be rare.
+            `steerlens.methods.steer.refit.fit_shuffled`; 19 at least, or no word can be rare.
 
     Returns:
         Two rows per direction: `direction` (1 …), `side` ("+", "-"), `gain`, `share` (of the sum of

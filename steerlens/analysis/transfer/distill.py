@@ -15,7 +15,8 @@ from steerlens.maths.least_squares import Regression, regress
 from steerlens.maths.logits import apply_softcap, softcap_gradient
 from steerlens.maths.newton import log_prob_along
 from steerlens.maths.solvers import conjugate_gradient
-from steerlens.methods.steer.fit import fit_steer, natural_metric
+from steerlens.methods.steer.fit import fit_steer
+from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import shared_tokens
 from steerlens.values.pairs import Pairs
 from steerlens.values.states import States

@@ -16,7 +16,7 @@ from steerlens.analysis.transfer.distill import context_map, shift_match
 from steerlens.analysis.transfer.move import transfer
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
-from steerlens.methods.steer.fit import natural_metric
+from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric

@@ -1,32 +1,27 @@
 """Fit the steer that explains most for what it costs, and ask each half of the texts about the
 other's."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import BFloat16, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold_singular_values
 from steerlens.maths.logits import UnembedWeights, nll_gradient, quickest
 from steerlens.maths.numbers import generator
-from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_error
+from steerlens.methods.steer.judge import SHARES, Asked, Half, judge_halves
 from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
 
+JUDGED_ON = 65_536
+"""Positions of each half, at most, whose texts judge the other half's steers one by one."""
+
+
 WHITENING = 0.03
 """Damping of the coordinates in which singular values are lowered."""
-
-SHARES = (0.7, 0.4, 0.2, 0.0)
-"""Penalties tried, as shares of the one under which no direction is left: few directions first, all
-of them last."""
-
-USUAL = SHARES.index(0.4)
-"""The penalty unless another one's margin is larger by more than its standard error."""
 
 TRIAL, ROUGHLY, FINALLY = (1_024, 3), (2_048, 8), (8_192, 3)
 """Positions on which the cost is measured, at most, and steps of descent on them: while the penalty
@@ -50,9 +45,6 @@ BOLDNESS = 0.6
 """The curvature that steps reckon with, as a part of the largest, which few directions have; see
 `nuclear_descent`."""
 
-JUDGED_ON = 65_536
-"""Positions of each half, at most, whose texts judge the other half's steers one by one."""
-
 
 class Explained(NamedTuple):
     """A steer of any length, and how its penalty was chosen.
@@ -66,19 +58,6 @@ class Explained(NamedTuple):
     strength: float | None = None
     verdict: Verdict | None = None
     trials: tuple[dict[str, float], ...] = ()
-
-
-class Asked(NamedTuple):
-    """How a steer is to be fitted: at most `rank` directions, a penalty that is given as a share or
-    that the halves choose."""
-
-    weights: Weights = "labels"
-    rank: int | None = None
-    ridge: float = 0.0
-    share: float | None = None
-    kl: float = 0.05
-    """At which the halves' margins are stated, nats per token."""
-    seed: int = 0
 
 
 class _Cost(NamedTuple):
@@ -107,19 +86,6 @@ class _Cost(NamedTuple):
     def at(self, start: int, stop: int | None) -> "_Cost":
         part = slice(start, stop)
         return self._replace(over=self.over[part], white=self.white[part], size=self.size[part])
-
-
-class _Half(NamedTuple):
-    """Half of the texts: the evidence of it; those texts of it that judge, and what each of their
-    positions asks for.
-
-    `path`: the matrices that it gives under each penalty, of equal cost.
-    """
-
-    slope: Float[Tensor, "d d"]
-    judges: States
-    pulls: list[BFloat16[Tensor, "chunk d"]]
-    path: Sequence[Float[Tensor, "d d"]] = ()
 
 
 def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: Asked) -> Explained:
@@ -183,7 +149,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
         half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES])
         for half in halves
     ]
-    margins, best, verdict = _judge(halves, metric, asked)
+    margins, best, verdict = judge_halves(halves, metric, asked)
     W, threshold = end(SHARES[best])
     trials = tuple(
         {"penalty": share, "margin": margin} for share, margin in zip(SHARES, margins, strict=True)
@@ -224,75 +190,6 @@ class _Objective(NamedTuple):
         return value, pull - self.evidence + self.ridge * V
 
 
-def _judge(
-    halves: Sequence[_Half], metric: Metric, asked: Asked
-) -> tuple[list[float], int, Verdict | None]:
-    """Return each penalty's margin, the penalty to take, and the verdict, from what each half says
-    of the other's steers.
-
-    The p-value allows for the penalty's choice (the largest of all penalties' values is compared),
-    and is twice the smaller one of both halves: what they say of each other is nearly the same
-    thing said twice, so margins, intervals and standard errors are means of both.
-    """
-    if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
-        return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
-    gains, tokens, ps = [], [], []
-    for k, (here, there) in enumerate((halves, halves[::-1])):
-        worth, labels, lengths = _per_text(there, here.path, metric)
-        found = permute_labels(worth, labels, seed=asked.seed + k)
-        gains.append(2 * found.gains)
-        tokens.append(lengths)
-        ps.append(found.p)
-    margins = [
-        float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2
-        for k in range(len(SHARES))
-    ]
-    best = max(range(len(SHARES)), key=lambda k: margins[k])
-    error = sum(ratio_error(g[best] - g[USUAL], n) for g, n in zip(gains, tokens, strict=True)) / 2
-    if margins[best] - margins[USUAL] <= error:
-        best = USUAL
-    ratios = [
-        bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
-    ]
-    margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
-    one, other = (half.path[best] for half in halves)
-    agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
-    n_texts = sum(half.judges.n_texts for half in halves)
-    return (
-        margins,
-        best,
-        Verdict(margin, low, high, min(1.0, 2 * min(ps)), asked.kl, n_texts, "halves", agreement),
-    )
-
-
-def _per_text(
-    half: _Half, path: Sequence[Float[Tensor, "d d"]], metric: Metric
-) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return of each distinct text what whitened matrices explain per unit of label, its label, and
-    its tokens."""
-    states = half.judges
-    total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
-    for (c, _, text), pull in zip(
-        states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True
-    ):
-        white, asked = c @ metric.C_inverse_root, pull.float() @ metric.S_inverse_root
-        total.index_add_(
-            1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu()
-        )
-    labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
-    if states.copy_of is not None:
-        # copies are one text, with the mean of their labels: labels in random order must not part
-        # them
-        of = states.copy_of[keep]
-        n = torch.zeros_like(labels).index_add_(0, of, torch.ones(len(of), dtype=labels.dtype))
-        total = torch.zeros_like(total).index_add_(1, of, total[:, keep])
-        labels, lengths = (
-            torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths)
-        )
-        labels, keep = labels / n.clamp_min(1), n > 0
-    return total[:, keep].numpy(), labels[keep].numpy(), lengths[keep].numpy()
-
-
 def _cost(
     states: States, labels: Tensor, weight: Tensor, base: Tensor, metric: Metric, seed: int
 ) -> _Cost:
@@ -318,7 +215,7 @@ def _evidence(
     base: Float[Tensor, "d d"],
     metric: Metric,
     asked: Asked,
-) -> _Half:
+) -> Half:
     """Return `G` of some texts over the background, whitened, and what it is a sum of, where that
     judges: one pass."""
     head, device = quickest(states.readout.head), labels.device
@@ -333,7 +230,7 @@ def _evidence(
             if judging and asked.share is None:  # a penalty that is given needs no judges
                 pulls.append(pull.bfloat16())
     white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
-    return _Half((white / states.n_positions).float(), judges, pulls)
+    return Half((white / states.n_positions).float(), judges, pulls)
 
 
 def _last(states: States) -> int:

@@ -2,41 +2,32 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple, cast, get_args
+from typing import cast, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
-from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.moments import Moments, second_moments
-from steerlens.maths.numbers import generator
-from steerlens.methods.steer.evidence import WHITENING, Asked, Explained, explain, mean_label
-from steerlens.methods.steer.problem import Problem, Weights, stable_lr, sums_over
+from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
+from steerlens.methods.steer.problem import Weights, stable_lr, sums_over
 from steerlens.methods.steer.selection import (
     DAMPING,
-    Setting,
-    Solved,
     Solver,
     choose,
-    fraction_of,
     given_settings,
-    longer,
-    make_problem,
-    solve,
 )
+from steerlens.methods.steer.solution import Given, of_unit_cost, solve_both
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.values.fit import Fit, Report
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
 from steerlens.values.progress import hidden
-from steerlens.values.states import States, check_states
+from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 
@@ -68,7 +59,7 @@ def fit_steer(
 
         minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + μ |V|_*        G = E y cᵀ(e_next − E_p e)
 
-    (`fits.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the
+    (`methods.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the
     likelihood's own problem,
 
         minimise  mean w · CE + λ_W/2 tr(Wᵀ C W S) + λ_D/2 tr(Dᵀ C D S)
@@ -152,29 +143,6 @@ def _read(model: Model, data: Labelled | None, progress: bool) -> States:
     return collect(model, data, progress=progress)
 
 
-class Given(NamedTuple):
-    """The arguments of a fit, as `fit_steer` has them."""
-
-    solver: Solver
-    rank: int | None
-    ridge: float | tuple[float, float] | None
-    damping: float | None
-    lr: float | None
-    weights: Weights
-    tolerance: float
-    kl: float
-    seed: int
-
-
-class Found(NamedTuple):
-    """A steer, the background of the length that labels ask for, and what is known of both."""
-
-    D: Float[Tensor, "d d"]
-    steer: Explained
-    problem: Problem
-    solved: Solved
-
-
 def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     started = time.perf_counter()
     train, heldout = states.split(0.9, seed=given.seed)
@@ -203,10 +171,10 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     whitening = WHITENING if given.damping is None else given.damping
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
     bar.update()
-    found = _solve(train, metric, setting, whitening, asked, given, tuning)
+    found = solve_both(train, metric, setting, whitening, asked, given, tuning)
     bar.update()
 
-    value, strength = _of_length(found.steer, train, given, name)
+    value, strength = of_unit_cost(found.steer, train, given, name)
     background = Steer(found.D, states.readout, f"{name} background")
     mean = mean_label(train, given.weights)
     measured, on_train = (
@@ -231,182 +199,6 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     )  # fmt: skip
     bar.update()
     return Fit(value, background, report)
-
-
-def _solve(
-    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, given: Given, tuning: States | None = None
-) -> Found:  # fmt: skip
-    """Fit steer and background under settings that are chosen.
-
-    `tuning` are held-out texts that say how much of the background to keep, and how long the steer
-    is to be.
-    """
-    problem = make_problem(train, metric, asked.weights, setting)
-    if given.solver == "auto":
-        # what all texts share is fitted without their labels: what knew them would take from the
-        # evidence, or add to it
-        problem = replace(problem, labels=torch.zeros_like(problem.labels))
-    solved = solve(problem, given.solver, setting, asked.weights, given.tolerance, asked.seed)
-    W, D = (problem.metric.unwhiten(V) for V in solved.V)
-    if given.solver != "auto":
-        W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
-        return Found(D, Explained(W, 0.0, 0.0), problem, solved)
-    if tuning is not None:
-        D = fraction_of(D, tuning) * D
-    steer = explain(train, metric.damped(whitening), D, asked)
-    mean = mean_label(train, asked.weights)
-    if tuning is not None and steer.strength:
-        steer = steer._replace(
-            strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning)
-        )
-    length = 1.0 if steer.strength is None else steer.strength
-    return Found(D - mean * length * steer.W, steer, problem, solved)
-
-
-def _of_length(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:
-    """Return the steer that costs what strength 1 is to cost, and the multiple of it that was
-    found."""
-    # halves that contradict each other leave a strength of 0, but a direction all the same
-    direction = found.W
-    unit = strength_at_kl(
-        Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl
-    )
-    length = 1.0 if found.strength is None else found.strength
-    return Steer(unit * direction, train.readout, name), length / unit
-
-
-def fit_split_halves(
-    states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
-) -> tuple[tuple[Steer, Steer], ...]:
-    """Fit the same steer to both halves of the texts, several times: how much of it replicates?
-
-    The halves of a pair have no text in common. Settings are those of the fit, not chosen anew; the
-    ridge stays the same in positions of evidence. A pair costs about what the last pass of the fit
-    did.
-
-    Args:
-        states: those that the fit was made from.
-        fit: from `fit_steer`.
-        pairs: how many random halvings.
-        seed: of the halvings.
-        progress: show a bar.
-
-    Returns:
-        Pairs of steers, to be given to `split_half_reliability` or `singular_words`.
-
-    Example:
-        >>> import steerlens as sl
-        >>> model = sl.load_model("toy-64")
-        >>> states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
-        >>> fit = sl.fit_steer(states, name="tone")
-        >>> halves = sl.fit_split_halves(states, fit, pairs=1)
-        >>> again = sl.split_half_reliability(fit.value, halves, rank=1, metric=sl.natural_metric(states))
-        >>> bool(again.reads[0] > again.chance[0])
-        True
-    """
-    check_states(states)
-    again = _like(states, fit, seed, part=0.5)
-    halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
-    numbered = tqdm(
-        enumerate(halves, 1), total=pairs, desc="refit", unit="pair", disable=hidden(progress)
-    )
-    return tuple((again(a, f"half {k}a"), again(b, f"half {k}b")) for k, (a, b) in numbered)
-
-
-def fit_shuffled(
-    states: States, fit: Fit, *, n: int = 19, seed: int = 0, progress: bool = True
-) -> tuple[Steer, ...]:
-    """Fit the same steer to labels in random order, several times over: what texts give without
-    their labels' help.
-
-    Settings are those of the fit. A fit to noise is no random direction, it follows what the text
-    varies in, so this is what words and directions of the steer are to be held against
-    (`singular_words(noise=)`). With 19 of them nothing can be rarer than 1 in 20.
-
-    Args:
-        states: those that the fit was made from.
-        fit: from `fit_steer`.
-        n: how many orders.
-        seed: of the orders.
-        progress: show a bar.
-
-    Example:
-        >>> import steerlens as sl
-        >>> model = sl.load_model("toy-64")
-        >>> states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
-        >>> fit = sl.fit_steer(states, name="tone")
-        >>> [steer.name for steer in fit_shuffled(states, fit, n=2)]
-        ['tone (shuffled 1)', 'tone (shuffled 2)']
-    """
-    check_states(states)
-    random = generator(seed)
-    again = _like(states, fit, seed, over=fit)
-    kept = states.keep.nonzero().squeeze(1)
-    found = []
-    for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=hidden(progress)):
-        labels = states.labels.clone()
-        labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
-        found.append(again(states.relabel(labels), f"shuffled {k}"))
-    return tuple(found)
-
-
-def _like(
-    states: States, fit: Fit, seed: int, *, part: float = 1.0, over: Fit | None = None
-) -> Callable[[States, str], Steer]:
-    """Return what fits a steer to a part of the states, or to other labels, under the settings of a
-    fit.
-
-    `over`: a fit whose background, which knows no labels, serves again.
-    """
-    states.readout.check_unchanged()
-    r = fit.report
-    assert r.ridge is not None and r.damping is not None
-    weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
-    given = Given(solver, r.rank, None, None, None, weights, 1e-4, sum(r.kl) / 2, seed)
-    # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
-    asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, given.kl, seed)
-    # where the steer has its own objective, its part in that of the background is nothing
-    steer, background = (
-        ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1])
-    )
-    setting = Setting(r.damping, steer, background, *(() if r.lr is None else (r.lr,)))
-
-    def metric_of(some: States) -> Metric:
-        return natural_metric(some.sample(20_000, seed=seed), weights=weights)
-
-    # labels in another order weigh the texts a little differently, which coordinates need not
-    # follow
-    shared = None if over is None else metric_of(states)
-
-    def again(some: States, name: str) -> Steer:
-        metric = shared or metric_of(some)
-        if over is None or solver != "auto":
-            found = _solve(some, metric, setting, r.whitening or 0.0, asked, given).steer
-        else:
-            base = over.background.W + r.mean_label * r.strength * over.value.W
-            found = explain(some, metric.damped(r.whitening or 0.0), base, asked)
-        return _of_length(found, some, given, f"{fit.value.name} ({name})")[0]
-
-    return again
-
-
-def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "labels") -> Metric:
-    """Return the natural metric of a model on a text: coordinates in which costs are nearly equal.
-    See `Metric`.
-
-    Cost: two products with `W_U` a position; a sample of some thousand positions is plenty
-    (`states.sample(16_384, seed=0)`).
-
-    Example:
-        >>> import steerlens as sl
-        >>> model = sl.load_model("toy-64")
-        >>> states = sl.collect(model, sl.toy.corpus("tone", n=50, seed=0), progress=False)
-        >>> sl.natural_metric(states).C.shape
-        torch.Size([64, 64])
-    """
-    check_states(states)
-    states.readout.check_unchanged()
-    return Metric(*second_moments(states.readout.head, sums_over(states, weights)), damping=damping)
 
 
 def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:

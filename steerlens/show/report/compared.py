@@ -11,7 +11,8 @@ from steerlens.evaluate.compare import compare
 from steerlens.methods.prompt.fit import fit_prompt
 from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.methods.reft.fit import fit_reft
-from steerlens.methods.steer.fit import fit_steer, natural_metric
+from steerlens.methods.steer.fit import fit_steer
+from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, model_id
 from steerlens.models.load import load_model

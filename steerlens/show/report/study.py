@@ -22,7 +22,9 @@ from steerlens.evaluate.classify import classify_states
 from steerlens.evaluate.fluency import strength_cost, writing_cost
 from steerlens.evaluate.ground_truth import gap_closed, label_curve, written_attribute
 from steerlens.evaluate.losses import measure
-from steerlens.methods.steer.fit import fit_split_halves, fit_steer, natural_metric
+from steerlens.methods.steer.fit import fit_steer
+from steerlens.methods.steer.natural_metric import natural_metric
+from steerlens.methods.steer.refit import fit_split_halves
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model

@@ -1,0 +1,25 @@
+"""The natural metric of a model on a text."""
+
+from steerlens.maths.moments import second_moments
+from steerlens.methods.steer.problem import Weights, sums_over
+from steerlens.values.metric import Metric
+from steerlens.values.states import States, check_states
+
+
+def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "labels") -> Metric:
+    """Return the natural metric of a model on a text: coordinates in which costs are nearly equal.
+    See `Metric`.
+
+    Cost: two products with `W_U` a position; a sample of some thousand positions is plenty
+    (`states.sample(16_384, seed=0)`).
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> states = sl.collect(model, sl.toy.corpus("tone", n=50, seed=0), progress=False)
+        >>> sl.natural_metric(states).C.shape
+        torch.Size([64, 64])
+    """
+    check_states(states)
+    states.readout.check_unchanged()
+    return Metric(*second_moments(states.readout.head, sums_over(states, weights)), damping=damping)
