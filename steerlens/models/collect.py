@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
+from steerlens.models.adapters import Model
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
@@ -55,7 +56,7 @@ def collect(
     context are cut, and counted in the result.
 
     Args:
-        model: a TransformerLens model; left as it was.
+        model: of TransformerLens or of Hugging Face; left as it was.
         data: labelled texts, or plain texts (labels 0) where only sums over text are wanted.
         intervention: the states are those of the model under it; the prompt is what is not
             predicted.
@@ -170,8 +171,9 @@ def _given(
     prefix = 0 if intervention is None else intervention.prefix
     how = convention(model, on)
     how = how._replace(n_ctx=how.n_ctx - prefix)
-    encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
-    encoded = with_prefix(encoded, prefix, model.tokenizer)
+    tokenizer = adapter(model).tokenizer
+    encoded = encode(tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
+    encoded = with_prefix(encoded, prefix, tokenizer)
     lengths = torch.tensor([encoded.predicted(row) for row in range(len(encoded.ids))])
     order = torch.randperm(len(lengths), generator=generator(seed)).tolist()
     order = [row for row in order if lengths[row] > 0]
@@ -217,16 +219,17 @@ def _run(
     model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm
 ) -> Shard:
     """Run the model over some texts and return them as one shard."""
-    device = model.W_U.device
+    W_U = adapter(model).W_U
+    device = W_U.device
     n = sum(map(encoded.predicted, rows))
     # room for all at once: states that come to lie between what the layers leave behind would
     # scatter the memory
     shard = Shard(
-        torch.empty(n, model.W_U.shape[0], dtype=dtype),
+        torch.empty(n, W_U.shape[0], dtype=dtype),
         *(torch.empty(n, dtype=torch.int32) for _ in range(2)),
     )
     start = 0
-    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(model.W_U)):
+    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(W_U)):
         picked = [rows[i] for i in batch]
         tokens, mask = pad([encoded.ids[row] for row in picked])
         places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
@@ -249,7 +252,7 @@ def _run(
     if not bool(shard.hidden.isfinite().all()):
         row = int(shard.text[~shard.hidden.isfinite().all(1)][0])
         raise ValueError(
-            f"model: its states over text {row} hold NaN or infinity (dtype {model.W_U.dtype}, strength "
+            f"model: its states over text {row} hold NaN or infinity (dtype {W_U.dtype}, strength "
             f"{float(under.strength[row]):g}); take a smaller strength, or load the model with dtype='float32'"
         )
     return shard

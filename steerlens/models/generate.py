@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, apply_edits, convention, decoder, eval_mode
+from steerlens.models.adapters import Model
+from steerlens.models.decoding import decoder, habits
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode
 from steerlens.models.pieces import text_of
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
@@ -48,7 +50,7 @@ def generate(
     only the steer changes.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         prompts: texts to continue; "" starts from nothing where the model has a begin-of-text
             token.
         intervention: a `Fit` stands for its value; None for the plain model (then all strengths
@@ -85,10 +87,10 @@ def generate(
     on = readout(model)
     if intervention is not None:
         check_lives_on(intervention, model)
-    how = convention(model, on)
+    how, tokenizer, habit = convention(model, on), adapter(model).tokenizer, habits(model)
     prefix = 0 if intervention is None else intervention.prefix
-    ids = encode_prompts(model.tokenizer, prompts, how)
-    read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, model.tokenizer).ids
+    ids = encode_prompts(tokenizer, prompts, how)
+    read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, tokenizer).ids
     for prompt, tokens in zip(prompts, ids, strict=True):
         if not tokens:
             raise ValueError(
@@ -112,7 +114,9 @@ def generate(
         for k in range(samples)
     ]
     texts, log_probs = [""] * len(rows), [0.0] * len(rows)
-    for places in _batches([len(read[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
+    for places in _batches(
+        [len(read[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx, pads=habit.pads
+    ):
         batch = [rows[place] for place in places]
         uniform = torch.stack([noise[p, k] for p, _, k in batch])
         strength = torch.tensor([float(strengths[s]) for _, s, _ in batch])
@@ -127,7 +131,7 @@ def generate(
             how.n_ctx,
         )
         for place, (p, _, _), tokens, gained in zip(places, batch, new, log_prob, strict=True):
-            texts[place], log_probs[place] = _continuation(model.tokenizer, ids[p], tokens), gained
+            texts[place], log_probs[place] = _continuation(tokenizer, ids[p], tokens), gained
     return pd.DataFrame(
         {
             "prompt": [prompts[p] for p, _, _ in rows],
@@ -155,14 +159,15 @@ def _write(
     ):  # also away from a user's inference mode, whose tensors bear no sums in place
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
-        end = model.tokenizer.eos_token_id
-        barred = _barred(on, model.tokenizer).to(device)
+        tokenizer, habit = adapter(model).tokenizer, habits(model)
+        end = tokenizer.eos_token_id
+        barred = _barred(on, tokenizer).to(device)
         alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
         log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
         written: list[Tensor] = []
         edits = () if intervention is None else intervention.edits(strength.to(device))
         lengths = mask.sum(1)
-        step = decoder(model)
+        step = decoder(model, caches=habit.caches)
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
             places = places_of(mask, lengths)
             # a pass over new tokens alone holds the last of them
@@ -232,15 +237,16 @@ def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Fl
     return torch.rand(n, dtype=torch.float64, generator=generator(int.from_bytes(key)))
 
 
-def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
+def _batches(lengths: list[int], new: int, n_ctx: int, *, pads: bool) -> list[list[int]]:
     """Put rows in batches of at most ROWS.
 
-    Padding on the left takes room in the context: where that would cut a text short, only prompts
-    of one length go together.
+    Padding on the left takes room in the context, and some models hear it (`pads` is False): where
+    it would cut a text short or change it, only prompts of one length go together.
     """
     groups: dict[int, list[int]] = {}
+    together = pads and max(lengths) + new <= n_ctx
     for row, length in enumerate(lengths):
-        groups.setdefault(0 if max(lengths) + new <= n_ctx else length, []).append(row)
+        groups.setdefault(0 if together else length, []).append(row)
     return [
         rows[start : start + ROWS]
         for rows in groups.values()

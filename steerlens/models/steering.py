@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from steerlens.models.adapters import Model
 from steerlens.models.exclusive import exclusive
-from steerlens.models.hooks import Model, apply_edits, check_model
+from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention, Strength
@@ -25,8 +26,9 @@ def steered(
 ) -> Iterator[Model]:
     """Run the block with the model steered; afterwards it is as before, however the block is left.
 
-    Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`,
-    `run_with_cache`. Hooks that were there before stay. Nested blocks compose as maps, the inner
+    Everything works under it: `model(...)` and `model.generate` of a plain Hugging Face model (also
+    beams and assisted generation), and of TransformerLens `generate_stream`, `hf_generate` and
+    `run_with_cache` too. Hooks that were there before stay. Nested blocks compose as maps, the inner
     one acting on what the outer one made: `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is
     `steered(model, a * A + b * B)`.
 
@@ -37,7 +39,7 @@ def steered(
     and `collect` know better.
 
     Args:
-        model: a TransformerLens model of either class.
+        model: of TransformerLens or of Hugging Face.
         intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its
             value.
         strength: a number, or a tensor with one value per row of the batch.
@@ -62,7 +64,7 @@ def steered(
             "cannot be given; use steerlens.generate, score or collect"
         )
     with (
-        exclusive(model, by_user=True),
+        exclusive(adapter(model).model, by_user=True),
         apply_edits(model, intervention.edits(strength), _following(prompt)),
     ):
         yield model
@@ -99,11 +101,11 @@ def check_intervention(value: object) -> None:
 def check_lives_on(intervention: Intervention, model: Model) -> None:
     """Raise where an intervention's numbers do not refer to this model's unembedding."""
     check_intervention(intervention)
-    check_model(model)
-    home, W_U = intervention.readout, model.W_U
+    home, found = intervention.readout, adapter(model)
+    W_U = found.W_U
     shared = W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape
     # the very same tensor; whether something was written to it its address does not say
-    if shared and bit_sum(W_U.detach(), model.b_U.detach()) == home.checksum:
+    if shared and bit_sum(W_U.detach(), found.b_U.detach()) == home.checksum:
         return
     here = readout(model)
     if not home.same_as(here):
