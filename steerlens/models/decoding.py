@@ -62,7 +62,10 @@ _KNOWN: WeakKeyDictionary[Model, Habits] = WeakKeyDictionary()
 def _try(found: Adapter) -> Habits:
     device, n = found.W_U.device, found.W_U.shape[1]
     draws = torch.randint(1, n, (2, 7), generator=generator(0)).tolist()
-    texts = [draws[0], draws[1][3:]]  # of seven and of four tokens, the last two written
+    begin = getattr(found.tokenizer, "bos_token_id", None)
+    if begin is not None:  # as texts begin; some models make positions of what is no padding token
+        draws = [[begin, *draw[1:]] for draw in draws]
+    texts = [draws[0], draws[0][:4], draws[1][:4]]  # of seven, four and four tokens
     truth = [
         found.logits(tokens, torch.ones_like(tokens))[0, -3:].float()
         for tokens in (torch.tensor([text], device=device) for text in texts)
@@ -71,16 +74,9 @@ def _try(found: Adapter) -> Habits:
     ways = [Habits(caches, pads) for pads in (True, False) for caches in (True, False)]
     for way in ways[:-1]:
         make = found.decoder if way.caches else lambda: _anew(found)
-        groups = [[0, 1]] if way.pads else [[0], [1]]
-        if all(
-            _agrees(
-                make,
-                [texts[row] for row in rows],
-                torch.stack([truth[row] for row in rows]),
-                tolerance,
-            )
-            for rows in groups
-        ):
+        rows = [0, 2] if way.pads else [1, 2]
+        some, whole = [texts[row] for row in rows], torch.stack([truth[row] for row in rows])
+        if _agrees(make, some, whole, tolerance):
             return way
     return ways[-1]
 
@@ -91,7 +87,8 @@ def _agrees(
     truth: Float[Tensor, "rows 3 vocab"],
     tolerance: float,
 ) -> bool:
-    """Return whether texts that are read step by step have the logits that they have read whole."""
+    """Return whether texts have the logits that they have read whole when their last two tokens are
+    read one by one."""
     tokens, mask = (t.to(truth.device) for t in pad([text[:-2] for text in texts], left=True))
     step, logits = make(), []
     try:

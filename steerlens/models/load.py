@@ -153,15 +153,22 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Mod
         expected = plain.logits(tokens, ones).float()
     # name and device are only recorded: model and tokenizer are given, and the model is where it
     # should be
-    bridge: Any = TransformerBridge.boot_transformers(
-        str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
-    )
+    kind = type(model).__name__
+    try:
+        bridge: Any = TransformerBridge.boot_transformers(
+            str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        why = str(error).split(". ")[0].split("\n")[0]
+        raise ValueError(
+            f"name: TransformerLens cannot take {kind} ({why[:200]}); load it with plain=True"
+        ) from error
     with torch.no_grad():
         found = bridge(tokens, attention_mask=ones).float()
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not error <= (AGREES if dtype == torch.float32 else AGREES_IN_HALF):
         raise ValueError(
-            f"name: TransformerLens' logits of {type(model).__name__} differ from the model's own by {error:.2g} of their "
+            f"name: TransformerLens' logits of {kind} differ from the model's own by {error:.2g} of their "
             "size, so whatever is fitted there would be of another model; load it with plain=True"
         )
     return bridge

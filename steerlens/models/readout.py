@@ -62,6 +62,15 @@ def readout(model: Model) -> Readout:
         return known.readout
 
 
+SOFTCAPS = (
+    "output_logits_soft_cap",
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
+"""What configurations call a soft cap of the logits."""
+
+
 class _Known(NamedTuple):
     """The read-out that a model had when it was last asked, and whose names of tokens it has."""
 
@@ -192,7 +201,7 @@ def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
         found = [getattr(config, name, None) for config in configs for name in names]
         return next((float(x) for x in found if isinstance(x, int | float) and x > 0), None)
 
-    softcap = value("output_logits_soft_cap", "final_logit_softcapping")
+    softcap = value(*SOFTCAPS)
     scales = [1.0, value("logit_scale"), value("lm_head_multiplier"), value("logits_scaling")]
     divisor = value("logits_scaling")
     for scale in [*scales, 1 / divisor if divisor else None]:
