@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerlens import analysis as analysis
     from steerlens import evaluate as evaluate
+    from steerlens import export as export
     from steerlens import models as models
     from steerlens import show as show
     from steerlens import toy as toy
@@ -112,7 +113,7 @@ _HOME = {
     "written_attribute": "evaluate.ground_truth",
 }
 # rooms with verbs of their own: `sl.show.plot_spectrum(...)`
-_ROOMS = {room: room for room in ("analysis", "evaluate", "models", "show", "toy")}
+_ROOMS = {name: name for name in ("analysis", "evaluate", "export", "models", "show", "toy")}
 __all__ = sorted(_HOME | _ROOMS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
