@@ -15,8 +15,10 @@ from typing import Any
 ROOMS = ("hugging_face", "llama_cpp", "sglang", "vllm")
 _HOME = {
     "LogitSteer": "values.logit_steer",
+    "fold": "models.fold",
     "load_logit_steer": "values.logit_steer",
     "logit_steer": "export.logits",
+    "lora": "models.lora",
 }
 __all__ = sorted((*ROOMS, *_HOME))  # pyright: ignore[reportUnsupportedDunderAll]
 

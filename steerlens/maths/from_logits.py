@@ -20,17 +20,19 @@ RANK = 1e-10
 
 
 class Gram(NamedTuple):
-    """`Σ (e − ē)(e − ē)ᵀ` over columns `e` of `W_U`, and their mean `ē`; float64."""
+    """`Σ (e − ē)(e − ē)ᵀ` over columns `e` of `W_U`, their mean `ē`, and its inverse; float64."""
 
     G: Float[Tensor, "d d"]
     mean: Float[Tensor, " d"]
+    inverse: Float[Tensor, "d d"]
 
 
 def gram(W_U: Float[Tensor, "d vocab"]) -> Gram:
     """Return the Gram matrix of the columns of `W_U`, their mean taken out."""
     n = W_U.shape[1]
     mean = sum((part.sum(1) for part in _columns(W_U)), torch.zeros(())) / n
-    return Gram(sum((_square(part - mean[:, None]) for part in _columns(W_U)), 0 * mean), mean)
+    G = sum((_square(part - mean[:, None]) for part in _columns(W_U)), 0 * mean)
+    return Gram(G, mean, pseudo_inverse(G))
 
 
 def _columns(W_U: Float[Tensor, "d vocab"]) -> Iterator[Float[Tensor, "d some"]]:
@@ -59,7 +61,7 @@ def reading(
     the Gram matrix squares the condition of `W_U`. `P` is float64. A miss beyond rounding says that
     `A` reads what no logit shows.
     """
-    inverse, A = pseudo_inverse(of.G), A.double()
+    A = A.double()
 
     def lift(x: Tensor) -> Tensor:
         return torch.cat([(part - of.mean[:, None]).mT @ x for part in _columns(W_U)])
@@ -68,8 +70,8 @@ def reading(
         parts = zip(_columns(W_U), P.split(COLUMNS), strict=True)
         return sum(((part - of.mean[:, None]) @ rows for part, rows in parts), 0 * A)
 
-    P = lift(inverse @ A)
-    P = P + lift(inverse @ (A - lower(P)))
+    P = lift(of.inverse @ A)
+    P = P + lift(of.inverse @ (A - lower(P)))
     return P, float((lower(P) - A).norm() / A.norm().clamp_min(1e-300))
 
 

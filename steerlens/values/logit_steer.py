@@ -202,7 +202,8 @@ class LogitSteer:
             raise ValueError(
                 f"logits: they are not those of {self.model_id!r}: {float(off):.3g} standard deviations of rounding (precision "
                 f"{self.precision:.2g}) where {MARGIN:g} are allowed. A penalty, a bias, temperature or another processor came "
-                "first, the weights are another model's, or the head has fewer bits (logit_steer(steer, precision=…))"
+                "first, the weights are another model's, or it runs in fewer bits: logit_steer(steer, precision=2**-8) for "
+                "bfloat16, 1e-2 for a head of eight bits"
             )
 
     def to(self, device: torch.device | str) -> "LogitSteer":
