@@ -19,6 +19,8 @@ _HOME = {
     "load_logit_steer": "values.logit_steer",
     "logit_steer": "export.logits",
     "lora": "models.lora",
+    "rebase": "export.rebase",
+    "rebase_affine": "export.rebase",
 }
 __all__ = sorted((*ROOMS, *_HOME))  # pyright: ignore[reportUnsupportedDunderAll]
 

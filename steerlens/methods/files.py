@@ -65,7 +65,7 @@ def known_kinds() -> dict[str, Any]:
 
     Example:
         >>> sorted(known_kinds())
-        ['gist mask', 'mean difference', 'prompt', 'reft', 'steer', 'steer over background']
+        ['affine steer', 'gist mask', 'mean difference', 'prompt', 'reft', 'steer', 'steer over background']
     """
     names = [
         "steerlens.values.steer",

@@ -108,9 +108,9 @@ def linear_map(value: Any, strength: float) -> Float[Tensor, "d_model d_model"]:
     number = torch.as_tensor(strength)
     if number.ndim or not bool(torch.isfinite(number)):
         raise ValueError(f"strength: got {strength}, expected one finite number per checkpoint")
-    steer = value.steer if isinstance(value, SteerWithBackground) else value
-    M = torch.eye(len(steer.W), dtype=torch.float64) + float(strength) * steer.W.double().cpu()
-    return M if steer is value else M + value.background.W.double().cpu()
+    if isinstance(value, SteerWithBackground):
+        return linear_map(value.steer, strength) + value.background.W.double().cpu()
+    return torch.eye(len(value.W), dtype=torch.float64) + float(strength) * value.W.double().cpu()
 
 
 def plain_source(model: Model) -> Any:
