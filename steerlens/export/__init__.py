@@ -15,7 +15,10 @@ from typing import Any
 ROOMS = ("hugging_face", "llama_cpp", "sglang", "vllm")
 _HOME = {
     "LogitSteer": "values.logit_steer",
+    "export_lm_steer": "export.authors",
     "fold": "models.fold",
+    "import_direction": "export.authors",
+    "import_lm_steer": "export.authors",
     "load_logit_steer": "values.logit_steer",
     "logit_steer": "export.logits",
     "lora": "models.lora",
