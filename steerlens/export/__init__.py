@@ -1,7 +1,9 @@
 """The steer leaves the lab: logits alone, plain checkpoints, adapters, servers, the hub.
 
 `logit_steer` makes a steer that needs nothing but logits. What puts one to work has a module of its
-own with one function `processor`: `hugging_face`, `llama_cpp`, `vllm`, `sglang`.
+own with one function `processor`: `hugging_face`, `llama_cpp`, `vllm`, `sglang`. `fold` and `lora`
+write weights, `rebase` carries a steer between versions of the same weights, `import_lm_steer` and
+`export_lm_steer` know the files of the authors of LM-Steer, and `hub` keeps steers with a card.
 
 Example:
     >>> import steerlens as sl
@@ -12,7 +14,7 @@ Example:
 from importlib import import_module
 from typing import Any
 
-ROOMS = ("hugging_face", "llama_cpp", "sglang", "vllm")
+ROOMS = ("hub", "hugging_face", "llama_cpp", "sglang", "vllm")
 _HOME = {
     "LogitSteer": "values.logit_steer",
     "export_lm_steer": "export.authors",
@@ -22,8 +24,8 @@ _HOME = {
     "load_logit_steer": "values.logit_steer",
     "logit_steer": "export.logits",
     "lora": "models.lora",
-    "rebase": "export.rebase",
-    "rebase_affine": "export.rebase",
+    "rebase": "export.versions",
+    "rebase_affine": "export.versions",
 }
 __all__ = sorted((*ROOMS, *_HOME))  # pyright: ignore[reportUnsupportedDunderAll]
 

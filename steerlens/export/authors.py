@@ -197,7 +197,7 @@ def _projections(path: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
     if len(found) != 2:
         raise ValueError(f"{path}: a torch file, but without projector1 and projector2")
     P1, P2 = (P.detach().float() for P in found)
-    return dict(args), *(P if P.ndim == 3 else P[None] for P in (P1, P2))
+    return dict(args), P1 if P1.ndim == 3 else P1[None], P2 if P2.ndim == 3 else P2[None]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 import steerlens as sl
-from steerlens.export.rebase import rebase, rebase_affine
+from steerlens.export.versions import rebase, rebase_affine
 from steerlens.methods.steer.affine import AffineSteer
 from tests.contract import laws
 from tests.models.zoo import folder, random_steer, tokenizer, tokens_of, zoo
