@@ -1,4 +1,5 @@
-"""The command line: `steerlens report | fit | write | move`, a module per command.
+"""The command line: `steerlens report | fit | write | move | fold | export`, a module per
+command.
 
 Heavy modules are imported inside the commands, so that help and errors come at once.
 """
@@ -9,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from steerlens.cli.export import export
 from steerlens.cli.fit import fit
+from steerlens.cli.fold import fold
 from steerlens.cli.move import move
 from steerlens.cli.report import report
 from steerlens.cli.write import write
@@ -48,5 +51,5 @@ def main(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (report, fit, write, move):
+for command in (report, fit, write, move, fold, export):
     app.command()(command)
