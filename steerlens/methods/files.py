@@ -236,6 +236,10 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote"
         ) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its {meta['kind']} is not one that steerlens.save wrote ({error})"
+        ) from None
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -254,7 +258,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens"
         )
-    if not found.keys() >= NEEDED:
+    words = all(isinstance(found.get(key), str) for key in NEEDED - {"format", "d_model"})
+    if not found.keys() >= NEEDED or not words or not isinstance(found["format"], int):
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, tensors
 

@@ -71,6 +71,26 @@ class LogitSteer:
     model_id: str = "model"
     readout_digest: str = ""
 
+    def __post_init__(self) -> None:
+        rows, n = self.P.shape if self.P.ndim == 2 else (-1, -1)
+        d = -1 if self.W_U is None or self.A is None else self.A.shape[0]
+        shapes = {
+            "P": (self.P, (rows, n)), "Q": (self.Q, (n, rows)), "b": (self.b, (rows,)),
+            "witness": (self.witness, (rows, self.witness.shape[-1] if self.witness.ndim else -1)),
+            "A": (self.A, (d, n)),
+            "W_U": (self.W_U, (d, rows)),
+        }  # fmt: skip
+        for name, (t, shape) in shapes.items():
+            if t is not None and (t.shape != shape or not bool(torch.isfinite(t).all())):
+                raise ValueError(
+                    f"{name}: got shape {tuple(t.shape)}, expected finite numbers, {list(shape)}"
+                )
+        for name in ("gain", "precision", "max_gain", "softcap"):
+            x = getattr(self, name)
+            number = isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+            if not (number and x >= 0) and not (name == "softcap" and x is None):
+                raise ValueError(f"{name}: got {x!r}, expected a positive number")
+
     @property
     def d_vocab(self) -> int:
         return len(self.b)
@@ -253,5 +273,5 @@ def load_logit_steer(path: str | Path) -> LogitSteer:
     names = {f.name for f in fields(LogitSteer)}
     try:
         return LogitSteer(**tensors, **{n: x for n, x in about.items() if n in names})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: not what LogitSteer.save wrote ({error})") from None
