@@ -1,5 +1,4 @@
-"""The command line: `steerlens report | fit | write | move | fold | export`, a module per
-command.
+"""The command line, a module per command: report, fit, write, explore, move, fold, export.
 
 Heavy modules are imported inside the commands, so that help and errors come at once.
 """
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from steerlens.cli.explore import explore
 from steerlens.cli.export import export
 from steerlens.cli.fit import fit
 from steerlens.cli.fold import fold
@@ -51,5 +51,5 @@ def main(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (report, fit, write, move, fold, export):
+for command in (report, fit, write, explore, move, fold, export):
     app.command()(command)
