@@ -29,7 +29,8 @@ paired     := $(sort $(wildcard notebooks/*.ipynb notebooks/*.py))
 figures    := $(sort $(filter-out figures/_%,$(wildcard figures/*.py)))
 benchmarks := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help env env-tl3 report test test-tl3 test-llamacpp lint format notebooks write-notebooks figures bench bench-quick clean
+.PHONY: help env env-tl3 report docs test test-tl3 test-llamacpp lint format notebooks write-notebooks figures \
+	bench bench-quick clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -42,7 +43,7 @@ env-tl3: $(ENV3)  ## .venv-tl3, the same with the oldest TransformerLens we supp
 $(ENV): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks]'
+	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks,docs]'
 	@touch $@
 
 $(ENV3): pyproject.toml constraints.txt
@@ -56,6 +57,10 @@ $(ENV3): pyproject.toml constraints.txt
 
 report: $(ENV)  ## the whole story on the toy models, as a page in report/
 	@$(BIN)/steerlens report --out report
+
+docs: $(ENV)  ## the documentation site, in docs/_build/html; a warning is an error
+	@$(offline) $(one_thread) $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 figures: $(ENV)  ## every figure with its numbers, in figures/out/
 	@$(if $(figures),,echo "no figures")
@@ -122,4 +127,4 @@ write-notebooks: $(ENV)  ## run every notebook and keep its outputs
 	done
 
 clean:  ## remove what the commands above made, the environments too
-	@rm -rf .venv .venv-tl3 .venv-llamacpp report figures/out .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-tl3 .venv-llamacpp report docs/_build docs/made figures/out .pytest_cache .ruff_cache .hypothesis
