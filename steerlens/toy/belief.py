@@ -142,6 +142,75 @@ def _messages(
             belief = belief.sum(axis=0) * tables.start.T
 
 
+def exact_beliefs(
+    grammar: Grammar,
+    texts: Sequence[str],
+    prior: Float[np.ndarray, " conditions"] | None = None,
+    *,
+    redraw: float = 0.0,
+) -> Float[np.ndarray, "positions conditions"]:
+    """Return P(condition | words before) at every position, `LinearModel.belief` without the rest.
+
+    Example:
+        >>> from steerlens.toy import grammar
+        >>> exact_beliefs(grammar, ["the plot was"]).shape
+        (4, 90)
+    """
+    n = len(grammar.tables.start)
+    prior = np.full(n, 1 / n) if prior is None else prior
+    return np.stack(
+        [
+            inside[1].sum(axis=0)
+            for text in texts
+            for inside, _ in _messages(grammar, text, prior, redraw)
+        ]
+    )
+
+
+def revealed_grade(
+    model: LinearModel, grade: Float[np.ndarray, " conditions"]
+) -> Float[np.ndarray, "positions vocab"]:
+    """Return how much each next word would change the expected grade of the text.
+
+        E[g | words, v] − E[g | words] = ∂/∂κ log P_κ(v | words) at κ = 0        P_κ: prior ∝ exp(κ g)
+
+    It is what a shift of the log-prior adds to the word's log-probability: the logit shift that a
+    steer has if it does what the theorem's does. 0 for words that cannot follow.
+
+    Args:
+        model: of the grammar on some texts.
+        grade: of each condition.
+
+    Example:
+        >>> from steerlens.toy import grammar
+        >>> model = exact_linear_model(grammar, ["the plot was"])
+        >>> grade = grades_of(grammar, "sentiment")
+        >>> found = revealed_grade(model, grade)[3]
+        >>> bool(found[grammar.word_index["superb"]] > 0.5)
+        True
+    """
+    plain = (model.c @ model.E).toarray()
+    graded = (model.c @ sparse.diags(grade[model.condition]) @ model.E).toarray()
+    mean = (model.belief() @ grade)[:, None]
+    return np.where(plain > 0, graded / np.maximum(plain, 1e-300) - mean, 0.0)
+
+
+def grades_of(grammar: Grammar, factor: str) -> Float[np.ndarray, " conditions"]:
+    """Return the grade of each condition in "sentiment" or "tone".
+
+    Example:
+        >>> from steerlens.toy import grammar
+        >>> sorted(set(grades_of(grammar, "tone").tolist()))
+        [-1.0, 0.0, 1.0]
+    """
+    if factor not in ("sentiment", "tone"):
+        raise ValueError(
+            f'factor: got {factor!r}, expected "sentiment" or "tone", which have grades'
+        )
+    levels = grammar.tables.levels[:, FACTORS.index(factor)]
+    return np.array(grammar.axes[factor], dtype=float)[levels]
+
+
 def sample_with_redraw(
     grammar: Grammar,
     n: int,
@@ -188,14 +257,7 @@ def tilted_prior(grammar: Grammar, factor: str, tilt: float) -> Float[np.ndarray
         >>> round(float(p.max() / p.min()), 3) == round(float(np.exp(4)), 3)
         True
     """
-    if factor not in ("sentiment", "tone"):
-        raise ValueError(
-            f'factor: got {factor!r}, expected "sentiment" or "tone", which have grades'
-        )
-    grade = np.array(grammar.axes[factor], dtype=float)[
-        grammar.tables.levels[:, FACTORS.index(factor)]
-    ]
-    weight = np.exp(tilt * grade)
+    weight = np.exp(tilt * grades_of(grammar, factor))
     return weight / weight.sum()
 
 

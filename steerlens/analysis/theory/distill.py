@@ -18,8 +18,9 @@ from steerlens.values.steer import Steer
 
 RIDGE = 1e-3
 """Price of one nat of KL, by the metric's approximation: it moves an optimum by a thousandth."""
-DAMPING = 1e-3
-"""Of the metric: there is no noise of drawn tokens to keep out of small directions."""
+DAMPING = 1e-2
+"""Of the metric. Beginnings of texts are drawn all the same, and less of it follows them closer:
+worse on others (0.48 of a gap closed in place of 0.50, with 500 texts)."""
 
 
 class Distilled(NamedTuple):
@@ -42,7 +43,7 @@ def distil_truth(
     *,
     background: bool = False,
     ridge: float = RIDGE,
-    tolerance: float = 2e-4,
+    tolerance: float = 5e-3,
 ) -> Distilled:
     """Fit the steer that is likeliest under the truth itself.
 
@@ -57,7 +58,8 @@ def distil_truth(
         metric: of the model on such texts.
         background: whether there is a `D`; else it is 0.
         ridge: see `RIDGE`.
-        tolerance: nats per position.
+        tolerance: of the certificate, nats per position; it is some fifty times what is really
+            left, the ridge being so small.
     """
     head, white, S = truth.readout.head, truth.c @ metric.C_inverse_root, metric.S_inverse_root
 
@@ -80,7 +82,8 @@ def widest_margin(
     *,
     kl: float = 0.05,
     ridge: float = RIDGE,
-    tolerance: float = 2e-4,
+    tolerance: float = 5e-3,
+    start: Distilled | None = None,
 ) -> Distilled:
     """Fit the steer whose sign margin is largest for its KL, to third order.
 
@@ -94,29 +97,36 @@ def widest_margin(
         truth: positions to fit on, all labels: every one counts for the cost.
         metric: of the model on such texts.
         kl: nats per position, mean of both signs.
+        ridge, tolerance: see `distil_truth`.
+        start: a steer to begin at, as that of `distil_truth`, which is not far from it.
     """
     head, n = truth.readout.head, len(truth)
     white, S = truth.c @ metric.C_inverse_root, metric.S_inverse_root
     G = exact_evidence(truth, metric)
-    tau, V = 1.0, None
 
     def cost(rows: slice, V: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
         w = white[rows]
         nats, pull = even_kl(head, truth.c[rows], w @ V @ S)
         return nats.double().sum(), w.mT @ (pull @ S)
 
-    # the optimum's KL grows about as τ²: a rough fit says which τ the last one is to have
-    for rough in (10.0, 1.0):
+    def nats(V: Float[Tensor, "2 d d"]) -> float:
+        return sum(float(cost(rows, V[0].float())[0]) for rows in _rows(n)) / n
+
+    # to second order ⟨W, G⟩ τ is twice the KL at the minimum, which grows about as τ²
+    W = metric.whiten(start.steer.W) if start is not None else G
+    V = torch.stack([W, torch.zeros_like(W)]) * (kl / nats(torch.stack([W, W]))) ** 0.5
+    tau = 2 * kl / float((V[0] * G).sum())
+
+    for rough in (4.0, 1.0):
 
         def loss(rows: slice, V: Float[Tensor, "2 d d"], tau: float = tau) -> tuple[Tensor, Tensor]:
-            nats, pull = cost(rows, V[0])
+            total, pull = cost(rows, V[0])
             share = tau * min(CHUNK, n - rows.start)
-            value = nats - share * (V[0] * G).double().sum()
+            value = total - share * (V[0] * G).double().sum()
             return value, torch.stack([pull - share * G, torch.zeros_like(G)])
 
         found = _minimised(loss, truth, metric, ridge, rough * tolerance, V)
-        nats = sum(float(cost(rows, found.V[0].float())[0]) for rows in _rows(n)) / n
-        scale = (kl / nats) ** 0.5
+        scale = (kl / nats(found.V)) ** 0.5
         tau, V = tau * scale, found.V * scale
     return _distilled(truth, metric, found._replace(V=V))
 
