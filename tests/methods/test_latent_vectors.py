@@ -29,7 +29,7 @@ def test_a_vector_makes_the_model_say_its_own_text() -> None:
         score(model, texts[:1], value, strengths=1.0).log_prob.sum()
         for value in (None, *(Shift(v, site, on) for v in z))
     )
-    assert own > 0.1 * plain > plain > other
+    assert own > 0.4 * plain and own > other + 10
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -51,8 +51,8 @@ def test_it_is_the_slope_of_the_vectors_on_labels(name: str) -> None:
 def test_it_steers_new_texts() -> None:
     model = sl.load_model("toy-64")
     data = sl.toy.corpus("tone", n=80, seed=0)
-    value = fit_latent_vectors(model, data, n_texts=30, n_steps=30)
-    new = sl.toy.corpus("tone", n=60, seed=1)
+    value = fit_latent_vectors(model, data, n_texts=20, n_steps=20)
+    new = sl.toy.corpus("tone", n=40, seed=1)
     assert sign_margin(model, new, value, strength=0.3).low > 0
 
 
