@@ -109,14 +109,12 @@ def method_of(value: object) -> Method:
         >>> method_of("loud")
         Traceback (most recent call last):
             ...
-        ValueError: method: got str, expected an Intervention (`readout`, `prefix`, `edits`), a Writer (`name`, `readout`, `n_parameters`, `generate`, `score`), or a Fit of one
+        ValueError: method: got str, expected an Intervention, a Writer, or a Fit of one
     """
     found = value.value if isinstance(value, Fit) else value
     if not isinstance(found, Intervention | Writer):
         raise ValueError(
-            f"method: got {type(value).__name__}, expected an Intervention (`readout`, `prefix`, "
-            "`edits`), a Writer (`name`, `readout`, `n_parameters`, `generate`, `score`), or a Fit "
-            "of one"
+            f"method: got {type(value).__name__}, expected an Intervention, a Writer, or a Fit of one"
         )
     return found
 
