@@ -53,6 +53,9 @@ class Sampling:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected {expected}")
 
 
+USUAL = Sampling()
+
+
 def write(
     model: Model,
     method: Method | None,
