@@ -13,7 +13,7 @@ from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.runs import Entrant, run_protocol
 from steerlens.evaluate.sign_margin import with_nonzero_label
-from steerlens.evaluate.spend import Spent, spend
+from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
@@ -104,7 +104,7 @@ def compare_writing(
     sample = data.first(SAMPLE)
     entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}
     for name, candidate in fitted.items():
-        cost = cost_on(model, candidate.method, sample)
+        cost = remembered(cost_on(model, candidate.method, sample))
         for budget in budgets:
             found = spend(cost, budget, side=protocol.side)
             entrant = Entrant(f"{name} at {budget:g}", candidate.method, found.strength)
@@ -141,10 +141,6 @@ def _candidates(
     for name in (BASE, RANDOM, shuffled):
         if name in methods:
             raise ValueError(f"methods: {name!r} is the name of a control; choose another")
-    if recipes and train is None:
-        raise ValueError(
-            f"train: got none, expected labelled texts to fit {next(iter(recipes))!r} to"
-        )
     found = {name: _fitted(m, train) for name, m in methods.items()}
     for candidate in found.values():
         check_base(candidate.method, model)
@@ -164,12 +160,26 @@ def _is_recipe(method: Any) -> bool:
 
 
 def _fitted(method: Any, train: Labelled | None) -> Candidate:
-    if not _is_recipe(method):
-        seconds = method.report.seconds if isinstance(method, Fit) else float("nan")
-        return Candidate(method_of(method), seconds)
     start = time.perf_counter()
-    found = method_of(method(train))
-    return Candidate(found, time.perf_counter() - start)
+    found, recipe = fit_recipe(method, train)
+    if recipe is not None:
+        return Candidate(found, time.perf_counter() - start)
+    return Candidate(found, method.report.seconds if isinstance(method, Fit) else float("nan"))
+
+
+def fit_recipe(
+    method: Method | Fit | Recipe, train: Labelled | None
+) -> tuple[Method, Recipe | None]:
+    """Return a method and the recipe it came from: a recipe is fitted, a value has none.
+
+    Raises:
+        ValueError: a recipe without `train`.
+    """
+    if isinstance(method, Intervention | Writer | Fit) or not callable(method):
+        return method_of(method), None
+    if train is None:
+        raise ValueError("train: got none, expected labelled texts to fit a recipe to")
+    return method_of(method(train)), method
 
 
 def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:

@@ -18,6 +18,25 @@ class Spent(NamedTuple):
     note: str
 
 
+def remembered(cost: Callable[[float], float]) -> Callable[[float], float]:
+    """Return a cost that is asked once per strength, for several budgets.
+
+    Example:
+        >>> asked = []
+        >>> cost = remembered(lambda s: asked.append(s) or s)
+        >>> cost(2.0), cost(2.0), asked
+        (2.0, 2.0, [2.0])
+    """
+    known: dict[float, float] = {}
+
+    def once(strength: float) -> float:
+        if strength not in known:
+            known[strength] = cost(strength)
+        return known[strength]
+
+    return once
+
+
 def spend(cost: Callable[[float], float], budget: float, *, side: float = 1.0) -> Spent:
     """Return the strength at which a cost meets a budget, by doubling or halving until it lies
     between two strengths, then by bisection (Brent's) in logarithms, to one part in a hundred.
@@ -73,7 +92,7 @@ def spend(cost: Callable[[float], float], budget: float, *, side: float = 1.0) -
         found = at(math.exp(log_s))
         return math.log(min(max(found, 1e-30), 1e30) / budget)
 
-    root = brentq(excess, math.log(low), math.log(high), xtol=3e-3)
+    root = brentq(excess, math.log(low), math.log(high), xtol=5e-3)
     strength = math.exp(float(root))  # pyright: ignore[reportArgumentType] (one root, one number)
     found = at(strength)
     note = "" if abs(found / budget - 1) < 0.05 else f"jumps past {budget:g}: costs {found:.3g}"

@@ -176,3 +176,16 @@ def test_vader_scores_where_it_is_installed_and_else_says_what_is_missing():
         return
     good, bad = vader().scores(["A superb, lovely film.", "A horrible, awful film."])
     assert bad < 0.5 < good
+
+
+def test_the_area_under_the_curve_is_scikit_learns():
+    from sklearn.metrics import roc_auc_score
+
+    data = sl.toy.corpus("tone", n=60, seed=2)
+    scorer = oracle("tone")
+    found = heldout(scorer, data, on="")
+    y = np.array(data.labels)
+    assert found.auc == pytest.approx(
+        roc_auc_score(y[y != 0] > 0, scorer.scores(data.texts)[y != 0])
+    )
+    assert found.texts == (y != 0).sum()

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from steerlens.evaluate.scorers.card import Card, heldout
+from steerlens.evaluate.scorers.card import Card, Heldout, heldout
 from steerlens.toy import corpus, default_grammar
 from steerlens.values.labelled import Labelled
 
@@ -56,9 +56,12 @@ def oracle(attribute: Literal["sentiment", "tone"], *, sign: Literal[1, -1] = 1)
             f"attribute, sign: got {attribute!r} and {sign}, expected 'sentiment' or 'tone', and 1 "
             "or -1"
         )
-    measures = f"how {words[attribute][sign < 0]}"
-    found = Oracle(attribute, sign, Card(f"the grammar's {attribute}", measures, None))
-    data = corpus(attribute, n=HELDOUT, seed=SEED)
-    turned = Labelled(data.texts, [sign * y for y in data.labels])
-    judged = heldout(found, turned, on="toy world")
-    return replace(found, card=replace(found.card, heldout=judged))
+    card = Card(f"the grammar's {attribute}", f"how {words[attribute][sign < 0]}", None)
+    found = Oracle(attribute, sign, card)
+    return replace(found, card=replace(card, heldout=_judged(found)))
+
+
+def _judged(scorer: Oracle) -> Heldout:
+    data = corpus(scorer.attribute, n=HELDOUT, seed=SEED)
+    turned = Labelled(data.texts, [scorer.sign * y for y in data.labels])
+    return heldout(scorer, turned, on="toy world")
