@@ -142,7 +142,7 @@ def kl_by_strength(
         total = sum(
             float(part.sum())
             for sign in (1, -1)
-            for part in _position_kl(plain, at(sign * strength))
+            for part in position_kl(plain, at(sign * strength))
         )
         return total / 2 / plain.n_positions
 
@@ -180,12 +180,12 @@ def written_kl(
     texts = Labelled(some.text, [0.0] * len(rows), some.prompt)
     plain = reader(model, texts, None)(0.0)
     steered = reader(model, texts, intervention)(some.strength.tolist())
-    costs = torch.cat(list(_position_kl(plain, steered)))
+    costs = torch.cat(list(position_kl(plain, steered)))
     found[rows] = (plain.sum_by_text(costs) / plain.lengths).numpy()
     return found
 
 
-def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
+def position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
     """Yield KL(base ‖ other) at each position of the same texts, in stored order."""
     head, device = base.readout.head, base.readout.W_U.device
     if base.logit_edit is not None or other.logit_edit is not None:

@@ -1,0 +1,5 @@
+"""`python -m steerlens.cli`."""
+
+from steerlens.cli import app
+
+app()

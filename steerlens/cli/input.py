@@ -1,0 +1,120 @@
+"""Read what a command was given, and say in one line what is wrong with it."""
+
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from steerlens.values.labelled import Labelled
+
+
+@contextmanager
+def plain_errors(debug: bool) -> Iterator[None]:
+    """Turn what a user can mend into one line on stderr and exit code 2.
+
+    Anything else is ours and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, OSError) as error:
+        if debug:
+            raise
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo("error: " + " ".join(str(said).split()), err=True)
+        raise typer.Exit(2) from None
+
+
+def quiet_libraries() -> None:
+    """Silence bars and advice of the libraries below us; figures need no screen."""
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+
+
+def speaker(quiet: bool) -> Callable[[str], None]:
+    """Return what says a line of progress, or nothing."""
+    return (lambda line: None) if quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def read_data(
+    data: Path, text: str, label: str, meaning: tuple, dropna: bool, say: Callable[[str], None]
+) -> "Labelled":
+    """Read labelled texts of a file, and say what was understood."""
+    from steerlens.values.readers import read_labelled
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        found = read_labelled(
+            data, text=text, label=label, labels=meaning[0], scale=meaning[1], dropna=dropna
+        )
+    for one in told:
+        say(f"note: {one.message}")
+    say(found.understood())
+    return found
+
+
+def read_numbers(option: str, text: str) -> list[float]:
+    """Read numbers with commas between them."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(map(math.isfinite, found)):
+        raise ValueError(
+            f"{option}: got {text!r}, expected numbers with commas, e.g. {option}=-2,0,2"
+        )
+    return found
+
+
+def read_scale(text: str | None) -> tuple[float, float] | None:
+    """Read the two ends of a scale of labels."""
+    if text is None:
+        return None
+    ends = read_numbers("--scale", text)
+    if len(ends) != 2:
+        raise ValueError(f"--scale: got {text!r}, expected two numbers, e.g. --scale=1,5")
+    return ends[0], ends[1]
+
+
+def read_meaning(text: str | None) -> dict[str, float] | None:
+    """Read words and the labels that they stand for."""
+    if text is None:
+        return None
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    try:
+        return {
+            word.strip(): float(number) for word, sign, number in pairs if sign or number or word
+        }
+    except ValueError:
+        raise ValueError(
+            f"--labels: got {text!r}, expected words and numbers, e.g. --labels=positive=1,negative=-1"
+        ) from None
+
+
+def check_input(model: str, file: Path | None) -> None:
+    """Refuse what cannot be read before anything heavy is imported or loaded."""
+    from steerlens.models.folders import find_model
+
+    if file is not None and not file.is_file():
+        raise FileNotFoundError(f"no file {file}")
+    find_model(model)
+
+
+def check_output(path: Path | None, overwrite: bool) -> None:
+    """Refuse a file that cannot be written before anything is computed."""
+    if path is not None and path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    if path is not None and path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name, or replace it with --overwrite")
