@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from steerlens.lazy import lazily
 
 if TYPE_CHECKING:
+    from steerlens.show.compare import plot_at_kl as plot_at_kl
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 # where each public name lives; loaded on first use, for matplotlib takes a second to import
 _HOME = {
     "continuations": "text",
+    "plot_at_kl": "compare",
     "plot_clusters": "trajectories",
     "plot_components": "reading",
     "plot_composition": "reft",
