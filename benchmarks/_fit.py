@@ -7,11 +7,12 @@ from unittest.mock import patch
 
 from _measure import Line, medians, number, ratio, take
 from _models import SHARED, TOY, Case, frozen, reviews_case, toy_case
-from _recipe import STEPS, forward_pass, recipe, through_model, through_states, token_ids
+from _recipe import forward_pass, through_model, token_ids
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure
 from steerlens.maths import logits as head_logits
+from steerlens.methods.baselines.lm_steer_recipe import STEPS, through_states, training_steps
 
 FIT = (
     "the authors' recipe: factors of rank 1,000, Adam, 1,000 steps × 32 texts, through the model (timed over some)",
@@ -73,7 +74,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
     name, model, train, test = case
     ids, held = token_ids(model, train), sl.collect(model, test, progress=False)
     d, part = held.d_model, min(TIMED, steps)
-    trained = recipe(through_model(model, train), train, d, seed=0)
+    trained = training_steps(through_model(model, train), train, d, seed=0)
     ways = (
         "pass",
         "collect",
@@ -108,7 +109,7 @@ def fit(key: str, case: Case, *, rounds: int, steps: int) -> Iterator[Line]:
         plain = timed("fit, float32", lambda: sl.fit_steer(states, seed=0))
         timed("ridge, float32", lambda: again(states, plain))
     seconds["recipe"] = [STEPS / part * taken for taken in seconds["recipe"]]
-    replayed = recipe(through_states(states), train, d, seed=0)
+    replayed = training_steps(through_states(states), train, d, seed=0)
     W, D = take(replayed, rounds * part)
     error = float((W - checked).norm() / checked.norm())
     assert error < 0.01, f"kept states train another steer: off by {error:.2g}"

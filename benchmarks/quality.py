@@ -1,4 +1,4 @@
-"""How good a fit is on new texts, and how long the authors' training takes to be as good.
+"""Recipe good a fit is on new texts, and how long the authors' training takes to be as good.
 
     python benchmarks/quality.py                 # toy-128, 400 texts, 200 steps: about a minute
     python benchmarks/quality.py --quick         # small, within a minute: whether it runs
@@ -37,11 +37,18 @@ import pandas as pd
 import torch
 from _measure import setting, take
 from _models import SMOLLM2, TOY, Case, frozen, reviews_case
-from _recipe import OF_PAPER, OFFICIAL, How, recipe, through_model, through_states
+from _recipe import through_model
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure, sign_margins
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.methods.baselines.lm_steer_recipe import (
+    OF_PAPER,
+    OFFICIAL,
+    Recipe,
+    through_states,
+    training_steps,
+)
 from steerlens.values.steer import zero_steer
 
 NUMBERS = Path(__file__).parent / "quality.json"
@@ -153,7 +160,7 @@ def timed(run: Callable[..., Any], *given: Any) -> tuple[Any, float]:
 def compare(
     case: Case,
     held: sl.States,
-    hows: Sequence[How],
+    hows: Sequence[Recipe],
     steps: int,
     seed: int,
     solvers: Sequence[str] = ("auto",),
@@ -165,7 +172,7 @@ def compare(
     model, train = case.model, case.train
     sl.collect(model, train.first(8), progress=False)  # warms up
     whole = {
-        how: recipe(through_model(model, train), train, held.d_model, how, seed=seed)
+        how: training_steps(through_model(model, train), train, held.d_model, how, seed=seed)
         for how in hows
     }
     for steps_of_it in whole.values():
@@ -189,7 +196,7 @@ def compare(
         same_time = max(int(ours / a_step), 1)
         stops = {s for s in (*SHOWN, steps, same_time) if s <= steps}
         for step, replayed, rival in snapshots(
-            recipe(through_states(states), train, held.d_model, how, seed=seed), stops, held
+            training_steps(through_states(states), train, held.d_model, how, seed=seed), stops, held
         ):
             about = {
                 "method": how.form, "lr": how.lr, "l2": how.l2, "step": step, "seconds": step * a_step,
@@ -281,14 +288,14 @@ def say(verdicts: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"in our time: more than {within:,} steps"
 
 
-def of_draw(rows: Sequence[dict[str, Any]], draw: int, how: How) -> list[dict[str, Any]]:
+def of_draw(rows: Sequence[dict[str, Any]], draw: int, how: Recipe) -> list[dict[str, Any]]:
     """Pick one draw's rows: ours and one training's."""
     wanted = (("ours", None), (how.form, how.lr))
     return [r for r in rows if r["draw"] == draw and (r["method"], r.get("lr")) in wanted]
 
 
 def report(
-    name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[How]
+    name: str, n: int, rows: Sequence[dict[str, Any]], hows: Sequence[Recipe]
 ) -> list[dict[str, Any]]:
     """Print one size: a table of means over the draws, and what follows; return what follows."""
     frame = pd.DataFrame(rows).fillna({"lr": 0, "step": 0})
@@ -365,7 +372,7 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/quality.py", *sys.argv[1:]])
     print(f"{where.threads} threads, {where.cpu}, torch {where.torch}", flush=True)
     l2 = {"factors": given.l2, "matrix": OF_PAPER.l2}
-    hows = [How(form, lr, l2[form]) for form, lr in product(given.form, given.lr)]
+    hows = [Recipe(form, lr, l2[form]) for form, lr in product(given.form, given.lr)]
     rows: list[dict[str, Any]] = []
     derived: list[dict[str, Any]] = []
     held = None

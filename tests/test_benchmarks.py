@@ -13,6 +13,7 @@ import steerlens as sl
 from benchmarks import _measure as m
 from benchmarks import _recipe as r
 from steerlens.evaluate.losses import measure
+from steerlens.methods.baselines import lm_steer_recipe as recipes
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 WHERE = m.Setting(False, 2, "a processor", "3.11", "2.9", "4.0", "2.0")
@@ -108,7 +109,7 @@ def test_the_table_goes_between_its_marks_and_nowhere_else() -> None:
 
 
 def trained_plainly(
-    model: object, data: sl.Labelled, how: r.How, steps: int
+    model: object, data: sl.Labelled, how: recipes.Recipe, steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Train one text at a time by the model's own loss; return `W` before and after."""
     random, d = torch.Generator().manual_seed(3), model.cfg.d_model
@@ -138,9 +139,9 @@ def trained_plainly(
     return before, along(torch.eye(d), 0).detach()
 
 
-@pytest.mark.parametrize("how", [r.OFFICIAL, r.OF_PAPER])
+@pytest.mark.parametrize("how", [recipes.OFFICIAL, recipes.OF_PAPER])
 def test_the_recipe_is_the_authors_training_through_the_model_and_through_states(
-    how: r.How,
+    how: recipes.Recipe,
 ) -> None:
     model, data = (
         sl.load_model("toy-64"),
@@ -151,22 +152,25 @@ def test_the_recipe_is_the_authors_training_through_the_model_and_through_states
     assert moved.norm() > 0.5 * expected.norm()  # a training that did nothing would be far off
     for loss in (
         r.through_model(model, data),
-        r.through_states(sl.collect(model, data, progress=False)),
+        recipes.through_states(sl.collect(model, data, progress=False)),
     ):
-        found, _ = m.take(r.recipe(loss, data, 64, how, seed=3), 3)
+        found, _ = m.take(recipes.training_steps(loss, data, 64, how, seed=3), 3)
         assert (found - expected).norm() < 1e-4 * moved.norm()
 
 
 def test_factors_start_near_nothing_and_grow() -> None:
     W, full = (
-        r.matrices(r.start(form, 64, torch.Generator().manual_seed(0)))[0].detach()
+        recipes.matrices(recipes.start(form, 64, torch.Generator().manual_seed(0)))[0].detach()
         for form in ("factors", "matrix")
     )
     assert float(full.std()) == pytest.approx(1e-3 * math.sqrt(1e-3), rel=0.05)
     assert float(W.std()) == pytest.approx(1e-3 * math.sqrt(1000) * 1e-4, rel=0.05)
     model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=40, seed=0)
     later, _ = m.take(
-        r.recipe(r.through_states(sl.collect(model, data, progress=False)), data, 64, seed=0), 30
+        recipes.training_steps(
+            recipes.through_states(sl.collect(model, data, progress=False)), data, 64, seed=0
+        ),
+        30,
     )
     assert full.norm() > 5 * W.norm() and later.norm() > 0.1
     assert W.norm() < 1e-3
@@ -191,7 +195,12 @@ def test_every_module_finds_what_it_imports(name: str, monkeypatch: pytest.Monke
 def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) -> None:
     model, data = sl.load_model("toy-64"), sl.toy.corpus("sentiment", n=80, seed=0)
     states, held = (sl.collect(model, part, progress=False) for part in data.split(0.5, seed=0))
-    W, D = m.take(r.recipe(r.through_states(states), data.split(0.5, seed=0)[0], 64, seed=0), 30)
+    W, D = m.take(
+        recipes.training_steps(
+            recipes.through_states(states), data.split(0.5, seed=0)[0], 64, seed=0
+        ),
+        30,
+    )
     value, background = sl.Steer(W, held.readout), sl.Steer(D, held.readout)
     once, thrice = (quality.judge(held, quality.Fitted(k * value, background)) for k in (1, 3))
     assert abs(thrice.at_one - once.at_one) > 0.1 * abs(once.at_one)

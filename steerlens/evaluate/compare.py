@@ -5,26 +5,36 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin, strength_at_kl
+from steerlens.evaluate.sign_margin import (
+    kl_at_strength,
+    sign_margin,
+    strength_at_kl,
+    with_nonzero_label,
+)
+from steerlens.evaluate.spend import spend
+from steerlens.evaluate.verbs import cost_on, given_margins
+from steerlens.evaluate.writer import Method, Writer, check_base
+from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 
 
 def compare(
     model: Model,
-    interventions: Mapping[str, Intervention | Fit],
+    interventions: Mapping[str, Method | Fit],
     test: Labelled,
     *,
     kl: float = 0.05,
 ) -> pd.DataFrame:
     """Return what each intervention is worth at the same cost.
 
-    So none looks better by being stronger.
+    So none looks better by being stronger. What the methods *write* at the same cost, with
+    controls, fluency and price, is `compare_writing`.
 
     Args:
-        interventions: by name.
+        interventions: by name; writers too, those of one side excepted.
         test: labelled texts that none was fitted to; the cost is measured on the first hundred.
         kl: nats per token, mean of both signs.
 
@@ -43,7 +53,11 @@ def compare(
     """
     sample, few = test.first(100), test.first(5)
     rows = []
-    for name, value in interventions.items():
+    for name, given in interventions.items():
+        value = value_of(given)
+        if isinstance(value, Writer) and not isinstance(value, Intervention):
+            rows.append({"name": name, **_of_writer(model, value, test, sample, kl)})
+            continue
         # a fit that found nothing better than nothing costs nothing at any strength
         idle = kl_at_strength(model, few, value, strength=1.0) == 0
         strength = math.nan if idle else strength_at_kl(model, sample, value, kl=kl)
@@ -52,3 +66,22 @@ def compare(
             {"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength}
         )
     return pd.DataFrame(rows)
+
+
+def _of_writer(
+    model: Model, writer: Writer, test: Labelled, sample: Labelled, kl: float
+) -> dict[str, float]:
+    check_base(writer, model)
+    cost = cost_on(model, writer, sample)
+    spent = spend(lambda s: (cost(s) + cost(-s)) / 2, kl)
+    if spent.note:
+        raise ValueError(
+            f"kl: {writer.name!r} {spent.note}; compare_writing holds such methods at what they can"
+        )
+    margins, tokens = given_margins(
+        model, writer, with_nonzero_label(test), strength=spent.strength
+    )
+    found = bootstrap_ratio(margins, tokens)
+    return dict(zip(("sign_margin", "low", "high"), found, strict=True)) | {
+        "strength": spent.strength
+    }

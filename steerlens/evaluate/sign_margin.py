@@ -142,7 +142,7 @@ def kl_by_strength(
         total = sum(
             float(part.sum())
             for sign in (1, -1)
-            for part in _position_kl(plain, at(sign * strength))
+            for part in position_kl(plain, at(sign * strength))
         )
         return total / 2 / plain.n_positions
 
@@ -180,14 +180,17 @@ def written_kl(
     texts = Labelled(some.text, [0.0] * len(rows), some.prompt)
     plain = reader(model, texts, None)(0.0)
     steered = reader(model, texts, intervention)(some.strength.tolist())
-    costs = torch.cat(list(_position_kl(plain, steered)))
+    costs = torch.cat(list(position_kl(plain, steered)))
     found[rows] = (plain.sum_by_text(costs) / plain.lengths).numpy()
     return found
 
 
-def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
+def position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
     """Yield KL(base ‖ other) at each position of the same texts, in stored order."""
     head, device = base.readout.head, base.readout.W_U.device
+    if base.logit_edit is not None or other.logit_edit is not None:
+        yield from _logits_kl(base, other)
+        return
     for a, b in zip(
         base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True
     ):
@@ -195,6 +198,13 @@ def _position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
             head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1
         )
         yield told.kl[0].double().cpu()
+
+
+def _logits_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
+    """Yield what `_position_kl` does, from whole rows of logits: an edit of them may need all."""
+    for a, b in zip(base.chunks(CHUNK // 8), other.chunks(CHUNK // 8), strict=True):
+        log_p, log_q = (s.logits(c).log_softmax(1) for s, c in ((base, a), (other, b)))
+        yield (log_p.exp() * (log_p - log_q)).sum(1).double().cpu()
 
 
 def strength_at_kl(

@@ -13,18 +13,18 @@ class Solution(NamedTuple):
     """A point, the objective there, the certified distance to the optimum (None if unknown),
     evaluations of the objective."""
 
-    V: Float[Tensor, "2 d d"]
+    V: Float[Tensor, "2 a b"]
     objective: float | None
     optimality_gap: float | None
     evaluations: int
 
 
 def averaged_sgd(
-    gradients: Iterable[Callable[[Float[Tensor, "2 d d"]], Float[Tensor, "2 d d"]]],
-    start: Float[Tensor, "2 d d"],
+    gradients: Iterable[Callable[[Float[Tensor, "2 a b"]], Float[Tensor, "2 a b"]]],
+    start: Float[Tensor, "2 a b"],
     lr: float,
     n_steps: int,
-) -> Float[Tensor, "2 d d"]:
+) -> Float[Tensor, "2 a b"]:
     """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of
     the path.
 
@@ -49,8 +49,8 @@ FINE = 1e-6
 
 
 def lbfgs(
-    objective: Callable[[Float[Tensor, "2 d d"]], tuple[float, Float[Tensor, "2 d d"]]],
-    start: Float[Tensor, "2 d d"],
+    objective: Callable[[Float[Tensor, "2 a b"]], tuple[float, Float[Tensor, "2 a b"]]],
+    start: Float[Tensor, "2 a b"],
     ridge: Float[Tensor, "2 1 1"],
     tolerance: float,
     max_evaluations: int = 300,
@@ -166,8 +166,8 @@ def conjugate_gradient(
 
 
 def newton_step(
-    gradient: Float[Tensor, "2 d d"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
-) -> Float[Tensor, "2 d d"]:
+    gradient: Float[Tensor, "2 a b"], label: float, label2: float, ridge: Float[Tensor, "2 1 1"]
+) -> Float[Tensor, "2 a b"]:
     """Return the first Newton step from zero in whitened coordinates, for steer and background
     together.
 

@@ -64,8 +64,8 @@ def known_kinds() -> dict[str, Any]:
         ValueError: two classes of one kind.
 
     Example:
-        >>> sorted(known_kinds())
-        ['affine steer', 'gist mask', 'mean difference', 'prompt', 'reft', 'steer', 'steer over background']
+        >>> {"steer", "steer over background", "reft", "prompt", "gist mask"} <= known_kinds().keys()
+        True
     """
     names = [
         "steerlens.values.steer",

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +21,12 @@ from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
 from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit, value_of
-from steerlens.values.intervention import UNEMBED_IN, Intervention
+from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.progress import hidden
 from steerlens.values.readout import Readout
-from steerlens.values.states import Shard, States
+from steerlens.values.states import LogitEdit, Shard, States
 from steerlens.values.texts import as_texts
 
 SHARD_POSITIONS = 1 << 14
@@ -72,8 +72,8 @@ def collect(
         progress: show a bar.
 
     Raises:
-        ValueError: no texts, an empty text, too many positions for `memory`, or a folder that holds
-            something else.
+        ValueError: no texts, an empty text, too many positions for `memory`, a folder that holds
+            something else, or an intervention that changes logits, which states do not hold.
 
     Example:
         >>> import steerlens as sl
@@ -83,6 +83,11 @@ def collect(
     intervention = value_of(intervention)
     given = _given(model, data, intervention, end, seed)
     under = _Under(intervention, _strengths(strength, len(given.labels)))
+    if under.logit_edit(given) is not None:
+        raise ValueError(
+            f"intervention: {intervention!r} changes logits, behind the states that are collected; "
+            "steerlens.score, generate and compare know what it does"
+        )
     if intervention is not None and folder is not None:
         raise ValueError(
             "folder: states under an intervention are kept in memory only; leave folder= out"
@@ -112,11 +117,16 @@ def collect(
 
 
 def reader(
-    model: Model, data: Labelled | Iterable[str], intervention: Intervention | Fit | None
+    model: Model,
+    data: Labelled | Iterable[str],
+    intervention: Intervention | Fit | None,
+    *,
+    end: bool = True,
 ) -> Callable[[float | Sequence[float]], States]:
     """Return `collect` under one intervention, to be called at one strength after another.
 
-    Texts and read-out are prepared once.
+    Texts and read-out are prepared once. What an intervention does behind the unembedding is in
+    `States.logits`.
 
     Example:
         >>> import steerlens as sl
@@ -125,14 +135,13 @@ def reader(
         6
     """
     intervention = value_of(intervention)
-    given = _given(model, data, intervention, end=True, seed=0)
+    given = _given(model, data, intervention, end, seed=0)
 
     def at(strength: float | Sequence[float]) -> States:
         under = _Under(intervention, _strengths(strength, len(given.labels)))
         with eval_mode(model), tqdm(disable=True) as bar:
-            return given.states(
-                (_run(model, given.order, given.encoded, under, torch.float32, bar),)
-            )
+            shard = _run(model, given.order, given.encoded, under, torch.float32, bar)
+            return replace(given.states((shard,)), logit_edit=under.logit_edit(given))
 
     return at
 
@@ -187,6 +196,26 @@ class _Under(NamedTuple):
 
     intervention: Intervention | None
     strength: Float[Tensor, " n_texts"]
+
+    def logit_edit(self, given: _Given) -> LogitEdit | None:
+        """Return what it does to the logits of positions of these texts, None if nothing.
+
+        Each position is a row of its own, as in cached generation.
+        """
+        if self.intervention is None:
+            return None
+        intervention, prompt = self.intervention, torch.tensor(given.encoded.prompt)
+        if not any(site == UNEMBED_OUT for site, _ in intervention.edits(self.strength)):
+            return None
+
+        def edit(z: Tensor, text: Tensor) -> Tensor:
+            here = TokenIndex(*(t.to(z.device) for t in (prompt[text][:, None], prompt[text])))
+            z = z[:, None]
+            for site, function in intervention.edits(self.strength[text].to(z.device)):
+                z = function(z, here) if site == UNEMBED_OUT else z
+            return z[:, 0]
+
+        return edit
 
 
 def _strengths(strength: float | Sequence[float], n: int) -> Float[Tensor, " n_texts"]:

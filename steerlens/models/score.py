@@ -11,7 +11,7 @@ from torch import Tensor
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import as_floats
 from steerlens.models.adapters import Model
-from steerlens.models.collect import collect
+from steerlens.models.collect import collect, reader
 from steerlens.models.hooks import adapter, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.steering import check_lives_on
@@ -76,10 +76,8 @@ def score(
         log_probs = state_log_probs(states, steer, strengths)
     else:
         # the order of the positions depends on the texts alone
-        each = [
-            collect(model, data, intervention=steer, strength=s, end=end, progress=False)
-            for s in strengths
-        ]
+        at = reader(model, data, steer, end=end)
+        each = [at(s) for s in strengths]
         states = each[0]
         log_probs = torch.cat([state_log_probs(one, None, (0.0,)) for one in each])
     rows = next(states.chunks(max(states.n_positions, 1)))
@@ -125,9 +123,11 @@ def state_log_probs(
     line = steer.steer if isinstance(steer, SteerWithBackground) else steer
     rows = max(BLOCK // head.W_U.shape[1], 1)
     found = []
-    for c, target, _ in states.chunks(CHUNK):
+    for c, target, text in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
         z = (c if over is None else c + c @ over.W.to(c.device)) @ head.W_U + head.b_U
+        if states.logit_edit is not None:
+            z = states.logit_edit(z, text)
         along = None if line is None else (c @ line.W.to(c.device)) @ head.W_U
         log_probs = torch.empty(len(strengths), len(c), device=z.device)
         for start in range(0, len(c), rows):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from steerlens.lazy import lazily
 
 if TYPE_CHECKING:
+    from steerlens.show.compare import plot_at_kl as plot_at_kl
     from steerlens.show.explorer.build import explore as explore
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 _HOME = {
     "continuations": "text",
     "explore": "explorer.build",
+    "plot_at_kl": "compare",
     "plot_clusters": "trajectories",
     "plot_components": "reading",
     "plot_composition": "reft",

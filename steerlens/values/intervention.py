@@ -11,6 +11,8 @@ from steerlens.values.readout import Readout
 UNEMBED_IN = "unembed.hook_in"
 """The site of a steer: the input of the unembedding, after the final norm, in every TransformerLens
 class."""
+UNEMBED_OUT = "unembed.hook_out"
+"""The site of what changes logits, before scale and soft cap."""
 
 Edit = tuple[str, Callable[[Tensor, TokenIndex], Tensor]]
 Strength = float | Tensor
@@ -24,7 +26,9 @@ class Intervention(Protocol):
     pairs of a TransformerLens hook name and a pure function from the activation `[batch, pos, …]`
     and its `TokenIndex` (whoever runs the model knows which tokens these are) to its replacement,
     of the same shape, dtype and device. `strength` is a number, or a tensor with one value per row
-    of the batch. Several hooks on one site run in the order given. `prefix` is how many tokens it
+    of the batch. Several hooks on one site run in the order given. An edit at `unembed.hook_out`
+    changes logits, `[batch, pos, vocab]`; it must not ask where in its text a token is, as texts
+    that were read once are given their logits position by position. `prefix` is how many tokens it
     needs before the input, begin-of-text included; whoever runs the model puts fillers there.
     """
 

@@ -1,6 +1,6 @@
 """What a fit needs from a language model, computed once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +11,13 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import generator
 from steerlens.values.readout import Readout
+
+LogitEdit = Callable[[Float[Tensor, "n vocab"], Int[Tensor, " n"]], Float[Tensor, "n vocab"]]
+"""From logits of some positions, before scale and soft cap, and the text of each, to what stands in
+their place."""
 
 
 class Shard(NamedTuple):
@@ -54,6 +59,8 @@ class States:
         copy_of: of each text the first that has the same tokens, itself where there is none,
             `[n_texts]`; None: no text is there twice. Copies stay together in `split`, and count
             once in a verdict.
+        logit_edit: what the intervention they were read under does behind the unembedding, which
+            `logits` carries out; None: nothing. `steerlens.collect` makes no such states.
     """
 
     readout: Readout
@@ -63,6 +70,7 @@ class States:
     keep: Bool[Tensor, " n_texts"]
     n_truncated: int = 0
     copy_of: Int[Tensor, " n_texts"] | None = None
+    logit_edit: LogitEdit | None = None
 
     @property
     def d_model(self) -> int:
@@ -153,6 +161,17 @@ class States:
         mask[order[:cut]] = True
         mask = mask if self.copy_of is None else mask[self.copy_of]
         return self.select(mask), self.select(~mask)
+
+    def logits(self, positions: Shard) -> Float[Tensor, "n vocab"]:
+        """Return the logits of some of the positions, on the read-out's device.
+
+        What an intervention did behind the unembedding is done.
+        """
+        head = self.readout.head
+        z = positions.hidden.to(head.W_U.device) @ head.W_U + head.b_U
+        if self.logit_edit is not None:
+            z = self.logit_edit(z, positions.text.cpu())
+        return apply_softcap(head, z)
 
     def sum_by_text(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n_texts"]:
         """Return sums over the positions of each text, float64; positions in stored order."""

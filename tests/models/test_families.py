@@ -115,10 +115,13 @@ def test_a_bridge_that_differs_from_the_model_it_was_made_of_is_refused(tmp_path
     model = model_of("falcon", alibi=True)
     model.save_pretrained(tmp_path)
     tokenizer("bytes").save_pretrained(tmp_path)
+    said, bridge = "", None
     try:
         bridge = sl.load_model(tmp_path)
     except ValueError as refused:
-        assert "FalconForCausalLM differ" in str(refused) and "plain=True" in str(refused)
+        said = str(refused)
+    if bridge is None:
+        assert "FalconForCausalLM differ" in said and "plain=True" in said
     else:  # a TransformerLens that has mended it
         ours, plain = (sl.readout(m) for m in (bridge, HuggingFace(model, tokenizer("bytes"))))
         assert ours.same_as(plain)

@@ -13,7 +13,7 @@ from torch import Tensor
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import generator
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
 from steerlens.toy import default_grammar
@@ -58,14 +58,14 @@ def read_beliefs(model: Model, texts: Sequence[str], attribute: str) -> Beliefs:
     levels = grammar.tables.levels[:, FACTORS.index(attribute)]
     onto = np.eye(len(grammar.axes[attribute]))[levels]
     belief = exact_beliefs(grammar, texts) @ onto
-    ids = encode(model.tokenizer, list(texts), convention(model, on), end=False).ids
-    spelling = build_pieces(grammar, model.tokenizer, on.d_vocab).spelling
+    ids = encode(adapter(model).tokenizer, list(texts), convention(model, on), end=False).ids
+    spelling = build_pieces(grammar, adapter(model).tokenizer, on.d_vocab).spelling
     # after the begin-of-text token and after the last piece of each word
     ends = [
         np.cumsum([1, *(len(spelling[grammar.word_index[word]]) for word in text.split())]) - 1
         for text in texts
     ]
-    blocks = [f"blocks.{layer}.hook_resid_post" for layer in range(int(model.cfg.n_layers))]
+    blocks = [f"blocks.{layer}.hook_resid_post" for layer in range(adapter(model).n_layers)]
     states = {
         site: torch.cat([h[at] for h, at in zip(states_at(model, ids, site), ends, strict=True)])
         for site in ("blocks.0.hook_resid_pre", *blocks, UNEMBED_IN)
@@ -152,13 +152,13 @@ def belief_alignment(
         ValueError: a model that splits words.
     """
     grammar, on = default_grammar(), readout(model)
-    spelling = build_pieces(grammar, model.tokenizer, on.d_vocab).spelling
+    spelling = build_pieces(grammar, adapter(model).tokenizer, on.d_vocab).spelling
     if max(map(len, spelling)) > 1:
         raise ValueError(
             f"model: {on.model_id!r} splits words into pieces; expected one whose tokens are the grammar's words"
         )
     words = [pieces[0] for pieces in spelling]
-    ids = encode(model.tokenizer, list(texts), convention(model, on), end=False).ids
+    ids = encode(adapter(model).tokenizer, list(texts), convention(model, on), end=False).ids
     c = torch.cat(states_at(model, ids, UNEMBED_IN))
     p = torch.softmax(on.logits(c), 1)[:, words]
     linear = exact_linear_model(grammar, texts)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import log_sum_exp
 from steerlens.models.collect import collect
-from steerlens.models.hooks import Model
+from steerlens.models.hooks import Model, adapter
 from steerlens.toy import Condition, corpus, default_grammar
 from steerlens.toy.batches import build_pieces
 from steerlens.toy.expected import expected_ids
@@ -119,7 +119,7 @@ def truth_of(model: Model, data: Labelled, attribute: Attribute, states: States)
             "expected a toy model, whose logits are c W_U + b_U"
         )
     grammar = default_grammar()
-    pieces = build_pieces(grammar, model.tokenizer, readout.d_vocab)
+    pieces = build_pieces(grammar, adapter(model).tokenizer, readout.d_vocab)
     chunk = next(states.chunks(1 << 30))
     n, d = len(chunk.text), readout.d_model
     mean, bias = torch.zeros(n, d), torch.zeros(n)

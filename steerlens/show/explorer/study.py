@@ -18,7 +18,7 @@ from steerlens.maths.spans import Span, best_spans
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.readout import readout
 from steerlens.models.score import state_log_probs
@@ -226,7 +226,7 @@ def _read(
     evidence = torch.stack([high - low for high, low in both])
     order = torch.argsort(rows.text, stable=True).split(states.lengths.tolist())
     how = convention(model, states.readout)
-    cut = pieces(model.tokenizer, [text for _, text in whole], how, end=False)
+    cut = pieces(adapter(model).tokenizer, [text for _, text in whole], how, end=False)
     found: list[Written] = []
     first: dict[tuple[object, ...], int] = {}
     kept: list[int] = []

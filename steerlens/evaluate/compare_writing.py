@@ -1,0 +1,271 @@
+"""What methods write at the same cost: attribute against KL, with fluency, variety and price."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from steerlens.evaluate.controls import random_steer, shuffle_labels
+from steerlens.evaluate.protocols import Protocol
+from steerlens.evaluate.runs import Entrant, run_protocol
+from steerlens.evaluate.sign_margin import with_nonzero_label
+from steerlens.evaluate.spend import Spent, remembered, spend
+from steerlens.evaluate.summary import summarize
+from steerlens.evaluate.verbs import cost_on, given_margins, write
+from steerlens.evaluate.writer import Method, Writer, check_base, method_of
+from steerlens.maths.numbers import as_floats
+from steerlens.maths.stats import bootstrap_ratio
+from steerlens.models.hooks import Model
+from steerlens.models.readout import readout
+from steerlens.values.fit import Fit
+from steerlens.values.intervention import Intervention
+from steerlens.values.labelled import Labelled
+
+Recipe = Callable[[Labelled], Method | Fit]
+"""How a method is fitted to labelled texts."""
+
+BASE, RANDOM = "base", "random direction"
+SAMPLE = 100
+"""Given texts on which the cost is measured."""
+
+
+class Candidate(NamedTuple):
+    """A method that was fitted, and the seconds that took (NaN where that is not known)."""
+
+    method: Method
+    seconds: float
+
+
+def compare_writing(
+    model: Model,
+    methods: Mapping[str, Method | Fit | Recipe],
+    protocol: Protocol,
+    data: Labelled,
+    *,
+    kl: float | Iterable[float] = (0.02, 0.05, 0.1),
+    train: Labelled | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Let all methods write at the same costs, and judge what they wrote.
+
+    At each budget each method gets the strength, of the protocol's side, at which it costs
+
+        KL(model ‖ method) = kl        nats per token, mean over the tokens of given texts
+
+    found by bisection, so that no method looks better by being pushed harder, and none is judged at
+    one point alone. What cannot spend the budget says so in `note` and writes at the most it can.
+    What the given texts cost is not what a method's own texts cost: those are in `own_kl` and
+    `own_kl_p95`. There is always a row of the model itself, one of a random direction per budget,
+    and one of the first recipe fitted to labels in random order.
+
+    Args:
+        methods: by name: values, fits, or recipes, functions from labelled texts to either, which
+            are fitted here, on `train`, and timed.
+        protocol: what is written and what judges it.
+        data: labelled texts that nothing was fitted to: on the first hundred the cost is measured,
+            on all of them `sign_margin`.
+        kl: one budget or several.
+        train: labelled texts for the recipes; without recipes there is no control by shuffled
+            labels, and a warning says so.
+        folder: to keep what was written, so that an interrupted run goes on; see `run_protocol`.
+
+    Returns:
+        One row per method, budget and kind of prompts: `method`, `kl` (the budget, 0 for the
+        model), `strength`, `given_kl` (what it costs there), `note`, the columns of `summarize`,
+        `sign_margin` with `_low` and `_high` (what the right sign is worth on `data`, nats per
+        token) and `wrong_sign` (share of its texts that the sign moves the wrong way; NaN for a
+        method of one side), `parameters`, `seconds` (to fit), `slowdown` (of writing, by the
+        model's own time in the same process).
+
+    Raises:
+        ValueError: a recipe without `train`, a name that a control has, a method of another model,
+            a budget that is not positive.
+
+    Example:
+        >>> import steerlens as sl
+        >>> from steerlens.evaluate.protocols import detoxification
+        >>> from steerlens.evaluate.scorers import oracle
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=1)
+        >>> tone = sl.fit_steer(model, sl.toy.corpus("tone", n=100, seed=0), progress=False)
+        >>> task = detoxification(["you are"], oracle("tone", sign=-1))
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     found = compare_writing(model, {"steer": tone}, task, data, kl=0.05, progress=False)
+        >>> found.method.tolist()
+        ['base', 'steer', 'random direction']
+    """
+    budgets = as_floats(kl, "kl")
+    fitted = _candidates(model, methods, train)
+    sample = data.first(SAMPLE)
+    entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}
+    for name, candidate in fitted.items():
+        cost = remembered(cost_on(model, candidate.method, sample))
+        for budget in budgets:
+            found = spend(cost, budget, side=protocol.side)
+            entrant = Entrant(f"{name} at {budget:g}", candidate.method, found.strength)
+            entrants.append(entrant)
+            spent[entrant.name] = (name, budget, found)
+    texts = run_protocol(model, entrants, protocol, folder=folder, progress=progress)
+    table = summarize(texts, protocol)
+    given = {e.name: _given(model, e, data) for e in entrants}
+    price = {
+        name: _price(model, name, fitted, spent, protocol)
+        for name in {n for n, *_ in spent.values()}
+    }
+    rows = []
+    for row in table.to_dict("records"):
+        name, budget, found = spent[row.pop("entrant")]
+        key = BASE if name == BASE else f"{name} at {budget:g}"
+        head = {
+            "method": name,
+            "kl": budget,
+            "strength": found.strength,
+            "given_kl": found.cost,
+            "note": found.note,
+        }
+        rows.append(head | row | given[key] | price[name])
+    return pd.DataFrame(rows)
+
+
+def _candidates(
+    model: Model, methods: Mapping[str, Method | Fit | Recipe], train: Labelled | None
+) -> dict[str, Candidate]:
+    """Return all that is held against each other, fitted, controls last."""
+    recipes = {name: m for name, m in methods.items() if _is_recipe(m)}
+    shuffled = f"shuffled labels ({next(iter(recipes), '')})"
+    for name in (BASE, RANDOM, shuffled):
+        if name in methods:
+            raise ValueError(f"methods: {name!r} is the name of a control; choose another")
+    found = {name: _fitted(m, train) for name, m in methods.items()}
+    for candidate in found.values():
+        check_base(candidate.method, model)
+    found[RANDOM] = Candidate(random_steer(readout(model)), 0.0)
+    if train is None or not recipes:
+        warnings.warn(
+            "no control by shuffled labels: a method that is given as a function of labelled texts, "
+            "with train=, can be fitted to labels in random order",
+            stacklevel=3,
+        )
+        return found
+    return found | {shuffled: _fitted(next(iter(recipes.values())), shuffle_labels(train))}
+
+
+def _is_recipe(method: Any) -> bool:
+    return callable(method) and not isinstance(method, Intervention | Writer | Fit)
+
+
+def _fitted(method: Any, train: Labelled | None) -> Candidate:
+    start = time.perf_counter()
+    found, recipe = fit_recipe(method, train)
+    if recipe is not None:
+        return Candidate(found, time.perf_counter() - start)
+    return Candidate(found, method.report.seconds if isinstance(method, Fit) else float("nan"))
+
+
+def fit_recipe(
+    method: Method | Fit | Recipe, train: Labelled | None
+) -> tuple[Method, Recipe | None]:
+    """Return a method and the recipe it came from: a recipe is fitted, a value has none.
+
+    Raises:
+        ValueError: a recipe without `train`.
+    """
+    if isinstance(method, Intervention | Writer | Fit) or not callable(method):
+        return method_of(method), None
+    if train is None:
+        raise ValueError("train: got none, expected labelled texts to fit a recipe to")
+    return method_of(method(train)), method
+
+
+def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
+    """Return what the sign is worth on given texts; a method of one side has no sign."""
+    names = ("sign_margin", "sign_margin_low", "sign_margin_high", "wrong_sign")
+    if entrant.method is None:
+        return dict.fromkeys(names, 0.0)
+    try:
+        margins, tokens = given_margins(
+            model, entrant.method, with_nonzero_label(data), strength=abs(entrant.strength)
+        )
+    except ValueError:
+        if isinstance(entrant.method, Intervention):
+            raise
+        return dict.fromkeys(names, float("nan"))
+    return dict(
+        zip(names, (*bootstrap_ratio(margins, tokens), float((margins < 0).mean())), strict=True)
+    )
+
+
+def _price(
+    model: Model,
+    name: str,
+    fitted: Mapping[str, Candidate],
+    spent: Mapping[str, tuple[str, float, Spent]],
+    protocol: Protocol,
+) -> dict[str, float]:
+    if name == BASE:
+        return {"parameters": 0, "seconds": 0.0, "slowdown": 1.0}
+    candidate = fitted[name]
+    strength = next(found.strength for of, _, found in spent.values() if of == name)
+    return {
+        "parameters": n_parameters(candidate.method),
+        "seconds": candidate.seconds,
+        "slowdown": slowdown(model, candidate.method, protocol, strength=strength),
+    }
+
+
+def n_parameters(method: Method | Fit) -> int:
+    """Return how many numbers a method learned: what it says of itself, or what a file keeps of it.
+
+    Example:
+        >>> import steerlens as sl
+        >>> n_parameters(random_steer(sl.readout(sl.load_model("toy-64")))) == 64 * 64
+        True
+    """
+    method = method_of(method)
+    said = getattr(method, "n_parameters", None)
+    if said is not None:
+        return int(said)
+    pack = getattr(method, "pack", None)
+    if pack is None:
+        raise ValueError(
+            f"method: {type(method).__name__} does not say how many numbers it learned; give it "
+            "`n_parameters`, or `pack`"
+        )
+    return sum(int(tensor.numel()) for tensor in pack()[0].values())
+
+
+def slowdown(
+    model: Model, method: Method, protocol: Protocol, *, strength: float, rounds: int = 3
+) -> float:
+    """Return how many times longer a method writes than the model itself.
+
+    A few prompts of the protocol are continued by both in turn, in one process; the quickest round
+    of each counts.
+
+    Example:
+        >>> import steerlens as sl
+        >>> from steerlens.evaluate.protocols import detoxification
+        >>> from steerlens.evaluate.scorers import oracle
+        >>> model, task = sl.load_model("toy-64"), detoxification(["it"], oracle("tone"))
+        >>> slowdown(model, random_steer(sl.readout(model)), task, strength=0.0) > 0
+        True
+    """
+    prompts = protocol.prompts[: max(1, 20 // protocol.sampling.samples)]
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(rounds):
+        for steered in (False, True):
+            start = time.perf_counter()
+            write(
+                model,
+                method if steered else None,
+                prompts,
+                strength=strength,
+                sampling=protocol.sampling,
+            )
+            times[steered].append(time.perf_counter() - start)
+    return float(np.min(times[True]) / np.min(times[False]))

@@ -1,0 +1,81 @@
+"""The files of a run: one per entrant and block of prompts, with the settings beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steerlens.values.atomic import write_json
+
+SETTINGS = "settings.json"
+
+
+def open_folder(path: Path, settings: dict[str, Any], what: str) -> Path:
+    """Make a folder for what is written under some settings, or go on with one of the same.
+
+    Args:
+        settings: JSON's own types.
+        what: is in it, for the message.
+
+    Raises:
+        FileNotFoundError: the folder above it does not exist.
+        ValueError: it was written with other settings, which are named, or holds something else.
+
+    Example:
+        >>> folder = open_folder(Path("run"), {"seed": 0}, "a run")
+        >>> open_folder(Path("run"), {"seed": 1}, "a run")
+        Traceback (most recent call last):
+            ...
+        ValueError: folder: run holds a run with other settings: seed was 0 and is 1; take another folder
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"folder: {path.parent} does not exist; create it first")
+    path.mkdir(exist_ok=True)
+    file = path / SETTINGS
+    if not file.is_file():
+        if any(path.iterdir()):
+            raise ValueError(f"folder: {path} holds something else; take a new or an empty folder")
+        write_json(file, settings)
+        return path
+    before = json.loads(file.read_text(encoding="utf-8"))
+    differ = [
+        f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
+        for name in dict.fromkeys([*before, *settings])
+        if before.get(name) != settings.get(name)
+    ]
+    if differ:
+        raise ValueError(
+            f"folder: {path} holds {what} with other settings: {', '.join(differ)}; take "
+            "another folder"
+        )
+    return path
+
+
+def write_block(folder: Path, block: int, table: pd.DataFrame) -> None:
+    """Write the texts of a block, whole or not at all."""
+    rows = table.assign(kl=[[float(x) for x in kl] for kl in table.kl]).to_dict("list")
+    write_json(_file(folder, block), rows)
+
+
+def read_block(folder: Path, block: int) -> pd.DataFrame | None:
+    """Return the texts of a block; None where they are still to be written.
+
+    Raises:
+        ValueError: the file is not one that `write_block` wrote.
+    """
+    file = _file(folder, block)
+    if not file.is_file():
+        return None
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        return pd.DataFrame(rows).assign(kl=[np.array(kl, dtype=float) for kl in rows["kl"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file}: is no block of a run ({error}); remove it to write it anew"
+        ) from None
+
+
+def _file(folder: Path, block: int) -> Path:
+    return folder / f"block-{block:04d}.json"

@@ -1,0 +1,142 @@
+"""What a scorer is and how good it is on texts that it has not seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from steerlens.maths.stats import bootstrap_ratio
+from steerlens.values.labelled import Labelled
+
+
+class Heldout(NamedTuple):
+    """How well a scorer tells two kinds of texts apart: the share on the right side of one half and
+    the chance that a text of the high kind scores higher, with their 95 % intervals over texts."""
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    auc: float
+    auc_low: float
+    auc_high: float
+    texts: int
+    on: str
+
+
+DRAWS = 500
+"""Bootstrap samples of the texts behind an interval."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a scorer is, what its 1 means, and its accuracy on held-out texts.
+
+    Example:
+        >>> print(Card("word list", "how toxic", heldout=None))
+        word list: how toxic; its accuracy is not known
+    """
+
+    name: str
+    measures: str
+    heldout: Heldout | None
+    made_from: str = ""
+
+    def __str__(self) -> str:
+        if self.heldout is None:
+            return f"{self.name}: {self.measures}; its accuracy is not known"
+        h = self.heldout
+        return (
+            f"{self.name}: {self.measures}; AUC {h.auc:.3f} [{h.auc_low:.3f}, {h.auc_high:.3f}], "
+            f"accuracy {h.accuracy:.3f} on {h.texts:,} held-out texts ({h.on})"
+        )
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A frozen value that says of each text how much of something it has, from 0 to 1.
+
+    `scores(texts)` gives one number per text, the same whatever other texts are asked for; `card`
+    says what 1 means and how right it is. One half is where the two kinds part.
+    """
+
+    @property
+    def card(self) -> Card: ...
+
+    def scores(self, texts: Sequence[str]) -> Float[np.ndarray, " n"]: ...
+
+
+def ask(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
+    """Return a scorer's scores, if they are what they should be.
+
+    Raises:
+        ValueError: another number of scores than texts, a score that is NaN or outside [0, 1]; the
+            message names the scorer and the text.
+
+    Example:
+        >>> from steerlens.evaluate.scorers import function_scorer
+        >>> ask(function_scorer(lambda texts: [len(t) / 10 for t in texts], "long"), ["good"])
+        array([0.4])
+    """
+    name = scorer.card.name
+    found = np.asarray(scorer.scores(list(texts)), dtype=float)
+    if found.shape != (len(texts),):
+        raise ValueError(
+            f"scorer: {name!r} gave an array of shape {found.shape} for {len(texts)} texts, "
+            "expected one score per text"
+        )
+    wrong = np.flatnonzero(~((found >= 0) & (found <= 1)))  # NaN is wrong too
+    if len(wrong):
+        k = int(wrong[0])
+        raise ValueError(
+            f"scorer: {name!r} gave {found[k]} for texts[{k}], {texts[k]!r}, expected a number in "
+            "[0, 1]; mend the scorer, or leave the text out"
+        )
+    return found
+
+
+def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldout:
+    """Return how well a scorer tells texts of positive labels from those of negative ones.
+
+    Args:
+        data: texts that the scorer was not made from; +1 is what scores high. Texts with label 0
+            do not count.
+        on: what these texts are, in a word or two, for the card.
+        seed: of the bootstrap over texts.
+
+    Raises:
+        ValueError: a sign is missing.
+
+    Example:
+        >>> from steerlens.evaluate.scorers import word_list
+        >>> data = Labelled(["a fine film", "a bad film"], [1, -1])
+        >>> heldout(word_list(["fine"], measures="praise"), data, on="two texts").accuracy
+        1.0
+    """
+    labels = np.array(data.labels)
+    rows = np.flatnonzero(labels)
+    y = labels[rows] > 0
+    if not len(rows) or y.all() or not y.any():
+        raise ValueError(
+            f"data: labels of both signs are needed, got {sorted(set(data.labels))}; "
+            "add texts of the other kind"
+        )
+    p = ask(scorer, [data.texts[k] for k in rows])
+    accuracy = bootstrap_ratio(((p > 0.5) == y).astype(float), np.ones(len(y)), seed=seed)
+    random = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(y), np.flatnonzero(~y)]
+    draws = np.concatenate([random.choice(kind, (DRAWS, len(kind))) for kind in kinds], axis=1)
+    low, high = np.quantile(_auc(p[draws], int(y.sum())), (0.025, 0.975))
+    area = _auc(p[np.concatenate(kinds)], int(y.sum()))
+    return Heldout(*accuracy, float(area), float(low), float(high), len(y), on)
+
+
+def _auc(p: Float[np.ndarray, "*draws n"], n_high: int) -> Float[np.ndarray, "*draws"]:
+    """Return the chance that one of the first `n_high` texts scores above one of the others.
+
+    Ties count half (Mann and Whitney).
+    """
+    ranks = rankdata(p, axis=-1)[..., :n_high].sum(-1)
+    return np.asarray((ranks - n_high * (n_high + 1) / 2) / (n_high * (p.shape[-1] - n_high)))

@@ -1,0 +1,105 @@
+"""The numbers of a run: attribute, fluency, variety and cost of each entrant."""
+
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from steerlens.evaluate.measures import TextNll, distinct, fluency, repetition
+from steerlens.evaluate.protocols import Protocol
+from steerlens.maths.stats import bootstrap_ratio
+
+HALF = 0.5
+
+
+def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") -> pd.DataFrame:
+    """Return what each entrant of a run wrote, in numbers; intervals are 95 % over prompts.
+
+    Args:
+        texts: from `run_protocol`.
+        protocol: of that run.
+        base: the entrant that the others are held against.
+
+    Returns:
+        One row per entrant and kind of prompts: `entrant`, `kind`, `prompts`, `texts`; of the
+        scores `mean_score`, `above_half` (share of texts that score above one half),
+        `expected_max` (mean over prompts of the highest of a prompt's samples) and `any_above`
+        (share of prompts with at least one text above one half), each with `_low` and `_high`;
+        `gain`, how far the mean score moved from the base's the way that is wanted, prompt by
+        prompt, with its interval; `anti_steered`, the share of prompts that moved the other way;
+        `perplexity`, `corpus_perplexity`, `dropped`, `empty` (see `fluency`); `distinct_1`,
+        `distinct_2`, `distinct_3` (mean over prompts), `repetition`; `own_kl` and `own_kl_p95`,
+        mean and 95th percentile of the KL from the model at the tokens it wrote; `scorer` and
+        `scorer_auc`, what judged and how right it is.
+
+    Raises:
+        ValueError: prompts with unequal numbers of samples, whose maxima do not compare; no base.
+
+    Example:
+        >>> import steerlens as sl
+        >>> from steerlens.evaluate.protocols import detoxification
+        >>> from steerlens.evaluate.runs import Entrant, run_protocol
+        >>> from steerlens.evaluate.scorers import oracle
+        >>> task = detoxification(["you are"], oracle("tone", sign=-1))
+        >>> model, base = sl.load_model("toy-64"), Entrant("base", None, 0.0)
+        >>> found = summarize(run_protocol(model, [base], task, progress=False), task)
+        >>> found[["gain", "own_kl"]].iloc[0].tolist()
+        [0.0, 0.0]
+    """
+    sizes = cast(pd.Series, texts.groupby(["entrant", "kind", "row"], sort=False).size())
+    counts = sizes.reset_index(name="n")
+    if counts.n.min() < counts.n.max():
+        least, most = (counts.loc[at] for at in (counts.n.idxmin(), counts.n.idxmax()))
+        raise ValueError(
+            f"texts: {least.n} samples for prompt {least.row} of {least.entrant!r}, {most.n} for "
+            f"prompt {most.row} of {most.entrant!r}; maxima over unequal samples do not compare"
+        )
+    if base not in set(texts.entrant):
+        raise ValueError(f"base: no entrant {base!r} among {sorted(set(texts.entrant))}")
+    zero = texts[texts.entrant == base].groupby(["kind", "row"], sort=False).score.mean()
+    rows = []
+    for key, part in texts.groupby(["entrant", "kind"], sort=False):
+        entrant, kind = cast(tuple[str, str], key)
+        by_prompt = part.groupby("row", sort=False)
+        moved = (by_prompt.score.mean() - zero.loc[kind]).to_numpy()
+        gains = moved if protocol.wanted == "high" else -moved
+        scores = np.stack([scores.to_numpy() for _, scores in by_prompt.score])
+        row = {"entrant": entrant, "kind": kind, "prompts": len(scores), "texts": len(part)}
+        for name, values in (
+            ("mean_score", scores.mean(1)),
+            ("above_half", (scores > HALF).mean(1)),
+            ("expected_max", scores.max(1)),
+            ("any_above", (scores > HALF).any(1).astype(float)),
+            ("gain", gains),
+        ):
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _mean(values), strict=True))
+        row["anti_steered"] = float((gains < -1e-9).mean())
+        rows.append(row | _language(part) | _card(protocol))
+    return pd.DataFrame(rows)
+
+
+def _mean(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
+    return bootstrap_ratio(values, np.ones(len(values)))
+
+
+def _language(part: pd.DataFrame) -> dict[str, float]:
+    found = dict(fluency(TextNll(part.nats.to_numpy(), part.tokens.to_numpy()))._asdict())
+    groups = [some.tolist() for _, some in part.groupby("row", sort=False).text]
+    for n in (1, 2, 3):
+        shares = [distinct(some, n) for some in groups]
+        known = [x for x in shares if not np.isnan(x)]
+        found[f"distinct_{n}"] = float(np.mean(known)) if known else float("nan")
+    found["repetition"] = float(np.mean([repetition(text) for text in part.text]))
+    kl = np.concatenate([np.zeros(0), *part.kl])
+    found["own_kl"] = float(kl.mean()) if len(kl) else float("nan")
+    found["own_kl_p95"] = float(np.quantile(kl, 0.95)) if len(kl) else float("nan")
+    return found
+
+
+def _card(protocol: Protocol) -> dict[str, str | float]:
+    card = protocol.scorer.card
+    return {
+        "scorer": card.name,
+        "scorer_auc": float("nan") if card.heldout is None else card.heldout.auc,
+    }

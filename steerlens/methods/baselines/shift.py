@@ -1,0 +1,108 @@
+"""Add one vector to states: what several rivals do, and the one that is learned at the
+unembedding."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.moments import second_moments
+from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
+from steerlens.values.metric import Metric
+from steerlens.values.positions import TokenIndex
+from steerlens.values.readout import Readout
+from steerlens.values.states import States, check_states
+from steerlens.values.steer import per_row
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """`h + s · vector` at every position of one hook.
+
+    Made by `fit_shift`, and by the other fits of one vector in `steerlens.methods.baselines`.
+
+    Args:
+        vector: `[d_model]`; what a label of 1 adds.
+        site: the hook's name, e.g. `blocks.2.hook_resid_post`, or `unembed.hook_in`.
+        readout: of the model.
+        name: for tables and figures.
+
+    Raises:
+        ValueError: a vector of another width, or one that is not finite.
+    """
+
+    vector: Float[Tensor, " d_model"]
+    site: str
+    readout: Readout
+    name: str = "shift"
+    prefix = 0
+    file_kind: ClassVar[str] = "shift"
+
+    def __post_init__(self) -> None:
+        if self.vector.shape != (self.readout.d_model,):
+            raise ValueError(
+                f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)"
+            )
+        if not bool(torch.isfinite(self.vector).all()):
+            raise ValueError(
+                f"vector of {self.name!r} holds NaN or infinity; do the model's states?"
+            )
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that were fitted."""
+        return self.vector.numel()
+
+    def edits(self, strength: Strength) -> tuple[Edit, ...]:
+        def edit(h: Tensor, places: TokenIndex) -> Tensor:
+            wide = h.to(torch.promote_types(h.dtype, torch.float32))
+            return (wide + per_row(strength, h) * self.vector.to(wide)).to(h.dtype)
+
+        return ((self.site, edit),)
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a file keeps of it."""
+        return {"vector": self.vector}, {"site": self.site}
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Shift":
+        """Make it again from what `pack` gave."""
+        return cls(tensors["vector"], about["site"], readout, about["name"])
+
+    def __repr__(self) -> str:
+        r = self.readout
+        return f"Shift({self.name!r} at {self.site}, on {r.model_id!r} [{r.digest[:8]}])"
+
+
+def fit_shift(states: States, *, seed: int = 0, name: str = "shift") -> Shift:
+    """Fit the vector that a label adds to the input of the unembedding.
+
+        minimise  mean CE(softmax((c + y·v + d) W_U + b_U), next token) + ridge/2 · (vᵀSv + dᵀSd)
+
+    A logit bias of rank d_model: `(c + v) W_U = c W_U + v W_U`. Convex, solved to 1e-4 nats with a
+    certificate; `S` is the natural metric's covariance of embeddings, so the ridge is in nats, and
+    held-out texts choose it. `d`, always on, is fitted beside it and left out.
+
+    Source: Han et al. (arXiv 2305.12798), appendix I, and `add` in their code.
+
+    Args:
+        states: of labelled texts, from `steerlens.collect`.
+        seed: of the texts that choose the ridge.
+
+    Raises:
+        ValueError: all labels equal, a single text.
+
+    Example:
+        >>> import steerlens as sl
+        >>> states = sl.collect(sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0), progress=False)
+        >>> fit_shift(states).site
+        'unembed.hook_in'
+    """
+    check_states(states)
+    metric = Metric(*second_moments(states.readout.head, text_moments(states)), damping=1e-4)
+    root, W_U = metric.S_inverse_root.to(states.readout.head.W_U), states.readout.head.W_U
+    span = Span(len(root), lambda V: V @ root @ W_U, lambda g: g @ W_U.mT @ root)
+    return Shift(fit_offsets(states, span, seed)[0] @ root, UNEMBED_IN, states.readout, name)
