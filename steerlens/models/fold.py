@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
-from steerlens.models.hooks import Model, architecture, eval_mode
+from steerlens.models.hooks import Model, adapter, architecture, eval_mode
 from steerlens.models.load import _silent
 from steerlens.models.readout import PROBE_TOLERANCE, readout
 from steerlens.models.steering import check_lives_on, steered
@@ -119,7 +119,8 @@ def plain_source(model: Model) -> Any:
     Raises:
         ValueError: there is none, or it has no output embeddings.
     """
-    source = getattr(model, "original_model", model)
+    held = adapter(model).model
+    source: Any = getattr(held, "original_model", held)
     if not hasattr(source, "get_output_embeddings") or not hasattr(source, "save_pretrained"):
         raise ValueError(
             f"model: got {type(model).__name__}, which holds no Hugging Face model; load a bridge with steerlens.load_model(name)"
@@ -171,8 +172,7 @@ def _tokenizer(source: Any) -> Any:
 
 
 def _logits(model: Model, tokens: Tensor) -> Float[Tensor, "batch pos vocab"]:
-    out = model(tokens, attention_mask=torch.ones_like(tokens))
-    return getattr(out, "logits", out)
+    return adapter(model).logits(tokens, torch.ones_like(tokens))
 
 
 def _reloaded_error(folder: Path, tokens: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
