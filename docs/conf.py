@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from _docstrings import as_rest, leave_out  # noqa: E402
-from _pages import write_pages  # noqa: E402
+from _pages import linked, write_pages  # noqa: E402
 
 _about = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project, release = _about["name"], _about["version"]
@@ -49,8 +49,15 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 
+def lead_on(app, docname: str, source: list[str]) -> None:
+    """Lead links that hold in the repository, as a reader of the files follows them, to pages."""
+    if not docname.startswith("made/"):
+        source[0] = linked(source[0], HERE)
+
+
 def setup(app) -> None:
     """Write the pages that are made from the code, and read docstrings as they are written."""
     write_pages(HERE)
+    app.connect("source-read", lead_on)
     app.connect("autodoc-process-docstring", as_rest, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", leave_out)
