@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import yaml
 from _docstrings import home_of
 
 import steerlens
@@ -41,6 +42,7 @@ def write_pages(docs: Path) -> None:
         "log.md": copied("LOG.md"),
         "changes.md": copied("CHANGELOG.md"),
         "contributing.md": copied("CONTRIBUTING.md"),
+        "cite.md": citation(),
         "tutorials.md": tutorials(),
         **{f"tutorials/{path.name}": tutorial(path) for path in notebooks()},
         **api(),
@@ -146,7 +148,32 @@ def copied(name: str) -> str:
     return linked((ROOT / name).read_text(encoding="utf-8"), ROOT)
 
 
+def citation() -> str:
+    """Return how to cite the package and the paper that it builds on, from CITATION.cff."""
+    ours = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    parts = [f"# Citation\n\n{ours['message']}\n"]
+    for key, kind, one in (
+        ("steerlens", "software", ours),
+        ("han2024word", "inproceedings", ours["references"][0]),
+    ):
+        authors = " and ".join(
+            a.get("name") or f"{a['family-names']}, {a['given-names']}" for a in one["authors"]
+        )
+        fields = {
+            "title": one["title"],
+            "author": authors if kind == "inproceedings" else f"{{{authors}}}",
+            "booktitle": one.get("collection-title"),
+            "version": one.get("version"),
+            "year": one.get("year"),
+            "url": one.get("url"),
+        }
+        rows = ",\n".join(f"  {name} = {{{x}}}" for name, x in fields.items() if x)
+        parts.append(f"```bibtex\n@{kind}{{{key},\n{rows}\n}}\n```\n")
+    return "\n".join(parts)
+
+
 PAGES = {
+    "CITATION.cff": "/made/cite.md",
     "LOG.md": "/made/log.md",
     "CHANGELOG.md": "/made/changes.md",
     "CONTRIBUTING.md": "/made/contributing.md",

@@ -270,6 +270,18 @@ def test_a_notebook_shows_the_page_apart_from_itself(one):
     assert "joy on 'toy-64'" in repr(one) and "MB" in repr(one)
 
 
+def test_an_empty_prompt_may_end_at_once(model, fits, monkeypatch):
+    real = sl.generate
+    empty = lambda *a, **k: real(*a, **k).assign(text=lambda t: t.text.where(t.strength != 0, ""))  # noqa: E731
+    monkeypatch.setattr("steerlens.show.explorer.study.generate", empty)
+    texts = list(sl.toy.corpus("tone", n=20, seed=1).texts)
+    e = explore(
+        model, {"joy": fits["sentiment"]}, [""], texts=texts, strengths=(-1, 0, 1), max_new_tokens=4
+    ).exploration
+    assert [bool(e.written[k].pieces) for k in e.grid[0]] == [True, False, True]
+    assert e.written[e.grid[0, 0]].start == 0
+
+
 def test_a_verdict_that_is_no_hides_the_words(model, fits):
     fit = fits["sentiment"]
     doubt = dataclasses.replace(fit.report, verdict=dataclasses.replace(fit.report.verdict, p=0.9))

@@ -1,12 +1,14 @@
 """The explorer in a real browser: what its script shows is what Python computes, what others wrote
 does nothing, and keys, links, small screens and dark ones work."""
 
+import dataclasses
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from steerlens.show.explorer.page import page as render
 from tests.show.browser import Page, browser, find_browser
 from tests.show.test_explorer import fits, hostile, model, one, two  # noqa: F401  (fixtures)
 
@@ -94,6 +96,22 @@ def test_moving_the_sliders_shows_what_python_computes(page, files, two, strengt
     assert page.ask(
         "document.querySelector('.dial output').textContent"
     ) == f"{strengths[0]:+g}".replace("-", "−")
+
+
+def test_a_scale_and_a_soft_cap_are_applied_in_the_page_too(page, one, tmp_path):  # noqa: F811
+    on = dataclasses.replace(one.exploration.readout, scale=0.7, softcap=3.0)
+    e = dataclasses.replace(one.exploration, readout=on)
+    path = tmp_path / "capped.html"
+    path.write_text(render(e), encoding="utf-8")
+    page.open(path, "#s=3", wait=READY)
+    written = e.written[e.grid[0, 3]]
+    exact = np.exp(e.candidates.log_probs(on.head, (3.0,))[written.positions[written.start]])
+    plain = np.exp(one.exploration.candidates.log_probs(one.exploration.readout.head, (3.0,)))
+    found = [row[1] for row in page.ask(SHARES)[:9]]
+    assert np.allclose(found, np.sort(exact)[::-1][:9], atol=1e-6)
+    assert not np.allclose(
+        found, np.sort(plain[written.positions[written.start]])[::-1][:9], rtol=0.1
+    )
 
 
 def test_every_place_of_a_text_can_be_chosen(page, files, one):  # noqa: F811

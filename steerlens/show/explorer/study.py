@@ -137,8 +137,7 @@ def study(
     stops = tuple(_stops(about, steer, asked.strengths, len(values)) for steer in values)
     ends = tuple(s[0] for s in stops), tuple(s[-1] for s in stops)
     whole, grid = _write(model, values, prompts, stops, asked)
-    states = collect(model, [text for _, text in whole], end=False, progress=False)
-    written, (c, chosen) = _read(model, states, values, whole)
+    written, (c, chosen) = _read(model, values, whole)
     return Exploration(
         on, tuple(steers), prompts, stops, grid, written,
         tabulate(on.head, c, chosen, values, ends, WORDS), price(about, values, ends),
@@ -148,8 +147,12 @@ def study(
 
 
 def _known(steer: Steer, known: Known, about: States) -> Known:
-    """Return what is known, with words that are read on a text where there are none."""
-    if known.words is not None or not bool(steer.W.any()):
+    """Return what is known, with words that are read on a text where there are none.
+
+    Words of a steer in doubt are not shown, so they are not read.
+    """
+    doubt = known.verdict is not None and not known.verdict.found
+    if known.words is not None or doubt or not bool(steer.W.any()):
         return known
     metric = natural_metric(about)
     return replace(
@@ -215,22 +218,28 @@ def _write(
 
 
 def _read(
-    model: Model, states: States, steers: Sequence[Steer], whole: Sequence[tuple[str, str]]
+    model: Model, steers: Sequence[Steer], whole: Sequence[tuple[str, str]]
 ) -> tuple[tuple[Written, ...], tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]]:
     """Return texts with their evidence, and the context vectors and words of all their positions.
 
     A position that texts share, for they begin alike, is there once.
     """
+    # after an empty prompt the model may end at once: then there is nothing to read
+    filled = [k for k, (_, text) in enumerate(whole) if text]
+    if not filled:
+        raise ValueError("prompts: the model ends every text at once; give other prompts")
+    texts = [whole[k][1] for k in filled]
+    states = collect(model, texts, end=False, progress=False)
     rows = next(states.chunks(max(states.n_positions, 1)))
     both = [state_log_probs(states, steer, (1.0, -1.0)).double() for steer in steers]
     evidence = torch.stack([high - low for high, low in both])
     order = torch.argsort(rows.text, stable=True).split(states.lengths.tolist())
-    how = convention(model, states.readout)
-    cut = pieces(adapter(model).tokenizer, [text for _, text in whole], how, end=False)
-    found: list[Written] = []
+    cut = pieces(adapter(model).tokenizer, texts, convention(model, states.readout), end=False)
+    nothing = Written((), 0, (), ((),) * len(steers), ((),) * len(steers))
+    found = [nothing] * len(whole)
     first: dict[tuple[object, ...], int] = {}
     kept: list[int] = []
-    for (prompt, _), of, here in zip(whole, cut, order, strict=True):
+    for k, of, here in zip(filled, cut, order, strict=True):
         lead = len(of) - len(here)
         path: tuple[object, ...] = tuple(of[:lead])
         places = [-1] * lead
@@ -240,7 +249,7 @@ def _read(
                 first[path] = len(kept)
                 kept.append(row)
             places.append(first[path])
-        found.append(_merged(prompt, of, places, evidence[:, here]))
+        found[k] = _merged(whole[k][0], of, places, evidence[:, here])
     return tuple(found), (rows.hidden[kept], rows.next[kept])
 
 

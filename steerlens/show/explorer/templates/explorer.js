@@ -79,7 +79,7 @@
       if (space && bare) (inside && !span ? inside : nodes).push(space);
       if (span) inside = [];
       const { rgb, alpha } = tint(one, i);
-      const word = element("span", { textContent: bare || "␣".repeat(piece.length) });
+      const word = element("span", { textContent: bare || piece.replace(/\n/g, "⏎").replace(/\s/g, "␣") });
       word.setAttribute("role", "option");
       const selected = state.side === side && state.piece === i;
       word.setAttribute("aria-selected", String(selected));
@@ -118,7 +118,7 @@
       element("span", { className: "soft", textContent: `${state.side === "plain" ? "Plain" : "Steered"} text, after: ` }), before || "(nothing)");
     if (found === null) {
       list.replaceChildren();
-      $("lumped").textContent = "The model does not predict this word: nothing is before it.";
+      $("lumped").textContent = one.pieces.length ? "The model does not predict this word: nothing is before it." : "The model ends here at once.";
       return;
     }
     const all = [...found.rows, { ...found.rest, rest: true }];
@@ -160,7 +160,7 @@
     $("steered-at").textContent = `Steered: ${setting(at)}` + (moved ? " (nearest stop)" : "");
     for (const side of ["plain", "steered"]) {
       const one = shownText(side);
-      if (state.side === side) state.piece = state.piece < 0 ? Math.min(one.start, one.pieces.length - 1) : Math.min(state.piece, one.pieces.length - 1);
+      if (state.side === side) state.piece = Math.min(state.piece < 0 ? one.start : state.piece, one.pieces.length - 1);
     }
     fill("plain");
     fill("steered");
