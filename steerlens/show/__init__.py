@@ -19,6 +19,7 @@ from steerlens.lazy import lazily
 if TYPE_CHECKING:
     from steerlens.show.compare import plot_at_kl as plot_at_kl
     from steerlens.show.explorer.build import explore as explore
+    from steerlens.show.explorer.widget import explore_live as explore_live
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _HOME = {
     "continuations": "text",
     "explore": "explorer.build",
+    "explore_live": "explorer.widget",
     "plot_at_kl": "compare",
     "plot_clusters": "trajectories",
     "plot_components": "reading",

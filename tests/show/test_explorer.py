@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+import sys
 
 import numpy as np
 import pandas as pd
@@ -346,3 +347,24 @@ def test_the_command_writes_the_page_with_the_verdict_of_the_file(tmp_path, fits
                         (["--steer", str(path), "--overwrite"], None), (["--strengths=a"], "--strengths")):  # fmt: skip
         result = CliRunner().invoke(app, [*command, *extra])
         assert (result.exit_code, said is None or said in result.stderr) == (0 if said is None else 2, True)  # fmt: skip
+
+
+def test_a_widget_writes_for_every_prompt_and_says_what_is_wrong(model, fits):
+    pytest.importorskip("anywidget", reason="the extra widget is not installed")
+    widget = sl.show.explore_live(
+        model, {"joy": fits["sentiment"]}, "my", strengths=(-1, 1), max_new_tokens=2
+    )
+    first = widget.html
+    assert ">my</option>" in first and "render" in widget._esm
+    widget.prompt = "the film"
+    assert ">the film</option>" in widget.html and widget.said == ""
+    widget.prompt = "xyzzy"
+    assert "the tokenizer knows nothing" in widget.said and ">the film</option>" in widget.html
+    with pytest.raises(ValueError, match="the tokenizer knows nothing"):
+        sl.show.explore_live(model, {"joy": fits["sentiment"]}, "xyzzy")
+
+
+def test_without_its_extra_the_widget_says_what_to_install(model, fits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    with pytest.raises(ImportError, match=r"pip install 'steerlens\[widget\]'"):
+        sl.show.explore_live(model, {"joy": fits["sentiment"]}, "my")

@@ -1,6 +1,7 @@
 """The explorer in a real browser: what its script shows is what Python computes, what others wrote
 does nothing, and keys, links, small screens and dark ones work."""
 
+import base64
 import dataclasses
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steerlens.show import explorer
 from steerlens.show.explorer.page import page as render
 from tests.show.browser import Page, browser, find_browser
 from tests.show.test_explorer import fits, hostile, model, one, two  # noqa: F401  (fixtures)
@@ -36,7 +38,7 @@ def silence(page: Page):
     page.resize(1280, 900)
     yield
     assert page.said == []
-    assert {address.split(":")[0] for address in page.asked} <= {"file", "about"}
+    assert {address.split(":")[0] for address in page.asked} <= {"file", "about", "data"}
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +263,46 @@ def test_it_fits_every_screen_light_and_dark(page, files, width: int):
         assert page.ask("document.documentElement.scrollWidth") <= width
         grounds.append(page.ask("getComputedStyle(document.body).backgroundColor"))
     assert grounds == ["rgb(255, 255, 255)", "rgb(23, 24, 27)"]
+
+
+FAKE = """
+globalThis.kernel = { prompt: "my", html: "<b>one</b>", said: "", heard: {}, sent: [] };
+globalThis.model = {
+  get: (name) => kernel[name],
+  set: (name, x) => { kernel[name] = x; },
+  on: (name, f) => { kernel.heard[name] = f; },
+  off: (name, f) => { if (kernel.heard[name] === f) delete kernel.heard[name]; },
+  save_changes: () => { kernel.sent.push(kernel.prompt); },
+};
+"""
+"""What a notebook hands to a widget."""
+
+
+def test_the_widget_sends_prompts_and_shows_what_comes_back(page, files):
+    source = (Path(explorer.__file__).parent / "templates" / "widget.js").read_text("utf-8")
+    page.open(files["one"], wait=READY)
+    page.call("Page.navigate", url="about:blank")
+    page.ask(FAKE)
+    link = "data:text/javascript;base64," + base64.b64encode(source.encode()).decode()
+    page.ask(
+        f"import('{link}').then(x => {{ globalThis.end = x.default.render({{ model, el: document.body }}); }})"
+    )
+    assert page.ask("document.querySelector('iframe').srcdoc") == "<b>one</b>"
+    assert (
+        page.ask("document.querySelector('iframe').sandbox.value")
+        == "allow-scripts allow-downloads"
+    )
+    page.ask("document.querySelector('input').value = '<i>you</i>'")
+    page.ask("document.querySelector('form').requestSubmit()")
+    assert page.ask("kernel.sent") == ["<i>you</i>"]
+    page.ask("kernel.said = 'writing …'; kernel.heard['change:said']()")
+    assert page.ask("document.querySelector('button').disabled")
+    page.ask("kernel.html = 'two'; kernel.said = '<i>no</i>'")
+    page.ask("Object.values(kernel.heard).forEach(f => f())")
+    assert page.ask("document.querySelector('iframe').srcdoc") == "two"
+    assert page.ask("document.querySelector('[role=status]').textContent") == "<i>no</i>"
+    assert not page.ask(
+        "document.querySelector('button').disabled || !!document.querySelector('i')"
+    )
+    page.ask("end()")
+    assert page.ask("Object.keys(kernel.heard).length") == 0
