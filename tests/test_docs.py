@@ -76,7 +76,8 @@ def test_the_reference_has_every_public_name_once():
     listed = [name for names in pages.VERBS.values() for name in names]
     assert sorted(listed) == sorted(sl._HOME) and len(set(listed)) == len(listed)
     rooms = {path.parent.name for path in Path(sl.__file__).parent.glob("*/__init__.py")}
-    assert set(pages.ROOMS) == rooms - {"cli"}
+    found = pages.rooms_of_package()
+    assert set(found) == rooms - {"cli"} and all(len(title.split()) > 1 for title in found.values())
 
 
 def test_links_of_copied_pages_lead_to_pages_or_are_names_of_files():
