@@ -5,7 +5,7 @@
     python benchmarks/run.py --only fit write      # some groups
     python benchmarks/run.py --only fit --model toy-128        # where reviews-192 is at hand this is not among all
     python benchmarks/run.py --only fit --model FOLDER --train FILE --test FILE
-    python benchmarks/run.py --readme              # the table of results.json into the README; measures nothing
+    python benchmarks/run.py --readme              # the table of results.json into docs/numbers.md; measures nothing
 
 Ways alternate in one process (A B A B); numbers are medians with quartiles over the rounds. Results
 are merged by line into benchmarks/results.json; a quick line never takes a full one's place.
@@ -37,7 +37,7 @@ ORDER = (
     "fit-reviews", "fit-toy", "refit-reviews", "refit-toy", "collect", "collect-toy", "write", "write-11", "score-11", "memory",
     "map", "map-toy", "highlight", "svd", "import",
 )  # fmt: skip
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "numbers.md"
 
 
 def main() -> None:
@@ -54,9 +54,9 @@ def main() -> None:
     given = asked.parse_args()
     if given.readme:
         text = _measure.into(
-            README.read_text(encoding="utf-8"), _measure.block(_measure.read_results())
+            PAGE.read_text(encoding="utf-8"), _measure.block(_measure.read_results())
         )
-        README.write_text(text, encoding="utf-8")
+        PAGE.write_text(text, encoding="utf-8")
         return
     torch.set_num_threads(given.threads)
     where = _measure.setting(quick=given.quick, threads=given.threads)

@@ -11,7 +11,7 @@ from steerlens.analysis.theory.truth import CHUNK, Truth
 from steerlens.maths.evidence import even_kl
 from steerlens.maths.logits import log_sum_exp
 from steerlens.maths.solvers import Solution, lbfgs
-from steerlens.methods.steer.fit import natural_metric
+from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
