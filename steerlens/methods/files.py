@@ -227,6 +227,7 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
             f"{readout.model_id!r} (d_model {readout.d_model}, {readout.d_vocab} words, digest {readout.digest[:8]}). If it is "
             "the same model, load its raw weights (no folding, no centring; rows added to the vocabulary do no harm, rows "
             "taken away or changed do); if it is another, move the steer with steerlens.transfer"
+            + _other_dtype(meta, readout)
         )
     try:
         return known[meta["kind"]].unpack(
@@ -240,6 +241,17 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: its {meta['kind']} is not one that steerlens.save wrote ({error})"
         ) from None
+
+
+def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:
+    """Return a sentence on the dtype, where that alone may be why a model is another."""
+    here = str(readout.W_U.dtype).removeprefix("torch.")
+    if meta.get("dtype", here) == here or meta.get("d_vocab") != readout.d_vocab:
+        return ""
+    return (
+        f". The file's model had the dtype {meta['dtype']}, this one has {here}, and rounding changes W_U too: load it "
+        f"with dtype={meta['dtype']!r}"
+    )
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

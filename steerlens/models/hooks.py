@@ -204,6 +204,7 @@ def convention(model: Model, on: Readout) -> Convention:
         bos
         and plain
         and spaced
+        and max(plain[0], spaced[0]) < on.n_tokens  # `encode` says so of a tokenizer that is larger
         and on.tokens[spaced[0]].startswith(" ")
         and not on.tokens[plain[0]].startswith(" ")
     ):

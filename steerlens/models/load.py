@@ -158,13 +158,13 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Mod
         bridge: Any = TransformerBridge.boot_transformers(
             str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
         )
-    except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        with torch.no_grad():
+            found = bridge(tokens, attention_mask=ones).float()
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         why = str(error).split(". ")[0].split("\n")[0]
         raise ValueError(
             f"name: TransformerLens cannot take {kind} ({why[:200]}); load it with plain=True"
         ) from error
-    with torch.no_grad():
-        found = bridge(tokens, attention_mask=ones).float()
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
     if not error <= (AGREES if dtype == torch.float32 else AGREES_IN_HALF):
         raise ValueError(

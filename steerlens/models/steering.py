@@ -108,10 +108,24 @@ def check_lives_on(intervention: Intervention, model: Model) -> None:
     if shared and bit_sum(W_U.detach(), found.b_U.detach()) == home.checksum:
         return
     here = readout(model)
-    if not home.same_as(here):
-        raise ValueError(
-            f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
-            f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
-            "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
-            "steerlens.transfer"
-        )
+    if home.same_as(here):
+        return
+    if home.W_U.shape == here.W_U.shape and home.W_U.dtype != here.W_U.dtype:
+        device, coarse = here.W_U.device, min(home.W_U.dtype, here.W_U.dtype, key=_bits)
+        if torch.equal(*(r.W_U.detach().to(device, coarse) for r in (home, here))):
+            raise ValueError(
+                f"intervention: its model has the dtype {home.W_U.dtype}, this one {here.W_U.dtype}; the two W_U are the "
+                "same but for rounding, which changes the digest that binds them. Load the model with dtype="
+                f"{str(home.W_U.dtype).removeprefix('torch.')!r}, or bind the value to this one as it is: "
+                "dataclasses.replace(value, readout=steerlens.readout(model))"
+            )
+    raise ValueError(
+        f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
+        f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
+        "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
+        "steerlens.transfer"
+    )
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits

@@ -191,7 +191,7 @@ def verdicts(model: Any) -> dict[str, str]:
     before = traces(model)
     try:
         sl.readout(model)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RuntimeError) as error:
         return {"readout": str(error)}
     found = {"readout": ""}
     for name, law in laws().items():

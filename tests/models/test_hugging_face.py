@@ -1,5 +1,7 @@
 """A plain Hugging Face model goes wherever a TransformerLens model goes, as it is."""
 
+import copy
+import dataclasses
 import sys
 from typing import Any
 
@@ -235,3 +237,22 @@ def test_what_is_no_causal_language_model_is_refused_by_name(model) -> None:
         sl.readout(quantised)
     with pytest.raises(ValueError, match="both are True"):
         sl.load_model("toy-64", hooked=True, plain=True)
+
+
+@pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
+def test_a_steer_on_a_copy_of_another_dtype_is_refused_by_that_name(first, tmp_path) -> None:
+    single = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    half = copy.deepcopy(single).to(torch.bfloat16)
+    home, other = (single, half) if first == torch.float32 else (half, single)
+    steer, name = random_steer(home), str(first).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"dtype {first}.*dtype='{name}'.*dataclasses\.replace"):
+        sl.generate(other, PROMPTS, steer)
+    with pytest.raises(ValueError, match=rf"had the dtype {name}.*dtype='{name}'"):
+        sl.load(sl.save(steer, tmp_path / "x.safetensors"), other)
+    bound = dataclasses.replace(steer, readout=sl.readout(other))  # as the message says
+    assert len(sl.generate(other, PROMPTS, bound, max_new_tokens=2)) == 3
+    exact = copy.deepcopy(half).to(
+        torch.float32
+    )  # every number of a bfloat16 model is one of float32
+    with sl.steered(exact, random_steer(half)):
+        pass
