@@ -258,7 +258,10 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "bfloat16": _bfloat16,
     "native": _native,
     "gemma2": lambda: sl.load_model(folder("gemma2")),
-    "cohere": lambda: sl.load_model(folder("cohere")),
+    # 3.x turns its positions otherwise, and is refused
+    "cohere": lambda: (
+        sl.load_model(folder("cohere")) if HookedTransformer is None else _plain("cohere")
+    ),
     "plain-gpt2": lambda: _plain("gpt2"),
     "plain-llama": lambda: _plain("llama"),
     "plain-bfloat16": lambda: _plain("gpt2", dtype="bfloat16"),
