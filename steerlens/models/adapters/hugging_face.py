@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, positions_of
 from steerlens.values.hook_names import EMBED, resid_post, resid_pre
-from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 
 CACHES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mems")
 """What architectures call what they keep between calls."""
@@ -44,8 +44,8 @@ class HuggingFace:
     then read from where the model was loaded. This pairs it with another, or with one where the
     model was made in memory.
 
-    Hook names are TransformerLens': `unembed.hook_in` is the input of the output embedding,
-    `hook_embed` the output of the input embedding, `blocks.k.hook_resid_pre` and
+    Hook names are TransformerLens': `unembed.hook_in` and `unembed.hook_out` are the input and the
+    output of the output embedding, `hook_embed` the output of the input embedding, `blocks.k.hook_resid_pre` and
     `blocks.k.hook_resid_post` what enters and leaves the k-th layer. Hooks inside a layer
     (attention's scores, keys, values) are TransformerLens' alone.
 
@@ -139,7 +139,7 @@ class HuggingFace:
     def hook_names(self) -> Collection[str]:
         layers = range(len(self._layers[0]))
         places = [name(k) for k in layers for name in (resid_pre, resid_post)]
-        return [EMBED, *places, UNEMBED_IN]
+        return [EMBED, *places, UNEMBED_IN, UNEMBED_OUT]
 
     @property
     def blocks(self) -> Sequence[Any]:
@@ -172,6 +172,8 @@ class HuggingFace:
             return self.unembedding.register_forward_pre_hook(
                 lambda _, given: (function(given[0]), *given[1:])
             )
+        if name == UNEMBED_OUT:
+            return self.unembedding.register_forward_hook(lambda _, given, made: function(made))
         if name == EMBED:
             embedding = self.model.get_input_embeddings()
             return embedding.register_forward_hook(lambda _, given, made: function(made))
