@@ -1,7 +1,6 @@
 """Rivals that mix logits: each formula by hand, strength 0 is the base model to the letter, writing
 and scoring agree, and copies are made once."""
 
-import copy
 from collections.abc import Callable
 from functools import cache
 from itertools import product
@@ -23,6 +22,7 @@ from steerlens.methods.baselines.gedi import fit_gedi, weigh_by_class
 from steerlens.methods.baselines.instruction import instruct
 from steerlens.methods.baselines.mixing import Voice, toward_sides
 from steerlens.methods.baselines.mixture import Mixture
+from steerlens.models.duplicate import duplicate
 from steerlens.models.hooks import Model
 from tests.models.zoo import zoo
 
@@ -34,7 +34,7 @@ LONGER = FineTuning(lr=5e-3, epochs=8, batch_size=8)
 
 def other(model: Model, seed: int) -> Model:
     """The model with other numbers, as fine-tuning would leave it."""
-    made, random = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    made, random = duplicate(model), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in made.parameters():
             p += 0.3 * p.std() * torch.randn(p.shape, generator=random) if p.numel() > 1 else 0

@@ -1,7 +1,6 @@
 """Copies of a model that are fine-tuned on texts: made once, kept on disk, the model itself never
 changed."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from steerlens.maths.numbers import generator
+from steerlens.models.duplicate import duplicate
 from steerlens.models.exclusive import exclusive
 from steerlens.models.hooks import adapter, check_model, convention, eval_mode, model_id
 from steerlens.models.readout import readout
@@ -104,7 +104,7 @@ def fine_tuned_copy(
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         path = Path(folder) / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
-    made = copy.deepcopy(model)
+    made = duplicate(model)
     if path is not None and path.exists():
         _restore(made, load_file(path))
         return made
