@@ -4,7 +4,8 @@ import copy
 
 import torch
 
-from steerlens.models.hooks import Model, check_model
+from steerlens.models.adapters import Model
+from steerlens.models.hooks import adapter
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be learned
@@ -24,9 +25,9 @@ def duplicate(model: Model) -> Model:
         >>> bool(model.W_U.any())
         True
     """
-    check_model(model)
+    adapter(model)  # raises where something else was given
     made = copy.deepcopy(model)
-    for module in made.modules():
+    for module in adapter(made).module.modules():
         take_off = getattr(module, "_teardown_capture_hooks", None)
         if take_off is not None:
             take_off()

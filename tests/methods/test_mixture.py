@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -23,7 +23,6 @@ from steerlens.methods.baselines.instruction import instruct
 from steerlens.methods.baselines.mixing import Voice, toward_sides
 from steerlens.methods.baselines.mixture import Mixture
 from steerlens.models.duplicate import duplicate
-from steerlens.models.hooks import Model
 from tests.models.zoo import zoo
 
 TEXTS = ["the film was good .", "a very fine cast , and a slow plot ?"]
@@ -32,9 +31,9 @@ SHORT = FineTuning(lr=3e-3, epochs=2, batch_size=8)
 LONGER = FineTuning(lr=5e-3, epochs=8, batch_size=8)
 
 
-def other(model: Model, seed: int) -> Model:
+def other(model: Any, seed: int) -> Any:
     """The model with other numbers, as fine-tuning would leave it."""
-    made, random = duplicate(model), torch.Generator().manual_seed(seed)
+    made, random = cast(Any, duplicate(model)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in made.parameters():
             p += 0.3 * p.std() * torch.randn(p.shape, generator=random) if p.numel() > 1 else 0
@@ -43,7 +42,7 @@ def other(model: Model, seed: int) -> Model:
 
 @cache
 def mixtures(of: str) -> dict[str, Mixture]:
-    model = sl.load_model(of) if of.startswith("toy") else zoo(of)
+    model: Any = sl.load_model(of) if of.startswith("toy") else zoo(of)
     on, a, b = sl.readout(model), other(model, 1), other(model, 2)
     return {
         "dexperts": Mixture((Voice(a), Voice(b)), add_difference, on, 0, "dexperts"),
@@ -55,14 +54,14 @@ def mixtures(of: str) -> dict[str, Mixture]:
     }  # fmt: skip
 
 
-def log_p(model: Model, ids: list[int], lead: tuple[int, ...] = ()) -> Tensor:
+def log_p(model: Any, ids: list[int], lead: tuple[int, ...] = ()) -> Tensor:
     """Log-probabilities of what may follow each token of a text behind a lead, by plain passes."""
     with torch.no_grad():
         z = model(torch.tensor([[ids[0], *lead, *ids[1:]]]))[0]
     return z[len(lead) :].log_softmax(-1)
 
 
-def by_hand(value: Mixture, model: Model, ids: list[int], s: float) -> Tensor:
+def by_hand(value: Mixture, model: Any, ids: list[int], s: float) -> Tensor:
     """The log-probabilities of a mixture at each token of a text, word by word."""
     base = log_p(model, ids)
     first, second = (
@@ -138,18 +137,18 @@ def test_a_copy_is_made_once_and_kept_and_the_model_is_as_before(tmp_path: Path)
     texts = [f"the {a} was {b} ." for a in ("film", "cast", "plot", "food", "book", "author")
              for b in ("good", "slow")]  # fmt: skip
     before = {k: p.clone() for k, p in model.named_parameters()}
-    made = fine_tuned_copy(model, texts, tuning=SHORT, folder=tmp_path)
+    made: Any = fine_tuned_copy(model, texts, tuning=SHORT, folder=tmp_path)
     assert all(torch.equal(p, before[k]) and p.grad is None for k, p in model.named_parameters())
     right, base = (sl.score(m, texts).log_prob.mean() for m in (made, model))
     assert right > base + 0.1
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
-    again = fine_tuned_copy(model, texts, tuning=SHORT, folder=tmp_path)
+    again: Any = fine_tuned_copy(model, texts, tuning=SHORT, folder=tmp_path)
     assert file.stat().st_mtime_ns == written and torch.equal(again.W_U, made.W_U)
     assert sl.score(again, texts).log_prob.mean() == pytest.approx(right)
     fine_tuned_copy(model, texts[:-1], tuning=SHORT, folder=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2  # of other texts it is another
-    led = fine_tuned_copy(model, texts, leads=[(5,)] * len(texts), tuning=SHORT)
+    led: Any = fine_tuned_copy(model, texts, leads=[(5,)] * len(texts), tuning=SHORT)
     assert not torch.equal(led.W_U, made.W_U)
 
 

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from tests.models.zoo import BUILDERS, zoo
 @pytest.mark.parametrize("name", list(BUILDERS))
 def test_a_copy_gives_the_same_and_shares_nothing(name: str) -> None:
     model = zoo(name)
-    made, ids = duplicate(model), torch.tensor([[5, 6, 7, 8]])
+    made: Any = duplicate(model)
+    ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         before = model(ids)
         assert torch.equal(made(ids), before)
@@ -24,10 +26,12 @@ def test_a_copy_gives_the_same_and_shares_nothing(name: str) -> None:
 
 
 def test_a_copy_outlives_the_model() -> None:
-    model, ids = sl.load_model("toy-64"), torch.tensor([[5, 6, 7, 8]])
+    model: Any = sl.load_model("toy-64")
+    ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         before = model(ids)  # which sets the hooks that capture inputs
-    made, gone = duplicate(model), weakref.ref(model)
+    made: Any = duplicate(model)
+    gone = weakref.ref(model)
     del model
     gc.collect()
     with torch.no_grad():

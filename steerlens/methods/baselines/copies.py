@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from steerlens.maths.numbers import generator
+from steerlens.models.adapters import Model
 from steerlens.models.duplicate import duplicate
 from steerlens.models.exclusive import exclusive
-from steerlens.models.hooks import adapter, check_model, convention, eval_mode, model_id
+from steerlens.models.hooks import adapter, convention, eval_mode, model_id
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, encode, pad
 from steerlens.values.atomic import write_bytes
@@ -90,7 +91,6 @@ def fine_tuned_copy(
         >>> bool((copy.W_U - model.W_U).abs().max() > 0)
         True
     """
-    check_model(model)
     if len(texts) < 4 or (leads and len(leads) != len(texts)):
         raise ValueError(
             f"texts, leads: got {len(texts)} and {len(leads)}, expected at least 4 texts, and a lead for each or none"
@@ -121,7 +121,9 @@ def _tokens(
     """Return the tokens of each text behind its lead, and how many are only read."""
     how = convention(model, readout(model))
     most = max((len(lead) for lead in leads), default=0)
-    encoded = encode(adapter(model).tokenizer, list(texts), how._replace(n_ctx=how.n_ctx - most), end=True)
+    encoded = encode(
+        adapter(model).tokenizer, list(texts), how._replace(n_ctx=how.n_ctx - most), end=True
+    )
     bos = int(how.bos)
     if not leads:
         return encoded.ids, encoded.prompt
@@ -185,7 +187,10 @@ def _heldout(model: Model, rows: list[list[int]], read: list[int], some: list[in
 
 def _weights(model: Model) -> dict[str, Tensor]:
     """Return copies of a model's parameters; one that has two names is there once."""
-    return {name: p.detach().cpu().clone().contiguous() for name, p in adapter(model).module.named_parameters()}
+    return {
+        name: p.detach().cpu().clone().contiguous()
+        for name, p in adapter(model).module.named_parameters()
+    }
 
 
 @torch.no_grad()
