@@ -86,7 +86,7 @@ def fine_tuned_copy(
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
-        >>> texts = sl.toy.corpus("tone", n=20, seed=0).texts
+        >>> texts = sl.toy.corpus("tone", n=100, seed=0).texts
         >>> copy = fine_tuned_copy(model, texts, tuning=FineTuning(lr=3e-4, epochs=1))
         >>> bool((copy.W_U - model.W_U).abs().max() > 0)
         True

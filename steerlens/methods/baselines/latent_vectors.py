@@ -63,7 +63,7 @@ def fit_latent_vectors(
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> fit_latent_vectors(model, data, n_texts=5, n_steps=5).site
-        'blocks.0.hook_resid_post'
+        'blocks.1.hook_resid_post'
     """
     n_layers = adapter(model).n_layers
     layer = (n_layers - 1) // 2 if layer is None else layer

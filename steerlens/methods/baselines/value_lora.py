@@ -160,7 +160,7 @@ def fit_value_lora(
         >>> from steerlens.values.training import Training
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> fit_value_lora(model, data, rank=2, training=Training(epochs=1), progress=False).value.layer
-        1
+        2
     """
     started = time.perf_counter()
     n_layers = adapter(model).n_layers
