@@ -48,7 +48,7 @@ def processor(path: str | Path) -> type:
         def __call__(
             self,
             logits: Float[Tensor, "rows d_vocab"],
-            custom_param_list: list[dict[str, Any]] | None = None,
+            custom_param_list: list[dict[str, Any] | None] | None = None,
         ) -> Float[Tensor, "rows d_vocab"]:
             asked = [(params or {}).get(ARGUMENT, 0.0) for params in custom_param_list or []]
             for value in asked:
