@@ -200,9 +200,11 @@ def _in_place(path: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
         os.chmod(folder, 0o755)
-        if path.is_dir():
-            shutil.rmtree(path)
+        aside = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}.earlier."))
+        if path.is_dir():  # kept until the new one is in its place: who is killed loses neither
+            os.replace(path, aside)
         os.replace(folder, path)
+        shutil.rmtree(aside)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

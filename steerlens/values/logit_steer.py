@@ -118,6 +118,8 @@ class LogitSteer:
             )
         if not logits.is_floating_point():
             raise ValueError(f"logits: got {logits.dtype}, expected floating-point numbers")
+        if logits.ndim == 1:
+            return self.apply(logits[None], strength)[0]
         s = torch.as_tensor(per_row(strength, logits), device=logits.device)
         s = s.expand((*logits.shape[:-1], 1) if s.ndim == logits.ndim else logits.shape[:-1])
         s = s.reshape(-1).to(torch.promote_types(logits.dtype, torch.float32))
@@ -151,29 +153,14 @@ class LogitSteer:
         self, rows: Float[Tensor, "rows d_vocab"], s: Float[Tensor, " rows"]
     ) -> Float[Tensor, "rows d_vocab"]:
         """Return rows, none of strength 0, steered; float32 at least."""
-        at = self.to(rows.device)
-        wide = rows.to(s.dtype)
-        slope = torch.ones((), dtype=s.dtype, device=s.device)
-        z, lost = wide, torch.isneginf(wide)
+        at, wide = self.to(rows.device), rows.to(s.dtype)
         if bool((torch.isnan(wide) | torch.isposinf(wide)).any()):
             raise ValueError("logits: they hold NaN or +∞; what came before the steer?")
-        if self.softcap is not None:
-            part = torch.where(lost, 0.0, wide / self.softcap)
-            if bool((part.abs() > 1 + self.precision).any()):
-                raise ValueError(
-                    f"logits: some are beyond the soft cap of {self.model_id!r}, {self.softcap:g}; are these log-probabilities? "
-                    "Hand over the logits"
-                )
-            slope = 1 - part.square()
-            # where the cap swallowed the number, it is as lost as under a mask
-            flat = slope < math.sqrt(self.precision)
-            lost, slope = lost | flat, torch.where(flat, 1.0, slope)
-            z = self.softcap * torch.atanh(torch.where(flat, 0.0, part))
+        z, lost, slope = self._uncap(wide)
         z = z - at.b.to(s.dtype)
-        reads = torch.empty(len(z), at.P.shape[1], dtype=s.dtype, device=z.device)
+        reads, whole = z.new_empty(len(z), at.P.shape[1]), z
         full = ~lost.any(1)
         reads[full] = z[full] @ at.P.to(s.dtype)
-        whole = z
         if not bool(full.all()):
             whole = z.clone()
             for mask in lost[~full].unique(dim=0):
@@ -185,6 +172,25 @@ class LogitSteer:
             return wide + added
         capped = self.softcap * torch.tanh((whole + added + at.b.to(s.dtype)) / self.softcap)
         return torch.where(torch.isneginf(wide), wide, capped)
+
+    def _uncap(self, logits: Float[Tensor, "rows d_vocab"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits before the soft cap, which of them are lost, and the slope of the cap.
+
+        Where the cap swallowed a number it is as lost as under a mask.
+        """
+        lost = torch.isneginf(logits)
+        if self.softcap is None:
+            return logits, lost, torch.ones_like(logits[:1, :1])
+        part = torch.where(lost, 0.0, logits / self.softcap)
+        if bool((part.abs() > 1 + self.precision).any()):
+            raise ValueError(
+                f"logits: some are beyond the soft cap of {self.model_id!r}, {self.softcap:g}; are these log-probabilities? Hand "
+                "over the logits"
+            )
+        slope = 1 - part.square()
+        flat = slope < math.sqrt(self.precision)
+        z = self.softcap * torch.atanh(torch.where(flat, 0.0, part))
+        return z, lost | flat, torch.where(flat, 1.0, slope)
 
     def _fill(
         self, z: Float[Tensor, "rows d_vocab"], seen: Tensor, s: Float[Tensor, " rows"]
@@ -218,7 +224,7 @@ class LogitSteer:
         rounding = self.precision * size / slope
         expected = (rounding.square() @ self.witness.to(z.dtype).square()).sqrt()
         off = ((z @ self.witness.to(z.dtype)).abs() / expected.clamp_min(1e-30)).amax()
-        if off > MARGIN:
+        if not off <= MARGIN:
             raise ValueError(
                 f"logits: they are not those of {self.model_id!r}: {float(off):.3g} standard deviations of rounding (precision "
                 f"{self.precision:.2g}) where {MARGIN:g} are allowed. A penalty, a bias, temperature or another processor came "
