@@ -175,8 +175,8 @@ def _card(
     lines = [
         "---", data.to_yaml(), "---", "", f"# {_plain(value.name)}", "",
         f"A {_plain(value.file_kind)} on `{_plain(r.model_id)}` (d_model {r.d_model}, {r.d_vocab:,} words, read-out "
-        f"`{r.digest[:12]}`), made with steerlens: strength 1 is the style of a text with label 1, −1 its opposite, 0 the plain "
-        "model.", "",
+        f"`{r.digest[:12]}`), made with steerlens: strength 0 is the plain model, a positive one leads towards texts of label 1, "
+        "a negative one towards label −1.", "",
     ]  # fmt: skip
     if report is not None:
         verdict = "not judged" if report.verdict is None else _plain(str(report.verdict))
@@ -186,7 +186,7 @@ def _card(
             f"**What it costs:** KL(plain ‖ steered) {plus:.4f} nats per token at strength +1, {minus:.4f} at −1; one product of "
             f"size {r.d_model} × {r.d_model} per token, none once it is folded.", "",
             "## Numbers", "", "Nats per token; held-out texts were not fitted on.", "", "| | |", "|---|---|",
-            *(f"| {_cell(name)} | {_cell(text)} |" for name, text in report.rows()), "",
+            *(f"| {_cell(name)} | {_cell(text)} |" for name, text in report.rows() if name != "verdict"), "",
         ]  # fmt: skip
     if figures:
         lines += ["## Figures", "", *(f"![{_plain(name)}]({_link(name)})" for name in figures), ""]

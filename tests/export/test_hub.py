@@ -49,7 +49,7 @@ def test_the_card_says_what_the_report_says(fit: sl.Fit, folder: Path) -> None:
         "tags": ["steerlens", "steering", "interpretability"],
     }  # fmt: skip
     for name, text in fit.report.rows():
-        assert html.escape(name, quote=False).replace("|", "\\|") in body
+        assert name == "verdict" or html.escape(name, quote=False).replace("|", "\\|") in body
         assert html.escape(text, quote=False).split("|")[0] in body
     assert f"{fit.report.kl[0]:.4f} nats per token at strength +1" in body
     assert 'load_model("me/toy-64")' in body and "(a%20figure.png)" in body
