@@ -81,9 +81,9 @@ test: $(ENV)  ## all tests
 # what knows nothing of TransformerLens, or only states that steerlens.models made, need not be tested with each version of it
 test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLens we support
 	@$(BIN3)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
-		$(addprefix --ignore=tests/methods/test_,$(addsuffix .py,steer evidence vae files priors soft_prompt reft_value reft_formulas \
+		$(addprefix --ignore=tests/methods/test_,$(addsuffix .py,steer evidence vae files files_under_stress priors soft_prompt reft_value reft_formulas \
 			gist_mask gist_formulas)) \
-		tests/models tests/methods tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
+		tests/models tests/methods tests/export/test_fold.py tests/export/test_versions.py tests/export/test_hugging_face.py tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
 
 # built from source beside .venv, which stays as it is; its own dependencies are there already, but for these
 test-llamacpp: $(ENV)  ## the steer in llama.cpp, which is built first: needs cmake and a C++ compiler, some ten minutes

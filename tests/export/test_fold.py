@@ -16,7 +16,17 @@ from torch import Tensor
 import steerlens as sl
 from steerlens.models.fold import fold
 from steerlens.models.lora import lora
-from tests.models.zoo import COMMON, LLAMA, N_CTX, D, folder, random_steer, tokenizer, zoo
+from tests.models.zoo import (
+    COMMON,
+    LLAMA,
+    N_CTX,
+    D,
+    HookedTransformer,
+    folder,
+    random_steer,
+    tokenizer,
+    zoo,
+)
 
 NEOX: dict[str, Any] = {
     "hidden_size": D, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -63,6 +73,11 @@ def prompts(model: Any) -> Tensor:
 def test_the_folded_model_writes_the_hooked_models_text(kind: str, tmp_path: Path) -> None:
     model = bridge(kind)
     steer, start = random_steer(model, size=0.8), prompts(model)
+    if kind == "cohere" and HookedTransformer is not None:
+        # TransformerLens 3.9 computes Cohere otherwise than transformers: not to be folded
+        with pytest.raises(ValueError, match="gives other logits"):
+            fold(model, steer, STRENGTH, tmp_path / "steered")
+        return
     unsteered, before = greedy(model, start), model.W_U.detach().clone()
     path = fold(model, steer, STRENGTH, tmp_path / "steered")
     assert torch.equal(model.W_U, before)
