@@ -2,12 +2,14 @@
 
     python benchmarks/from_logits.py                         # toy-128 and its texts
     python benchmarks/from_logits.py --model FOLDER --train FILE --test FILE
+    python benchmarks/from_logits.py --model FOLDER --test FILE --random 8    # a random steer of rank 8
 
-A steer is fitted, and its logits at strength 3 are had in two ways on contexts of held-out texts:
-from the hidden states (`c' W_U`, the truth), and by `LogitSteer.apply` from the plain model's logits
-as they come out of a model in float32, bfloat16 or float16. In nats per token, with 95 % over texts
-(a t interval): the size of the steer KL(steered ‖ plain), KL(true ‖ from logits), and what
-rounding the true logits to the dtype does by itself. The table goes into from_logits.json too.
+A steer is fitted (or drawn, and scaled to 0.05 nats), and its logits at strength 3 are had in two
+ways on contexts of held-out texts: from the hidden states (`c' W_U`, the truth), and by
+`LogitSteer.apply` from the plain model's logits as they come out of a model in float32, bfloat16 or
+float16. In nats per token, with 95 % over texts (a t interval): the size of the steer KL(steered ‖
+plain), KL(true ‖ from logits), and what rounding the true logits to the dtype does by itself. The
+table goes into from_logits.json too.
 """
 
 import argparse
@@ -36,6 +38,14 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p ‖ q) of each row of logits, nats, in float64."""
     p, q = p.double().log_softmax(-1), q.double().log_softmax(-1)
     return (p.exp() * (p - q)).sum(-1)
+
+
+def random_steer(states: sl.States, rank: int) -> sl.Steer:
+    """A seeded steer that costs 0.05 nats per token at strength 1."""
+    d, r = states.d_model, torch.Generator().manual_seed(0)
+    W = torch.randn(d, rank, generator=r) @ torch.randn(rank, d, generator=r) / d
+    steer = sl.Steer(W, states.readout, "random")
+    return sl.strength_at_kl(steer, states, kl=0.05) * steer
 
 
 def compare(joy: sl.Steer, states: sl.States, dtype: str) -> dict[str, Tensor]:
@@ -86,16 +96,18 @@ def main() -> None:
     asked.add_argument("--test")
     asked.add_argument("--texts", type=int, default=2000, help="to fit on; a tenth to measure on")
     asked.add_argument("--positions", type=int, default=2000, help="to measure on")
+    asked.add_argument("--random", type=int, help="rank of a random steer, instead of a fit")
     given = asked.parse_args()
     model = sl.load_model(given.model)
-    if given.train:
-        train, test = (sl.read_labelled(path) for path in (given.train, given.test))
-        train, test = train[: given.texts], test[: given.texts // 10]
-    else:
-        data = sl.toy.corpus("sentiment", n=given.texts + given.texts // 10, seed=0)
-        train, test = data[: given.texts], data[given.texts :]
-    joy = sl.fit_steer(sl.collect(model, train, progress=False), progress=False).value
+    n = given.texts // 10
+    toy = sl.toy.corpus("sentiment", n=given.texts + n, seed=0)
+    test = sl.read_labelled(given.test)[:n] if given.test else toy[given.texts :]
     states = sl.collect(model, test, progress=False).sample(given.positions, seed=0)
+    if given.random:
+        joy = random_steer(states, given.random)
+    else:
+        train = sl.read_labelled(given.train)[: given.texts] if given.train else toy[: given.texts]
+        joy = sl.fit_steer(sl.collect(model, train, progress=False), progress=False).value
     table = rows(Path(given.model).name, joy, states)
     earlier = json.loads(OUT.read_text(encoding="utf-8")) if OUT.is_file() else []
     kept = [row for row in earlier if row["model"] != Path(given.model).name]

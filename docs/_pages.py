@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "show": "Figures and pages",
     "analysis": "Reading, moving, comparing",
+    "export": "Leaving the lab: servers, checkpoints, adapters, the hub",
     "methods": "Methods: what is fitted, and how",
     "evaluate": "Measures: what an intervention is worth and costs",
     "toy": "The toy world",

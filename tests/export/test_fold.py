@@ -97,6 +97,17 @@ def test_the_folded_model_writes_the_hooked_models_text(kind: str, tmp_path: Pat
     assert (about["strength"], about["readout_digest"]) == (STRENGTH, steer.readout.digest)
 
 
+def test_a_plain_hugging_face_model_is_folded_too(tmp_path: Path) -> None:
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    steer, start = random_steer(zoo("gpt2"), size=0.8), prompts(plain)
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        fold(plain, steer, STRENGTH, tmp_path / "x")
+    )
+    with sl.steered(zoo("gpt2"), steer, STRENGTH):
+        assert torch.equal(greedy(again, start), greedy(zoo("gpt2"), start))
+    assert plain.config.tie_word_embeddings is True  # the one in memory is as it was
+
+
 def test_a_background_is_folded_in(tmp_path: Path) -> None:
     model = zoo("gpt2")
     both = random_steer(model, seed=1).with_background(random_steer(model, seed=2))
