@@ -161,6 +161,27 @@ def test_a_head_that_cannot_be_untied_is_refused_by_name(
     assert not list(tmp_path.iterdir())
 
 
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steerlens.models import fold as module
+    from tests.models.zoo import hook_count
+
+    model, path = zoo("gpt2"), tmp_path / "x"
+    fold(model, random_steer(model), 1.0, path)
+    hooks, learned = hook_count(model), [p.requires_grad for p in model.parameters()]
+
+    def interrupted(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    for name in ("_reloaded_error", "_tokenizer", "_logits"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(module, name, interrupted)
+            fold(model, random_steer(model), 2.0, path, overwrite=True)
+        assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert json.loads((path / "steerlens.json").read_text())["strength"] == 1.0
+    assert hook_count(model) == hooks
+    assert [p.requires_grad for p in model.parameters()] == learned
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     model, path = zoo("gpt2"), tmp_path / "x"
     steer = random_steer(model)
