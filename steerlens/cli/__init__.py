@@ -1,4 +1,4 @@
-"""The command line: `steerlens report | fit | write | move`, a module per command.
+"""The command line: `steerlens report | fit | write | move | compare`, a module per command.
 
 Heavy modules are imported inside the commands, so that help and errors come at once.
 """
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from steerlens.cli.compare import compare
 from steerlens.cli.fit import fit
 from steerlens.cli.move import move
 from steerlens.cli.report import report
@@ -48,5 +49,5 @@ def main(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (report, fit, write, move):
+for command in (report, fit, write, move, compare):
     app.command()(command)

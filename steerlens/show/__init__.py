@@ -18,6 +18,7 @@ from steerlens.lazy import lazily
 
 if TYPE_CHECKING:
     from steerlens.show.compare import plot_at_kl as plot_at_kl
+    from steerlens.show.compare import plot_rows as plot_rows
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
@@ -67,6 +68,7 @@ _HOME = {
     "plot_moves": "priors",
     "plot_priors": "priors",
     "plot_quality": "reft",
+    "plot_rows": "compare",
     "plot_readability": "priors",
     "plot_scaling": "scaling",
     "plot_singular_words": "figures",
