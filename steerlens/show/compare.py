@@ -120,7 +120,7 @@ def _line(ax: Axes, rows: pd.DataFrame, measure: str, colour: str, style: object
 def _narrow(ax: Axes) -> bool:
     """Return whether a logarithmic axis is too short for two powers of ten."""
     low, high = ax.get_ylim()
-    return high < 20 * low
+    return bool(high < 20 * low)
 
 
 def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
@@ -132,7 +132,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
     root.draw_without_rendering()  # scales and sizes are final from here on
     to_axes = ax.transData + ax.transAxes.inverted()
     at = np.array([to_axes.transform((x, y)) for x, y, _, _ in shown])
-    gap = 8.4 / (ax.bbox.height / root.dpi * 72)
+    gap = 9.4 / (ax.bbox.height / root.dpi * 72)
     places = at[:, 1].copy()
     for _ in range(500):  # push neighbours apart until none are too near
         short = gap - np.diff(places)
