@@ -115,9 +115,7 @@ def _at_paper_strength(world: World, table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def draw(
-    name: str, tables: Mapping[str, pd.DataFrame], measures: tuple[str, ...], kind: str
-) -> plt.Figure:
+def draw(tables: Mapping[str, pd.DataFrame], measures: tuple[str, ...], kind: str) -> plt.Figure:
     """Return each world's table as a picture: a row of panels per world."""
     rows = [len(table[table.kind == kind]) for table in tables.values()]
     with look():

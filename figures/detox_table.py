@@ -59,9 +59,7 @@ def main() -> None:
     else:
         print("SmolLM2-135M or the data are not at hand: their table is left out")
     tables = {world.name: fill(world) for world in worlds}
-    publish(
-        "detox_table", tables, worlds, start, draw("detox_table", tables, MEASURES, "non-toxic")
-    )
+    publish("detox_table", tables, worlds, start, draw(tables, MEASURES, "non-toxic"))
 
 
 if __name__ == "__main__":

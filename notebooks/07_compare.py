@@ -86,7 +86,8 @@ ax = plot_at_kl(table, "gain")
 
 # %% [markdown]
 # The gain is how far the mean score moved the way that was wanted, prompt by prompt, with 95 % intervals over prompts; the
-# controls show what a push of that size does by chance. Neither a random direction nor a steer of shuffled labels gains.
+# controls show what a push of that size does by chance. A random direction does little. Labels in random order were drawn once:
+# a steer of them has a direction of its own, which may lead far the wrong way, and might have led the right way.
 
 # %%
 ax = plot_at_kl(table, "corpus_perplexity")
