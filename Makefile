@@ -14,6 +14,7 @@ export TOKENIZERS_PARALLELISM := false
 BIN  := .venv/bin
 BIN3 := .venv-tl3/bin
 TL3  := 3.9.0
+LLAMACPP := .venv-llamacpp
 ENV  := .venv/installed
 ENV3 := .venv-tl3/installed
 pip   = -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
@@ -28,7 +29,8 @@ paired     := $(sort $(wildcard notebooks/*.ipynb notebooks/*.py))
 figures    := $(sort $(filter-out figures/_%,$(wildcard figures/*.py)))
 benchmarks := $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
-.PHONY: help env env-tl3 report test test-tl3 lint format notebooks write-notebooks figures bench bench-quick clean
+.PHONY: help env env-tl3 report docs test test-tl3 test-llamacpp lint format notebooks write-notebooks figures \
+	bench bench-quick clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' Makefile | expand -t 12
@@ -41,7 +43,7 @@ env-tl3: $(ENV3)  ## .venv-tl3, the same with the oldest TransformerLens we supp
 $(ENV): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks]'
+	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks,widget,docs]'
 	@touch $@
 
 $(ENV3): pyproject.toml constraints.txt
@@ -55,6 +57,10 @@ $(ENV3): pyproject.toml constraints.txt
 
 report: $(ENV)  ## the whole story on the toy models, as a page in report/
 	@$(BIN)/steerlens report --out report
+
+docs: $(ENV)  ## the documentation site, in docs/_build/html; a warning is an error
+	@$(offline) $(one_thread) $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 figures: $(ENV)  ## every figure with its numbers, in figures/out/
 	@$(if $(figures),,echo "no figures")
@@ -78,6 +84,17 @@ test-tl3: $(ENV3)  ## the tests of models and fits, on the oldest TransformerLen
 		$(addprefix --ignore=tests/methods/test_,$(addsuffix .py,steer evidence vae files priors soft_prompt reft_value reft_formulas \
 			gist_mask gist_formulas)) \
 		tests/models tests/methods tests/evaluate/test_sign_margin.py tests/test_cli.py tests/test_readme.py
+
+# built from source beside .venv, which stays as it is; its own dependencies are there already, but for these
+test-llamacpp: $(ENV)  ## the steer in llama.cpp, which is built first: needs cmake and a C++ compiler, some ten minutes
+	@command -v cmake >/dev/null && command -v c++ >/dev/null || { echo "test-llamacpp: skipped, it needs cmake and a C++ compiler"; exit 0; }; \
+	set -e; \
+	test -e $(LLAMACPP)/built || { \
+		echo "building llama-cpp-python in $(LLAMACPP)"; \
+		$(BIN)/python $(pip) --no-deps --target $(LLAMACPP) llama-cpp-python==0.3.36 gguf==0.19.0 diskcache==5.6.3; \
+		touch $(LLAMACPP)/built; \
+	}; \
+	PYTHONPATH=$(LLAMACPP) $(BIN)/python -m pytest $(PYTEST_ARGS) tests/export/test_llama_cpp.py
 
 lint: $(ENV)  ## ruff and pyright
 	@$(BIN)/ruff check --quiet .
@@ -110,4 +127,4 @@ write-notebooks: $(ENV)  ## run every notebook and keep its outputs
 	done
 
 clean:  ## remove what the commands above made, the environments too
-	@rm -rf .venv .venv-tl3 report figures/out .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-tl3 .venv-llamacpp report docs/_build docs/made figures/out .pytest_cache .ruff_cache .hypothesis

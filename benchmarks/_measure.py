@@ -248,7 +248,7 @@ def table(lines: Iterable[Line], *, brief: bool = False) -> str:
 
 
 def block(results: Mapping[str, dict[str, Any]]) -> str:
-    """The table with a line on how it was measured, as the README shows it."""
+    """The table with a line on how it was measured, as docs/numbers.md shows it."""
     found = list(results.values())
     settings = {Setting(**line["setting"]) for line in found}
     ways = "; ".join(

@@ -2,7 +2,7 @@
 same cost.
 
     python benchmarks/rivals.py                            # 500 texts, one draw: a few minutes
-    python benchmarks/rivals.py --draws 10                 # the numbers of the README
+    python benchmarks/rivals.py --draws 10                 # the numbers of docs/choose.md
     python benchmarks/rivals.py --case toy-128 --n 300 --method reft --draws 3
 
 Each is fitted by its defaults; nothing is tuned on the texts that it is judged on. A margin is how

@@ -5,7 +5,7 @@
     python benchmarks/run.py --only fit write      # some groups
     python benchmarks/run.py --only fit --model toy-128        # where reviews-192 is at hand this is not among all
     python benchmarks/run.py --only fit --model FOLDER --train FILE --test FILE
-    python benchmarks/run.py --readme              # the table of results.json into the README; measures nothing
+    python benchmarks/run.py --page                # the table of results.json into docs/numbers.md; measures nothing
 
 Ways alternate in one process (A B A B); numbers are medians with quartiles over the rounds. Results
 are merged by line into benchmarks/results.json; a quick line never takes a full one's place.
@@ -37,7 +37,7 @@ ORDER = (
     "fit-reviews", "fit-toy", "refit-reviews", "refit-toy", "collect", "collect-toy", "write", "write-11", "score-11", "memory",
     "map", "map-toy", "highlight", "svd", "import",
 )  # fmt: skip
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "numbers.md"
 
 
 def main() -> None:
@@ -47,16 +47,16 @@ def main() -> None:
     asked.add_argument("--quick", action="store_true")
     asked.add_argument("--only", nargs="+", choices=GROUPS, help="groups; none: all")
     asked.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
-    asked.add_argument("--readme", action="store_true")
+    asked.add_argument("--page", action="store_true")
     asked.add_argument("--model", help="for the group fit: a model instead of the usual ones")
     asked.add_argument("--train", help="labelled texts for it; none: the toy world's")
     asked.add_argument("--test")
     given = asked.parse_args()
-    if given.readme:
+    if given.page:
         text = _measure.into(
-            README.read_text(encoding="utf-8"), _measure.block(_measure.read_results())
+            PAGE.read_text(encoding="utf-8"), _measure.block(_measure.read_results())
         )
-        README.write_text(text, encoding="utf-8")
+        PAGE.write_text(text, encoding="utf-8")
         return
     torch.set_num_threads(given.threads)
     where = _measure.setting(quick=given.quick, threads=given.threads)

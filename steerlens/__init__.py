@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerlens import analysis as analysis
     from steerlens import evaluate as evaluate
+    from steerlens import export as export
+    from steerlens import models as models
     from steerlens import show as show
     from steerlens import toy as toy
     from steerlens.analysis.highlight import highlight as highlight
@@ -111,7 +113,7 @@ _HOME = {
     "written_attribute": "evaluate.ground_truth",
 }
 # rooms with verbs of their own: `sl.show.plot_spectrum(...)`
-_ROOMS = {"analysis": "analysis", "evaluate": "evaluate", "show": "show", "toy": "toy"}
+_ROOMS = {name: name for name in ("analysis", "evaluate", "export", "models", "show", "toy")}
 __all__ = sorted(_HOME | _ROOMS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 

@@ -18,7 +18,7 @@ PUBLIC = [
     "read_labelled", "read_metadata", "readout", "save", "score", "singular_words", "spectrum",
     "split_half_reliability", "steered", "strength_at_kl", "transfer", "transfer_report", "written_attribute",
 ]  # fmt: skip
-ROOMS = ["analysis", "evaluate", "show", "toy"]
+ROOMS = ["analysis", "evaluate", "export", "models", "show", "toy"]
 ROOT = Path(sl.__file__).parent
 MODULES = sorted(
     ".".join(("steerlens", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "steerlens"
 LEVEL = {
-    "maths": 0, "values": 1, "models": 2, "toy": 2, "evaluate": 3, "methods": 4, "analysis": 5, "show": 6, "cli": 7,
+    "maths": 0, "values": 1, "models": 2, "toy": 2, "evaluate": 3, "methods": 4, "analysis": 5, "export": 5,
+    "show": 6, "cli": 7,
 }  # fmt: skip
 BUILDS_ON = {("gist", "prompt")}
 """A gist is a prompt, distilled."""
@@ -69,6 +70,14 @@ def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
             )
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
+            if file == "export/authors.py" and called in ("torch.load", "torch.save"):
+                # their format is torch's; reading it may run nothing
+                safe = any(
+                    k.arg == "weights_only" and ast.unparse(k.value) == "True"
+                    for k in node.keywords
+                )
+                assert called == "torch.save" or safe
+                continue
             assert called not in (
                 "pickle.load",
                 "pickle.loads",
@@ -80,4 +89,5 @@ def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
             assert called != "print" or file.startswith("cli/") or file == "toy/train.py", (
                 f"line {node.lineno}: print"
             )
-    assert not {"pickle", "joblib", "dill"} & imports(FILES[file])
+    found = {"pickle", "joblib", "dill"} & imports(FILES[file])
+    assert not found or (file == "export/authors.py" and found == {"pickle"})  # its error's name

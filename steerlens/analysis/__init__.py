@@ -3,7 +3,7 @@
 `embeddings` (neighbours, components, lexicons and probes of the output words), `highlight` (spans
 of a text), `prompts` (where tuned prompts end), `reft` (its size against its quality),
 `state_shift` (of states under an intervention), `subspaces`, `svd` (directions of a steer and their
-words), `trajectories`, `transfer`. Each is loaded on first use.
+words), `theory` (on ground truth), `trajectories`, `transfer`. Each is loaded on first use.
 
 Example:
     >>> import steerlens as sl
@@ -14,6 +14,7 @@ Example:
 from steerlens.lazy import lazily
 
 ROOMS = (
-    "embeddings", "highlight", "prompts", "reft", "state_shift", "subspaces", "svd", "trajectories", "transfer",
+    "embeddings", "highlight", "prompts", "reft", "state_shift", "subspaces", "svd", "theory", "trajectories",
+    "transfer",
 )  # fmt: skip
 __getattr__, __dir__ = lazily(__name__, {room: room for room in ROOMS})

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steerlens.maths.spans import Sign, best_spans
 from steerlens.models.collect import collect
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
@@ -261,7 +261,7 @@ def _pieces(
 ) -> tuple[list[str], Float[Tensor, " n_pieces"]]:
     """Return a text in pieces of whole characters, and the evidence of the tokens of each."""
     how = convention(model, states.readout)
-    (of,) = pieces(model.tokenizer, [text], how, end=False)
+    (of,) = pieces(adapter(model).tokenizer, [text], how, end=False)
     found = torch.zeros(len(of), dtype=torch.float64)
     found[len(of) - len(evidence) :] = (
         evidence  # without begin-of-text nothing predicts the first token

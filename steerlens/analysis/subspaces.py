@@ -11,7 +11,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.methods.reft.reft import Reft
-from steerlens.models.hooks import Model, eval_mode, run_until
+from steerlens.models.hooks import Model, adapter, eval_mode, run_until
 from steerlens.models.partial_forward import (
     ResidualCache,
     batch_of,
@@ -174,7 +174,7 @@ def carried(
         raise ValueError(
             f"model: its numbers are {kept.readout.W_U.dtype}, too coarse for a difference quotient; load it in float32"
         )
-    last = int(model.cfg.n_layers) - 1
+    last = adapter(model).n_layers - 1
     size = float(kept.resid.norm(dim=1).mean()) * RESPONSE
     unit = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-30)
     total, n = torch.zeros(len(directions), kept.readout.d_model, dtype=torch.float64), 0

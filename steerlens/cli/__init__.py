@@ -1,4 +1,4 @@
-"""The command line: `steerlens report | fit | write | move | compare`, a module per command.
+"""The command line, a module per command: report, fit, write, explore, move, compare, fold, export.
 
 Heavy modules are imported inside the commands, so that help and errors come at once.
 """
@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from steerlens.cli.compare import compare
+from steerlens.cli.explore import explore
+from steerlens.cli.export import export
 from steerlens.cli.fit import fit
+from steerlens.cli.fold import fold
 from steerlens.cli.move import move
 from steerlens.cli.report import report
 from steerlens.cli.write import write
@@ -49,5 +52,5 @@ def main(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (report, fit, write, move, compare):
+for command in (report, fit, write, explore, move, compare, fold, export):
     app.command()(command)

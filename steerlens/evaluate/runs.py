@@ -18,7 +18,7 @@ from steerlens.evaluate.run_folder import open_folder, read_block, write_block
 from steerlens.evaluate.scorers.card import ask
 from steerlens.evaluate.verbs import own_costs, write
 from steerlens.evaluate.writer import Method, check_base
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode_prompts
 from steerlens.values.intervention import Intervention
@@ -161,7 +161,7 @@ def _check(model: Model, entrants: Sequence[Entrant], protocol: Protocol) -> Non
             prefix = max(prefix, entrant.method.prefix)
     how = convention(model, readout(model))
     room = how.n_ctx - prefix - protocol.sampling.max_new_tokens
-    ids = encode_prompts(model.tokenizer, protocol.prompts, how)
+    ids = encode_prompts(adapter(model).tokenizer, protocol.prompts, how)
     for prompt, tokens in zip(protocol.prompts, ids, strict=True):
         if len(tokens) > room:
             raise ValueError(

@@ -201,7 +201,7 @@ def position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
 
 
 def _logits_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
-    """Yield what `_position_kl` does, from whole rows of logits: an edit of them may need all."""
+    """Yield what `position_kl` does, from whole rows of logits: an edit of them may need all."""
     for a, b in zip(base.chunks(CHUNK // 8), other.chunks(CHUNK // 8), strict=True):
         log_p, log_q = (s.logits(c).log_softmax(1) for s, c in ((base, a), (other, b)))
         yield (log_p.exp() * (log_p - log_q)).sum(1).double().cpu()

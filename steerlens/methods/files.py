@@ -227,6 +227,7 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
             f"{readout.model_id!r} (d_model {readout.d_model}, {readout.d_vocab} words, digest {readout.digest[:8]}). If it is "
             "the same model, load its raw weights (no folding, no centring; rows added to the vocabulary do no harm, rows "
             "taken away or changed do); if it is another, move the steer with steerlens.transfer"
+            + _other_dtype(meta, readout)
         )
     try:
         return known[meta["kind"]].unpack(
@@ -236,6 +237,21 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: its {meta['kind']} lacks {error}; it is not one that steerlens.save wrote"
         ) from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its {meta['kind']} is not one that steerlens.save wrote ({error})"
+        ) from None
+
+
+def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:
+    """Return a sentence on the dtype, where that alone may be why a model is another."""
+    here = str(readout.W_U.dtype).removeprefix("torch.")
+    if meta.get("dtype", here) == here or meta.get("d_vocab") != readout.d_vocab:
+        return ""
+    return (
+        f". The file's model had the dtype {meta['dtype']}, this one has {here}, and rounding changes W_U too: load it "
+        f"with dtype={meta['dtype']!r}"
+    )
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -254,7 +270,8 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens"
         )
-    if not found.keys() >= NEEDED:
+    words = all(isinstance(found.get(key), str) for key in NEEDED - {"format", "d_model"})
+    if not found.keys() >= NEEDED or not words or not isinstance(found["format"], int):
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, tensors
 

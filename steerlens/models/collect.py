@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
+from steerlens.models.adapters import Model
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
+from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention
@@ -27,6 +30,7 @@ from steerlens.values.progress import hidden
 from steerlens.values.readout import Readout
 from steerlens.values.states import LogitEdit, Shard, States
 from steerlens.values.texts import as_texts
+from steerlens.values.warn import warn_user
 
 SHARD_POSITIONS = 1 << 14
 """Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many
@@ -55,7 +59,7 @@ def collect(
     context are cut, and counted in the result.
 
     Args:
-        model: a TransformerLens model; left as it was.
+        model: of TransformerLens or of Hugging Face; left as it was.
         data: labelled texts, or plain texts (labels 0) where only sums over text are wanted.
         intervention: the states are those of the model under it; the prompt is what is not
             predicted.
@@ -69,6 +73,9 @@ def collect(
             token.
         seed: of the order of the texts, so that shards are random samples.
         progress: show a bar.
+
+    Warns:
+        UserWarning: the end of the texts costs more than any model that learned it would say.
 
     Raises:
         ValueError: no texts, an empty text, too many positions for `memory`, a folder that holds
@@ -112,7 +119,10 @@ def collect(
                 given.readout.digest, given.encoded, str(dtype), seed, SHARD_POSITIONS
             )
             shards = _on_disk(Path(folder), identity, parts, model, given.encoded, dtype, bar)
-    return given.states(shards)
+    states = given.states(shards)
+    if end and intervention is None:
+        _check_end_is_known(states, adapter(model).tokenizer)
+    return states
 
 
 def reader(
@@ -143,6 +153,11 @@ def reader(
             return replace(given.states((shard,)), logit_edit=under.logit_edit(given))
 
     return at
+
+
+ENDS, UNLEARNED = 64, 16.0
+"""Ends of texts that are looked at, and the mean nats beyond which a model never learned them: one
+in nine million, where a blind guess among 50,000 tokens costs 11 and an end in mid-sentence 12."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +194,9 @@ def _given(
     prefix = 0 if intervention is None else intervention.prefix
     how = convention(model, on)
     how = how._replace(n_ctx=how.n_ctx - prefix)
-    encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
-    encoded = with_prefix(encoded, prefix, model.tokenizer)
+    tokenizer = adapter(model).tokenizer
+    encoded = encode(tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
+    encoded = with_prefix(encoded, prefix, tokenizer)
     lengths = torch.tensor([encoded.predicted(row) for row in range(len(encoded.ids))])
     order = torch.randperm(len(lengths), generator=generator(seed)).tolist()
     order = [row for row in order if lengths[row] > 0]
@@ -246,16 +262,17 @@ def _run(
     model: Model, rows: list[int], encoded: Encoded, under: _Under, dtype: torch.dtype, bar: tqdm
 ) -> Shard:
     """Run the model over some texts and return them as one shard."""
-    device = model.W_U.device
+    W_U = adapter(model).W_U
+    device = W_U.device
     n = sum(map(encoded.predicted, rows))
     # room for all at once: states that come to lie between what the layers leave behind would
     # scatter the memory
     shard = Shard(
-        torch.empty(n, model.W_U.shape[0], dtype=dtype),
+        torch.empty(n, W_U.shape[0], dtype=dtype),
         *(torch.empty(n, dtype=torch.int32) for _ in range(2)),
     )
     start = 0
-    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(model.W_U)):
+    for batch in batches([len(encoded.ids[row]) for row in rows], batch_tokens(W_U)):
         picked = [rows[i] for i in batch]
         tokens, mask = pad([encoded.ids[row] for row in picked])
         places = places_of(mask, torch.tensor([encoded.prompt[row] for row in picked]))
@@ -278,10 +295,28 @@ def _run(
     if not bool(shard.hidden.isfinite().all()):
         row = int(shard.text[~shard.hidden.isfinite().all(1)][0])
         raise ValueError(
-            f"model: its states over text {row} hold NaN or infinity (dtype {model.W_U.dtype}, strength "
+            f"model: its states over text {row} hold NaN or infinity (dtype {W_U.dtype}, strength "
             f"{float(under.strength[row]):g}); take a smaller strength, or load the model with dtype='float32'"
         )
     return shard
+
+
+def _check_end_is_known(states: States, tokenizer: Tokenizer) -> None:
+    """Warn where a model never learned to end texts so: some twenty nats per text would then be
+    counted that no steer is about."""
+    ends = (chunk.hidden[chunk.next == tokenizer.eos_token_id] for chunk in states.chunks(1 << 12))
+    c = next((c[:ENDS] for c in ends if len(c)), None)
+    if c is None or tokenizer.eos_token_id is None:
+        return
+    on = states.readout
+    log_p = torch.log_softmax(on.logits(c.to(on.W_U.device)), 1)[:, tokenizer.eos_token_id]
+    cost, blind = -float(log_p.mean()), math.log(on.n_tokens)
+    if cost > UNLEARNED:
+        warn_user(
+            f"the end-of-text token {str(tokenizer.eos_token)!r} costs {cost:.0f} nats per text, where a blind guess among "
+            f"{on.n_tokens:,} tokens costs {blind:.0f}: this model never learned to end texts so, and what is measured per "
+            "token is mostly that; pass end=False to leave it out"
+        )
 
 
 def _on_disk(

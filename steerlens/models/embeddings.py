@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.models.hooks import Model, eval_mode, run_until
+from steerlens.models.adapters import Model
+from steerlens.models.hooks import adapter, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, pad
 from steerlens.values.hook_names import EMBED
@@ -20,9 +21,10 @@ def states_at(
     It takes one pass up to the site.
     """
     found: dict[int, Tensor] = {}
+    W_U = adapter(model).W_U
     with eval_mode(model):
-        for rows in batches([len(text) for text in ids], batch_tokens(model.W_U)):
-            tokens, mask = (t.to(model.W_U.device) for t in pad([list(ids[row]) for row in rows]))
+        for rows in batches([len(text) for text in ids], batch_tokens(W_U)):
+            tokens, mask = (t.to(W_U.device) for t in pad([list(ids[row]) for row in rows]))
             h = run_until(model, site, tokens, mask).float()
             found |= {row: h[k, : len(ids[row])].cpu() for k, row in enumerate(rows)}
     return [found[row] for row in range(len(ids))]
@@ -30,10 +32,10 @@ def states_at(
 
 def embeddings(model: Model) -> Float[Tensor, "n_tokens d_model"]:
     """Return what the model reads for each token of its vocabulary, at `hook_embed`."""
-    n = readout(model).n_tokens
-    width = min(int(model.cfg.n_ctx), 256)
+    n, found = readout(model).n_tokens, adapter(model)
+    width = min(found.n_ctx, 256)
     ids = (
-        torch.arange(-(-n // width) * width, device=model.W_U.device)
+        torch.arange(-(-n // width) * width, device=found.W_U.device)
         .clamp(max=n - 1)
         .reshape(-1, width)
     )

@@ -1,7 +1,8 @@
 """Write with a model at many strengths at once."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.numbers import as_floats, generator
-from steerlens.models.hooks import Model, apply_edits, convention, decoder, eval_mode
+from steerlens.models.adapters import Model
+from steerlens.models.decoding import decoder, habits
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode
 from steerlens.models.pieces import text_of
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
@@ -48,7 +51,7 @@ def generate(
     only the steer changes.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         prompts: texts to continue; "" starts from nothing where the model has a begin-of-text
             token.
         intervention: a `Fit` stands for its value; None for the plain model (then all strengths
@@ -79,23 +82,87 @@ def generate(
         >>> sl.generate(sl.load_model("toy-64"), ["the film was"], max_new_tokens=5).columns.tolist()
         ['prompt', 'strength', 'sample', 'text', 'log_prob']
     """
-    prompts, strengths = _prompts(prompts), as_floats(strengths, "strengths")
     intervention = value_of(intervention)
-    _check(samples, max_new_tokens, temperature, top_p, top_k)
-    on = readout(model)
     if intervention is not None:
         check_lives_on(intervention, model)
-    how = convention(model, on)
+    drawing = Drawing(samples, seed, max_new_tokens, temperature, top_p, top_k)
     prefix = 0 if intervention is None else intervention.prefix
-    ids = encode_prompts(model.tokenizer, prompts, how)
-    read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, model.tokenizer).ids
+    return generate_by(
+        model, prompts, edited_steps(model, intervention), strengths, drawing, prefix=prefix
+    )
+
+
+class Drawing(NamedTuple):
+    """How continuations are drawn; see `generate`."""
+
+    samples: int = 1
+    seed: int = 0
+    max_new_tokens: int = 30
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+
+Step = Callable[[Int[Tensor, "rows new"], Int[Tensor, "rows pos"]], Float[Tensor, "rows vocab"]]
+"""From new tokens and the mask of all so far to the logits after the last; see `decoding.decoder`."""
+Steps = Callable[[list[list[int]], Float[Tensor, " rows"]], Step]
+"""From the tokens of a batch's prompts, and the strength of each row, to its steps."""
+
+
+def edited_steps(model: Model, intervention: Intervention | None) -> Steps:
+    """Return the steps of a model under an intervention, None: of the plain model."""
+
+    def steps(prompts: list[list[int]], strength: Float[Tensor, " rows"]) -> Step:
+        device = readout(model).W_U.device
+        lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+        edits = () if intervention is None else intervention.edits(strength.to(device))
+        following = decoder(model, caches=habits(model).caches)
+
+        def step(tokens: Tensor, mask: Tensor) -> Tensor:
+            places = places_of(mask, lengths)
+            # a pass over new tokens alone holds the last of them
+            with apply_edits(
+                model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])
+            ):
+                return following(tokens, mask)
+
+        return step
+
+    return steps
+
+
+def generate_by(
+    model: Model,
+    prompts: Iterable[str],
+    steps: Steps,
+    strengths: float | Iterable[float],
+    drawing: Drawing,
+    *,
+    prefix: int = 0,
+    reserved: int = 0,
+) -> pd.DataFrame:
+    """Continue prompts as `generate` does, with the logits that some steps give.
+
+    Args:
+        model: whose tokenizer and context it is.
+        prefix: fillers before each prompt.
+        reserved: tokens of the context that prompt and text leave free.
+    """
+    prompts, strengths = _prompts(prompts), as_floats(strengths, "strengths")
+    samples, seed, max_new_tokens, temperature, top_p, top_k = drawing
+    _check(samples, max_new_tokens, temperature, top_p, top_k)
+    on = readout(model)
+    how, tokenizer, habit = convention(model, on), adapter(model).tokenizer, habits(model)
+    n_ctx = how.n_ctx - reserved
+    ids = encode_prompts(tokenizer, prompts, how)
+    read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, tokenizer).ids
     for prompt, tokens in zip(prompts, ids, strict=True):
         if not tokens:
             raise ValueError(
                 f"prompts: {prompt!r} holds no token and this model has no begin-of-text; give at least a word"
             )
-        if len(tokens) + prefix >= how.n_ctx:
-            before = f" behind {prefix} rows" if prefix else ""
+        if len(tokens) + prefix >= n_ctx:
+            before = f" behind {prefix + reserved} rows" if prefix + reserved else ""
             raise ValueError(
                 f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{before}, the context is {how.n_ctx}; shorten it"
             )
@@ -112,7 +179,9 @@ def generate(
         for k in range(samples)
     ]
     texts, log_probs = [""] * len(rows), [0.0] * len(rows)
-    for places in _batches([len(read[p]) for p, _, _ in rows], max_new_tokens, how.n_ctx):
+    for places in _batches(
+        [len(read[p]) for p, _, _ in rows], max_new_tokens, n_ctx, pads=habit.pads
+    ):
         batch = [rows[place] for place in places]
         uniform = torch.stack([noise[p, k] for p, _, k in batch])
         strength = torch.tensor([float(strengths[s]) for _, s, _ in batch])
@@ -120,14 +189,14 @@ def generate(
             model,
             on,
             [read[p] for p, _, _ in batch],
-            intervention,
+            steps,
             strength,
             uniform,
             (temperature, top_p, top_k),
-            how.n_ctx,
+            n_ctx,
         )
         for place, (p, _, _), tokens, gained in zip(places, batch, new, log_prob, strict=True):
-            texts[place], log_probs[place] = _continuation(model.tokenizer, ids[p], tokens), gained
+            texts[place], log_probs[place] = _continuation(tokenizer, ids[p], tokens), gained
     return pd.DataFrame(
         {
             "prompt": [prompts[p] for p, _, _ in rows],
@@ -143,7 +212,7 @@ def _write(
     model: Model,
     on: Readout,
     prompts: list[list[int]],
-    intervention: Intervention | None,
+    steps: Steps,
     strength: Float[Tensor, " rows"],
     uniform: Float[Tensor, "rows new"],
     sampling: tuple[float, float, int | None],
@@ -155,21 +224,15 @@ def _write(
     ):  # also away from a user's inference mode, whose tensors bear no sums in place
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
-        end = model.tokenizer.eos_token_id
-        barred = _barred(on, model.tokenizer).to(device)
+        tokenizer = adapter(model).tokenizer
+        end = tokenizer.eos_token_id
+        barred = _barred(on, tokenizer).to(device)
         alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
         log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
         written: list[Tensor] = []
-        edits = () if intervention is None else intervention.edits(strength.to(device))
-        lengths = mask.sum(1)
-        step = decoder(model)
+        step = steps(prompts, strength)
         for k in range(min(uniform.shape[1], n_ctx - tokens.shape[1])):
-            places = places_of(mask, lengths)
-            # a pass over new tokens alone holds the last of them
-            with apply_edits(
-                model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])
-            ):
-                logits = _finite(step(tokens, mask).float(), strength)
+            logits = _finite(step(tokens, mask).float(), strength)
             # what is no token is never sampled; its probability is the model's all the same
             tokens = sample_tokens(
                 logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), *sampling
@@ -232,15 +295,16 @@ def _uniform(seed: int, prompt: str, occurrence: int, sample: int, n: int) -> Fl
     return torch.rand(n, dtype=torch.float64, generator=generator(int.from_bytes(key)))
 
 
-def _batches(lengths: list[int], new: int, n_ctx: int) -> list[list[int]]:
+def _batches(lengths: list[int], new: int, n_ctx: int, *, pads: bool) -> list[list[int]]:
     """Put rows in batches of at most ROWS.
 
-    Padding on the left takes room in the context: where that would cut a text short, only prompts
-    of one length go together.
+    Padding on the left takes room in the context, and some models hear it (`pads` is False): where
+    it would cut a text short or change it, only prompts of one length go together.
     """
     groups: dict[int, list[int]] = {}
+    together = pads and max(lengths) + new <= n_ctx
     for row, length in enumerate(lengths):
-        groups.setdefault(0 if max(lengths) + new <= n_ctx else length, []).append(row)
+        groups.setdefault(0 if together else length, []).append(row)
     return [
         rows[start : start + ROWS]
         for rows in groups.values()

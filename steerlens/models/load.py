@@ -3,14 +3,20 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from steerlens.maths.numbers import generator
+from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.folders import find_model
-from steerlens.models.hooks import Model
+
+AGREES, AGREES_IN_HALF = 1e-3, 1e-1
+"""Largest difference of logits between a bridge and the model it was made of, relative to their
+size."""
 
 
 @torch.inference_mode(False)  # weights made in that mode could never be learned through
@@ -18,10 +24,12 @@ def load_model(
     name: str | Path,
     *,
     hooked: bool = False,
+    plain: bool = False,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
 ) -> Model:
-    """Load a TransformerLens model with raw weights, in evaluation mode.
+    """Load a model with raw weights, in evaluation mode: a `TransformerBridge` of TransformerLens,
+    or with `plain` the Hugging Face model as it is.
 
     Args:
         name: a toy model that ships with steerlens (`toy-64`, `toy-128`, `toy-96-llama`;
@@ -29,14 +37,21 @@ def load_model(
             hub id (the only case that uses the network).
         hooked: a `HookedTransformer` without processing instead of a `TransformerBridge`;
             TransformerLens 3.x only.
+        plain: a `steerlens.models.HuggingFace`, which is the model of transformers (`.model`) with
+            its tokenizer (`.tokenizer`). It knows every causal family of transformers, not only
+            those of TransformerLens, keeps its fast attention, and has hooks between layers but
+            none inside them.
         device: where its weights go, e.g. "cpu", "cuda", "cuda:1", "mps".
         dtype: of its weights: "float32", "bfloat16" or "float16". What steerlens fits and sums is
             float32 all the same.
 
     Raises:
         ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which
-            has no `HookedTransformer`; something that is no name, such as a model.
+            has no `HookedTransformer`, or together with `plain`; something that is no name, such as
+            a model; a folder whose weights lack some of the model's, or that TransformerLens runs
+            otherwise than transformers.
         FileNotFoundError: a path that is not a model folder.
+        ImportError: TransformerLens would install a package for this model; it is named instead.
 
     Example:
         >>> load_model("toy-64").cfg.d_model
@@ -44,13 +59,20 @@ def load_model(
     """
     if not isinstance(name, str | Path):
         raise ValueError(
-            f"name: got {type(name).__name__}, expected a toy model's name, a Hugging Face folder or a hub id; a model that is "
-            "loaded already goes through TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)"
+            f"name: got {type(name).__name__}, expected a toy model's name, a Hugging Face folder or a hub id; a Hugging Face "
+            "model that is loaded already can be given to every function as it is, or with another tokenizer as "
+            "steerlens.models.HuggingFace(model, tokenizer)"
+        )
+    if hooked and plain:
+        raise ValueError(
+            "hooked, plain: both are True, and a model is of one library; leave one out"
         )
     where, kind = _device(device), _dtype(dtype)
     local = find_model(name)
     if hooked:
         return _hooked_transformer(local or Path(name), where, kind)
+    if plain:
+        return _plain(local or name, where, kind)
     return _bridge(local or name, where, kind)
 
 
@@ -86,17 +108,86 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return known[name]
 
 
-def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Model:
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _plain(source: str | Path, device: torch.device, dtype: torch.dtype) -> HuggingFace:
+    from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source)
+    return HuggingFace(_weights(source, dtype).to(device), tokenizer)
+
+
+def _weights(source: str | Path, dtype: torch.dtype) -> Any:
+    """Return a Hugging Face model all of whose weights were found.
+
+    Raises:
+        ValueError: some were not, so that transformers drew them at random.
+    """
+    from transformers import AutoModelForCausalLM
+
     with _silent():
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, output_loading_info=True
+        )
+    model, told = loaded
+    lacking = sorted({*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
+    if lacking:
+        named = ", ".join(map(repr, lacking[:3])) + (", …" if len(lacking) > 3 else "")
+        raise ValueError(
+            f"name: the weights in {str(source)!r} lack {len(lacking)} of {type(model).__name__} ({named}), which "
+            "would be random; it is a checkpoint of another kind (a classifier, an encoder) or cut short: take the causal "
+            "language model that it was made from"
+        )
+    return model.eval()
+
+
+def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Model:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = _weights(source, dtype).to(device)
+    _check_installs_nothing(model)
+    plain = HuggingFace(model, tokenizer)
+    tokens = torch.randint(plain.W_U.shape[1], (2, 6), generator=generator(0)).to(device)
+    ones = torch.ones_like(tokens)
+    with torch.no_grad():  # before TransformerLens takes the model's parts in its hands
+        expected = plain.logits(tokens, ones).float()
     # name and device are only recorded: model and tokenizer are given, and the model is where it
     # should be
-    return TransformerBridge.boot_transformers(
-        str(source), hf_model=model.to(device), tokenizer=tokenizer, device=str(device), dtype=dtype
+    kind = type(model).__name__
+    try:
+        bridge: Any = TransformerBridge.boot_transformers(
+            str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
+        )
+        with torch.no_grad():
+            found = bridge(tokens, attention_mask=ones).float()
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        why = str(error).split(". ")[0].split("\n")[0]
+        raise ValueError(
+            f"name: TransformerLens cannot take {kind} ({why[:200]}); load it with plain=True"
+        ) from error
+    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+    if not error <= (AGREES if dtype == torch.float32 else AGREES_IN_HALF):
+        raise ValueError(
+            f"name: TransformerLens' logits of {kind} differ from the model's own by {error:.2g} of their "
+            "size, so whatever is fitted there would be of another model; load it with plain=True"
+        )
+    return bridge
+
+
+def _check_installs_nothing(model: Any) -> None:
+    """Raise where TransformerLens would run `pip install torchvision`: for models that read
+    pictures too, if it is not here.
+
+    Raises:
+        ImportError: it would.
+    """
+    config = model.config
+    if config.get_text_config(decoder=True) is config or find_spec("torchvision") is not None:
+        return
+    raise ImportError(
+        f"torchvision: TransformerLens installs it by itself for models such as {type(model).__name__}; install it first "
+        "(pip install torchvision, of the version that your torch wants), or load the model with plain=True, which reads "
+        "texts without it"
     )
 
 

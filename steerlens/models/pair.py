@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steerlens.models.adapters import Model
 from steerlens.models.collect import collect
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.special import read_tokens
 from steerlens.models.tokenization import Convention, begin, lay_out
@@ -66,7 +67,7 @@ def _places(model: Model, states: States, texts: list[str]) -> Int[Tensor, " n_p
     """Return, for each stored position, a number that names its text and how many characters had
     been read; −1 for no place.
     """
-    ends = token_ends(model.tokenizer, texts, convention(model, readout(model)))
+    ends = token_ends(adapter(model).tokenizer, texts, convention(model, readout(model)))
     stride = 1 + max(map(len, texts))
     text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
     # positions of a text are stored in order; which of its positions a row is follows from the rows

@@ -4,14 +4,16 @@ once per step."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
+from steerlens.models.adapters import Model
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.hook_names import resid_post
@@ -91,7 +93,7 @@ def cache_residuals(model: Model, data: Labelled, layer: int, *, end: bool = Tru
     which costs more and gives the same.
     """
     how = convention(model, readout(model))
-    encoded = encode(model.tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
+    encoded = encode(adapter(model).tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
     return cache_residuals_of_tokens(model, encoded, torch.tensor(data.labels), layer)
 
 
@@ -149,7 +151,7 @@ def final_states(
     Edits behind the kept layer are made on the kept states, later ones where they belong.
     """
     here = resid_post(kept.layer)
-    dtype = next(model.parameters()).dtype
+    dtype = next(adapter(model).module.parameters()).dtype
     later = list(edits)
     if batch.resid is None:
         with apply_edits(model, later, lambda _, t: batch.places):
@@ -175,31 +177,41 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
     Embedding, positions and masks are the model's own. Hooks of the blocks that are passed over do
     not run.
+
+    Raises:
+        IndexError: the model does not show so many layers.
     """
+    found = adapter(model)
+    passed, alone = list(found.blocks[: layer + 1]), found.states_alone
 
-    def passing(given: Tensor | None) -> Callable[..., Tensor]:
-        return lambda hidden, *args, **kwargs: hidden if given is None else given
+    def passing(given: Tensor | None) -> Callable[..., Any]:
+        def made(hidden: Tensor) -> Any:
+            states = hidden if given is None else given
+            return states if alone else (states,)
 
-    passed = [model.blocks[k] for k in range(layer + 1)]
-    before = [block.__dict__.get("forward") for block in passed]
+        return lambda *args, **kwargs: made(args[0] if args else kwargs["hidden_states"])
+
+    if len(passed) <= layer:
+        raise IndexError(f"layer: {layer}, of which the model shows {len(passed)}")
+    before = [block.__dict__.get("_call_impl") for block in passed]
     try:
         for block in passed:
             # in the instance's own dictionary it goes before the class's method, and comes out
             # again without a trace
-            block.__dict__["forward"] = passing(resid if block is passed[-1] else None)
+            block.__dict__["_call_impl"] = passing(resid if block is passed[-1] else None)
         yield
     finally:
         for block, own in zip(passed, before, strict=True):
-            block.__dict__.pop("forward", None)
+            block.__dict__.pop("_call_impl", None)
             if own is not None:
-                block.__dict__["forward"] = own
+                block.__dict__["_call_impl"] = own
 
 
 def resumes(model: Model, layer: int) -> bool:
     """Return whether a resumed pass gives what a whole one gives, tried on a few random tokens."""
     random = generator(0)
-    device = model.W_U.device
-    tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=random).to(device)
+    W_U = adapter(model).W_U
+    tokens = torch.randint(W_U.shape[1], (2, 5), generator=random).to(W_U.device)
     mask = torch.ones_like(tokens)
     with eval_mode(model):
         try:
@@ -207,7 +219,7 @@ def resumes(model: Model, layer: int) -> bool:
             resid = run_until(model, resid_post(layer), tokens, mask)
             with resumed(model, layer, resid):
                 found = run_until(model, UNEMBED_IN, tokens, mask)
-        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError):
             return False
     tolerance = AGREES if whole.dtype == torch.float32 else 100 * AGREES
     return bool((found - whole).abs().max() <= tolerance * whole.abs().max())

@@ -11,7 +11,9 @@ from torch import Tensor
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
-from steerlens.models.hooks import Model, add_hooks, architecture, check_model, eval_mode, model_id
+from steerlens.models.adapters import Model
+from steerlens.models.causality import check_causal
+from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode, model_id
 from steerlens.models.vocabulary import special_ids, token_strings
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum
@@ -38,11 +40,10 @@ def readout(model: Model) -> Readout:
         >>> sl.readout(sl.load_model("toy-64")).d_model
         64
     """
-    check_model(model)
+    asked = adapter(model)
     with eval_mode(model):
-        W_U, b_U = model.W_U.detach(), model.b_U.detach()
-        known = _KNOWN.get(model)
-        tokenizer = getattr(model, "tokenizer", None)
+        W_U, b_U, tokenizer = asked.W_U.detach(), asked.b_U.detach(), asked.tokenizer
+        known = _KNOWN.get(asked.model)
         tokens, special = _names(tokenizer, W_U.shape[1], known)
         same = known is not None and known.holds(W_U, b_U)
         head = (
@@ -57,8 +58,17 @@ def readout(model: Model) -> Readout:
             known = _Known(
                 on, None if tokenizer is None else weakref.ref(tokenizer), _size(tokenizer)
             )
-            _KNOWN[model] = known
+            _KNOWN[asked.model] = known
         return known.readout
+
+
+SOFTCAPS = (
+    "output_logits_soft_cap",
+    "final_logit_softcapping",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
+"""What configurations call a soft cap of the logits."""
 
 
 class _Known(NamedTuple):
@@ -128,7 +138,9 @@ def _after_unembedding(
         ValueError: none that configurations name does.
     """
     size = found.float().abs().max().clamp_min(1e-6)
-    tolerance = PROBE_TOLERANCE if found.dtype == torch.float32 else 30 * PROBE_TOLERANCE
+    # a model may hand out float32 logits that it computed in bfloat16
+    single = {found.dtype, c.dtype} == {torch.float32}
+    tolerance = PROBE_TOLERANCE if single else 30 * PROBE_TOLERANCE
     tried = []
     for scale, softcap in _post_candidates(model):
         ours = head_logits(head._replace(scale=scale, softcap=softcap), c.float())
@@ -153,9 +165,7 @@ def _after_unembedding(
 def _adapters(model: Model) -> str:
     """Return the names of what a peft adapter puts beside the weight of the unembedding, for
     messages."""
-    unembed = getattr(
-        getattr(model, "unembed", None), "original_component", getattr(model, "unembed", None)
-    )
+    unembed = adapter(model).unembedding
     names = () if unembed is None else (name for name, _ in unembed.named_modules())
     return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[
         :60
@@ -164,8 +174,12 @@ def _adapters(model: Model) -> str:
 
 def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return context vectors and logits of one seeded batch of random tokens."""
-    device = model.W_U.device
-    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0)).to(device)
+    asked = adapter(model)
+    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
+    # without special tokens, of which some models make masks of their own
+    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
+    tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
+    tokens = tokens.to(asked.W_U.device)
     seen: list[Tensor] = []
 
     def look(c: Tensor) -> Tensor:
@@ -173,20 +187,21 @@ def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
         return c
 
     with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
-        logits = model(tokens, attention_mask=torch.ones_like(tokens))
+        logits = asked.logits(tokens, torch.ones_like(tokens))
+    check_causal(model, tokens, logits)
     return seen[0], logits
 
 
 def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:
     """Yield what may follow the unembedding, by the names that configurations use; the probe
     decides."""
-    configs = [model.cfg, getattr(getattr(model, "original_model", None), "config", None)]
+    configs = adapter(model).configs
 
     def value(*names: str) -> float | None:
         found = [getattr(config, name, None) for config in configs for name in names]
         return next((float(x) for x in found if isinstance(x, int | float) and x > 0), None)
 
-    softcap = value("output_logits_soft_cap", "final_logit_softcapping")
+    softcap = value(*SOFTCAPS)
     scales = [1.0, value("logit_scale"), value("lm_head_multiplier"), value("logits_scaling")]
     divisor = value("logits_scaling")
     for scale in [*scales, 1 / divisor if divisor else None]:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import as_floats
+from steerlens.models.adapters import Model
 from steerlens.models.collect import collect, reader
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import adapter, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit, value_of
@@ -43,7 +44,7 @@ def score(
     once, and another strength costs a softmax. Any other intervention takes a pass per strength.
 
     Args:
-        model: a TransformerLens model.
+        model: of TransformerLens or of Hugging Face.
         texts: what to read; not empty. Of labelled texts with prompts the texts alone are scored.
         steer: a `Steer`, `steer.with_background(background)`, a `Reft`, …, or None for the plain
             model.
@@ -106,7 +107,7 @@ def _token_texts(
     texts, prompts = (data.texts, data.prompts) if isinstance(data, Labelled) else (data, ())
     how = convention(model, states.readout)
     how = how._replace(n_ctx=how.n_ctx - (0 if steer is None else steer.prefix))
-    cut = pieces(model.tokenizer, texts, how, end=end, prompts=prompts)
+    cut = pieces(adapter(model).tokenizer, texts, how, end=end, prompts=prompts)
     return [of[len(of) - n :] for of, n in zip(cut, states.lengths.tolist(), strict=True)]
 
 
@@ -124,10 +125,10 @@ def state_log_probs(
     found = []
     for c, target, text in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
+        z = (c if over is None else c + c @ over.W.to(c.device)) @ head.W_U + head.b_U
         if states.logit_edit is not None:
             z = states.logit_edit(z, text)
-        along = None if line is None else (c @ line.W) @ head.W_U
+        along = None if line is None else (c @ line.W.to(c.device)) @ head.W_U
         log_probs = torch.empty(len(strengths), len(c), device=z.device)
         for start in range(0, len(c), rows):
             part = slice(start, start + rows)

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from steerlens.models.adapters import Model
 from steerlens.models.exclusive import exclusive
-from steerlens.models.hooks import Model, apply_edits, check_model
+from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention, Strength
@@ -25,8 +26,9 @@ def steered(
 ) -> Iterator[Model]:
     """Run the block with the model steered; afterwards it is as before, however the block is left.
 
-    Everything works under it: `model(...)`, `model.generate`, `generate_stream`, `hf_generate`,
-    `run_with_cache`. Hooks that were there before stay. Nested blocks compose as maps, the inner
+    Everything works under it: `model(...)` and `model.generate` of a plain Hugging Face model (also
+    beams and assisted generation), and of TransformerLens `generate_stream`, `hf_generate` and
+    `run_with_cache` too. Hooks that were there before stay. Nested blocks compose as maps, the inner
     one acting on what the outer one made: `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is
     `steered(model, a * A + b * B)`.
 
@@ -37,7 +39,7 @@ def steered(
     and `collect` know better.
 
     Args:
-        model: a TransformerLens model of either class.
+        model: of TransformerLens or of Hugging Face.
         intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its
             value.
         strength: a number, or a tensor with one value per row of the batch.
@@ -62,7 +64,7 @@ def steered(
             "cannot be given; use steerlens.generate, score or collect"
         )
     with (
-        exclusive(model, by_user=True),
+        exclusive(adapter(model).model, by_user=True),
         apply_edits(model, intervention.edits(strength), _following(prompt)),
     ):
         yield model
@@ -99,17 +101,31 @@ def check_intervention(value: object) -> None:
 def check_lives_on(intervention: Intervention, model: Model) -> None:
     """Raise where an intervention's numbers do not refer to this model's unembedding."""
     check_intervention(intervention)
-    check_model(model)
-    home, W_U = intervention.readout, model.W_U
+    home, found = intervention.readout, adapter(model)
+    W_U = found.W_U
     shared = W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape
     # the very same tensor; whether something was written to it its address does not say
-    if shared and bit_sum(W_U.detach(), model.b_U.detach()) == home.checksum:
+    if shared and bit_sum(W_U.detach(), found.b_U.detach()) == home.checksum:
         return
     here = readout(model)
-    if not home.same_as(here):
-        raise ValueError(
-            f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
-            f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
-            "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
-            "steerlens.transfer"
-        )
+    if home.same_as(here):
+        return
+    if home.W_U.shape == here.W_U.shape and home.W_U.dtype != here.W_U.dtype:
+        device, coarse = here.W_U.device, min(home.W_U.dtype, here.W_U.dtype, key=_bits)
+        if torch.equal(*(r.W_U.detach().to(device, coarse) for r in (home, here))):
+            raise ValueError(
+                f"intervention: its model has the dtype {home.W_U.dtype}, this one {here.W_U.dtype}; the two W_U are the "
+                "same but for rounding, which changes the digest that binds them. Load the model with dtype="
+                f"{str(home.W_U.dtype).removeprefix('torch.')!r}, or bind the value to this one as it is: "
+                "dataclasses.replace(value, readout=steerlens.readout(model))"
+            )
+    raise ValueError(
+        f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
+        f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
+        "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
+        "steerlens.transfer"
+    )
+
+
+def _bits(dtype: torch.dtype) -> int:
+    return torch.finfo(dtype).bits

@@ -1,4 +1,4 @@
-"""Figures of what the package measures, and the page of `steerlens report`.
+"""Figures of what the package measures, and the pages of `steerlens report` and `steerlens explore`.
 
 Every `plot_…` takes a table or a result of the package, draws on the axes it is given or on new
 ones that are as wide as a column of a paper (8.5 cm), and returns them. The look is its own
@@ -19,6 +19,8 @@ from steerlens.lazy import lazily
 if TYPE_CHECKING:
     from steerlens.show.compare import plot_at_kl as plot_at_kl
     from steerlens.show.compare import plot_rows as plot_rows
+    from steerlens.show.explorer.build import explore as explore
+    from steerlens.show.explorer.widget import explore_live as explore_live
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
     from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 # where each public name lives; loaded on first use, for matplotlib takes a second to import
 _HOME = {
     "continuations": "text",
+    "explore": "explorer.build",
+    "explore_live": "explorer.widget",
     "plot_at_kl": "compare",
     "plot_clusters": "trajectories",
     "plot_components": "reading",

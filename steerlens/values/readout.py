@@ -14,6 +14,9 @@ from steerlens.maths.logits import UnembedWeights, logits
 
 PART = re.compile(r"<0x[0-9A-F]{2}>")
 """A byte of a character in the spelling of a token that holds part of it."""
+NAME = re.compile(r"<[^<>\s]+>|\[[A-Za-z_]+\d*\]")
+"""The spelling of a token that stands for no word: `<|reserved_special_token_0|>`, `[unused3]`, also
+where the tokenizer does not say that it is special, and tags."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +141,9 @@ class Readout:
         """Ids of the columns that stand for text: no padding rows, no special tokens, no parts of a
         character."""
         text = (
-            i for i, token in enumerate(self.tokens) if token.strip() and not PART.search(token)
+            i
+            for i, token in enumerate(self.tokens)
+            if token.strip() and not PART.search(token) and not NAME.fullmatch(token.strip())
         )
         keep = [i for i in text if i not in self.special]
         return torch.tensor(keep, dtype=torch.long)

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
 import steerlens as sl
 from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.sign_margin import kl_at_strength, nll, written_kl
 from steerlens.methods.baselines.logit_bias import LogitBias, fit_logit_bias
+from steerlens.models.folders import find_model
 from steerlens.values.states import Shard
 from tests.contract import everywhere, laws
 from tests.models.zoo import TEXTS, zoo
@@ -132,6 +134,19 @@ def test_it_is_fitted_saved_compared_and_its_texts_are_priced(tmp_path: Path) ->
     costs = written_kl(model, written, value)
     assert costs[:2] == pytest.approx([0, 0], abs=1e-6) and (costs[2:] > 0.01).all()
     assert written.text[0] == sl.generate(model, ["it was"], samples=2).text[0]
+
+
+def test_a_plain_hugging_face_model_has_its_hook_too() -> None:
+    model = sl.load_model("toy-64")
+    plain = AutoModelForCausalLM.from_pretrained(find_model("toy-64"))
+    on = sl.readout(model)
+    value = LogitBias(random(on.d_vocab, seed=2), on, top=20)
+    one, other = (
+        sl.score(m, ["the film was good ."], value, strengths=2.0) for m in (model, plain)
+    )
+    assert one.log_prob.tolist() == pytest.approx(other.log_prob.tolist(), abs=1e-4)
+    texts = [sl.generate(m, ["it was"], value, strengths=2.0).text[0] for m in (model, plain)]
+    assert texts[0] == texts[1] != sl.generate(model, ["it was"]).text[0]
 
 
 def test_what_holds_no_logits_refuses_it() -> None:

@@ -98,7 +98,7 @@ def test_it_is_fitted_kept_in_files_and_leaves_the_model_alone(name: str, tmp_pa
     assert all(torch.equal(p, before[k]) and p.grad is None for k, p in model.named_parameters())
     back = sl.load(sl.save(fit, tmp_path / "x.safetensors"), model)
     assert isinstance(back, ValueLora) and torch.equal(back.A, fit.value.A) and back.layer == 1
-    assert fit.value.B.norm() > 0 and sign_margin(model, data, fit).sign_margin > 0.01
+    assert fit.value.B.norm() > 0 and sign_margin(model, data, fit.value).sign_margin > 0.01
     with pytest.raises(ValueError, match="rank: got 99"):
         fit_value_lora(model, data, rank=99, progress=False)
     with pytest.raises(ValueError, match="layer: got 7"):

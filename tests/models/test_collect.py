@@ -1,5 +1,7 @@
 """Collected states are those of one text at a time, in memory and on disk."""
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.models import collect as module
+from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens
-from tests.models.zoo import N_CTX, TEXTS, contexts, near, zoo
+from tests.models.families import model_of
+from tests.models.zoo import N_CTX, TEXTS, contexts, near, tokenizer, zoo
 
 LABELLED = sl.Labelled(TEXTS, (1.0, 0.5, 0.0, -1.0))
 
@@ -278,3 +282,23 @@ def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) ->
         for a, b in zip(states.chunks(10**6), alone.chunks(10**6), strict=True):
             assert torch.equal(a.hidden, b.hidden) and torch.equal(a.next, b.next)
     assert not [path.name for path in (tmp_path / "states").iterdir() if path.name.startswith(".")]
+
+
+def test_an_end_that_the_model_never_learned_is_said() -> None:
+    model = HuggingFace(model_of("gptj"), tokenizer("bytes"))
+    data = sl.Labelled(TEXTS, (1.0,) * len(TEXTS))
+
+    def warned(**options: bool) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sl.collect(model, data, progress=False, **options)
+        return [str(w.message) for w in caught if "end-of-text" in str(w.message)]
+
+    with torch.no_grad():
+        model.b_U[0] += 5
+    assert warned() == []
+    with torch.no_grad():
+        model.b_U[0] -= 30
+    (message,) = warned()
+    assert re.search(r"'<\|end\|>' costs \d\d nats per text.*pass end=False", message)
+    assert warned(end=False) == []

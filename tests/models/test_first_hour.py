@@ -278,10 +278,15 @@ def test_what_is_no_model_is_refused_with_the_next_step(wrong, said: str, unchec
             use(wrong)
 
 
-def test_a_plain_hugging_face_model_is_refused_with_the_next_step(model, unchecked) -> None:
-    for use in (sl.readout, sl.load_model):
-        with pytest.raises(ValueError, match="boot_transformers"):
-            use(model.original_model)
+def test_a_model_in_a_bridge_is_refused_and_one_that_is_loaded_needs_no_loading(
+    model, unchecked
+) -> None:
+    with pytest.raises(ValueError, match="inside a TransformerBridge.*give the bridge"):
+        sl.readout(model.original_model)
+    with pytest.raises(
+        ValueError, match=r"can be given .* as it is.*HuggingFace\(model, tokenizer"
+    ):
+        sl.load_model(model.original_model)
 
 
 def test_what_is_no_intervention_is_refused_with_the_next_step(

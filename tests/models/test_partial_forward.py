@@ -62,7 +62,7 @@ def traces(model: Any) -> list[Any]:
         [m.training for m in modules],
         [(p.requires_grad, p.grad) for p in model.parameters()],
         [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
-        ["forward" in m.__dict__ for m in model.blocks],
+        [{"forward", "_call_impl"} & m.__dict__.keys() for m in model.blocks],
         [sorted(block.__dict__) for block in model.blocks],
     ]
 

@@ -7,10 +7,12 @@ from torch.testing import assert_close
 import steerlens as sl
 from tests.models.zoo import (
     BUILDERS,
+    add_hook,
     by_hand,
     contexts,
     hook_count,
     near,
+    other_than,
     random_steer,
     tokens_of,
     zoo,
@@ -103,23 +105,22 @@ def test_no_hook_is_left_after_an_exception(model) -> None:
 def test_the_users_own_hooks_survive_and_act_too(model) -> None:
     tokens, steer = tokens_of(model), random_steer(model)
     seen: list[torch.Tensor] = []
-    point = model.hook_dict["unembed.hook_in"]
+    double = lambda tensor, hook: seen.append(tensor) or 2 * tensor  # noqa: E731
+    remove = add_hook(model, "unembed.hook_in", double)
     try:
-        model.add_hook("unembed.hook_in", lambda tensor, hook: seen.append(tensor) or 2 * tensor)
         with sl.steered(model, steer, 0.0):
             inside = logits_of(model, tokens)
         assert len(seen) == 1
         assert torch.equal(logits_of(model, tokens), inside) and len(seen) == 2
     finally:
-        point.remove_hooks()
+        remove()
     assert (inside - logits_of(model, tokens)).abs().max() > 0.1
 
 
 def test_a_steer_for_another_model_is_refused(model) -> None:
-    other = zoo("gemma2" if model is not zoo("gemma2") else "cohere")
     with (
         pytest.raises(ValueError, match=r"folding a norm.*transfer"),
-        sl.steered(model, random_steer(other)),
+        sl.steered(model, random_steer(other_than(model))),
     ):
         raise AssertionError("the block ran")
 

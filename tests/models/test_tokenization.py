@@ -9,6 +9,7 @@ import regex
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 import steerlens as sl
 import steerlens.models.generate as generate_module
@@ -210,6 +211,26 @@ def test_holes_in_a_vocabulary_are_no_tokens() -> None:
         )
         written += model.tokenizer("".join(texts.text), add_special_tokens=False)["input_ids"]
     assert used.issuperset(written) and max(written) >= len(model.tokenizer)
+
+
+def test_names_of_tokens_are_no_words_whatever_the_tokenizer_says_of_them() -> None:
+    words = copy_of("fallback")
+    names = ["<|reserved_special_token_0|>", "<|python_tag|>", "<unused7>", "[unused3]"]
+    words.add_tokens([AddedToken(names[0], special=True), *(AddedToken(n) for n in names[1:])])
+    on = sl.readout(tiny_with(words))
+    kept = {on.tokens[i].strip() for i in on.word_ids.tolist()}
+    assert {"film", "good", ".", "?"} <= kept
+    assert kept.isdisjoint(names) and {name.strip() for name in on.tokens} >= set(names)
+    assert not any(word.startswith("<0x") for word in kept)  # and bytes are none either
+
+
+def test_a_tokenizer_that_is_larger_than_the_model_is_said_to_be() -> None:
+    words = copy_of("bytes")
+    model = tiny_with(words, 250)
+    assert sl.readout(model).n_tokens == 250 < len(words)
+    for use in (lambda: sl.collect(model, TEXTS), lambda: sl.generate(model, TEXTS)):
+        with pytest.raises(ValueError, match="the model a vocabulary of 250.*resize"):
+            use()
 
 
 def test_padding_and_begin_of_text_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:

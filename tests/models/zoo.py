@@ -22,6 +22,7 @@ from tokenizers import (
 from torch import Tensor
 
 import steerlens as sl
+from tests.models import plain
 from tests.values.make import make_reft, picked
 
 try:
@@ -242,6 +243,11 @@ def _processed() -> Any:
     return model
 
 
+def _plain(kind: str, dtype: str = "float32") -> plain.Plain:
+    found = sl.load_model(folder(kind), plain=True, dtype=dtype)
+    return plain.Plain(found.model, found.tokenizer)
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "toy-64": lambda: sl.load_model("toy-64"),
     "toy-96-llama": lambda: sl.load_model("toy-96-llama"),
@@ -252,7 +258,14 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "bfloat16": _bfloat16,
     "native": _native,
     "gemma2": lambda: sl.load_model(folder("gemma2")),
-    "cohere": lambda: sl.load_model(folder("cohere")),
+    # 3.x turns its positions otherwise, and is refused
+    "cohere": lambda: (
+        sl.load_model(folder("cohere")) if HookedTransformer is None else _plain("cohere")
+    ),
+    "plain-gpt2": lambda: _plain("gpt2"),
+    "plain-llama": lambda: _plain("llama"),
+    "plain-bfloat16": lambda: _plain("gpt2", dtype="bfloat16"),
+    "plain-gemma2": lambda: _plain("gemma2"),
 }
 if HookedTransformer is not None:
     BUILDERS |= {
@@ -305,8 +318,24 @@ def edited_by_hand(
     return seen[0][0].float(), logits[0].float()
 
 
+def other_than(model: Any) -> Any:
+    """A model of the zoo that lives on another `W_U`."""
+    of_gemma2 = sl.readout(model).same_as(sl.readout(zoo("gemma2")))
+    return zoo("cohere" if of_gemma2 else "gemma2")
+
+
+def add_hook(model: Any, name: str, function: Callable[..., Any]) -> Callable[[], None]:
+    """A hook of the user's own, as the model's library sets it; returns what takes it out."""
+    if isinstance(model, plain.Plain):
+        return model.place(name, function).remove
+    model.add_hook(name, function)
+    return model.hook_dict[name].remove_hooks
+
+
 def hook_count(model: Any) -> int:
     """How many forward hooks the model's hook points hold."""
+    if isinstance(model, plain.Plain):
+        return plain.hook_count(model)
     return sum(
         len(point._forward_hooks) + len(point.fwd_hooks) for point in model.hook_dict.values()
     )

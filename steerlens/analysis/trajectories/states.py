@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerlens.models.embeddings import states_at
 from steerlens.models.generate import generate
-from steerlens.models.hooks import Model, check_site, convention
+from steerlens.models.hooks import Model, adapter, check_site, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
 from steerlens.values.hook_names import resid_post
@@ -184,7 +184,7 @@ def trajectories(
     ]
     how = convention(model, readout(model))
     encoded = encode(
-        model.tokenizer,
+        adapter(model).tokenizer,
         [text for _, _, text in rows],
         how,
         end=False,
@@ -216,7 +216,7 @@ def _site(model: Model, layer: int | str) -> str:
     if isinstance(layer, str):
         check_site(model, layer)
         return layer
-    n = int(model.cfg.n_layers)
+    n = adapter(model).n_layers
     if not 0 <= layer < n:
         raise ValueError(f"layer: got {layer}, expected 0 … {n - 1}, or the name of a hook")
     return resid_post(layer)

@@ -9,7 +9,7 @@ from steerlens.maths.numbers import generator
 from steerlens.methods.baselines.shift import Shift
 from steerlens.methods.training import backward
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import Model, eval_mode
+from steerlens.models.hooks import Model, adapter, eval_mode
 from steerlens.models.partial_forward import (
     ResidualCache,
     batch_of,
@@ -63,9 +63,9 @@ def fit_latent_vectors(
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> fit_latent_vectors(model, data, n_texts=5, n_steps=5).site
-        'blocks.0.hook_resid_post'
+        'blocks.1.hook_resid_post'
     """
-    n_layers = int(model.cfg.n_layers)
+    n_layers = adapter(model).n_layers
     layer = (n_layers - 1) // 2 if layer is None else layer
     for what, number, least, most in (
         ("layer", layer, 0, n_layers - 1),

@@ -6,7 +6,7 @@ import torch
 
 from steerlens.methods.baselines.shift import Shift
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
 from steerlens.values.hook_names import resid_post
@@ -46,14 +46,14 @@ def fit_mean_difference(
         >>> fit_mean_difference(model, sl.toy.corpus("tone", n=60, seed=0)).vector.shape
         torch.Size([64])
     """
-    n_layers = int(model.cfg.n_layers)
+    n_layers = adapter(model).n_layers
     layer = (n_layers - 1) // 2 if layer is None else layer
     if layer != "unembed" and not 0 <= layer < n_layers:
         raise ValueError(f"layer: got {layer}, expected 0 … {n_layers - 1}, or 'unembed'")
     site = UNEMBED_IN if layer == "unembed" else resid_post(layer)
     on = readout(model)
     how = convention(model, on)
-    ids = encode(model.tokenizer, list(data.texts), how, end=False).ids
+    ids = encode(adapter(model).tokenizer, list(data.texts), how, end=False).ids
     states = states_at(model, ids, site)
     # begin-of-text is no part of what was said; a text without a token says nothing
     rows = [

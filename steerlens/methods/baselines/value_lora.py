@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.methods.training import Schedule, build_fit, split, train_on_texts
-from steerlens.models.hooks import Model, check_site, eval_mode, run_until
+from steerlens.models.hooks import Model, adapter, check_site, eval_mode, run_until
 from steerlens.models.partial_forward import cache_residuals
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit, Strength
@@ -160,10 +160,10 @@ def fit_value_lora(
         >>> from steerlens.values.training import Training
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> fit_value_lora(model, data, rank=2, training=Training(epochs=1), progress=False).value.layer
-        1
+        2
     """
     started = time.perf_counter()
-    n_layers = int(model.cfg.n_layers)
+    n_layers = adapter(model).n_layers
     layer = n_layers - 1 if layer is None else layer
     if not 0 <= layer < n_layers:
         raise ValueError(f"layer: got {layer}, expected 0 … {n_layers - 1}")
@@ -175,8 +175,10 @@ def fit_value_lora(
         raise ValueError(f"rank: got {rank}, expected 1 … {width}, the width of the values")
     random = torch.Generator().manual_seed(seed)
     scale = width**-0.5
-    A = nn.Parameter((scale * torch.randn(width, rank, generator=random)).to(model.W_U.device))
-    B = nn.Parameter(torch.zeros(rank, width, device=model.W_U.device))
+    A = nn.Parameter(
+        (scale * torch.randn(width, rank, generator=random)).to(adapter(model).W_U.device)
+    )
+    B = nn.Parameter(torch.zeros(rank, width, device=adapter(model).W_U.device))
 
     def made(texts: Sequence[int], strength: Tensor) -> tuple[Edit, ...]:
         return value_edits(A, B, layer, strength)
@@ -192,7 +194,7 @@ def fit_value_lora(
 
 def _width(model: Model, layer: int) -> int:
     """Return how wide the values of a token are, all heads together."""
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.W_U.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=adapter(model).W_U.device)
     with eval_mode(model):
         return (
             run_until(model, values_site(layer), token, torch.ones_like(token)).flatten(2).shape[2]

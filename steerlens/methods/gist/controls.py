@@ -14,7 +14,7 @@ from steerlens.maths.stats import bootstrap_ratio
 from steerlens.methods.prompt.model_priors import vocabulary_prior
 from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_edits
 from steerlens.methods.training import BATCH_TOKENS
-from steerlens.models.hooks import Model, convention, eval_mode
+from steerlens.models.hooks import Model, adapter, convention, eval_mode
 from steerlens.models.partial_forward import (
     ResidualCache,
     batch_of,
@@ -100,7 +100,7 @@ class Task:
         """Return the same continuations behind other tokens, or behind fillers for rows."""
         ids = [[*self.begin, *tokens, *rest] for rest in self.continued]
         other = with_prefix(
-            Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, self.model.tokenizer
+            Encoded(ids, [len(tokens) + 1] * len(ids), 0), fillers, adapter(self.model).tokenizer
         )
         return replace(
             self.prompted, ids=tuple(map(tuple, other.ids)), prompt=torch.tensor(other.prompt)
@@ -141,8 +141,8 @@ def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Tas
     how = convention(model, readout(model))
     # rows, begin-of-text and a continuation have room wherever the prompt and it have
     how = how._replace(n_ctx=how.n_ctx - length - 1)
-    encoded = encode(model.tokenizer, texts, how, end=True, prompts=[prompt] * len(texts))
-    begin = [model.tokenizer.bos_token_id] if how.bos else []
+    encoded = encode(adapter(model).tokenizer, texts, how, end=True, prompts=[prompt] * len(texts))
+    begin = [adapter(model).tokenizer.bos_token_id] if how.bos else []
     first = [read + (not begin) for read in encoded.prompt]
     kept = cache_residuals_of_tokens(
         model, encoded._replace(prompt=first), torch.zeros(len(texts)), -1
@@ -193,7 +193,7 @@ def against_controls(
 def tokens_of(model: Model, prompt: str) -> list[int]:
     """Return the tokens of a prompt without begin-of-text."""
     how = convention(model, readout(model))
-    found = encode_prompts(model.tokenizer, [prompt], how._replace(bos=False))[0]
+    found = encode_prompts(adapter(model).tokenizer, [prompt], how._replace(bos=False))[0]
     if not found:
         raise ValueError(f"prompt: {prompt!r} holds no token, expected a text to stand for")
     return found

@@ -23,7 +23,7 @@ from steerlens.methods.prompt.soft_prompt import (
 from steerlens.methods.training import CHUNK, Schedule, split, training_loop, warn_untrained
 from steerlens.models.embeddings import embeddings
 from steerlens.models.generate import generate
-from steerlens.models.hooks import Model
+from steerlens.models.hooks import Model, adapter
 from steerlens.models.readout import readout
 from steerlens.values.intervention import Edit
 from steerlens.values.training import USUAL, Training
@@ -90,7 +90,7 @@ def distil_prompt(
     """
     started = time.perf_counter()
     schedule = Schedule(training.lasting(epochs), 0.3, seed, progress, "distil_prompt")
-    picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
+    picked = prompt_layers(kind, layers, adapter(model).n_layers)
     on = readout(model)
     tokens = tokens_of(model, prompt)
     if not 1 <= length <= len(tokens):

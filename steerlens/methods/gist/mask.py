@@ -12,7 +12,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.methods.gist.formulas import Control, check_gist, gist_mask
 from steerlens.methods.prompt.soft_prompt import SoftPrompt
-from steerlens.models.hooks import Model, add_hooks, apply_edits, architecture, eval_mode
+from steerlens.models.hooks import Model, adapter, add_hooks, apply_edits, architecture, eval_mode
 from steerlens.models.readout import readout
 from steerlens.values.intervention import Edit, Strength
 from steerlens.values.positions import TokenIndex, places_of
@@ -189,7 +189,7 @@ def mask_gist(
         >>> bool((masked.log_prob - plain.log_prob).abs().max() > 0.01)
         True
     """
-    value = GistMask(gist, int(model.cfg.n_layers), readout(model), control, begin, name)
+    value = GistMask(gist, adapter(model).n_layers, readout(model), control, begin, name)
     check_heeds(model, value)
     return value
 
@@ -208,7 +208,8 @@ def check_heeds(model: Model, mask: GistMask) -> None:
 
 def respects_mask(model: Model, n_layers: int) -> tuple[bool, ...]:
     """Return whether each layer's attention gives no weight to what a mask hides."""
-    tokens = torch.randint(model.W_U.shape[1], (2, 5), generator=generator(0)).to(model.W_U.device)
+    W_U = adapter(model).W_U
+    tokens = torch.randint(W_U.shape[1], (2, 5), generator=generator(0)).to(W_U.device)
     mask = GistMask(1, n_layers, readout(model))
     prompt = torch.full((2,), 3, device=tokens.device)
     places = places_of(torch.ones_like(tokens), prompt)
@@ -228,5 +229,5 @@ def respects_mask(model: Model, n_layers: int) -> tuple[bool, ...]:
         apply_edits(model, mask.edits(1.0), lambda _, t: places),
         add_hooks(model, looks),
     ):
-        model(tokens, attention_mask=torch.ones_like(tokens))
+        adapter(model).logits(tokens, torch.ones_like(tokens))
     return tuple(heard.get(layer, False) for layer in range(n_layers))

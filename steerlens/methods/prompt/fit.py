@@ -18,7 +18,7 @@ from steerlens.methods.prompt.soft_prompt import (
     prompt_sites,
 )
 from steerlens.methods.training import Data, Schedule, Sized, build_fit, nll, split, train_on_texts
-from steerlens.models.hooks import Model, convention
+from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.partial_forward import cache_residuals_of_tokens
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode, with_prefix
@@ -105,7 +105,7 @@ def fit_prompt(
     schedule = Schedule(
         training.lasting(epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt"
     )
-    picked = prompt_layers(kind, layers, int(model.cfg.n_layers))
+    picked = prompt_layers(kind, layers, adapter(model).n_layers)
     on = readout(model)
     how = convention(model, on)
     if not 1 <= length < how.n_ctx - 1:
@@ -120,7 +120,7 @@ def fit_prompt(
             "number > 0 with a prior and kind 'soft'"
         )
     encoded = encode(
-        model.tokenizer,
+        adapter(model).tokenizer,
         list(data.texts),
         how._replace(n_ctx=how.n_ctx - length),
         end=True,
@@ -128,7 +128,7 @@ def fit_prompt(
     )
     labels = torch.tensor(data.labels)
     kept = cache_residuals_of_tokens(
-        model, with_prefix(encoded, length, model.tokenizer), labels, -1
+        model, with_prefix(encoded, length, adapter(model).tokenizer), labels, -1
     )
     parts = split(model, kept, background, seed)
     prior = vocabulary_prior(model) if prior is None else prior

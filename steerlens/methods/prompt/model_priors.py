@@ -18,7 +18,7 @@ from steerlens.methods.prompt.priors import (
 )
 from steerlens.methods.prompt.soft_prompt import prompt_edits
 from steerlens.models.embeddings import embeddings, states_at
-from steerlens.models.hooks import Model, apply_edits, convention, eval_mode, run_until
+from steerlens.models.hooks import Model, adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
 from steerlens.values.hook_names import EMBED
@@ -150,7 +150,7 @@ def activation_prior(
         torch.Size([64])
     """
     how = convention(model, readout(model))
-    encoded = encode(model.tokenizer, as_texts(texts), how, end=False).ids
+    encoded = encode(adapter(model).tokenizer, as_texts(texts), how, end=False).ids
     found = torch.cat([h[int(how.bos) :].flatten(1) for h in states_at(model, encoded, site)])
     return fit_gaussian(found, shrink=shrink, name=name)
 
@@ -168,13 +168,13 @@ def start_rows(
     Raises:
         ValueError: a prior whose rows are no token embeddings of this model.
     """
-    on, d = readout(model), int(model.cfg.d_model)
+    on, d = readout(model), adapter(model).d_model
     embedded = prior.sample(length, seed).to(on.W_U.device).float()
     if embedded.shape != (length, d):
         raise ValueError(
             f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {d}), token embeddings of this model"
         )
-    words = vocabulary_prior(model).sample(min(TYPICAL, int(model.cfg.n_ctx) - 1), 0)
+    words = vocabulary_prior(model).sample(min(TYPICAL, adapter(model).n_ctx - 1), 0)
     usual = states_of(model, on, words, sites).square().mean((1, 2), keepdim=True).sqrt()
     return states_of(model, on, embedded, sites), usual
 
@@ -216,4 +216,4 @@ def states_of(
 def _ids(model: Model, texts: Sequence[str]) -> list[list[int]]:
     """Return token ids without begin and end, as the model's texts are read."""
     how = convention(model, readout(model))
-    return encode(model.tokenizer, as_texts(texts), how._replace(bos=False), end=False).ids
+    return encode(adapter(model).tokenizer, as_texts(texts), how._replace(bos=False), end=False).ids

@@ -13,7 +13,7 @@ from steerlens.methods.reft.parameters import IDLE, Learned, Shape, dropping
 from steerlens.methods.reft.reft import Reft, check_form, edits_at
 from steerlens.methods.reft.states import activations, survey
 from steerlens.methods.training import Editing, Schedule, build_fit, split, train_on_texts
-from steerlens.models.hooks import Model
+from steerlens.models.hooks import Model, adapter
 from steerlens.models.partial_forward import cache_residuals
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
@@ -194,8 +194,8 @@ def _shape(
     check_form(variant, activation)
     where, n_layers, d_model = (
         parse_positions(positions),
-        int(model.cfg.n_layers),
-        int(model.cfg.d_model),
+        adapter(model).n_layers,
+        adapter(model).d_model,
     )
     if layers is None:
         layers = 2 * (n_layers - 1) // 3

@@ -13,7 +13,7 @@ from steerlens.maths.logits import apply_softcap, token_nll
 from steerlens.maths.numbers import generator
 from steerlens.methods.reft.reft import Reft, edits_at
 from steerlens.methods.training import backward
-from steerlens.models.hooks import Model, convention, eval_mode, run_until
+from steerlens.models.hooks import Model, adapter, convention, eval_mode, run_until
 from steerlens.models.partial_forward import batch_of, cache_residuals_of_tokens, final_states
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import Encoded, encode_prompts
@@ -86,10 +86,10 @@ def memorise(
         [1, 1]
     """
     on, how = readout(model), convention(model, readout(model))
-    begin = encode_prompts(model.tokenizer, [prompt], how)[0]
+    begin = encode_prompts(adapter(model).tokenizer, [prompt], how)[0]
     if steps < 1 or not lr > 0:
         raise ValueError(f"steps, lr: got {steps} and {lr}, expected at least 1, and a number > 0")
-    _check(sequences, begin, layer, int(model.cfg.n_layers), on.n_tokens, how.n_ctx)
+    _check(sequences, begin, layer, adapter(model).n_layers, on.n_tokens, how.n_ctx)
     ids = [[*begin, *sequence] for sequence in sequences]
     kept = cache_residuals_of_tokens(
         model, Encoded(ids, [len(begin)] * len(ids), 0), torch.zeros(len(ids)), layer

@@ -1,0 +1,110 @@
+"""What the gap to the truth consists of, and the largest margin a linear steer can have."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.analysis.theory.truth import Truth
+from steerlens.evaluate.losses import sign_margins
+from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.maths.stats import bootstrap_ratio
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, zero_steer
+
+PARTS = ("closed by the fit", "not in the data", "not linear", "not learned by the model")
+DRAWS = 1_000
+
+
+def gap_parts(truth: Truth, fit: Steer, best: Steer, *, seed: int = 0) -> pd.DataFrame:
+    """Return the distance from a model to the grammar that is told the grade, in four parts.
+
+        base − truth  =  (base − fit)  +  (fit − best)  +  (best − base + untold − truth)  +  (base − untold)
+
+    cross-entropies to the exact next-token distribution given the text's own grade: of the model, of
+    the model steered by a fit and by the best linear steer there is, of the grammar that is not told
+    the grade, and of the one that is. The parts are what the fit closes, what its texts did not
+    tell, what a linear steer of this head cannot say, and what the model has not learned, which no
+    steer is asked for. A steer that repairs the model takes from the third part, which may then be
+    below 0.
+
+    Args:
+        truth: of texts on which neither steer was fitted.
+        fit: from labelled texts.
+        best: from `distil_truth`.
+        seed: of the bootstrap.
+
+    Returns:
+        One row per part and one for the sum, "gap": `part`, `nats` per token of the grammar (a word
+        or the end), `share` of the gap and its 95 % interval over texts `low`, `high`.
+    """
+    base, told, untold = truth.nll(truth.c), truth.entropy, truth.untold
+    fitted, ceiling = (truth.nll(truth.steered(steer)) for steer in (fit, best))
+    parts = (base - fitted, fitted - ceiling, ceiling - base + untold - told, base - untold)
+    sums = [truth.by_text(part).numpy() for part in (*parts, base - told)]
+    tokens = truth.tokens.double().sum().item()
+    rows = [
+        (name, mine.sum() / tokens, *bootstrap_ratio(mine, sums[-1], draws=DRAWS, seed=seed))
+        for name, mine in zip((*PARTS, "gap"), sums, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["part", "nats", "share", "low", "high"])
+
+
+class Margin(NamedTuple):
+    """A sign margin in nats per token, its 95 % interval over texts, and the strength it is at."""
+
+    margin: float
+    low: float
+    high: float
+    strength: float
+
+
+def margin_at_kl(steer: Steer, states: States, *, kl: float = 0.05) -> Margin:
+    """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
+
+    The same number as "margin alone" of `benchmarks/quality.py`, which compares fits by it.
+
+    Args:
+        states: labelled, of texts on which the steer was not fitted.
+    """
+    strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
+    signed = states.select(states.labels != 0)
+    gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0, signed.keep]
+    tokens = signed.lengths[signed.keep].double()
+    return Margin(*bootstrap_ratio(gains.numpy(), tokens.numpy()), strength)
+
+
+def head_limit(truth: Truth, *, steps: int = 30, damping: float = 1e-6) -> Float[Tensor, " n"]:
+    """Return the least cross-entropy that any context vector reaches at each position, nats.
+
+    What the softmax of `d_model` dimensions cannot say, whatever is put into it: Newton steps on
+    each position's own `c`, halved where they do not lower the loss. An upper bound on the limit,
+    near it: where the truth rules words out the limit is at infinity.
+
+    Args:
+        truth: few positions; each step solves a `d_model × d_model` system for each.
+        damping: of the Hessian, relative to its trace per dimension.
+    """
+    head, c = truth.readout.head, truth.c.clone()
+    eye = torch.eye(c.shape[1])
+    loss = truth.nll(c)
+    for _ in range(steps):
+        p = torch.softmax(torch.addmm(head.b_U, c, head.W_U), 1)
+        mean = p @ head.W_U.mT
+        H = torch.stack([(head.W_U * row) @ head.W_U.mT for row in p])
+        H -= mean[:, :, None] * mean[:, None]
+        scale = H.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        step = torch.linalg.solve(
+            H + (damping * scale + 1e-8) * eye, (mean - truth.mean)[..., None]
+        )
+        length = torch.ones(len(c), 1)
+        for _ in range(6):
+            tried = c - length * step.squeeze(-1)
+            lower = truth.nll(tried)
+            length = torch.where((lower < loss)[:, None], length, length / 2)
+        better = truth.nll(c - length * step.squeeze(-1)) < loss
+        c = torch.where(better[:, None], c - length * step.squeeze(-1), c)
+        loss = truth.nll(c)
+    return loss

@@ -1,0 +1,80 @@
+"""Steer Hugging Face's `generate` from its logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.values.intervention import Strength
+from steerlens.values.logit_steer import LogitSteer
+
+Schedule = Callable[[int], Strength]
+"""From the number of tokens written so far to a strength."""
+
+
+@dataclass(frozen=True, eq=False)
+class HuggingFaceProcessor:
+    """What `generate(logits_processor=[…])` calls before each token; made by `processor`."""
+
+    steer: LogitSteer
+    strength: Strength | Schedule = 1.0
+    prompt_length: int = 0
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows pos"], scores: Float[Tensor, "rows d_vocab"]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """Return the steered log-probabilities of the next token; rows of strength 0 as they are."""
+        strength = self.strength
+        if callable(strength):
+            strength = strength(input_ids.shape[1] - self.prompt_length)
+        strength = torch.as_tensor(_for_rows(strength, len(scores)), device=scores.device)
+        steered = self.steer.apply(scores, strength)
+        # beam search adds them up, and takes them for what they are called
+        moved = (strength != 0).expand(len(scores))[:, None]
+        return torch.where(moved, steered.log_softmax(1), scores)
+
+
+def processor(
+    steer: LogitSteer, strength: Strength | Schedule = 1.0, *, prompt_length: int = 0
+) -> HuggingFaceProcessor:
+    """Return a logits processor for `model.generate(logits_processor=[…])`.
+
+    `generate` calls it behind its own penalties and masks and before temperature and top-k. So a
+    repetition penalty or another model's logits are refused by `LogitSteer.apply`, and bad words, a
+    minimum length or a grammar need `logit_steer(steer, holes=True)`. Beam search hands over
+    log-probabilities, which do as well where the model has no soft cap; the steered scores are
+    log-probabilities too, so that beams compare.
+
+    Args:
+        steer: from `logit_steer` or `load_logit_steer`.
+        strength: a number; a tensor with one value per prompt, which its beams and samples share;
+            or a function from the number of tokens written so far to either.
+        prompt_length: tokens of the (padded) prompt, which a function does not count.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> joy = sl.fit_steer(sl.collect(model, sl.toy.corpus("sentiment", n=100, seed=0))).value
+        >>> steer = sl.export.hugging_face.processor(sl.export.logit_steer(joy), 2.0)
+        >>> scores = sl.readout(model).logits(torch.randn(1, 64))
+        >>> steer(torch.zeros(1, 3, dtype=torch.long), scores).shape
+        torch.Size([1, 1286])
+    """
+    if not isinstance(steer, LogitSteer):
+        raise ValueError(
+            f"steer: got {type(steer).__name__}, expected a LogitSteer; steerlens.export.logit_steer(steer) makes one"
+        )
+    return HuggingFaceProcessor(steer, strength, prompt_length)
+
+
+def _for_rows(strength: Strength, rows: int) -> Strength:
+    """Return one strength per row; the rows of one prompt lie together."""
+    if not isinstance(strength, torch.Tensor) or strength.ndim == 0:
+        return strength
+    if len(strength) == 0 or rows % len(strength):
+        raise ValueError(
+            f"strength: got {len(strength)} values for {rows} rows, expected one per prompt"
+        )
+    return strength.repeat_interleave(rows // len(strength))

@@ -1,0 +1,212 @@
+"""Copies of a model that are fine-tuned on texts: made once, kept on disk, the model itself never
+changed."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from steerlens.maths.numbers import generator
+from steerlens.models.adapters import Model
+from steerlens.models.duplicate import duplicate
+from steerlens.models.exclusive import exclusive
+from steerlens.models.hooks import adapter, convention, eval_mode, model_id
+from steerlens.models.readout import readout
+from steerlens.models.tokenization import batch_tokens, batches, encode, pad
+from steerlens.values.atomic import write_bytes
+from steerlens.values.warn import warn_user
+
+HELDOUT = 0.1
+"""Share of the texts by which the epoch is chosen."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Say how a copy is trained: AdamW whose learning rate falls linearly to zero.
+
+    The epoch with the best loss on a held-out tenth of the texts is kept, the untrained copy
+    included.
+
+    Args:
+        lr: highest learning rate. Large models take 5e-5, toy models 3e-4.
+        epochs: most passes over the texts; three in DExperts' sentiment experiments.
+        batch_size: texts per step.
+        seed: of the order of the texts and of those that are held out.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    lr: float = 5e-5
+    epochs: int = 3
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("lr", 0.0), ("epochs", 1), ("batch_size", 1)):
+            if not least <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least:g}")
+
+
+USUAL = FineTuning()
+
+
+@torch.inference_mode(False)  # weights made in that mode could never be learned
+def fine_tuned_copy(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    leads: Sequence[Sequence[int]] = (),
+    tuning: FineTuning = USUAL,
+    folder: str | Path | None = None,
+) -> Model:
+    """Return a copy of a model that was fine-tuned on texts, all of its parameters.
+
+    Args:
+        model: of TransformerLens or of Hugging Face, in float32; unchanged.
+        texts: what the copy is to write.
+        leads: tokens that each text is read behind, e.g. a control code; () for none.
+        tuning: learning rate, epochs, batch size, seed.
+        folder: where copies are kept; one that was made of the same model, texts and settings is
+            read instead of trained. None: nothing is kept.
+
+    Warns:
+        UserWarning: no epoch was better than the model itself, of which the copy is then one.
+
+    Raises:
+        ValueError: fewer than four texts, another number of leads, a model that is not in float32.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> texts = [text for text, tone in sl.toy.corpus("tone", n=200, seed=0) if tone > 0]
+        >>> copy = fine_tuned_copy(model, texts, tuning=FineTuning(lr=3e-4, epochs=2, batch_size=8))
+        >>> torch.equal(copy.W_U, model.W_U)
+        False
+    """
+    if len(texts) < 4 or (leads and len(leads) != len(texts)):
+        raise ValueError(
+            f"texts, leads: got {len(texts)} and {len(leads)}, expected at least 4 texts, and a lead for each or none"
+        )
+    if adapter(model).W_U.dtype != torch.float32:
+        raise ValueError(
+            f"model: its weights are {adapter(model).W_U.dtype}, in which small steps are lost; load it with dtype='float32'"
+        )
+    rows, read = _tokens(model, texts, leads)
+    path = None
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        path = Path(folder) / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
+    made = duplicate(model)
+    if path is not None and path.exists():
+        _restore(made, load_file(path))
+        return made
+    _train(made, rows, read, tuning)
+    if path is not None:
+        about = {"model_id": model_id(model), "n_texts": str(len(rows)), **_as_text(tuning)}
+        write_bytes(path, to_bytes(_weights(made), metadata=about))
+    return made
+
+
+def _tokens(
+    model: Model, texts: Sequence[str], leads: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], list[int]]:
+    """Return the tokens of each text behind its lead, and how many are only read."""
+    how = convention(model, readout(model))
+    most = max((len(lead) for lead in leads), default=0)
+    encoded = encode(
+        adapter(model).tokenizer, list(texts), how._replace(n_ctx=how.n_ctx - most), end=True
+    )
+    bos = int(how.bos)
+    if not leads:
+        return encoded.ids, encoded.prompt
+    rows = [[*ids[:bos], *lead, *ids[bos:]] for ids, lead in zip(encoded.ids, leads, strict=True)]
+    return rows, [n + len(lead) for n, lead in zip(encoded.prompt, leads, strict=True)]
+
+
+def _train(model: Model, rows: list[list[int]], read: list[int], tuning: FineTuning) -> None:
+    random = generator(tuning.seed)
+    order = torch.randperm(len(rows), generator=random).tolist()
+    cut = max(round(HELDOUT * len(rows)), 1)
+    heldout, fitting = order[:cut], order[cut:]
+    learned = [p for p in adapter(model).module.parameters() if p.is_floating_point()]
+    adam = torch.optim.AdamW(learned, lr=tuning.lr, weight_decay=0.0)
+    total = tuning.epochs * -(-len(fitting) // tuning.batch_size)
+    falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / total)
+    best = start = _heldout(model, rows, read, heldout)
+    kept = _weights(model)
+    for _ in range(tuning.epochs):
+        shuffled = [fitting[i] for i in torch.randperm(len(fitting), generator=random).tolist()]
+        for start in range(0, len(shuffled), tuning.batch_size):
+            some = shuffled[start : start + tuning.batch_size]
+            adam.zero_grad()
+            with exclusive(model), torch.enable_grad():
+                (
+                    _nll(model, rows, read, some) / sum(len(rows[k]) - read[k] for k in some)
+                ).backward()
+            adam.step()
+            falling.step()
+        loss = _heldout(model, rows, read, heldout)
+        if loss < best:
+            best, kept = loss, _weights(model)
+    adam.zero_grad()
+    _restore(model, kept)
+    if best == start:
+        warn_user(
+            f"fine_tuned_copy: nothing was learnt. After none of {tuning.epochs} epochs are {len(heldout)} held-out texts "
+            f"better predicted than by the model itself, which is what you get ({len(fitting)} texts, lr {tuning.lr:g}). "
+            "Give it more texts, or another learning rate: tuning=FineTuning(lr=…)"
+        )
+
+
+def _nll(model: Model, rows: list[list[int]], read: list[int], some: Sequence[int]) -> Tensor:
+    """Return the summed NLL of some texts behind what is only read, in nats."""
+    found = adapter(model)
+    tokens, mask = (t.to(found.W_U.device) for t in pad([rows[k] for k in some]))
+    logits = found.logits(tokens, mask)[:, :-1]
+    start = torch.tensor([read[k] for k in some], device=tokens.device)[:, None]
+    place = torch.arange(1, tokens.shape[1], device=tokens.device)
+    real = mask[:, 1:].bool() & (place >= start)
+    return cross_entropy(logits[real].float(), tokens[:, 1:][real], reduction="sum")
+
+
+def _heldout(model: Model, rows: list[list[int]], read: list[int], some: list[int]) -> float:
+    total = 0.0
+    with eval_mode(model):
+        for batch in batches([len(rows[k]) for k in some], batch_tokens(adapter(model).W_U)):
+            total += float(_nll(model, rows, read, [some[i] for i in batch]))
+    return total
+
+
+def _weights(model: Model) -> dict[str, Tensor]:
+    """Return copies of a model's parameters; one that has two names is there once."""
+    return {
+        name: p.detach().cpu().clone().contiguous()
+        for name, p in adapter(model).module.named_parameters()
+    }
+
+
+@torch.no_grad()
+def _restore(model: Model, weights: dict[str, Tensor]) -> None:
+    for name, p in adapter(model).module.named_parameters():
+        p.copy_(weights[name])
+
+
+def _identity(model: Model, rows: list[list[int]], read: list[int], tuning: FineTuning) -> str:
+    """Return a name for what a copy is made of."""
+    seen = hashlib.blake2b(json.dumps([rows, read, asdict(tuning)]).encode(), digest_size=12)
+    for name, p in adapter(model).module.named_parameters():
+        seen.update(name.encode())
+        seen.update(p.detach().cpu().contiguous().numpy().data)
+    return seen.hexdigest()
+
+
+def _as_text(tuning: FineTuning) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(tuning).items()}

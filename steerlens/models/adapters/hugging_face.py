@@ -1,0 +1,289 @@
+"""Plain Hugging Face models, as `AutoModelForCausalLM` loads them; TransformerLens has no part in
+it."""
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
+from steerlens.models.adapters.protocol import Hook, Step, positions_of
+from steerlens.values.hook_names import EMBED, resid_post, resid_pre
+from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
+
+CACHES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mems")
+"""What architectures call what they keep between calls."""
+CONTEXTS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len",
+    "max_sequence_length", "max_seq_length", "context_length",
+)  # fmt: skip
+"""What configurations call the longest sequence."""
+NO_LIMIT = 2_048
+"""Of a model that names no longest sequence (a recurrent one); longer texts are cut there."""
+WITHOUT_BOS = frozenset((
+    "bloom", "ernie4_5", "ernie4_5_moe", "exaone4", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm_moe_dsa",
+    "gpt_neox", "granite", "granitemoe", "llada", "minimax_m2", "mpt", "phi", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
+    "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl",
+    "recurrent_gemma", "seed_oss", "smollm3", "starcoder2",
+))  # fmt: skip
+"""Families whose texts had no begin-of-text in training, though their tokenizers may have one; the
+same as TransformerLens knows, so that a model reads a text alike through both."""
+
+
+@dataclass(frozen=True, eq=False)
+class HuggingFace:
+    """A plain Hugging Face model with its tokenizer, wherever steerlens takes a model.
+
+    The model is used as it is. It may be given alone too (`sl.readout(model)`): its tokenizer is
+    then read from where the model was loaded. This pairs it with another, or with one where the
+    model was made in memory.
+
+    Hook names are TransformerLens': `unembed.hook_in` and `unembed.hook_out` are the input and the
+    output of the output embedding, `hook_embed` the output of the input embedding, `blocks.k.hook_resid_pre` and
+    `blocks.k.hook_resid_post` what enters and leaves the k-th layer. Hooks inside a layer
+    (attention's scores, keys, values) are TransformerLens' alone.
+
+    Args:
+        model: any `AutoModelForCausalLM`.
+        tokenizer: its tokenizer; None to read the one beside the model's weights, if there is one.
+
+    Raises:
+        ValueError: what is no causal language model with an output embedding of its own.
+
+    Example:
+        >>> import steerlens as sl
+        >>> from steerlens.models.folders import find_model
+        >>> from transformers import AutoModelForCausalLM
+        >>> model = AutoModelForCausalLM.from_pretrained(find_model("toy-64"))
+        >>> sl.collect(HuggingFace(model), ["the film was good ."], progress=False).n_positions
+        6
+    """
+
+    model: Any
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        check_plain(self.model)
+        if self.tokenizer is None:
+            object.__setattr__(self, "tokenizer", _tokenizer_of(self.model))
+
+    @property
+    def module(self) -> nn.Module:
+        return self.model
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model vocab"]:
+        return self.unembedding.weight.T
+
+    @property
+    def b_U(self) -> Float[Tensor, " vocab"]:
+        head = self.unembedding
+        bias = getattr(head, "bias", None)
+        return head.weight.new_zeros(len(head.weight)) if bias is None else bias
+
+    @property
+    def unembedding(self) -> Any:
+        return self.model.get_output_embeddings()
+
+    @property
+    def text_config(self) -> Any:
+        """The configuration of the language model, of a model that reads more than texts."""
+        config = self.model.config
+        return (
+            config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+        )
+
+    @property
+    def configs(self) -> tuple[Any, ...]:
+        return self.model.config, self.text_config
+
+    @property
+    def architecture(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.model, "name_or_path", None) or self.architecture)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers[0]) or int(getattr(self.text_config, "num_hidden_layers", 0))
+
+    @property
+    def d_model(self) -> int:
+        return self.unembedding.weight.shape[1]
+
+    @property
+    def n_ctx(self) -> int:
+        said = (getattr(self.text_config, name, None) for name in CONTEXTS)
+        found = next((n for n in said if isinstance(n, int) and n > 0), None)
+        return found or min(getattr(self.tokenizer, "model_max_length", NO_LIMIT), NO_LIMIT)
+
+    @property
+    def prepends_bos(self) -> bool:
+        """Whether the tokenizer puts begin-of-text first, or has one token for begin and end, which
+        then parted the texts in training (as GPT-2's)."""
+        words = self.tokenizer
+        bos = getattr(words, "bos_token_id", None)
+        if bos is None or self.text_config.model_type in WITHOUT_BOS:
+            return False
+        return bos == words.eos_token_id or words("a")["input_ids"][:1] == [bos]
+
+    @property
+    def hook_names(self) -> Collection[str]:
+        layers = range(len(self._layers[0]))
+        places = [name(k) for k in layers for name in (resid_pre, resid_post)]
+        return [EMBED, *places, UNEMBED_IN, UNEMBED_OUT]
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The layers as they were seen to run; empty where they are not called one after the other
+        on one stream of states."""
+        return [self.model.get_submodule(path) for path in self._layers[0]]
+
+    @property
+    def states_alone(self) -> bool:
+        return self._layers[1]
+
+    @property
+    def _layers(self) -> tuple[tuple[str, ...], bool]:
+        if self.model not in _LAYERS:
+            _LAYERS[self.model] = find_layers(self)
+        return _LAYERS[self.model]
+
+    @contextmanager
+    def hook(self, functions: Sequence[Hook]) -> Iterator[None]:
+        """Run functions at their hooks inside the block; hooks that were there before stay."""
+        with ExitStack() as stack:
+            for name, function in functions:
+                handle = self._place(name, function)
+                stack.callback(handle.remove)
+            yield
+
+    def _place(self, name: str, function: Callable[[Tensor], Tensor]) -> Any:
+        """Set one hook of torch on the module that a name stands for."""
+        if name == UNEMBED_IN:
+            return self.unembedding.register_forward_pre_hook(
+                lambda _, given: (function(given[0]), *given[1:])
+            )
+        if name == UNEMBED_OUT:
+            return self.unembedding.register_forward_hook(lambda _, given, made: function(made))
+        if name == EMBED:
+            embedding = self.model.get_input_embeddings()
+            return embedding.register_forward_hook(lambda _, given, made: function(made))
+        _, layer, place = name.split(".")
+        block = self.model.get_submodule(self._layers[0][int(layer)])
+        if place == "hook_resid_post":
+            return block.register_forward_hook(lambda _, given, made: replace_made(made, function))
+        return block.register_forward_pre_hook(
+            lambda _, given, named: replace_given(given, named, function), with_kwargs=True
+        )
+
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Run the model on tokens under a mask."""
+        return self._run(tokens, mask, {"use_cache": False}).logits
+
+    def _run(self, tokens: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Any:
+        """Run the model with those arguments that its class knows."""
+        accepted = inspect.signature(self.model.forward).parameters
+        given = options | {"return_dict": True}
+        if mask is not None:
+            given["attention_mask"] = mask
+            if not bool(mask[:, 0].all()):  # padding on the left moves the texts
+                given["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
+        any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        optional = {"position_ids", "logits_to_keep", "use_cache", *CACHES}
+        known = {
+            name: value
+            for name, value in given.items()
+            if name in accepted or (any_name and name not in optional)
+        }
+        return self.model(input_ids=tokens, **known)
+
+    def decoder(self) -> Step:
+        """Return a step with the model's own cache, prepared as its own `generate` does."""
+        cache: dict[str, Any] = {}
+        seen: list[Tensor] = []
+
+        def step(new: Tensor, mask: Tensor) -> Tensor:
+            nonlocal cache
+            seen.append(new)
+            first = len(seen) == 1
+            tokens = new if first or cache else torch.cat(seen, dim=1)
+            options = {"use_cache": True, "logits_to_keep": 1, **cache}
+            # a recurrent state has the padding behind it, and takes no mask of what it has read
+            recurrent = not first and bool(cache) and "past_key_values" not in cache
+            found = self._run(tokens, None if recurrent else mask, options)
+            kept = ((name, getattr(found, name, None)) for name in CACHES)
+            cache = {name: value for name, value in kept if value is not None}
+            return found.logits[:, -1]
+
+        return step
+
+
+def check_plain(model: Any) -> None:
+    """Raise, with the next step, where something is no plain causal language model.
+
+    Raises:
+        ValueError: a model without output embedding, with a quantised one, one of an encoder and a
+            decoder, one that was compiled, or one that a `TransformerBridge` holds.
+    """
+    kind = type(model).__name__
+    if not all(hasattr(model, name) for name in ("config", "get_output_embeddings", "forward")):
+        raise ValueError(f"model: got {kind}, expected a Hugging Face AutoModelForCausalLM")
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise ValueError(
+            f"model: {kind} was compiled, and hooks that are added afterwards may be passed over in "
+            "silence; give the model as it was before torch.compile"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model: {kind} reads with an encoder and writes with a decoder; steers are expressed on "
+            "models that do both in one, such as AutoModelForCausalLM loads"
+        )
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if head is None or not isinstance(weight, Tensor):
+        raise ValueError(
+            f"model: {kind} has no output embedding, so it gives no logits of words; load it with "
+            "AutoModelForCausalLM"
+        )
+    if type(head).__module__.startswith("transformer_lens"):
+        raise ValueError(
+            f"model: {kind} lies inside a TransformerBridge, which changed it; give the bridge"
+        )
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise ValueError(
+            f"model: the output embedding of {kind} holds {weight.dtype} of shape "
+            f"{tuple(weight.shape)}, expected numbers [vocab, d_model]; leave it out of the "
+            "quantisation (llm_int8_skip_modules=['lm_head'] or the like)"
+        )
+
+
+_TOKENIZERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""What was read beside the weights of a model, so that it is read once."""
+_LAYERS: WeakKeyDictionary[Any, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
+"""The paths of a model's layers and whether they return their states alone, looked for once."""
+
+
+def _tokenizer_of(model: Any) -> Any:
+    """Return the tokenizer beside a model's weights; None where there is none on this machine."""
+    if model not in _TOKENIZERS:
+        from transformers import AutoTokenizer
+
+        found, path = None, getattr(model, "name_or_path", "")
+        if path:
+            try:
+                found = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            except (OSError, ValueError, KeyError, ImportError):
+                found = None
+        _TOKENIZERS[model] = found
+    return _TOKENIZERS[model]

@@ -1,0 +1,68 @@
+"""Where the layers of a Hugging Face model lie, and how the states that pass them are replaced."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerlens.models.adapters.protocol import Adapter
+
+
+def replace_made(made: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return what a layer made with other states; some layers give them alone, some first of
+    several."""
+    if isinstance(made, Tensor):
+        return function(made)
+    return type(made)((function(made[0]), *made[1:]))
+
+
+def replace_given(
+    given: tuple[Any, ...], named: dict[str, Any], function: Callable[[Tensor], Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return what a layer is given with other states, by place or by name."""
+    if given:
+        return (function(given[0]), *given[1:]), named
+    return given, named | {"hidden_states": function(named["hidden_states"])}
+
+
+def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
+    """Return the paths of the layers, if one pass runs them once each, in order, on states of one
+    shape, and whether they return these alone."""
+    model = adapter.model
+    n = getattr(adapter.configs[-1], "num_hidden_layers", None)
+    # of several lists as long as there are layers, that of the layers has most of the parameters
+    lists = [
+        (sum(p.numel() for p in module.parameters()), path)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == n
+    ]
+    paths = tuple(f"{max(lists)[1]}.{k}" for k in range(n or 0)) if lists else ()
+    tokens = torch.zeros(2, 3, dtype=torch.long, device=adapter.W_U.device)
+    ran: list[tuple[int, bool, bool]] = []
+
+    def look(k: int) -> Callable[..., None]:
+        def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+            before = given[0] if given else named.get("hidden_states")
+            alone = isinstance(made, Tensor)
+            after = made if alone else made[0] if type(made) is tuple else None
+            same = (
+                isinstance(before, Tensor)
+                and isinstance(after, Tensor)
+                and before.shape == after.shape
+                and after.shape[:-1] == tokens.shape
+            )
+            ran.append((k, same, alone))
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for k, path in enumerate(paths):
+            block = model.get_submodule(path)
+            stack.callback(block.register_forward_hook(look(k), with_kwargs=True).remove)
+        if paths:
+            adapter.logits(tokens, torch.ones_like(tokens))
+    alone = all(entry[2] for entry in ran)
+    expected = [(k, True, alone) for k in range(len(paths))]
+    return (paths, alone) if ran == expected else ((), True)

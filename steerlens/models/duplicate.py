@@ -1,0 +1,34 @@
+"""A second model with the same numbers, which share nothing with the first."""
+
+import copy
+
+import torch
+
+from steerlens.models.adapters import Model
+from steerlens.models.hooks import adapter
+
+
+@torch.inference_mode(False)  # weights made in that mode could never be learned
+def duplicate(model: Model) -> Model:
+    """Return a copy of a model that can be changed without changing the model.
+
+    A plain `copy.deepcopy` of a `TransformerBridge` is not enough: hooks by which its blocks capture
+    their input are functions, which are not copied. Those of the copy would write to the first
+    model, and fail once that is gone. They are taken off; the copy sets its own as it runs.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> other = duplicate(model)
+        >>> with torch.no_grad():
+        ...     _ = [p.zero_() for p in other.parameters()]
+        >>> bool(model.W_U.any())
+        True
+    """
+    adapter(model)  # raises where something else was given
+    made = copy.deepcopy(model)
+    for module in adapter(made).module.modules():
+        take_off = getattr(module, "_teardown_capture_hooks", None)
+        if take_off is not None:
+            take_off()
+    return made

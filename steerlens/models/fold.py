@@ -1,0 +1,208 @@
+"""Put a steer into a model's weights: a plain checkpoint, for anybody's loader."""
+
+import copy
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.numbers import generator
+from steerlens.models.hooks import Model, adapter, architecture, eval_mode
+from steerlens.models.load import _silent
+from steerlens.models.readout import PROBE_TOLERANCE, readout
+from steerlens.models.steering import check_lives_on, steered
+from steerlens.values.atomic import write_json
+from steerlens.values.fit import Fit, value_of
+from steerlens.values.readout import Readout
+from steerlens.values.steer import Steer, SteerWithBackground
+
+WRAPPED = "._original_component"
+"""What TransformerLens' bridge puts into the names of the parameters that it wraps."""
+NOTE = "steerlens.json"
+"""The file of a folded checkpoint that says what is in it."""
+
+
+def fold(
+    model: Model,
+    steer: Steer | SteerWithBackground | Fit,
+    strength: float,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a plain Hugging Face checkpoint that is the steered model, at no cost when it runs.
+
+        head' = (I + sW) W_U        over a background D: (I + D + sW) W_U
+
+    The head is untied from the input embeddings, which stay as they are; its bias, a scale and a
+    soft cap come after it and stay too. The checkpoint is loaded again by plain transformers and its
+    logits compared with those of the hooked model; only then it is put in place. The tokenizer is
+    read anew from where the model came from, for TransformerLens' copy puts begin-of-text first; a
+    model made in memory comes without one. Other formats (GGUF, fewer bits) are made from the
+    checkpoint with their own converters.
+
+    Args:
+        model: a `TransformerBridge` with raw weights, as `steerlens.load_model` gives it.
+        steer: a `Steer`, or one over its background; a `Fit` stands for its value.
+        strength: a number; other strengths are other checkpoints.
+        path: a folder that does not exist, or is empty.
+        overwrite: replace a folder that holds an earlier fold.
+
+    Raises:
+        FileExistsError: something is there already.
+        ValueError: the steer lives on another `W_U`, the model is not made of plain weights, or its
+            head cannot be untied: what was written gives other logits. Nothing is left then.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model = sl.load_model("toy-64")
+        >>> joy = sl.fit_steer(sl.collect(model, sl.toy.corpus("sentiment", n=100, seed=0))).value
+        >>> sorted(p.name for p in fold(model, joy, 2.0, "joyful").iterdir())[:2]
+        ['config.json', 'generation_config.json']
+    """
+    value = value_of(steer)
+    M = linear_map(value, strength)
+    check_lives_on(value, model)
+    on = readout(model)
+    plain, head = _untied(model, on)
+    tokens = torch.randint(on.n_tokens, (2, 6), generator=generator(1)).to(on.W_U.device)
+    with eval_mode(model), steered(model, value, strength):
+        expected = _logits(model, tokens).float().cpu()
+    steered_head = (on.W_U.double().mT @ M.to(on.W_U.device).mT).to(on.W_U.dtype)
+    plain.load_state_dict({head: steered_head.cpu().contiguous()}, strict=False, assign=True)
+    about = {"steer": getattr(value, "name", "steer"), "strength": float(strength)}
+    about |= {"model_id": on.model_id, "readout_digest": on.digest}
+    with _in_place(Path(path), overwrite) as folder:
+        with _silent():
+            plain.save_pretrained(folder)
+        tokenizer = _tokenizer(plain_source(model))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        write_json(folder / NOTE, about)
+        error = _reloaded_error(folder, tokens.cpu(), expected, on.W_U.dtype)
+        tolerance = PROBE_TOLERANCE * (1 if on.W_U.dtype == torch.float32 else 30)
+        if not error < tolerance:
+            raise ValueError(
+                f"model: {architecture(model)}, loaded again with the steer in its weights, gives other "
+                f"logits (error {error:.2g} of their size, {tolerance:.0e} is allowed): its head cannot be "
+                "untied, or its weights are processed (load them raw, with steerlens.load_model). Nothing "
+                "was written; steer it while it runs instead"
+            )
+    return Path(path)
+
+
+def linear_map(value: Any, strength: float) -> Float[Tensor, "d_model d_model"]:
+    """Return `I + sW`, or `I + D + sW` over a background, float64, on the CPU."""
+    if not isinstance(value, Steer | SteerWithBackground):
+        raise ValueError(
+            f"steer: got {type(value).__name__}, expected a Steer or one over its background: only a linear map of the context "
+            "can be put into a head"
+        )
+    number = torch.as_tensor(strength)
+    if number.ndim or not bool(torch.isfinite(number)):
+        raise ValueError(f"strength: got {strength}, expected one finite number per checkpoint")
+    if isinstance(value, SteerWithBackground):
+        return linear_map(value.steer, strength) + value.background.W.double().cpu()
+    return torch.eye(len(value.W), dtype=torch.float64) + float(strength) * value.W.double().cpu()
+
+
+def plain_source(model: Model) -> Any:
+    """Return the Hugging Face model below a model.
+
+    Raises:
+        ValueError: there is none, or it has no output embeddings.
+    """
+    held = adapter(model).model
+    source: Any = getattr(held, "original_model", held)
+    if not hasattr(source, "get_output_embeddings") or not hasattr(source, "save_pretrained"):
+        raise ValueError(
+            f"model: got {type(model).__name__}, which holds no Hugging Face model; load a bridge with steerlens.load_model(name)"
+        )
+    if source.get_output_embeddings() is None:
+        raise ValueError(f"model: {type(source).__name__} names no output embeddings")
+    return source
+
+
+def head_name(source: Any) -> str:
+    head = source.get_output_embeddings()
+    return next(name for name, m in source.named_modules() if m is head) + ".weight"
+
+
+def _untied(model: Model, on: Readout) -> tuple[Any, str]:
+    """Return a plain Hugging Face model with the same weights and a head of its own, and the name
+    of the head's weight."""
+    source = plain_source(model)
+    state = {name.replace(WRAPPED, ""): x for name, x in source.state_dict().items()}
+    config = copy.deepcopy(source.config)
+    config.tie_word_embeddings = False
+    config.architectures = [type(source).__name__]
+    with torch.device("meta"):  # no memory and no random numbers for weights that are given anyway
+        plain = type(source)(config)
+    wanted = plain.state_dict()
+    head = head_name(plain)
+    lacking = [name for name in wanted if name not in state]
+    whole = not lacking and state[head].shape == on.W_U.mT.shape
+    if not whole or not torch.equal(state[head], on.W_U.mT):
+        raise ValueError(
+            f"model: the weights of {type(source).__name__} are not plain ones (they lack "
+            f"{', '.join(lacking[:3]) or 'the head'}): processed, merged or quantised weights cannot be "
+            "folded; load them raw, with steerlens.load_model"
+        )
+    given = {name: state[name].detach().cpu() for name in wanted}
+    plain.load_state_dict(given, assign=True)
+    plain.generation_config = copy.deepcopy(source.generation_config)
+    return plain, head
+
+
+def _tokenizer(source: Any) -> Any:
+    """Return the tokenizer that lies beside the weights; None where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source.name_or_path) if source.name_or_path else None
+    except (OSError, ValueError):
+        return None
+
+
+def _logits(model: Model, tokens: Tensor) -> Float[Tensor, "batch pos vocab"]:
+    return adapter(model).logits(tokens, torch.ones_like(tokens))
+
+
+def _reloaded_error(folder: Path, tokens: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+    """Return the largest error of the checkpoint's logits, of their size."""
+    from transformers import AutoModelForCausalLM
+
+    with _silent(), torch.no_grad():
+        again: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        found = _logits(again, tokens).float()
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+
+
+@contextmanager
+def _in_place(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a folder beside a path to write to, and put it in its place at the end: whole, or not at
+    all."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"path: {path} is a file; choose a folder")
+    earlier = (path / NOTE).is_file()
+    if path.is_dir() and any(path.iterdir()) and not (overwrite and earlier):
+        step = "pass overwrite=True to replace it" if earlier else "choose another"
+        raise FileExistsError(f"path: the folder {path} is not empty; {step}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield folder
+        os.chmod(folder, 0o755)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(folder, path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,172 @@
+"""Theory on ground truth, drawn."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from steerlens.show.style import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    LINE,
+    RED,
+    SOFT,
+    axes,
+    ink,
+    legend_above,
+    log_scale,
+    look,
+    neutral,
+    title_above,
+)
+
+
+@look()
+def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw what the gap to the truth consists of, a bar per model and attribute.
+
+    From 0, the model, to 1, the grammar that is told the grade: what the fit closes, what the best
+    linear steer closes beyond it, and the rest. A line marks how far knowing the grade goes for the
+    grammar itself: what lies behind it the model has not learned. Whiskers are 95 % intervals of
+    the bars' ends.
+
+    Args:
+        table: from `steerlens.analysis.theory.gap_parts`, with `model` and `attribute` beside.
+    """
+    ax = axes(ax, height=2.6)
+    groups = list(table.groupby(["attribute", "model"], sort=False))
+    places = np.arange(len(groups))[::-1].astype(float)
+    shares = [rows.set_index("part").share for _, rows in groups]
+    fit, more, learned = (
+        np.array([share[part] for share in shares])
+        for part in ("closed by the fit", "not in the data", "not learned by the model")
+    )
+    rest = 1 - fit - more
+    parts = (
+        (fit, RED, "closed by the fit"),
+        (more, AMBER, "best linear steer"),
+        (rest, neutral(LINE), "beyond a linear steer"),
+    )
+    left = np.zeros(len(groups))
+    for width, colour, label in parts:
+        ax.barh(places, width, left=left, height=0.6, color=colour, label=label)
+        for at, x, share in zip(places, left, width, strict=True):
+            word = "white" if colour in (RED, AMBER) else neutral(SOFT)
+            ax.text(
+                x + share / 2, at, f"{share:.2f}", ha="center", va="center", size=6.5, color=word
+            )
+        left = left + width
+    for k, (at, x) in enumerate(zip(places, 1 - learned, strict=True)):
+        ax.plot(
+            [x, x],
+            [at - 0.4, at + 0.4],
+            color=ink(),
+            lw=1.4,
+            label=None if k else "told, less untold grammar",
+        )
+    ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in groups])
+    ax.tick_params(axis="y", length=0, labelsize=7)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel="share of the gap to the grammar told the grade", xlim=(0, 1.01))
+    legend_above(ax)
+    if title is not None:
+        title_above(ax, title)
+    return ax
+
+
+WAYS = {
+    "no steer": (GREY, "o"),
+    "theorem's W": (RED, "s"),
+    "best diagonal W": (BLUE, "D"),
+    "best constant offset": (GREEN, "v"),
+}
+
+
+@look()
+def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw what steers of the exact belief cost against how often the condition is drawn anew.
+
+    Args:
+        table: `redraw`, `way` (those of `WAYS`), `kl` in nats per word, `low`, `high`. A KL of 0 but
+            for rounding stands at the bottom.
+    """
+    ax = axes(ax, height=2.5)
+    least = table.kl[table.kl > 1e-9].min()
+    floor = 10 ** np.floor(np.log10(least) - 0.5)
+    ticks = sorted(table.redraw.unique())
+    for way, (colour, marker) in WAYS.items():
+        rows = table[table.way == way].sort_values("redraw")
+        if not len(rows):
+            continue
+        x = np.array([ticks.index(r) for r in rows.redraw])
+        y, low, high = (rows[name].clip(lower=floor) for name in ("kl", "low", "high"))
+        ax.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.2, label=way, clip_on=False)
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+    log_scale(ax, "y")
+    ax.set_ylim(bottom=floor)
+    ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
+    ax.set(xlabel="chance δ that the condition is drawn anew", ylabel="KL from the truth (nats)")
+    legend_above(ax)
+    if title is not None:
+        title_above(ax, title)
+    return ax
+
+
+@look()
+def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw how far a steer is from a straight line in its strength, and what bounds that.
+
+    Args:
+        table: from `steerlens.analysis.theory.interpolation_error` or `composition_error`.
+    """
+    ax = axes(ax, height=2.3)
+    table = table.sort_values("strength")
+    for name, colour, marker in (
+        ("measured", RED, "o"),
+        ("largest", AMBER, "s"),
+        ("bound", BLUE, "D"),
+    ):
+        ax.plot(
+            table.strength, table[name], color=colour, marker=marker, ms=3.5, lw=1.2, label=name
+        )
+    ax.axhline(2, color=neutral(SOFT), lw=0.8, ls="--")
+    ax.annotate("no two distributions differ by more", (table.strength.min(), 2), xytext=(0, 2),
+                textcoords="offset points", size=6.5, color=neutral(SOFT))  # fmt: skip
+    log_scale(ax, "x", subs=(1, 2, 5))
+    log_scale(ax, "y")
+    ax.set(xlabel="strength", ylabel="L1 distance")
+    legend_above(ax)
+    if title is not None:
+        title_above(ax, title)
+    return ax
+
+
+@look()
+def plot_prior_shift(
+    table: pd.DataFrame, *, slope: float, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw the shift of the log-prior that explains what was written at each strength.
+
+    Args:
+        table: `strength`, `kappa`, `error`.
+        slope: nats of log-prior per unit of grade and strength, drawn as a line.
+    """
+    ax = axes(ax, height=2.3)
+    ends = np.array([table.strength.min(), table.strength.max()])
+    ax.plot(ends, slope * ends, color=neutral(SOFT), lw=1, label=f"{slope:.2f} · strength")
+    ax.errorbar(
+        table.strength,
+        table.kappa,
+        1.96 * table.error,
+        fmt="o",
+        ms=3.5,
+        lw=1,
+        color=RED,
+        label="written",
+    )
+    ax.set(xlabel="strength", ylabel="shift of the log-prior")
+    legend_above(ax)
+    if title is not None:
+        title_above(ax, title)
+    return ax

@@ -1,0 +1,79 @@
+"""Tensors and plain JSON in one safetensors file with a digest: written whole, read with care."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from steerlens.values.atomic import write_bytes
+
+FORMAT = 1
+
+
+def write_tensors(
+    path: str | Path, kind: str, tensors: dict[str, Tensor], about: dict[str, Any]
+) -> Path:
+    """Write float32 tensors and JSON to one `.safetensors` file; an existing file is replaced, at
+    once or not at all.
+
+    Raises:
+        ValueError: another ending, or JSON that is none (NaN, infinity).
+        FileNotFoundError: no such folder.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
+    plain = {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
+    content = {"format": FORMAT, "kind": kind, "digest": _digest(plain), **about}
+    text = json.dumps(content, allow_nan=False)
+    write_bytes(path, to_bytes(plain, metadata={"steerlens": text}))
+    return path
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the JSON of a file that `write_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, changed after it was written, of a later format, of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("steerlens", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
+        ) from None
+    about = about if isinstance(about, dict) else {}
+    if about.get("kind") != kind:
+        raise ValueError(
+            f"{path}: expected a {kind!r}, got {about.get('kind', 'something else')!r}"
+        )
+    version = about.get("format")
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(
+            f"{path}: format {version}, this steerlens reads up to {FORMAT}; update steerlens"
+        )
+    if about.get("digest") != _digest(tensors):
+        raise ValueError(
+            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
+        )
+    return tensors, about
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    seen = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        seen.update(name.encode())
+        seen.update(tensors[name].float().contiguous().numpy().data)
+    return seen.hexdigest()

@@ -1,0 +1,226 @@
+"""A folded checkpoint is the hooked model, to whoever loads it; an adapter on the head likewise."""
+
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+import steerlens as sl
+from steerlens.models.fold import fold
+from steerlens.models.lora import lora
+from tests.models.zoo import COMMON, LLAMA, N_CTX, D, folder, random_steer, tokenizer, zoo
+
+NEOX: dict[str, Any] = {
+    "hidden_size": D, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": N_CTX, **COMMON,
+}  # fmt: skip
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "neox": ("GPTNeoXConfig", NEOX),
+    "gemma3": ("Gemma3TextConfig", {**LLAMA, "head_dim": 8, "sliding_window": 64}),
+    "granite": ("GraniteConfig", {**LLAMA, "logits_scaling": 4.0, "tie_word_embeddings": True}),
+}
+KINDS = ("gpt2", "llama", "gemma2", "cohere", *OTHERS)
+STRENGTH = 3.0
+
+
+@cache
+def bridge(kind: str) -> Any:
+    if kind not in OTHERS:
+        return zoo(kind)
+    name, options = OTHERS[kind]
+    words = tokenizer("bytes")
+    config = getattr(transformers, name)(vocab_size=len(words), initializer_range=0.3, **options)
+    torch.manual_seed(0)
+    path = Path(mkdtemp(prefix="steerlens-fold-")) / f"tiny-{kind}"
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    words.save_pretrained(path)
+    return sl.load_model(path)
+
+
+def greedy(model: Any, start: Tensor, n: int = 8) -> Tensor:
+    tokens = start
+    with torch.no_grad():
+        for _ in range(n):
+            logits = model(tokens)
+            logits = getattr(logits, "logits", logits)
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+    return tokens
+
+
+def prompts(model: Any) -> Tensor:
+    return torch.randint(2, 40, (2, 5), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folded_model_writes_the_hooked_models_text(kind: str, tmp_path: Path) -> None:
+    model = bridge(kind)
+    steer, start = random_steer(model, size=0.8), prompts(model)
+    unsteered, before = greedy(model, start), model.W_U.detach().clone()
+    path = fold(model, steer, STRENGTH, tmp_path / "steered")
+    assert torch.equal(model.W_U, before)
+    again = transformers.AutoModelForCausalLM.from_pretrained(path)
+    found = again.generate(
+        start, attention_mask=torch.ones_like(start), do_sample=False, max_new_tokens=8,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with sl.steered(model, steer, STRENGTH):
+        assert torch.equal(found, greedy(model, start))
+    assert not torch.equal(found, unsteered)
+    assert again.config.tie_word_embeddings is False
+    embeds = model.original_model.get_input_embeddings()
+    embeds = getattr(embeds, "_original_component", embeds)
+    assert torch.equal(again.get_input_embeddings().weight, embeds.weight)
+    about = json.loads((path / "steerlens.json").read_text(encoding="utf-8"))
+    assert (about["strength"], about["readout_digest"]) == (STRENGTH, steer.readout.digest)
+
+
+def test_a_background_is_folded_in(tmp_path: Path) -> None:
+    model = zoo("gpt2")
+    both = random_steer(model, seed=1).with_background(random_steer(model, seed=2))
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        fold(model, both, -2.0, tmp_path / "x")
+    )
+    tokens = prompts(model)
+    with torch.no_grad(), sl.steered(model, both, -2.0):
+        expected = model(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_texts_are_read_as_before(tmp_path: Path) -> None:
+    path = fold(zoo("gpt2"), random_steer(zoo("gpt2")), 1.0, tmp_path / "x")
+    mine, before = (transformers.AutoTokenizer.from_pretrained(p) for p in (path, folder("gpt2")))
+    for text in ("the film was good", " a slow plot?", "nothing"):
+        for special in (True, False):
+            assert (
+                mine(text, add_special_tokens=special)["input_ids"]
+                == before(text, add_special_tokens=special)["input_ids"]
+            )
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    model = zoo("bfloat16")
+    path = fold(model, random_steer(model), 1.0, tmp_path / "x")
+    weights = load_file(path / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["folded", "native"])
+def test_weights_that_are_not_plain_are_refused_and_nothing_is_left(
+    kind: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="raw|no Hugging Face model"):
+        fold(zoo(kind), random_steer(zoo(kind)), 2.0, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_that_cannot_be_untied_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tie(self, *args: Any, **options: Any) -> None:
+        self.lm_head.weight = self.transformer.wte.weight
+
+    steer = random_steer(zoo("gpt2"))
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "tie_weights", tie)
+    with pytest.raises(ValueError, match="GPT2LMHeadModel.*cannot be untied"):
+        fold(zoo("gpt2"), steer, 2.0, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    model, path = zoo("gpt2"), tmp_path / "x"
+    steer = random_steer(model)
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="not empty; choose another"):
+            fold(model, steer, 1.0, path, overwrite=overwrite)
+    assert (path / "thesis.txt").read_text() == "years of work"
+    shutil.rmtree(path)
+    fold(model, steer, 1.0, path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        fold(model, steer, 2.0, path)
+    fold(model, steer, 2.0, path, overwrite=True)
+    assert json.loads((path / "steerlens.json").read_text())["strength"] == 2.0
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_no_map_of_the_context_is_refused(tmp_path: Path, unchecked) -> None:
+    from tests.models.zoo import random_reft
+
+    model = zoo("gpt2")
+    with pytest.raises(ValueError, match="Reft.*linear map"):
+        fold(model, random_reft(model), 1.0, tmp_path / "x")  # pyright: ignore
+    with pytest.raises(ValueError, match="one finite number"):
+        fold(model, random_steer(model), float("nan"), tmp_path / "x")
+    with pytest.raises(ValueError, match="lives on the W_U"):
+        fold(model, random_steer(zoo("toy-64")), 1.0, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- as an adapter ----
+
+
+def adapted(kind: str, path: Path, tokens: Tensor) -> Tensor:
+    """Logits of the plain model with the adapter, from its files, by peft's rule."""
+    config = json.loads((path / "adapter_config.json").read_text())
+    (name,) = config["target_modules"]
+    weights = load_file(path / "adapter_model.safetensors")
+    A, B = (weights[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+    assert A.shape[0] == B.shape[1] == config["r"]
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder(kind))
+    head = plain.get_submodule(name)
+    scaling = config["lora_alpha"] / config["r"]
+    head.register_forward_hook(lambda m, given, out: out + scaling * (given[0] @ A.mT) @ B.mT)
+    with torch.no_grad():
+        return plain(tokens).logits
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
+def test_an_adapter_on_the_head_is_the_steer(kind: str, tmp_path: Path) -> None:
+    model = zoo(kind)
+    steer, tokens = random_steer(model, size=0.8), prompts(model)
+    found = adapted(kind, lora(model, steer, STRENGTH, tmp_path / "joy"), tokens)
+    with torch.no_grad():
+        plain = model(tokens)
+        with sl.steered(model, steer, STRENGTH):
+            expected = model(tokens)
+    assert float((plain - expected).abs().max()) > 0.5
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_an_adapter_of_a_rank_is_the_steer_of_that_rank(tmp_path: Path) -> None:
+    model = zoo("gpt2")
+    steer, tokens = random_steer(model), prompts(model)
+    path = lora(model, steer, 1.0, tmp_path, rank=3)
+    assert json.loads((path / "adapter_config.json").read_text())["r"] == 3
+    with torch.no_grad(), sl.steered(model, steer.truncate(3)):
+        expected = model(tokens)
+    torch.testing.assert_close(adapted("gpt2", path, tokens), expected, atol=1e-3, rtol=1e-4)
+    with pytest.raises(ValueError, match="rank"):
+        lora(model, steer, 1.0, tmp_path, rank=0)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_peft_reads_it(tmp_path: Path) -> None:
+    peft = pytest.importorskip(
+        "peft", reason="peft is not installed; the adapter's files are checked by hand"
+    )
+    model = zoo("gpt2")
+    steer, tokens = random_steer(model, size=0.8), prompts(model)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    found = peft.PeftModel.from_pretrained(plain, lora(model, steer, STRENGTH, tmp_path))
+    with torch.no_grad(), sl.steered(model, steer, STRENGTH):
+        expected = model(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(found(tokens).logits, expected, atol=1e-3, rtol=1e-4)
+        with found.disable_adapter():
+            torch.testing.assert_close(found(tokens).logits, model(tokens), atol=1e-3, rtol=1e-4)

@@ -1,0 +1,170 @@
+"""The laws on one small model of each kind of architecture; `python -m tests.models.sweep` tries all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import steerlens as sl
+from steerlens.models.adapters import HuggingFace
+from steerlens.models.decoding import habits
+from tests.models import laws
+from tests.models.families import V, model_of
+from tests.models.zoo import tokenizer
+
+KINDS = [
+    "bert",  # an encoder made causal, positions from the tokens
+    "bloom",  # ALiBi
+    "cohere",  # logits scaled by the configuration
+    "deepseek_v3",  # latent attention, experts
+    "falcon_h1",  # attention and a state side by side
+    "granite",  # logits divided
+    "gptj",  # a bias at the head
+    "mamba",  # a state alone
+    "opt",  # positions behind an offset
+    "recurrent_gemma",  # a soft cap, a state that hears padding
+    "rwkv",  # a state that is wrong in batches
+]
+
+
+def of(family: str, **changes: Any) -> HuggingFace:
+    return HuggingFace(model_of(family, **changes), tokenizer("bytes"))
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_every_kind_of_architecture_keeps_the_laws(family: str) -> None:
+    model = of(family)
+    found = laws.verdicts(model)
+    assert {law: why for law, why in found.items() if why and law != "habits"} == {}
+    on = sl.readout(model)
+    assert on.d_vocab == V and on.n_tokens == len(model.tokenizer) < V
+
+
+def test_what_a_configuration_does_to_the_logits_is_found() -> None:
+    ends = {f: (sl.readout(of(f)).scale, sl.readout(of(f)).softcap) for f in ("cohere", "granite")}
+    cohere, granite = model_of("cohere").config, model_of("granite", logits_scaling=8.0)
+    assert ends["cohere"] == (cohere.logit_scale, None) and cohere.logit_scale != 1
+    divided = sl.readout(HuggingFace(granite, tokenizer("bytes")))
+    assert (divided.scale, divided.softcap) == (1 / 8, None)
+    assert (
+        sl.readout(of("recurrent_gemma")).softcap
+        == model_of("recurrent_gemma").config.logits_soft_cap
+    )
+
+
+@pytest.mark.parametrize("family", ["gptj", "mamba", "gemma2"])
+def test_half_precision_keeps_the_laws_at_its_rounding(family: str) -> None:
+    model = HuggingFace(model_of(family).to(torch.bfloat16), tokenizer("bytes"))
+    found = laws.verdicts(model)
+    assert {law: why for law, why in found.items() if why and law != "habits"} == {}
+
+
+def test_a_law_that_does_not_hold_is_noticed() -> None:
+    """Each law fails on a model that breaks it: else it would prove nothing."""
+    model = of("gptj")
+    head = model.unembedding
+    handle = head.register_forward_hook(lambda module, given, made: made * 1.0005)
+    with pytest.raises(laws.Failed, match="logits: off"):
+        laws.steered_logits(model)
+    handle.remove()
+    drop = head.register_forward_hook(lambda m, x, y: y + 1e-3 * torch.rand(y.shape))
+    with pytest.raises(laws.Failed, match="bit for bit"):
+        laws.strength_zero(model)
+    drop.remove()
+
+
+def test_what_changes_the_logits_is_not_used() -> None:
+    assert habits(of("mamba")) == (True, True)
+    assert habits(of("rwkv")) == (False, False)  # its cached state is wrong for more than one row
+    assert not habits(of("recurrent_gemma")).pads
+
+
+# ---- what is refused ----
+
+
+def test_a_model_that_sees_the_word_it_predicts_is_refused() -> None:
+    config = transformers.BertConfig(
+        vocab_size=V,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+    )
+    torch.manual_seed(0)
+    for made in (transformers.BertForMaskedLM(config), transformers.BertLMHeadModel(config)):
+        with pytest.raises(ValueError, match=f"{type(made).__name__} is not causal.*is_decoder"):
+            sl.readout(HuggingFace(made.eval(), tokenizer("bytes")))
+
+
+def test_a_model_that_hears_a_mask_of_ones_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = of("gpt2")
+    forward = type(model.model).forward
+
+    def hears(self: Any, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+        ids = input_ids if attention_mask is None else (input_ids + 1) % V
+        return forward(self, input_ids=ids, **options)
+
+    monkeypatch.setattr(model.model, "forward", hears.__get__(model.model))
+    with pytest.raises(ValueError, match="mask of ones moves the logits of GPT2LMHeadModel"):
+        sl.readout(model)
+
+
+def test_a_bridge_that_differs_from_the_model_it_was_made_of_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    boot = TransformerBridge.boot_transformers
+
+    def wrong(*given: Any, **named: Any) -> Any:
+        bridge = boot(*given, **named)
+        with torch.no_grad():
+            next(bridge.parameters()).mul_(1.1)
+        return bridge
+
+    assert sl.load_model("toy-64")
+    monkeypatch.setattr(TransformerBridge, "boot_transformers", wrong)
+    with pytest.raises(
+        ValueError, match=r"GPT2LMHeadModel differ from the model's own by.*plain=True"
+    ):
+        sl.load_model("toy-64")
+
+
+def test_a_family_that_only_hugging_face_runs_right_goes_plain(tmp_path: Path) -> None:
+    model_of("falcon", alibi=True).save_pretrained(tmp_path)  # TransformerLens: logits 6 % off
+    tokenizer("bytes").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="FalconForCausalLM.*plain=True"):
+        sl.load_model(tmp_path)
+    assert laws.verdicts(sl.load_model(tmp_path, plain=True))["steered logits"] == ""
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_weights_that_would_be_drawn_at_random_are_an_error(tmp_path: Path, plain: bool) -> None:
+    config = model_of("llama").config
+    config.architectures = None
+    transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer("bytes").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lack 1 of LlamaForCausalLM \('lm_head.weight'\)"):
+        sl.load_model(tmp_path, plain=plain)
+
+
+def test_nothing_is_installed_for_a_model_that_reads_pictures_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    from steerlens.models import load
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was installed")
+
+    monkeypatch.setattr(subprocess, "check_call", refused)
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    model_of("gemma3").save_pretrained(tmp_path)
+    tokenizer("bytes").save_pretrained(tmp_path)
+    with pytest.raises(ImportError, match=r"pip install torchvision.*plain=True"):
+        sl.load_model(tmp_path)
+    model = sl.load_model(tmp_path, plain=True)
+    assert laws.verdicts(model)["steered logits"] == ""

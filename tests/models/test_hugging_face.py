@@ -1,0 +1,258 @@
+"""A plain Hugging Face model goes wherever a TransformerLens model goes, as it is."""
+
+import copy
+import dataclasses
+import sys
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.testing import assert_close
+
+import steerlens as sl
+from steerlens.evaluate.compare import compare
+from steerlens.evaluate.fluency import writing_cost
+from steerlens.evaluate.sign_margin import sign_margin
+from steerlens.methods.baselines.mean_difference import fit_mean_difference
+from steerlens.models.adapters import HuggingFace
+from steerlens.models.folders import find_model
+from steerlens.models.hooks import adapter, check_site, convention, run_until
+from steerlens.values.training import Training
+from tests.models.zoo import folder, random_steer, tokenizer, zoo
+
+DATA = sl.toy.corpus("sentiment", n=80, seed=0)
+PROMPTS = ["the film was", "it", "a very slow and"]
+ONCE = Training(epochs=1, batch_size=16)
+
+
+def hugging_face(name: str = "toy-64") -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(find_model(name)).eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return hugging_face()
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Any:
+    return sl.load_model("toy-64")
+
+
+@pytest.fixture(scope="module")
+def joy(model) -> sl.Fit:
+    return sl.fit_steer(sl.collect(model, DATA, progress=False), solver="closed-form", name="joy")
+
+
+# ---- the same as through a bridge ----
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])
+def test_a_plain_model_is_the_bridge_of_it_to_rounding(name: str) -> None:
+    plain, bridge = sl.load_model(folder(name), plain=True), zoo(name)
+    on, other = sl.readout(plain), sl.readout(bridge)
+    assert on.digest == other.digest and on.tokens == other.tokens and on.special == other.special
+    assert (on.scale, on.softcap, on.model_id) == (other.scale, other.softcap, other.model_id)
+    assert convention(plain, on) == convention(bridge, other)
+    steer, texts = random_steer(plain), ["the film was good .", "nothing", "a very fine cast"]
+    tables = [sl.score(m, texts, steer, strengths=(0.0, 1.5)) for m in (plain, bridge)]
+    assert tables[0].log_prob.std() > 0.1
+    assert tables[0].log_prob.to_numpy() == pytest.approx(tables[1].log_prob.to_numpy(), abs=1e-4)
+    drawn = [
+        sl.generate(m, PROMPTS, steer, strengths=(-1, 0, 1), samples=2, seed=3, max_new_tokens=6)
+        for m in (plain, bridge)
+    ]
+    assert drawn[0].drop(columns="log_prob").equals(drawn[1].drop(columns="log_prob"))
+
+
+def test_kl_between_plain_and_bridge_is_rounding(model, bridge) -> None:
+    tokens = torch.randint(1, 1000, (4, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        p, q = (torch.log_softmax(z.double(), -1) for z in (model(tokens).logits, bridge(tokens)))
+    kl = (p.exp() * (p - q)).sum(-1)
+    flat = (p.exp() * (p + torch.log(torch.tensor(float(p.shape[-1]))))).sum(-1)
+    assert float(kl.abs().max()) < 1e-8 < 1 < float(flat.mean())
+
+
+def test_every_fit_gives_what_it_gives_on_the_bridge(model, bridge, joy) -> None:
+    other = sl.fit_steer(sl.collect(bridge, DATA, progress=False), solver="closed-form").value
+    assert_close(joy.value.W, other.W, rtol=1e-3, atol=1e-4)
+    fits = [
+        (sl.fit_reft(m, DATA, training=ONCE, rank=2, progress=False).value.R,
+         sl.fit_prompt(m, DATA, length=2, training=ONCE, progress=False).report.heldout.steered,
+         sl.fit_prompt(m, DATA, length=2, kind="deep", training=ONCE, progress=False).report.heldout.steered,
+         fit_mean_difference(m, DATA).vector)
+        for m in (model, bridge)
+    ]  # fmt: skip
+    for plain, through in zip(*fits, strict=True):
+        assert_close(torch.as_tensor(plain), torch.as_tensor(through), rtol=2e-3, atol=2e-3)
+
+
+def test_a_steer_goes_from_one_to_the_other_and_to_a_file(model, bridge, joy, tmp_path) -> None:
+    path = sl.save(joy, tmp_path / "joy.safetensors")
+    for other in (bridge, model, HuggingFace(model)):
+        assert torch.equal(sl.load(path, other).W, joy.value.W)
+        with sl.steered(other, joy):
+            pass
+    larger = hugging_face("toy-128")
+    moved = sl.transfer(joy.value, larger)
+    assert moved.readout.d_model == 128
+    with sl.steered(larger, moved), pytest.raises(ValueError, match="transfer"):
+        sl.generate(larger, PROMPTS, joy)
+
+
+def test_what_evaluates_takes_it_too(model, bridge, joy) -> None:
+    written = sl.generate(model, PROMPTS, joy, strengths=(0, 2), max_new_tokens=5)
+
+    def values(m: Any) -> list[Any]:
+        tables = (
+            compare(m, {"joy": joy}, DATA[:30], kl=0.05),
+            writing_cost(m, written),
+            sl.infer_strength(m, joy.value, ["the film was good ."]).table,
+            sl.classify(m, joy.value, DATA[:30], DATA[40:60]),
+        )
+        numbers = [table.select_dtypes("number").to_numpy() for table in tables]
+        return [*numbers, sign_margin(m, DATA[:30], joy).sign_margin]
+
+    for plain, through in zip(values(model), values(bridge), strict=True):
+        assert plain == pytest.approx(through, rel=1e-2, abs=1e-3, nan_ok=True)
+
+
+# ---- around transformers' own generate ----
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_steered_is_in_force_in_transformers_own_generate(model, joy, beams: int) -> None:
+    words = adapter(model).tokenizer
+    prompt = words("the film was", return_tensors="pt")
+    options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
+    before = model.generate(**prompt, **options)
+    with sl.steered(model, joy, -3.0):
+        under = model.generate(**prompt, **options)
+    after = model.generate(**prompt, **options)
+    assert torch.equal(before, after) and not torch.equal(before, under)
+    if beams == 1:
+        ours = sl.generate(
+            model, ["the film was"], joy, strengths=-3.0, temperature=0, max_new_tokens=6
+        )
+        text = words.decode(under[0][prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert ours.text[0].strip() == text.strip()
+
+
+def test_nothing_of_the_model_changes(model, joy) -> None:
+    def all_of_it() -> list[Any]:
+        return [
+            [sorted(vars(m)) for m in model.modules()],
+            [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
+            {name: t.clone() for name, t in model.state_dict().items()},
+            model.config.to_dict(),
+            [p.requires_grad for p in model.parameters()],
+        ]
+
+    before = all_of_it()
+    sl.generate(model, PROMPTS, joy, strengths=(0, 2), max_new_tokens=3)
+    sl.fit_reft(model, DATA[:20], training=ONCE, rank=1, progress=False)
+    with pytest.raises(KeyboardInterrupt), sl.steered(model, joy):
+        raise KeyboardInterrupt
+    after = all_of_it()
+    numbers, again = before.pop(2), after.pop(2)
+    assert before == after
+    assert all(torch.equal(numbers[name], again[name]) for name in numbers)
+
+
+def test_transformer_lens_has_no_part_in_it(joy, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformer_lens"]:
+        monkeypatch.setitem(sys.modules, name, None)  # importing it is an error now
+    with pytest.raises(ImportError):
+        sl.load_model("toy-64")
+    model = sl.load_model("toy-64", plain=True)
+    assert sl.collect(model, ["it was good ."], progress=False).n_positions == 5
+    assert len(sl.generate(model, ["it"], joy, max_new_tokens=2)) == 1
+
+
+# ---- model and tokenizer ----
+
+
+def test_the_tokenizer_is_read_where_the_model_came_from_or_is_given() -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    assert len(adapter(model).tokenizer) == len(tokenizer("bytes"))
+    fresh = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=330, n_positions=40)
+    made = transformers.AutoModelForCausalLM.from_config(fresh)
+    assert sl.readout(made).tokens[:3] == ("0", "1", "2")  # without names, steers live on it
+    with pytest.raises(ValueError, match=r"no tokenizer.*HuggingFace\(model, tokenizer\)"):
+        sl.collect(made, ["the film"])
+    named = sl.models.HuggingFace(made, tokenizer("bytes"))
+    assert sl.readout(named).same_as(sl.readout(made))
+    assert sl.collect(named, ["the film was good"], progress=False).n_positions > 3
+
+
+@pytest.mark.parametrize("name", ["toy-64", "toy-96-llama"])
+def test_hooks_are_named_as_in_transformer_lens_and_see_the_same(name: str) -> None:
+    model, bridge = hugging_face(name), sl.load_model(name)
+    tokens = torch.randint(1, 300, (2, 6), generator=torch.Generator().manual_seed(0))
+    names = adapter(model).hook_names
+    assert len(names) == 2 * adapter(bridge).n_layers + 2 and set(names) <= set(bridge.hook_dict)
+    with torch.no_grad():
+        for site in names:
+            found, expected = (
+                run_until(m, site, tokens, torch.ones_like(tokens)) for m in (model, bridge)
+            )
+            assert found.std() > 0.01
+            assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_inside_a_layer_are_refused_by_name(model) -> None:
+    with pytest.raises(
+        KeyError, match=r"GPT2LMHeadModel.*'blocks.0.attn.hook_k'.*TransformerLens'"
+    ):
+        check_site(model, "blocks.0.attn.hook_k")
+    with pytest.raises(KeyError, match=r"attn\.hook_k"):
+        sl.fit_prompt(model, DATA, length=2, kind="kv", training=ONCE, progress=False)
+
+
+def test_what_is_no_causal_language_model_is_refused_by_name(model) -> None:
+    config = model.config
+    refused = {
+        "GPT2Model has no output embedding.*AutoModelForCausalLM": transformers.GPT2Model(config),
+        "GPT2ForSequenceClassification has no output": transformers.GPT2ForSequenceClassification(
+            config
+        ),
+        "T5ForConditionalGeneration reads with an encoder": transformers.T5ForConditionalGeneration(
+            transformers.T5Config(d_model=16, d_ff=16, num_layers=1, num_heads=2, vocab_size=50)
+        ),
+        "was compiled.*before torch.compile": torch.compile(hugging_face()),
+    }
+    for said, made in refused.items():
+        with pytest.raises(ValueError, match=said):
+            sl.readout(made)
+    in_place = hugging_face()
+    in_place.compile()
+    with pytest.raises(ValueError, match="was compiled"):
+        sl.readout(in_place)
+    quantised = hugging_face()
+    quantised.lm_head = torch.nn.Linear(64, 1286, bias=False)
+    quantised.lm_head.weight = torch.nn.Parameter(torch.zeros(1286, 64, dtype=torch.int8), False)
+    with pytest.raises(ValueError, match=r"output embedding.*int8.*quantisation"):
+        sl.readout(quantised)
+    with pytest.raises(ValueError, match="both are True"):
+        sl.load_model("toy-64", hooked=True, plain=True)
+
+
+@pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
+def test_a_steer_on_a_copy_of_another_dtype_is_refused_by_that_name(first, tmp_path) -> None:
+    single = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    half = copy.deepcopy(single).to(torch.bfloat16)
+    home, other = (single, half) if first == torch.float32 else (half, single)
+    steer, name = random_steer(home), str(first).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"dtype {first}.*dtype='{name}'.*dataclasses\.replace"):
+        sl.generate(other, PROMPTS, steer)
+    with pytest.raises(ValueError, match=rf"had the dtype {name}.*dtype='{name}'"):
+        sl.load(sl.save(steer, tmp_path / "x.safetensors"), other)
+    bound = dataclasses.replace(steer, readout=sl.readout(other))  # as the message says
+    assert len(sl.generate(other, PROMPTS, bound, max_new_tokens=2)) == 3
+    exact = copy.deepcopy(half).to(
+        torch.float32
+    )  # every number of a bfloat16 model is one of float32
+    with sl.steered(exact, random_steer(half)):
+        pass

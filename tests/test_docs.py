@@ -1,0 +1,105 @@
+"""The pages of the site: their links lead somewhere, their code names what exists, docstrings become
+reST."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import steerlens as sl
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+CODE = {
+    f"{page.stem}-{k}": code
+    for page in PAGES
+    for k, code in enumerate(
+        re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    )
+}
+
+
+def load(name: str):
+    """Load a module of `docs/`, which is no package."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        return module
+    finally:
+        sys.path.remove(str(DOCS))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_within_the_repository_leads_to_a_file(page: Path):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (DOCS / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_the_code_of_pages_parses_and_names_what_exists(name: str):
+    tree = ast.parse(CODE[name].replace("…", "..."))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sl":
+            assert hasattr(sl, node.attr), node.attr
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sl.show":
+            assert hasattr(sl.show, node.attr), node.attr
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("steerlens"):
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, alias.name) for alias in node.names)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called.startswith("sl.") and called.count(".") == 1:
+                known = inspect.signature(getattr(sl, called.removeprefix("sl."))).parameters
+                assert {k.arg for k in node.keywords} <= set(known), called
+
+
+def test_every_term_that_a_page_links_is_in_the_glossary():
+    found = set(re.findall(r"(?m)^([a-z][a-z -]+)$", (DOCS / "glossary.md").read_text("utf-8")))
+    used = [
+        term.lower()
+        for page in PAGES
+        for term in re.findall(r"\{term\}`([^`<]+)`", page.read_text(encoding="utf-8"))
+    ]
+    assert used and set(used) <= found
+
+
+def test_the_reference_has_every_public_name_once():
+    pages = load("_pages")
+    listed = [name for names in pages.VERBS.values() for name in names]
+    assert sorted(listed) == sorted(sl._HOME) and len(set(listed)) == len(listed)
+    rooms = {path.parent.name for path in Path(sl.__file__).parent.glob("*/__init__.py")}
+    found = pages.rooms_of_package()
+    assert set(found) == rooms - {"cli"} and all(len(title.split()) > 1 for title in found.values())
+
+
+def test_links_of_copied_pages_lead_to_pages_or_are_names_of_files():
+    pages = load("_pages")
+    text = (
+        "[log](LOG.md) ![x](figures/gallery/x.png) [n](notebooks/01_first_steer.ipynb) [a](https://b.org) "
+        "[r](benchmarks/run.py)"
+    )
+    assert pages.linked(text, pages.ROOT) == (
+        "[log](/made/log.md) ![x](figures/gallery/x.png) [n](/made/tutorials/01_first_steer.ipynb) [a](https://b.org) "
+        "r (`benchmarks/run.py`)"
+    )
+
+
+def test_docstrings_become_rest():
+    docstrings = load("_docstrings")
+    lines = [
+        "Return `score` of *x* and |y|.", "", "    a = b_U + `c`", "", "Where `W_U` is; the natural metric counts.", "",
+        "- one", "  goes on", "", "Args:", "    x: what", "        is long", "            and longer",
+    ]  # fmt: skip
+    found = docstrings.explained(docstrings.converted(lines))
+    assert found[0] == "Return :py:obj:`score <steerlens.models.score.score>` of \\*x* and \\|y|."
+    assert found[2:6] == ["::", "", "    a = b_U + `c`", ""]
+    assert "Where ``W_U`` is; the :term:`natural metric` counts." in found
+    assert found[-3:] == ["    x: what", "        is long", "        and longer"]
