@@ -44,7 +44,7 @@ def main() -> None:
         warnings.simplefilter("ignore")  # that a rival learned nothing is what is drawn
         table = compare_writing(model, methods, task, data, kl=BUDGETS, train=train)
     with look():
-        fig, panels = plt.subplots(1, 2, figsize=(2.9 * COLUMN, 3.6), layout="constrained")
+        fig, panels = plt.subplots(1, 2, figsize=(2.9 * COLUMN, 4.8), layout="constrained")
         plot_at_kl(table, "gain", ax=panels[0])
         plot_at_kl(table, "corpus_perplexity", ax=panels[1])
         label_panels(panels, ("towards positive", "fluency"))

@@ -145,7 +145,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
         places[1:] += move
     for (x, y, name, colour), place in zip(shown, places, strict=True):
         ax.annotate(
-            name, (x, y), xytext=(at[:, 0].max() + 0.06, place), textcoords="axes fraction",
+            name, (x, y), xytext=(at[:, 0].max() + 0.1, place), textcoords="axes fraction",
             va="center", fontsize=6.8, color=ink() if colour == GREY else colour,
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2},
