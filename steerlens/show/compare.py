@@ -148,7 +148,8 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
             name, (x, y), xytext=(at[:, 0].max() + 0.1, place), textcoords="axes fraction",
             va="center", fontsize=6.8, color=ink() if colour == GREY else colour,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6, "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6,
+                        "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
