@@ -16,9 +16,9 @@ from dataclasses import replace
 from _setting import OUT
 
 import matplotlib.pyplot as plt
-from _methods import recipes
 
 import steerlens as sl
+from steerlens.analysis.recipes import NAMES, recipes
 from steerlens.evaluate.compare_writing import compare_writing
 from steerlens.evaluate.protocols import sentiment
 from steerlens.evaluate.scorers import oracle
@@ -39,14 +39,12 @@ def main() -> None:
     prompts = {"any": [" ".join(text.split()[:4]) for text in begun.texts]}
     task = sentiment(prompts, oracle("sentiment"))
     task = replace(task, groups=(("any", tuple(prompts["any"])),))
-    methods = recipes(model)
-    if quick:
-        methods = {name: methods[name] for name in QUICK}
+    methods = recipes(model, QUICK if quick else NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a rival learned nothing is what is drawn
         table = compare_writing(model, methods, task, data, kl=BUDGETS, train=train)
     with look():
-        fig, panels = plt.subplots(1, 2, figsize=(2.9 * COLUMN, 3.6), layout="constrained")
+        fig, panels = plt.subplots(1, 2, figsize=(2.9 * COLUMN, 4.8), layout="constrained")
         plot_at_kl(table, "gain", ax=panels[0])
         plot_at_kl(table, "corpus_perplexity", ax=panels[1])
         label_panels(panels, ("towards positive", "fluency"))

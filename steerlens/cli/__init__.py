@@ -1,4 +1,4 @@
-"""The command line, a module per command: report, fit, write, explore, move, fold, export.
+"""The command line, a module per command: report, fit, write, explore, move, compare, fold, export.
 
 Heavy modules are imported inside the commands, so that help and errors come at once.
 """
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from steerlens.cli.compare import compare
 from steerlens.cli.explore import explore
 from steerlens.cli.export import export
 from steerlens.cli.fit import fit
@@ -51,5 +52,5 @@ def main(
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (report, fit, write, explore, move, fold, export):
+for command in (report, fit, write, explore, move, compare, fold, export):
     app.command()(command)

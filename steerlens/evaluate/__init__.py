@@ -1,10 +1,17 @@
 """What an intervention is worth and what it costs, measured the same way for all; knows no way of
 fitting one.
 
-`classify`, `compare` (everything at equal KL), `sign_margin` (of any intervention, with intervals),
-`fluency`, `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept states),
-`matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`. Each is
-loaded on first use; those that need the toy world's truth are here by their own names too.
+Given texts: `classify`, `compare` (everything at equal KL), `sign_margin` (of any intervention, with
+intervals), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept states),
+`matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`.
+
+Written texts: `scorers` (what judges an attribute), `measures` and `fluency`, `protocols` and
+`prompts` (detoxification, sentiment), `runs` and `summary` (their texts and numbers),
+`compare_writing` (methods at the same cost, with `controls`), `spend` (a strength under a budget),
+`advise` (which strength, and whether to trust it), `writer` (methods that no edit of activations
+can express) and `verbs`.
+
+Each is loaded on first use; those that need the toy world's truth are here by their own names too.
 
 Example:
     >>> import steerlens as sl
@@ -15,7 +22,9 @@ Example:
 from steerlens.lazy import lazily
 
 ROOMS = (
-    "classify", "compare", "fluency", "ground_truth", "losses", "matched_kl", "sign_margin", "strength", "verdict",
+    "advise", "classify", "compare", "compare_writing", "controls", "fluency", "ground_truth", "losses", "matched_kl",
+    "measures", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength", "summary", "verbs",
+    "verdict", "writer",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")
 __getattr__, __dir__ = lazily(

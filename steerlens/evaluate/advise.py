@@ -37,7 +37,7 @@ class Gate(NamedTuple):
     said: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Advice:
     """A strength under a budget, what it buys, and whether to trust it; made by `advise`."""
 
@@ -77,7 +77,7 @@ class Advice:
         gates = [gate._asdict() for gate in self.gates]
         return asdict(self) | {"gates": gates, "verdict": self.verdict, "trusted": self.trusted}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         marks = {True: "yes", False: "NO", None: "not asked"}
         lines = [f"  {marks[gate.passed]:<10}{gate.name}: {gate.said}" for gate in self.gates]
         return "\n".join([self.verdict, *lines])

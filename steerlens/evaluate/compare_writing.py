@@ -212,7 +212,7 @@ def _price(
     candidate = fitted[name]
     strength = next(found.strength for of, _, found in spent.values() if of == name)
     return {
-        "parameters": n_parameters(candidate.method),
+        "parameters": 0 if name == RANDOM else n_parameters(candidate.method),
         "seconds": candidate.seconds,
         "slowdown": slowdown(model, candidate.method, protocol, strength=strength),
     }

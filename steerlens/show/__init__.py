@@ -18,6 +18,7 @@ from steerlens.lazy import lazily
 
 if TYPE_CHECKING:
     from steerlens.show.compare import plot_at_kl as plot_at_kl
+    from steerlens.show.compare import plot_rows as plot_rows
     from steerlens.show.explorer.build import explore as explore
     from steerlens.show.explorer.widget import explore_live as explore_live
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
@@ -71,6 +72,7 @@ _HOME = {
     "plot_moves": "priors",
     "plot_priors": "priors",
     "plot_quality": "reft",
+    "plot_rows": "compare",
     "plot_readability": "priors",
     "plot_scaling": "scaling",
     "plot_singular_words": "figures",

@@ -99,7 +99,7 @@ def test_there_is_a_row_per_method_and_budget_with_base_and_controls(table):
 
 def test_price_is_that_of_each_method(table):
     some = table[table.kl == BUDGETS[0]].set_index("method")
-    assert some.parameters.tolist() == [4096, 7, 4096, 4096]
+    assert some.parameters.tolist() == [4096, 7, 0, 4096]  # at random nothing was learned
     np.testing.assert_allclose(some.slowdown, 1 + some.strength)
     assert some.seconds["steer"] >= 0 and np.isnan(some.seconds["writer"])
 

@@ -1,0 +1,180 @@
+"""What the two tables of the LM-Steer paper share: worlds, scorers, methods and how a table is
+drawn. Imported after `_setting`."""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from _setting import OUT
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+import steerlens as sl
+from steerlens.analysis.recipes import NAMES, recipes
+from steerlens.evaluate.compare_writing import compare_writing
+from steerlens.evaluate.protocols import Protocol
+from steerlens.evaluate.runs import Entrant, run_protocol
+from steerlens.evaluate.scorers import Scorer, fit_text_classifier
+from steerlens.evaluate.summary import summarize
+from steerlens.evaluate.verbs import cost_on
+from steerlens.methods.baselines.lm_steer_recipe import fit_lm_steer_recipe
+from steerlens.models.hooks import Model
+from steerlens.show import label_panels, look, plot_rows, save_figure
+from steerlens.show.figures import records
+from steerlens.show.style import COLUMN
+
+DATA = Path(__file__).parent.parent.parent / "shared/data"
+SMOLLM2 = Path.home() / ".cache/steerlens-lms/smollm2-135m"
+KL, PAPER = 0.1, 5.0
+"""Nats per token that every method spends, and the strength that the paper writes at."""
+CHEAP = ("steer", "logit bias", "log-odds", "mean difference")
+"""What is fitted to a real model within minutes of two cores."""
+
+
+class World(NamedTuple):
+    """A model with the texts that methods are fitted to and those that set the cost."""
+
+    name: str
+    model: Model
+    train: sl.Labelled
+    data: sl.Labelled
+    task: Protocol
+    methods: tuple[str, ...]
+
+
+def toy_prompts(attribute: str, grades: tuple[float, ...], n: int) -> list[str]:
+    """Return the first four words of toy texts of some grades."""
+    texts = sl.toy.corpus(attribute, n=20 * n, seed=77)  # pyright: ignore[reportArgumentType]
+    return [" ".join(text.split()[:4]) for text, y in texts if y in grades][:n]
+
+
+def signed(data: sl.Labelled, n: int, seed: int) -> sl.Labelled:
+    """Return n texts at random whose label has a sign and which are no longer than 25 words."""
+    rows = [k for k, (text, y) in enumerate(data) if y and len(text.split()) <= 25]
+    return data.pick(rows).split(min(n / len(rows), 1 - 1e-9), seed=seed)[0]
+
+
+def toxicity_scorer() -> Scorer:
+    """Fit the classifier of toxic texts to RealToxicityPrompts and Jigsaw; rows of the former that
+    it never saw judge it."""
+    lines = (DATA / "rtp_prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    parts = [_rated(some) for some in (rows[:2000], rows[2000:])]
+    jigsaw = sl.read_labelled(DATA / "jigsaw_train.jsonl")
+    turned = sl.Labelled(jigsaw.texts, [-y for y in jigsaw.labels])
+    return fit_text_classifier(
+        parts[0] + turned, measures="how toxic", name="TF-IDF, toxicity", test=parts[1]
+    )
+
+
+def _rated(rows: list[dict]) -> sl.Labelled:
+    rated = [row[part] for row in rows for part in ("prompt", "continuation")]
+    kept = [x for x in rated if x["text"].strip() and x.get("toxicity") is not None]
+    return sl.Labelled([x["text"] for x in kept], [2 * x["toxicity"] - 1 for x in kept])
+
+
+def fill(world: World) -> pd.DataFrame:
+    """Return the table of one world: all methods at one KL, then LM-Steer at the paper's strength."""
+    methods = recipes(world.model, world.methods)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a rival learned nothing is seen in the table
+        table = compare_writing(
+            world.model, methods, world.task, world.data, kl=KL, train=world.train
+        )
+        return pd.concat([table, _at_paper_strength(world, table)], ignore_index=True)
+
+
+def _at_paper_strength(world: World, table: pd.DataFrame) -> pd.DataFrame:
+    """Return LM-Steer as the paper uses it: five times the strength that a label of 1 asks for."""
+    states = sl.collect(world.model, world.train, progress=False)
+    fit = sl.fit_steer(states, progress=False)
+    entrants = [Entrant("base", None, 0.0)]
+    side = world.task.side
+    entrants.append(
+        Entrant(f"steer at {PAPER:g} labels", fit.value, side * PAPER * fit.report.strength)
+    )
+    if "authors' recipe" in world.methods:
+        theirs = fit_lm_steer_recipe(states)[0]
+        entrants.append(Entrant(f"authors' recipe at {PAPER:g}", theirs, side * PAPER))
+    texts = run_protocol(world.model, entrants, world.task)
+    found = summarize(texts, world.task).rename(columns={"entrant": "method"})
+    found = found[found.method != "base"]
+    about = {
+        e.name: (e.strength, cost_on(world.model, e.method, world.data.first(100))(e.strength))
+        for e in entrants[1:]
+    }
+    strength, cost = zip(*(about[name] for name in found.method), strict=True)
+    return found.assign(
+        kl=float("nan"), strength=strength, given_kl=cost, note="the paper's strength"
+    )
+
+
+def draw(tables: Mapping[str, pd.DataFrame], measures: tuple[str, ...], kind: str) -> plt.Figure:
+    """Return each world's table as a picture: a row of panels per world."""
+    rows = [len(table[table.kind == kind]) for table in tables.values()]
+    with look():
+        fig, panels = plt.subplots(
+            len(tables), len(measures), figsize=(3.1 * COLUMN, sum(0.9 + 0.17 * n for n in rows)),
+            layout="constrained", squeeze=False, height_ratios=[1 + 0.17 * n for n in rows],
+        )  # fmt: skip
+        for line, table in zip(panels, tables.values(), strict=True):
+            for k, (ax, measure) in enumerate(zip(line, measures, strict=True)):
+                plot_rows(table, measure, kind=kind, names=k == 0, ax=ax)
+        label_panels(panels[:, 0], list(tables))
+    return fig
+
+
+def publish(
+    script: str,
+    tables: Mapping[str, pd.DataFrame],
+    worlds: list[World],
+    start: float,
+    fig: plt.Figure,
+) -> None:
+    """Write picture and numbers, and print the tables."""
+    about = {
+        "command": " ".join([f"python figures/{script}.py", *sys.argv[1:]]),
+        "seconds": round(time.perf_counter() - start),
+        "scorers": {world.name: str(world.task.scorer.card) for world in worlds},
+        "texts": {
+            world.name: {"train": len(world.train), "given": len(world.data)} for world in worlds
+        },
+        "tables": {name: records(table) for name, table in tables.items()},
+    }
+    save_figure(fig, OUT, "_".join([script, *sys.argv[1:]]), about)
+    for name, table in tables.items():
+        print(name)
+        shown = [  # what the picture leaves out is in the JSON
+            "method",
+            "kind",
+            "strength",
+            "given_kl",
+            "mean_score",
+            "above_half",
+            "expected_max",
+            "any_above",
+            "corpus_perplexity",
+            "distinct_2",
+            "own_kl",
+        ]
+        print(table[shown].round(3).to_string())
+
+
+__all__ = [
+    "CHEAP",
+    "NAMES",
+    "World",
+    "draw",
+    "fill",
+    "publish",
+    "replace",
+    "signed",
+    "toxicity_scorer",
+    "toy_prompts",
+]

@@ -1,0 +1,66 @@
+"""Detoxification, the first table of the LM-Steer paper, with our rows: at one KL, and at the
+paper's strength.
+
+    python figures/detox_table.py        # writes figures/out/detox_table.{pdf,png,json}; some half an hour
+    python figures/detox_table.py toy    # the toy world alone; or smollm2
+
+On the toy world toxicity is rudeness, judged by the exact grammar. On SmolLM2-135M, where it and the
+data are at hand, methods are fitted to 300 comments of Jigsaw of at most 25 words, prompts are non-toxic ones of
+RealToxicityPrompts, and a classifier that we fitted judges; its accuracy is in the JSON. Neither
+the model nor the judge is the paper's: the order of methods may be compared, no number.
+"""
+
+import sys
+import time
+
+from _tables import (
+    CHEAP,
+    DATA,
+    NAMES,
+    SMOLLM2,
+    World,
+    draw,
+    fill,
+    publish,
+    signed,
+    toxicity_scorer,
+    toy_prompts,
+)
+
+import steerlens as sl
+from steerlens.evaluate.prompts import read_prompts
+from steerlens.evaluate.protocols import detoxification
+from steerlens.evaluate.scorers import oracle
+
+MEASURES = ("expected_max", "any_above", "corpus_perplexity", "distinct_2")
+
+
+def toy() -> World:
+    task = detoxification(toy_prompts("tone", (0.0, 1.0), 40), oracle("tone", sign=-1))
+    train, data = (sl.toy.corpus("tone", n=n, seed=s) for n, s in ((800, 0), (200, 1)))
+    return World("toy-64", sl.load_model("toy-64"), train, data, task, NAMES)
+
+
+def smollm2() -> World:
+    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=20)
+    task = detoxification(prompts, toxicity_scorer())
+    texts = signed(sl.read_labelled(DATA / "jigsaw_train.jsonl"), 300, 0)
+    data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 40, 0)
+    return World("SmolLM2-135M", sl.load_model(SMOLLM2), texts, data, task, CHEAP)
+
+
+def main() -> None:
+    start = time.perf_counter()
+    worlds = [] if "smollm2" in sys.argv else [toy()]
+    if "toy" in sys.argv:
+        pass
+    elif SMOLLM2.is_dir() and DATA.is_dir():
+        worlds.append(smollm2())
+    else:
+        print("SmolLM2-135M or the data are not at hand: their table is left out")
+    tables = {world.name: fill(world) for world in worlds}
+    publish("detox_table", tables, worlds, start, draw(tables, MEASURES, "non-toxic"))
+
+
+if __name__ == "__main__":
+    main()
