@@ -1,6 +1,6 @@
 """What every rival in `steerlens/methods/baselines` is worth beside a steer, at the same cost.
 
-    python benchmarks/baselines.py                         # toy-128, 500 texts, three draws
+    python benchmarks/baselines.py --test 120              # the numbers of the log: 500 texts, three draws
     python benchmarks/baselines.py --method steer shift    # some of them
 
 Each is fitted to the same labelled texts by its defaults; nothing is tuned on the texts that it is
