@@ -138,7 +138,7 @@ def test_it_is_fitted_saved_compared_and_its_texts_are_priced(tmp_path: Path) ->
 
 def test_a_plain_hugging_face_model_has_its_hook_too() -> None:
     model = sl.load_model("toy-64")
-    plain = AutoModelForCausalLM.from_pretrained(find_model("toy-64"))
+    plain = AutoModelForCausalLM.from_pretrained(find_model("toy-64") or "")
     on = sl.readout(model)
     value = LogitBias(random(on.d_vocab, seed=2), on, top=20)
     one, other = (
