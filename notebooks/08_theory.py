@@ -108,13 +108,20 @@ pd.DataFrame(rows, columns=["δ", "no steer", "the theorem's W"]).set_index("δ"
 #
 # The paper writes `T = φ_sem A φ_semᵀ + φ_cond φ_condᵀ` and asks for (1) equal energy, Σ_s φ_i² = C, (2) orthogonal features,
 # (3) Σ_s φ_i φ_j φ_k = 0 where k is a condition feature and not all are equal. From (1) and (2), `T φ_k = C φ_k` and
-# `φ_k T = C φ_k`. `T` is stochastic and the condition persists: C = 1, and by Perron and Frobenius φ_k is constant on a closed
-# class of states, `1_k/√n_k`, on which all states are visited equally often. Put that into (3) with i = j semantic:
+# `φ_k T = C φ_k`. What `T` has done t times has `C^t`, so that a condition that does not fade has C = 1, and `φ_k` is an
+# eigenvector of a stochastic matrix at 1 from both sides: 0 on transient states, a constant `a_c` on each closed class c of
+# `n_c` states. The class's indicator (or the chance to end there) is an eigenvector too, so it lies in the span of the features:
+# `1_c = s_c + n_c a_c φ_k` with `s_c` a sum of others. Into (3) with these, S = Σ_s φ_k³:
+#
+# $$\textstyle\sum_s \varphi_k^2 s_c = 0 \Rightarrow a_c = S, \qquad
+#   \sum_s s_c\, s_d\, \varphi_k = 0 \Rightarrow a_c + a_d = S$$
+#
+# for classes with `a ≠ 0`: there is one of them. Then, for a semantic feature,
 #
 # $$\sum_s \varphi_i^2\, \varphi_k = \frac{1}{\sqrt{n_k}} \sum_{s \in k} \varphi_i^2 = 0$$
 #
-# so no semantic feature has any energy on the class. Condition and meaning never meet, and on the class
-# `T = 1 1ᵀ/n`: words are drawn without memory. Where every state has a condition, the sums cannot all vanish, for
+# so none has any energy on the class: condition and meaning never meet, and on the class `T = φ_k φ_kᵀ = 1 1ᵀ/n`, words are
+# drawn without memory. Where every state has a condition the sums cannot all vanish, for
 #
 # $$\sum_k \sqrt{n_k} \sum_s \varphi_i^2\, \varphi_k = \sum_s \varphi_i^2 = 1.$$
 #

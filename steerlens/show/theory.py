@@ -75,6 +75,8 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     return ax
 
 
+ROUNDING = 1e-9
+"""Nats below which a KL is 0 but for rounding."""
 WAYS = {
     "no steer": (GREY, "o"),
     "theorem's W": (RED, "s"),
@@ -92,8 +94,8 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
             for rounding stands at the bottom.
     """
     ax = axes(ax, height=2.5)
-    least = table.kl[table.kl > 1e-9].min()
-    floor = 10 ** np.floor(np.log10(least) - 0.5)
+    least = table.kl[table.kl > ROUNDING].min()
+    floor = 10 ** np.floor(np.log10(least) - 0.3)
     ticks = sorted(table.redraw.unique())
     for way, (colour, marker) in WAYS.items():
         rows = table[table.way == way].sort_values("redraw")
@@ -105,6 +107,10 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
         ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     log_scale(ax, "y")
     ax.set_ylim(bottom=floor)
+    if (table.kl <= ROUNDING).any():
+        ax.annotate(
+            "exact", (0, floor), xytext=(6, 2), textcoords="offset points", size=7, color=RED
+        )
     ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
     ax.set(xlabel="chance δ that the condition is drawn anew", ylabel="KL from the truth (nats)")
     legend_above(ax)
@@ -115,7 +121,8 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
 
 @look()
 def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw how far a steer is from a straight line in its strength, and what bounds that.
+    """Draw how far a steer is from a straight line in its strength, and what bounds that; means over
+    contexts.
 
     Args:
         table: from `steerlens.analysis.theory.interpolation_error` or `composition_error`.
@@ -124,7 +131,6 @@ def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | Non
     table = table.sort_values("strength")
     for name, colour, marker in (
         ("measured", RED, "o"),
-        ("largest", AMBER, "s"),
         ("bound", BLUE, "D"),
     ):
         ax.plot(
