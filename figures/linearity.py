@@ -90,7 +90,7 @@ def main() -> None:
     with look():
         fig, panels = plt.subplots(1, 2, figsize=(2 * COLUMN, 2.5), layout="constrained")
         plot_bounds(tables[0][tables[0].what == "k = 0.5"], ax=panels[0])
-        sentiment = shifts[(shifts.attribute == "sentiment") & (shifts.strength.abs() <= 1.5)]
+        sentiment = shifts[(shifts.attribute == "sentiment") & (shifts.strength.abs() <= 1)]
         plot_prior_shift(sentiment, slope=lines[0]["slope"], ax=panels[1])
         label_panels(panels)
     numbers = {"bounds": records(pd.concat(tables)), "prior": records(shifts), "lines": lines}

@@ -48,7 +48,7 @@ from steerlens.toy.theory import assumption_residuals, grammar_chain, in_basis, 
 texts = grammar.sample(20, seed=1)
 model = exact_linear_model(grammar, texts)
 prefix = " ".join(texts[0].split()[:3])
-abs(model.predict()[3] - grammar.next_token(prefix)).max()
+float(abs(model.predict()[3] - grammar.next_token(prefix)).max())
 
 # %% [markdown]
 # ## The theorem that holds
@@ -85,7 +85,7 @@ form, odds = in_basis(hmm, d=8), np.array([0.2, 3.0])
 W = form.steer(odds[hmm.condition])
 words = [0, 3, 1]
 there = hmm.with_prior(odds).beliefs(words) @ hmm.emission
-abs(form.predict(hmm.beliefs(words), W) - there).max()
+float(abs(form.predict(hmm.beliefs(words), W) - there).max())
 
 # %% [markdown]
 # ## Where it must fail
@@ -212,9 +212,9 @@ small, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=300, seed=1)
 there = sl.collect(small, data, progress=False)
 known = theory.truth_of(small, data, "tone", there)
 best = theory.distil_truth(known, theory.metric_of(there), ridge=1e-2, tolerance=5e-3)
-fit = sl.fit_steer(small, sl.toy.corpus("tone", n=300, seed=0), progress=False)
+fit = sl.fit_steer(small, sl.toy.corpus("tone", n=1000, seed=0), progress=False)
 new = theory.exact_truth(small, "tone", n=300, seed=77)
-theory.gap_parts(new, fit.value, best.steer).round(3)
+theory.gap_parts(new, fit.report.strength * fit.value, best.steer).round(3)
 
 # %% [markdown]
 # ## Another basis of the same model

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from steerlens.show.style import (
     AMBER,
@@ -63,13 +65,14 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
             [at - 0.4, at + 0.4],
             color=ink(),
             lw=1.4,
-            label=None if k else "told, less untold grammar",
+            label=None if k else "knowing the grade",
         )
     ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in groups])
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.spines["left"].set_visible(False)
     ax.set(xlabel="share of the gap to the grammar told the grade", xlim=(0, 1.01))
-    legend_above(ax)
+    handles = ax.get_legend_handles_labels()[0]
+    legend_above(ax, handles=sorted(handles, key=lambda h: isinstance(h, Line2D)))
     if title is not None:
         title_above(ax, title)
     return ax
@@ -139,8 +142,11 @@ def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | Non
     ax.axhline(2, color=neutral(SOFT), lw=0.8, ls="--")
     ax.annotate("no two distributions differ by more", (table.strength.min(), 2), xytext=(0, 2),
                 textcoords="offset points", size=6.5, color=neutral(SOFT))  # fmt: skip
-    log_scale(ax, "x", subs=(1, 2, 5))
+    log_scale(ax, "x")
     log_scale(ax, "y")
+    ax.xaxis.set_major_locator(FixedLocator(list(table.strength)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.set(xlabel="strength", ylabel="L1 distance")
     legend_above(ax)
     if title is not None:
