@@ -29,7 +29,7 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     """Draw what the gap to the truth consists of, a bar per model and attribute.
 
     From 0, the model, to 1, the grammar that is told the grade: what the fit closes, what the best
-    linear steer closes beyond it, and the rest. A line marks how far knowing the grade goes for the
+    linear steer closes beyond it, and the rest. A mark says how far knowing the grade goes for the
     grammar itself: what lies behind it the model has not learned. Whiskers are 95 % intervals of
     the bars' ends.
 
@@ -60,13 +60,8 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
             )
         left = left + width
     for k, (at, x) in enumerate(zip(places, 1 - learned, strict=True)):
-        ax.plot(
-            [x, x],
-            [at - 0.4, at + 0.4],
-            color=ink(),
-            lw=1.4,
-            label=None if k else "knowing the grade",
-        )
+        label = None if k else "knowing the grade"
+        ax.plot([x, x], [at + 0.3, at + 0.48], color=ink(), lw=1.6, label=label)
     ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in groups])
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.spines["left"].set_visible(False)
