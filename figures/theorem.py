@@ -34,17 +34,20 @@ TILT, TEXTS = 2.0, 150
 REDRAWS = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-def best_diagonal(parts: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def best_diagonal(parts: np.ndarray, truth: np.ndarray, theorem: np.ndarray) -> np.ndarray:
     """Return the predictions of the best weights of the grades, whose parts of P(word) are given."""
 
     def predict(log_weight: np.ndarray) -> np.ndarray:
         rows = np.einsum("g,gnv->nv", np.exp(log_weight - log_weight.max()), parts)
         return rows / rows.sum(axis=1, keepdims=True)
 
-    start = np.zeros(len(parts))
-    found = minimize(
-        lambda w: kl_rows(truth, predict(w)).mean(), start, method="BFGS", options={"gtol": 1e-5}
-    )
+    def loss(log_weight: np.ndarray) -> float:
+        return float(kl_rows(truth, predict(log_weight)).mean())
+
+    # the minimum lies between doing nothing and the theorem's weights
+    start = min((np.zeros(len(parts)), theorem), key=loss)
+    found = minimize(loss, start, method="BFGS", options={"gtol": 1e-6})
+    found.x = min((found.x, start), key=loss)
     return predict(found.x)
 
 
@@ -81,7 +84,7 @@ def study(redraw: float) -> pd.DataFrame:
     ways = {
         "no steer": plain,
         "theorem's W": model.predict(len(prior) * prior),
-        "best diagonal W": best_diagonal(parts, truth),
+        "best diagonal W": best_diagonal(parts, truth, TILT * np.unique(grade)),
         "best constant offset": best_offset(plain, truth),
     }
     lengths = np.bincount(model.text).astype(float)

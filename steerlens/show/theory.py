@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from steerlens.show.style import (
     AMBER,
@@ -27,7 +29,7 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     """Draw what the gap to the truth consists of, a bar per model and attribute.
 
     From 0, the model, to 1, the grammar that is told the grade: what the fit closes, what the best
-    linear steer closes beyond it, and the rest. A line marks how far knowing the grade goes for the
+    linear steer closes beyond it, and the rest. A mark says how far knowing the grade goes for the
     grammar itself: what lies behind it the model has not learned. Whiskers are 95 % intervals of
     the bars' ends.
 
@@ -58,23 +60,21 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
             )
         left = left + width
     for k, (at, x) in enumerate(zip(places, 1 - learned, strict=True)):
-        ax.plot(
-            [x, x],
-            [at - 0.4, at + 0.4],
-            color=ink(),
-            lw=1.4,
-            label=None if k else "told, less untold grammar",
-        )
+        label = None if k else "knowing the grade"
+        ax.plot([x, x], [at + 0.3, at + 0.48], color=ink(), lw=1.6, label=label)
     ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in groups])
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.spines["left"].set_visible(False)
     ax.set(xlabel="share of the gap to the grammar told the grade", xlim=(0, 1.01))
-    legend_above(ax)
+    handles = ax.get_legend_handles_labels()[0]
+    legend_above(ax, handles=sorted(handles, key=lambda h: isinstance(h, Line2D)))
     if title is not None:
         title_above(ax, title)
     return ax
 
 
+ROUNDING = 1e-9
+"""Nats below which a KL is 0 but for rounding."""
 WAYS = {
     "no steer": (GREY, "o"),
     "theorem's W": (RED, "s"),
@@ -92,8 +92,8 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
             for rounding stands at the bottom.
     """
     ax = axes(ax, height=2.5)
-    least = table.kl[table.kl > 1e-9].min()
-    floor = 10 ** np.floor(np.log10(least) - 0.5)
+    least = table.kl[table.kl > ROUNDING].min()
+    floor = 10 ** np.floor(np.log10(least) - 0.3)
     ticks = sorted(table.redraw.unique())
     for way, (colour, marker) in WAYS.items():
         rows = table[table.way == way].sort_values("redraw")
@@ -105,6 +105,10 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
         ax.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     log_scale(ax, "y")
     ax.set_ylim(bottom=floor)
+    if (table.kl <= ROUNDING).any():
+        ax.annotate(
+            "exact", (0, floor), xytext=(6, 2), textcoords="offset points", size=7, color=RED
+        )
     ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
     ax.set(xlabel="chance δ that the condition is drawn anew", ylabel="KL from the truth (nats)")
     legend_above(ax)
@@ -115,7 +119,8 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
 
 @look()
 def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw how far a steer is from a straight line in its strength, and what bounds that.
+    """Draw how far a steer is from a straight line in its strength, and what bounds that; means over
+    contexts.
 
     Args:
         table: from `steerlens.analysis.theory.interpolation_error` or `composition_error`.
@@ -124,7 +129,6 @@ def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | Non
     table = table.sort_values("strength")
     for name, colour, marker in (
         ("measured", RED, "o"),
-        ("largest", AMBER, "s"),
         ("bound", BLUE, "D"),
     ):
         ax.plot(
@@ -133,8 +137,11 @@ def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | Non
     ax.axhline(2, color=neutral(SOFT), lw=0.8, ls="--")
     ax.annotate("no two distributions differ by more", (table.strength.min(), 2), xytext=(0, 2),
                 textcoords="offset points", size=6.5, color=neutral(SOFT))  # fmt: skip
-    log_scale(ax, "x", subs=(1, 2, 5))
+    log_scale(ax, "x")
     log_scale(ax, "y")
+    ax.xaxis.set_major_locator(FixedLocator(list(table.strength)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     ax.set(xlabel="strength", ylabel="L1 distance")
     legend_above(ax)
     if title is not None:

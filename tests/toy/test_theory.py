@@ -168,6 +168,28 @@ def test_with_a_condition_everywhere_meaning_breaks_the_third_order(seed):
     assert max(sums) >= assumption_residuals(T, condition).third * (1 - 1e-12)
 
 
+@settings(max_examples=30)
+@given(
+    values=st.lists(st.floats(0.3, 3), min_size=2, max_size=4),
+    signs=st.lists(st.sampled_from([-1, 1]), min_size=4, max_size=4),
+    sizes=st.lists(st.integers(1, 6), min_size=4, max_size=4),
+)
+def test_a_condition_feature_is_on_one_closed_class(values, signs, sizes):
+    """Constants on two classes or more break the third order, whatever their signs."""
+    n = sizes[: len(values)]
+    a = np.array(values) * signs[: len(values)]
+    phi = np.repeat(a, n) / np.sqrt((a**2 * n).sum())
+    indicators = np.repeat(np.eye(len(n)), n, axis=1)
+    others = indicators - np.outer(indicators @ phi, phi)
+    np.testing.assert_allclose(others @ phi, 0, atol=1e-12)
+    sums = [others @ phi**2, np.einsum("cs,ds,s->cd", others, others, phi).ravel()]
+    assert max(np.abs(x).max() for x in sums) > 1e-3
+    alone = np.where(np.repeat(np.arange(len(n)), n) == 0, 1 / np.sqrt(n[0]), 0.0)
+    left = indicators - np.outer(indicators @ alone, alone)
+    assert np.abs(left @ alone**2).max() < 1e-12
+    assert np.abs(np.einsum("cs,ds,s->cd", left, left, alone)).max() < 1e-12
+
+
 def test_what_the_assumptions_allow_emits_without_memory():
     """They are met exactly by a closed class that draws its next state from all of it alike."""
     m, n = 4, 10

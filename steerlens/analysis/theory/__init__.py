@@ -15,7 +15,7 @@ from steerlens.lazy import lazily
 
 HOMES = {
     "Truth": "truth", "exact_truth": "truth", "truth_of": "truth",
-    "Distilled": "distill", "distil_truth": "distill", "metric_of": "distill", "widest_margin": "distill",
+    "Distilled": "distill", "distil_truth": "distill", "metric_of": "distill",
     "gap_parts": "ceiling", "head_limit": "ceiling", "margin_at_kl": "ceiling",
     "interpolation_error": "linearity", "composition_error": "linearity", "prior_shift": "linearity",
     "Beliefs": "carries", "read_beliefs": "carries", "belief_probe": "carries", "belief_alignment": "carries",

@@ -1,7 +1,7 @@
 """Positions of a toy model whose next token is known as a distribution, not as a draw."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter
 from steerlens.toy import Condition, corpus, default_grammar
 from steerlens.toy.batches import build_pieces
-from steerlens.toy.expected import expected_ids
+from steerlens.toy.expected import ExpectedIds, expected_ids
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -108,50 +108,69 @@ def exact_truth(model: Model, attribute: Attribute, *, n: int = 1000, seed: int 
 def truth_of(model: Model, data: Labelled, attribute: Attribute, states: States) -> Truth:
     """Return the truth about texts whose states are known.
 
+    Args:
+        model: a toy model.
+        data: texts of the toy world, labelled with their grades.
+        attribute: whose grades they are.
+        states: of these texts, from `collect`.
+
     Raises:
-        ValueError: the texts are not spelled in the model's ids as the toy world spells them; or a
+        ValueError: states of other texts, a model with its own spelling of the toy world's words, a
             read-out with a scale or a soft cap.
     """
-    readout = states.readout
-    if readout.softcap is not None or readout.scale != 1.0:
+    on = states.readout
+    if on.softcap is not None or on.scale != 1.0:
         raise ValueError(
-            f"model: the read-out of {readout.model_id!r} has scale {readout.scale} and soft cap {readout.softcap}; "
+            f"model: the read-out of {on.model_id!r} has scale {on.scale} and soft cap {on.softcap}; "
             "expected a toy model, whose logits are c W_U + b_U"
         )
-    grammar = default_grammar()
-    pieces = build_pieces(grammar, adapter(model).tokenizer, readout.d_vocab)
-    chunk = next(states.chunks(1 << 30))
-    n, d = len(chunk.text), readout.d_model
-    mean, bias = torch.zeros(n, d), torch.zeros(n)
-    entropy, untold = torch.zeros(n), torch.zeros(n)
-    within = _within(chunk.text)
-    labels = np.array(data.labels)
-    head = readout.head
-    E, b = head.W_U.double().numpy().T, head.b_U.double().numpy()
+    pieces = build_pieces(default_grammar(), adapter(model).tokenizer, on.d_vocab)
+    c, following, text = (torch.cat(part) for part in zip(*states.chunks(1 << 16), strict=True))
+    labels, within = torch.tensor(data.labels)[text], _within(text)
+    known = _Known(*(torch.zeros(len(c), *width) for width in ((on.d_model,), (), (), ())))
     for grade in sorted(set(data.labels)):
-        mine = np.nonzero(labels == grade)[0]
+        mine = [i for i, label in enumerate(data.labels) if label == grade]
         texts = [data.texts[i] for i in mine]
-        condition = (
-            Condition(sentiment=grade) if attribute == "sentiment" else Condition(tone=grade)
+        told, plain = (
+            expected_ids(default_grammar(), texts, condition, pieces)
+            for condition in (_condition(attribute, grade), None)
         )
-        told = expected_ids(grammar, texts, condition, pieces)
-        plain = expected_ids(grammar, texts, None, pieces)
-        at = np.zeros(len(labels), dtype=int)
-        at[mine] = told.offset
-        here = torch.from_numpy(labels[chunk.text.numpy()] == grade)
-        rows = at[chunk.text[here].numpy()] + within[here].numpy()
-        if not np.array_equal(told.following[rows], chunk.next[here].numpy()):
+        offset = torch.zeros(len(data.labels), dtype=torch.long)
+        offset[mine] = torch.from_numpy(told.offset)
+        here = torch.nonzero(labels == grade).squeeze(1)
+        rows = (offset[text[here]] + within[here]).numpy()
+        if (
+            len(rows) != len(told.following)
+            or rows.max() >= len(rows)
+            or (told.following[rows] != following[here].numpy()).any()
+        ):
             raise ValueError(
-                f"model: {readout.model_id!r} spells the toy world's texts in other ids than {len(pieces.spelling)} "
-                "known words; expected one of the toy models"
+                f"states: they are of other texts than data, or {on.model_id!r} spells words in its own way; "
+                "expected collect(model, data) of a toy model"
             )
-        mean[here] = torch.from_numpy((told.rows @ E)[rows]).float()
-        bias[here] = torch.from_numpy((told.rows @ b)[rows]).float()
-        entropy[here] = torch.from_numpy(told.entropy[rows]).float()
-        untold[here] = torch.from_numpy(told.cross_entropy(plain)[rows]).float()
-    tokens = torch.tensor([len(text.split()) + 1.0 for text in data.texts])
-    label = states.labels[chunk.text]
-    return Truth(readout, chunk.hidden, mean, bias, entropy, untold, label, chunk.text, tokens)
+        for into, found in zip(known, _moments(told, plain, on), strict=True):
+            into[here] = torch.from_numpy(found[rows]).float()
+    tokens = torch.tensor([len(one.split()) + 1.0 for one in data.texts])
+    return Truth(on, c, *known, labels.float(), text, tokens)
+
+
+class _Known(NamedTuple):
+    """What `Truth` keeps of the distributions."""
+
+    mean: Float[Tensor, "n d_model"]
+    bias: Float[Tensor, " n"]
+    entropy: Float[Tensor, " n"]
+    untold: Float[Tensor, " n"]
+
+
+def _moments(told: ExpectedIds, plain: ExpectedIds, on: Readout) -> tuple[np.ndarray, ...]:
+    head = on.head
+    E, b = head.W_U.double().numpy().T, head.b_U.double().numpy()
+    return told.rows @ E, told.rows @ b, told.entropy, told.cross_entropy(plain)
+
+
+def _condition(attribute: Attribute, grade: float) -> Condition:
+    return Condition(sentiment=grade) if attribute == "sentiment" else Condition(tone=grade)
 
 
 def _within(text: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
