@@ -21,7 +21,7 @@ from steerlens.models.hooks import adapter, check_site, convention, run_until
 from steerlens.values.training import Training
 from tests.models.zoo import folder, random_steer, tokenizer, zoo
 
-DATA = sl.toy.corpus("sentiment", n=80, seed=0)
+DATA = sl.toy.corpus("sentiment", n=60, seed=0)
 PROMPTS = ["the film was", "it", "a very slow and"]
 ONCE = Training(epochs=1, batch_size=16)
 
