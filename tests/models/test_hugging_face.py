@@ -19,7 +19,7 @@ from steerlens.models.adapters import HuggingFace
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter, check_site, convention, run_until
 from steerlens.values.training import Training
-from tests.models.zoo import folder, random_steer, tokenizer, zoo
+from tests.models.zoo import copy_of, folder, random_steer, tiny_with, tokenizer, zoo
 
 DATA = sl.toy.corpus("sentiment", n=60, seed=0)
 PROMPTS = ["the film was", "it", "a very slow and"]
@@ -46,6 +46,16 @@ def joy(model) -> sl.Fit:
 
 
 # ---- the same as through a bridge ----
+
+
+def test_texts_begin_alike_through_both() -> None:
+    """Also where begin and end are two tokens and the tokenizer adds neither, as SmolLM2's."""
+    words = copy_of("fallback")
+    assert words("it")["input_ids"][0] != words.bos_token_id != words.eos_token_id
+    made = tiny_with(words)
+    plain = sl.load_model(made.cfg.model_name, plain=True)
+    assert convention(plain, sl.readout(plain)) == convention(made, sl.readout(made))
+    assert convention(plain, sl.readout(plain)).bos
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])
