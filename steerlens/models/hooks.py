@@ -177,7 +177,7 @@ def convention(model: Model, on: Readout) -> Convention:
     """Return how texts begin for a model, so that a text is read as the model was trained to read
     texts.
 
-    Begin-of-text comes first where TransformerLens says so, or for a plain model its tokenizer. A
+    Begin-of-text comes first where TransformerLens says so; a plain model goes by the same rule. A
     space comes first where the model itself expects one: where its byte-level tokenizer tells
     " word" from "word" and more than half of the probability after begin-of-text is on tokens with
     a leading space. (Encoding "the film" for a model that was trained on " the film" costs half a

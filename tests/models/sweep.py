@@ -36,6 +36,7 @@ from tests.models.laws import verdicts
 from tests.models.zoo import tokenizer
 
 SECONDS, PARAMETERS = 120, 3_000_000
+UNKNOWN = "Could not determine supported architecture"
 Found = dict[str, Any]
 
 
@@ -206,8 +207,11 @@ def _page(known: dict[str, Found]) -> str:
             *(_mark(found.get(part)) for part in ("bfloat16", "other tie", "bridge")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    unknown = [n for n, f in sorted(tried.items()) if UNKNOWN in str(f.get("bridge"))]
     lines += ["", "## What does not hold, and why", ""]
+    lines += [f"TransformerLens does not know {len(unknown)} of them: {', '.join(unknown)}.", ""]
     for name, found in sorted(tried.items()):
+        found = {part: why for part, why in found.items() if UNKNOWN not in str(why)}
         for part in ("plain", "bfloat16", "other tie", "loaded", "bridge"):
             lines += [f"- **{name}**, {part}: {why}" for why in _broken(found.get(part, ""))]
     lines += ["", "## Not tried", ""]

@@ -18,10 +18,11 @@ from steerlens.methods.baselines.mean_difference import fit_mean_difference
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter, check_site, convention, run_until
+from steerlens.models.tokenization import encode_prompts
 from steerlens.values.training import Training
-from tests.models.zoo import folder, random_steer, tokenizer, zoo
+from tests.models.zoo import copy_of, folder, random_steer, tiny_with, tokenizer, zoo
 
-DATA = sl.toy.corpus("sentiment", n=80, seed=0)
+DATA = sl.toy.corpus("sentiment", n=60, seed=0)
 PROMPTS = ["the film was", "it", "a very slow and"]
 ONCE = Training(epochs=1, batch_size=16)
 
@@ -46,6 +47,16 @@ def joy(model) -> sl.Fit:
 
 
 # ---- the same as through a bridge ----
+
+
+def test_texts_begin_alike_through_both() -> None:
+    """Also where begin and end are two tokens and the tokenizer adds neither, as SmolLM2's."""
+    words = copy_of("fallback")
+    assert words("it")["input_ids"][0] != words.bos_token_id != words.eos_token_id
+    made = tiny_with(words)
+    plain = sl.load_model(made.cfg.model_name, plain=True)
+    assert convention(plain, sl.readout(plain)) == convention(made, sl.readout(made))
+    assert convention(plain, sl.readout(plain)).bos
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])
@@ -125,7 +136,8 @@ def test_what_evaluates_takes_it_too(model, bridge, joy) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_steered_is_in_force_in_transformers_own_generate(model, joy, beams: int) -> None:
     words = adapter(model).tokenizer
-    prompt = words("the film was", return_tensors="pt")
+    ids = encode_prompts(words, ["the film was"], convention(model, sl.readout(model)))
+    prompt = {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(1, len(ids[0]))}
     options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams}
     before = model.generate(**prompt, **options)
     with sl.steered(model, joy, -3.0):
@@ -192,7 +204,8 @@ def test_hooks_are_named_as_in_transformer_lens_and_see_the_same(name: str) -> N
     model, bridge = hugging_face(name), sl.load_model(name)
     tokens = torch.randint(1, 300, (2, 6), generator=torch.Generator().manual_seed(0))
     names = adapter(model).hook_names
-    assert len(names) == 2 * adapter(bridge).n_layers + 2 and set(names) <= set(bridge.hook_dict)
+    assert {"hook_embed", "unembed.hook_in"} <= set(names) <= set(bridge.hook_dict)
+    assert sum(name.startswith("blocks.") for name in names) == 2 * adapter(bridge).n_layers
     with torch.no_grad():
         for site in names:
             found, expected = (

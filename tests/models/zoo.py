@@ -243,8 +243,8 @@ def _processed() -> Any:
     return model
 
 
-def _plain(kind: str, dtype: str = "float32") -> plain.Plain:
-    found = sl.load_model(folder(kind), plain=True, dtype=dtype)
+def _plain(kind: str) -> plain.Plain:
+    found = sl.load_model(folder(kind), plain=True)
     return plain.Plain(found.model, found.tokenizer)
 
 
@@ -263,8 +263,6 @@ BUILDERS: dict[str, Callable[[], Any]] = {
         sl.load_model(folder("cohere")) if HookedTransformer is None else _plain("cohere")
     ),
     "plain-gpt2": lambda: _plain("gpt2"),
-    "plain-llama": lambda: _plain("llama"),
-    "plain-bfloat16": lambda: _plain("gpt2", dtype="bfloat16"),
     "plain-gemma2": lambda: _plain("gemma2"),
 }
 if HookedTransformer is not None:

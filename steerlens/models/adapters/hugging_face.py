@@ -127,13 +127,10 @@ class HuggingFace:
 
     @property
     def prepends_bos(self) -> bool:
-        """Whether the tokenizer puts begin-of-text first, or has one token for begin and end, which
-        then parted the texts in training (as GPT-2's)."""
-        words = self.tokenizer
-        bos = getattr(words, "bos_token_id", None)
-        if bos is None or self.text_config.model_type in WITHOUT_BOS:
-            return False
-        return bos == words.eos_token_id or words("a")["input_ids"][:1] == [bos]
+        """Whether there is such a token and the family was trained with it, as TransformerLens
+        decides too; what the tokenizer adds by itself says little (SmolLM2's adds nothing)."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        return bos is not None and self.text_config.model_type not in WITHOUT_BOS
 
     @property
     def hook_names(self) -> Collection[str]:
