@@ -113,7 +113,7 @@ def edited_steps(model: Model, intervention: Intervention | None) -> Steps:
     """Return the steps of a model under an intervention, None: of the plain model."""
 
     def steps(prompts: list[list[int]], strength: Float[Tensor, " rows"]) -> Step:
-        device = readout(model).W_U.device
+        device = adapter(model).W_U.device
         lengths = torch.tensor([len(ids) for ids in prompts], device=device)
         edits = () if intervention is None else intervention.edits(strength.to(device))
         following = decoder(model, caches=habits(model).caches)

@@ -116,8 +116,7 @@ def check_lives_on(intervention: Intervention, model: Model) -> None:
             raise ValueError(
                 f"intervention: its model has the dtype {home.W_U.dtype}, this one {here.W_U.dtype}; the two W_U are the "
                 "same but for rounding, which changes the digest that binds them. Load the model with dtype="
-                f"{str(home.W_U.dtype).removeprefix('torch.')!r}, or bind the value to this one as it is: "
-                "dataclasses.replace(value, readout=steerlens.readout(model))"
+                f"{str(home.W_U.dtype).removeprefix('torch.')!r}, or take it to this one: steerlens.export.rebase(steer, model)"
             )
     raise ValueError(
         f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "

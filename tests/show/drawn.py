@@ -155,7 +155,15 @@ FEW = frame(
 )
 STEPS = step_statistics(WALKED, walks=5, draws=9, seed=0).assign(layer=0)
 
+AT_KL = frame(
+    "method kl given_kl gain gain_low gain_high kind note",
+    ("base", 0.0, 0.0, 0.0, -0.1, 0.1, "all", ""),
+    *((m, k, k, k, k - 0.1, k + 0.1, "all", "") for m in ("steer", "LoReFT") for k in (0.05, 0.2)),
+)
+
 DRAWN: dict[str, Callable[[Axes | None], Axes]] = {
+    "plot_at_kl": lambda ax: show.plot_at_kl(AT_KL, ax=ax),
+    "plot_rows": lambda ax: show.plot_rows(AT_KL[AT_KL.kl != 0.2], "gain", ax=ax),
     "plot_clusters": lambda ax: show.plot_clusters(CLUSTERS, ax=ax),
     "plot_composition": lambda ax: show.plot_composition(COMPOSED, ax=ax),
     "plot_compression": lambda ax: show.plot_compression(ROWS, ax=ax),
