@@ -20,7 +20,7 @@ ROOMS = {
     "methods": "Methods: what is fitted, and how",
     "evaluate": "Measures: what an intervention is worth and costs",
     "toy": "The toy world",
-    "models": "Models: the only part that knows TransformerLens",
+    "models": "Models: the only part that knows the libraries of models",
     "values": "Values: the nouns",
     "maths": "Mathematics: tensors in, tensors out",
 }

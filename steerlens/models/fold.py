@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.models.hooks import Model, adapter, architecture, eval_mode
-from steerlens.models.load import _silent
+from steerlens.models.load import without_bars
 from steerlens.models.readout import PROBE_TOLERANCE, readout
 from steerlens.models.steering import check_lives_on, steered
 from steerlens.values.atomic import write_json
@@ -80,7 +80,7 @@ def fold(
     about = {"steer": getattr(value, "name", "steer"), "strength": float(strength)}
     about |= {"model_id": on.model_id, "readout_digest": on.digest}
     with _in_place(Path(path), overwrite) as folder:
-        with _silent():
+        with without_bars():
             plain.save_pretrained(folder)
         tokenizer = _tokenizer(plain_source(model))
         if tokenizer is not None:
@@ -179,7 +179,7 @@ def _reloaded_error(folder: Path, tokens: Tensor, expected: Tensor, dtype: torch
     """Return the largest error of the checkpoint's logits, of their size."""
     from transformers import AutoModelForCausalLM
 
-    with _silent(), torch.no_grad():
+    with without_bars(), torch.no_grad():
         again: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         found = _logits(again, tokens).float()
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))

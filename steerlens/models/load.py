@@ -123,7 +123,7 @@ def _weights(source: str | Path, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    with _silent():
+    with without_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True
         )
@@ -192,7 +192,7 @@ def _check_installs_nothing(model: Any) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Run the block without the bar that transformers shows while it copies weights.
 
     Downloads keep theirs.
@@ -228,7 +228,7 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
         )
         return model.eval()
     # from_pretrained takes official names only; these are the steps it would take
-    with _silent():
+    with without_bars():
         source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with TemporaryDirectory(prefix="steerlens-") as copy:
         # TransformerLens guesses an architecture from a path that says "llama" or "gemma", and
