@@ -8,7 +8,7 @@ import torch
 
 import steerlens as sl
 from steerlens.models import generate as module
-from steerlens.models.generate import sample_tokens
+from steerlens.models.sampling import sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
 
