@@ -92,6 +92,13 @@ def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:
 def check_intervention(value: object) -> None:
     """Raise, with the next step, where something else than an intervention was given."""
     if not isinstance(value, Intervention):
+        if not isinstance(value, type) and all(
+            callable(getattr(value, verb, None)) for verb in ("generate", "score")
+        ):
+            raise ValueError(
+                f"intervention: a {type(value).__name__} changes no activation of one model, it writes by itself: "
+                "value.generate(model, prompts, …), value.score(model, texts, …), steerlens.evaluate.compare"
+            )
         raise ValueError(
             f"intervention: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
             "`prefix` and `edits(strength)`; of a file: steerlens.load(path, model)"
