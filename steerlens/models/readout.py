@@ -156,8 +156,9 @@ def _after_unembedding(
             f"Its unembedding carries an adapter that is not merged ({adapters}): merge it first, e.g. peft's "
             "merge_and_unload()"
             if adapters
-            else "If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and report the "
-            "architecture"
+            else "If something changes its logits just now (a hook of yours, a `steered` block of a logit bias), ask "
+            "outside of it. If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and "
+            "report the architecture"
         )
     )
 
