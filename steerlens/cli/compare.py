@@ -83,7 +83,7 @@ def compare(
     is called again.
     """
     with plain_errors(debug):
-        budgets = read_numbers("--kl", kl)
+        budgets = read_numbers("--kl", kl, "0.02,0.05")
         check_input(model, data)
         for file in [*(steer or []), *([] if prompts is None else [prompts])]:
             check_input(model, file)

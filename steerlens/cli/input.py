@@ -65,7 +65,7 @@ def read_data(
     return found
 
 
-def read_numbers(option: str, text: str) -> list[float]:
+def read_numbers(option: str, text: str, example: str = "-2,0,2") -> list[float]:
     """Read numbers with commas between them."""
     try:
         found = [float(part) for part in text.split(",")]
@@ -73,7 +73,7 @@ def read_numbers(option: str, text: str) -> list[float]:
         found = []
     if not found or not all(map(math.isfinite, found)):
         raise ValueError(
-            f"{option}: got {text!r}, expected numbers with commas, e.g. {option}=-2,0,2"
+            f"{option}: got {text!r}, expected numbers with commas, e.g. {option}={example}"
         )
     return found
 
@@ -82,7 +82,7 @@ def read_scale(text: str | None) -> tuple[float, float] | None:
     """Read the two ends of a scale of labels."""
     if text is None:
         return None
-    ends = read_numbers("--scale", text)
+    ends = read_numbers("--scale", text, "1,5")
     if len(ends) != 2:
         raise ValueError(f"--scale: got {text!r}, expected two numbers, e.g. --scale=1,5")
     return ends[0], ends[1]
