@@ -48,6 +48,14 @@ class World(NamedTuple):
     methods: tuple[str, ...]
 
 
+def asked(*known: str) -> set[str]:
+    """Return the words of the command line; stop at one that the script does not know."""
+    words = set(sys.argv[1:])
+    if unknown := sorted(words - set(known)):
+        sys.exit(f"got {', '.join(unknown)}, expected some of: {', '.join(known)}")
+    return words
+
+
 def toy_prompts(attribute: str, grades: tuple[float, ...], n: int) -> list[str]:
     """Return the first four words of toy texts of some grades."""
     texts = sl.toy.corpus(attribute, n=20 * n, seed=77)  # pyright: ignore[reportArgumentType]
@@ -170,6 +178,7 @@ __all__ = [
     "CHEAP",
     "NAMES",
     "World",
+    "asked",
     "draw",
     "fill",
     "publish",

@@ -10,7 +10,6 @@ RealToxicityPrompts, and a classifier that we fitted judges; its accuracy is in 
 the model nor the judge is the paper's: the order of methods may be compared, no number.
 """
 
-import sys
 import time
 
 from _tables import (
@@ -19,6 +18,7 @@ from _tables import (
     NAMES,
     SMOLLM2,
     World,
+    asked,
     draw,
     fill,
     publish,
@@ -50,9 +50,9 @@ def smollm2() -> World:
 
 
 def main() -> None:
-    start = time.perf_counter()
-    worlds = [] if "smollm2" in sys.argv else [toy()]
-    if "toy" in sys.argv:
+    start, words = time.perf_counter(), asked("toy", "smollm2")
+    worlds = [] if "smollm2" in words else [toy()]
+    if "toy" in words:
         pass
     elif SMOLLM2.is_dir() and DATA.is_dir():
         worlds.append(smollm2())

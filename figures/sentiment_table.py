@@ -11,10 +11,9 @@ compared, no number. `above_half` is the share of positive texts: to be high for
 positive, low for negative.
 """
 
-import sys
 import time
 
-from _tables import CHEAP, DATA, NAMES, World, draw, fill, publish, signed, toy_prompts
+from _tables import CHEAP, DATA, NAMES, World, asked, draw, fill, publish, signed, toy_prompts
 
 import steerlens as sl
 from steerlens.evaluate.prompts import read_prompts
@@ -63,11 +62,11 @@ def reviews() -> list[World]:
 
 
 def main() -> None:
-    start = time.perf_counter()
-    if "reviews" in sys.argv and not DATA.is_dir():
+    start, words = time.perf_counter(), asked("reviews")
+    if "reviews" in words and not DATA.is_dir():
         print("SST-5 and reviews-192 are not at hand")
         return
-    worlds = reviews() if "reviews" in sys.argv else toy()
+    worlds = reviews() if "reviews" in words else toy()
     tables = {world.name: fill(world) for world in worlds}
     picture = draw(tables, MEASURES, "neutral")
     publish("sentiment_table", tables, worlds, start, picture)
