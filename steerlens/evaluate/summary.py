@@ -16,6 +16,8 @@ HALF = 0.5
 def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") -> pd.DataFrame:
     """Return what each entrant of a run wrote, in numbers; intervals are 95 % over prompts.
 
+    One prompt has no interval: NaN.
+
     Args:
         texts: from `run_protocol`.
         protocol: of that run.
@@ -80,6 +82,8 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
 
 
 def _mean(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
+    if len(values) < 2:  # one prompt tells nothing of others
+        return float(values.mean()), float("nan"), float("nan")
     return bootstrap_ratio(values, np.ones(len(values)))
 
 
