@@ -7,6 +7,7 @@ from typing import cast
 from scipy.optimize import brentq
 
 from steerlens.evaluate.losses import kl_at_strengths
+from steerlens.maths.numbers import as_number
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -66,7 +67,7 @@ def solve_strength(cost: Callable[[float], float], kl: float, name: str) -> floa
     Raises:
         ValueError: a KL that is not positive, or that no strength up to a million costs.
     """
-    if not 0 < kl < math.inf:
+    if not as_number(kl, "kl", "a positive number of nats per token, e.g. 0.05") > 0:
         raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
 
     def excess(log_s: float) -> float:

@@ -25,6 +25,27 @@ def generator(seed: Any) -> torch.Generator:
         raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
 
 
+def as_number(given: Any, name: str, expected: str = "a finite number") -> float:
+    """Return one finite number as a plain float.
+
+    Raises:
+        ValueError: text, several numbers, NaN or infinity; the message names the argument.
+
+    Example:
+        >>> as_number(torch.tensor(2), "kl")
+        2.0
+    """
+    try:
+        if isinstance(given, str | bytes):
+            raise TypeError("text is no number, though float() would read it")
+        found = float(given)
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"{name}: got {given!r}, expected {expected}")
+    return found
+
+
 def as_floats(given: Any, name: str) -> tuple[float, ...]:
     """Return one number or several as plain finite floats, in their order.
 

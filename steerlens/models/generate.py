@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import NamedTuple
 
 import pandas as pd
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.numbers import as_floats, generator
+from steerlens.maths.numbers import as_floats, as_number, generator
 from steerlens.models.adapters import Model
 from steerlens.models.decoding import decoder, habits
 from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode
@@ -339,6 +340,11 @@ def _check(
     top_p: float,
     top_k: int | None,
 ) -> None:
+    as_number(temperature, "temperature", "a number ≥ 0 (0 is greedy)")
+    as_number(top_p, "top_p", "a number in (0, 1]")
+    for name, count in (("samples", samples), ("max_new_tokens", max_new_tokens)):
+        if not isinstance(count, Integral):
+            raise ValueError(f"{name}: got {count!r}, expected a whole number, e.g. 30")
     for name, value, good, expected in (
         ("samples", samples, samples >= 1, "at least 1"),
         ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),

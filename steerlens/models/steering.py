@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from steerlens.maths.numbers import as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.exclusive import exclusive
 from steerlens.models.hooks import adapter, apply_edits
@@ -46,7 +47,8 @@ def steered(
         prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
 
     Raises:
-        ValueError: the intervention lives on another `W_U`, or puts rows before the input.
+        ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
+            strength that is no finite number.
         RuntimeError: another thread has the model inside such a block.
 
     Example:
@@ -58,6 +60,11 @@ def steered(
     """
     intervention = value_of(intervention)
     check_lives_on(intervention, model)
+    # before the block is entered, not in its first pass
+    if isinstance(strength, Tensor) and strength.ndim:
+        as_floats(strength.detach(), "strength")
+    else:
+        as_number(strength, "strength", "a finite number, or a tensor with one per row")
     if intervention.prefix:
         raise ValueError(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "

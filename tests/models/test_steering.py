@@ -138,3 +138,12 @@ def test_an_equal_model_takes_the_steer() -> None:
     steer, model, tokens = random_steer(zoo("gpt2")), BUILDERS["gpt2"](), tokens_of(zoo("gpt2"))
     with sl.steered(model, steer), sl.steered(zoo("gpt2"), steer):
         assert torch.equal(logits_of(model, tokens), logits_of(zoo("gpt2"), tokens))
+
+
+@pytest.mark.parametrize("strength", [float("nan"), torch.tensor([1.0, float("nan")])])
+def test_a_strength_that_is_no_number_is_refused_before_the_block(tiny, strength) -> None:
+    with (
+        pytest.raises(ValueError, match="strength: got"),
+        sl.steered(tiny, random_steer(tiny), strength),
+    ):
+        raise AssertionError("the block was entered")

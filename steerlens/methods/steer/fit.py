@@ -1,6 +1,5 @@
 """Fit a steer to labelled states: a convex problem."""
 
-import math
 import time
 from typing import cast, get_args
 
@@ -12,6 +11,7 @@ from tqdm.auto import tqdm
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.moments import Moments, second_moments
+from steerlens.maths.numbers import as_number
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, stable_lr, sums_over
 from steerlens.methods.steer.selection import (
@@ -248,7 +248,12 @@ def check_arguments(
             raise ValueError(f"{label}: got {value}, expected a number ≥ 0")
     if lr is not None and not lr > 0:
         raise ValueError(f"lr: got {lr}, expected a number > 0, e.g. 0.1")
-    if not 0 < kl < math.inf:
+    if (
+        not as_number(
+            kl, "kl", "what strength 1 is to cost, a positive number of nats per token, e.g. 0.05"
+        )
+        > 0
+    ):
         raise ValueError(
             f"kl: got {kl}, expected what strength 1 is to cost, a positive number of nats per token, e.g. 0.05"
         )
