@@ -1,8 +1,11 @@
 """A second model with the same numbers, which share nothing with the first."""
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from steerlens.models.adapters import Model
 from steerlens.models.hooks import adapter
@@ -25,10 +28,25 @@ def duplicate(model: Model) -> Model:
         >>> bool(model.W_U.any())
         True
     """
-    adapter(model)  # raises where something else was given
-    made = copy.deepcopy(model)
+    # what a pass with gradients left behind in a block hangs on its graph, which is not copied
+    left: dict[int, Any] = {
+        id(t): t.detach().clone()
+        for module in adapter(model).module.modules()
+        for t in _tensors(vars(module))
+        if not t.is_leaf
+    }
+    made = copy.deepcopy(model, left)
     for module in adapter(made).module.modules():
         take_off = getattr(module, "_teardown_capture_hooks", None)
         if take_off is not None:
             take_off()
     return made
+
+
+def _tensors(held: Any) -> Iterator[Tensor]:
+    """Yield the tensors in attributes, and in the plain containers among them."""
+    if isinstance(held, Tensor):
+        yield held
+    elif isinstance(held, dict | list | tuple):
+        for part in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(part)

@@ -36,3 +36,15 @@ def test_a_copy_outlives_the_model() -> None:
     gc.collect()
     with torch.no_grad():
         assert gone() is None and torch.equal(made(ids), before)
+
+
+@pytest.mark.parametrize("name", list(BUILDERS))
+def test_a_model_that_was_run_with_gradients_is_copied_too(name: str) -> None:
+    model: Any = BUILDERS[name]()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for p in model.parameters():
+        p.requires_grad_(True)
+    assert model(ids).requires_grad  # its blocks now hold tensors of that graph
+    made: Any = duplicate(model)
+    with torch.no_grad():
+        assert torch.equal(made(ids), model(ids))
