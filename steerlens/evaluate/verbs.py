@@ -139,7 +139,7 @@ def own_costs(
 
     exact at every position, the end of the text included. An empty text has no token here, and
     neither has one that goes on inside the prompt's last word, which cannot be told apart in tokens
-    once it is text: of a hundred texts about one, none of the toy models'.
+    once it is text.
 
     Example:
         >>> import steerlens as sl

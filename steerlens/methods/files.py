@@ -1,7 +1,6 @@
 """Steers and other interventions on disk: one safetensors file with JSON metadata, written whole or
 not at all."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,7 +9,6 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from steerlens.models.readout import readout
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report
 from steerlens.values.readout import Readout
+from steerlens.values.tensor_file import as_plain, check_digest, check_target, digest, open_tensors
 
 FORMAT = 1
 NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
@@ -110,11 +109,7 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
         >>> sl.load(path, model).name == fit.value.name
         True
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
+    path = check_target(path)
     if isinstance(value, Fit):
         value, report = value.value, report or value.report
     if not isinstance(value, Saved):
@@ -123,7 +118,7 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
             "`unpack` (steerlens.methods.files.Saved)"
         )
     packed, about = value.pack()
-    tensors = {name: t.detach().float().cpu().contiguous() for name, t in packed.items()}
+    tensors = as_plain(packed)
     r = value.readout
     content = {
         "format": FORMAT,
@@ -136,7 +131,7 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
         "readout_digest": r.digest,
         "tokenizer_digest": r.tokenizer_digest,
         "dtype": str(r.W_U.dtype).removeprefix("torch."),
-        "digest": _digest(tensors),
+        "digest": digest(tensors),
         "versions": {
             name: _version(name)
             for name in ("steerlens", "torch", "transformer-lens", "safetensors")
@@ -208,10 +203,7 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
     """
     path = Path(path)
     meta, tensors = _open(path)
-    if meta["digest"] != _digest(tensors):
-        raise ValueError(
-            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
-        )
+    check_digest(path, tensors, meta["digest"])
     known = known_kinds() | {cls.file_kind: cls for cls in kinds}
     if meta["kind"] not in known:
         raise ValueError(
@@ -255,17 +247,7 @@ def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"path: no file {path}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            meta = json.loads((file.metadata() or {}).get("steerlens", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if meta else {}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
-        ) from None
-    found = meta if isinstance(meta, dict) else {}
+    tensors, found = open_tensors(path)
     if isinstance(found.get("format"), int) and found["format"] > FORMAT:
         raise ValueError(
             f"{path}: format {found['format']}, this steerlens reads up to {FORMAT}; update steerlens"
@@ -274,11 +256,3 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not found.keys() >= NEEDED or not words or not isinstance(found["format"], int):
         raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
     return found, tensors
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    seen = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        seen.update(name.encode())
-        seen.update(tensors[name].contiguous().numpy().data)
-    return seen.hexdigest()

@@ -62,7 +62,7 @@ def steered(
     check_lives_on(intervention, model)
     # before the block is entered, not in its first pass
     if isinstance(strength, Tensor) and strength.ndim:
-        as_floats(strength.detach(), "strength")
+        as_floats(strength.tolist(), "strength")  # in one copy from the device
     else:
         as_number(strength, "strength", "a finite number, or a tensor with one per row")
     if intervention.prefix:

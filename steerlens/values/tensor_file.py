@@ -24,13 +24,8 @@ def write_tensors(
         ValueError: another ending, or JSON that is none (NaN, infinity).
         FileNotFoundError: no such folder.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
-    plain = {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
-    content = {"format": FORMAT, "kind": kind, "digest": _digest(plain), **about}
+    path, plain = check_target(path), as_plain(tensors)
+    content = {"format": FORMAT, "kind": kind, "digest": digest(plain), **about}
     text = json.dumps(content, allow_nan=False)
     write_bytes(path, to_bytes(plain, metadata={"steerlens": text}))
     return path
@@ -44,17 +39,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         ValueError: cut short, changed after it was written, of a later format, of another kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: no file {path}")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("steerlens", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
-        ) from None
-    about = about if isinstance(about, dict) else {}
+    tensors, about = open_tensors(path)
     if about.get("kind") != kind:
         raise ValueError(
             f"{path}: expected a {kind!r}, got {about.get('kind', 'something else')!r}"
@@ -64,14 +49,61 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         raise ValueError(
             f"{path}: format {version}, this steerlens reads up to {FORMAT}; update steerlens"
         )
-    if about.get("digest") != _digest(tensors):
-        raise ValueError(
-            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
-        )
+    check_digest(path, tensors, about.get("digest"))
     return tensors, about
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def check_target(path: str | Path) -> Path:
+    """Return a path that can be written to, as a `Path`.
+
+    Raises:
+        ValueError: another ending than .safetensors.
+        FileNotFoundError: no such folder.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
+    return path
+
+
+def as_plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as files keep them: float32, on the CPU, without gaps."""
+    return {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
+
+
+def open_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a safetensors file and the JSON under a key, nothing where it is no
+    mapping.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, or the JSON is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"path: no file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(key, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
+        ) from None
+    return tensors, about if isinstance(about, dict) else {}
+
+
+def check_digest(path: Path, tensors: dict[str, Tensor], said: Any) -> None:
+    """Raise where a file's numbers are not those that were saved."""
+    if said != digest(tensors):
+        raise ValueError(
+            f"{path}: the numbers do not match their digest; the file was changed after it was saved, save it anew"
+        )
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """Return what names tensors and their numbers."""
     seen = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         seen.update(name.encode())

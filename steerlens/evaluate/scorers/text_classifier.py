@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 from scipy.sparse import hstack, vstack
 from scipy.special import expit
@@ -19,6 +18,7 @@ from steerlens.evaluate.scorers.card import Card, Heldout, heldout
 from steerlens.evaluate.scorers.ngrams import Grams, tfidf
 from steerlens.values.atomic import write_bytes
 from steerlens.values.labelled import Labelled
+from steerlens.values.tensor_file import open_tensors
 
 CUTS = (Grams("word", 1, 2), Grams("char_wb", 2, 5))
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -176,14 +176,7 @@ def load_text_classifier(path: str | Path) -> TextClassifier:
         FileNotFoundError: path: no file none.safetensors
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path: no file {path}")
-    try:
-        with safe_open(str(path), framework="np") as file:
-            about = json.loads((file.metadata() or {}).get("steerlens scorer", "null"))
-            tensors = {k: file.get_tensor(k) for k in ("idf", "weights")} if about else {}
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
+    tensors, about = open_tensors(path, "steerlens scorer")
     if not about:
         raise ValueError(f"{path}: not a file that save_text_classifier wrote")
     if about["format"] > FORMAT or [list(cut) for cut in CUTS] != about["cuts"]:
@@ -192,4 +185,5 @@ def load_text_classifier(path: str | Path) -> TextClassifier:
     known = None if card["heldout"] is None else Heldout(**card["heldout"])
     terms = tuple(map(tuple, about["terms"]))
     card = Card(**(card | {"heldout": known}))
-    return TextClassifier(terms, tensors["idf"], tensors["weights"], about["bias"], card)
+    idf, weights = (tensors[name].numpy() for name in ("idf", "weights"))
+    return TextClassifier(terms, idf, weights, about["bias"], card)

@@ -116,10 +116,7 @@ def fit_dual_steering(
         torch.Size([64])
     """
     check_states(states)
-    rows = [chunk.hidden.double() for chunk in states.chunks(1 << 16)]
-    text = torch.cat([chunk.text for chunk in states.chunks(1 << 16)])
-    sums = torch.zeros(len(states.labels), states.d_model, dtype=torch.float64)
-    sums.index_add_(0, text, torch.cat(rows))
+    sums = states.sum_by_text(torch.cat([c.hidden for c in states.chunks(1 << 16)]).mT).mT
     used = states.keep & (states.lengths > 0)
     means = sums[used] / states.lengths[used, None]
     y = states.labels[used].double()
