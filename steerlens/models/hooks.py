@@ -71,13 +71,19 @@ def check_model(model: Model) -> None:
 
 def check_site(model: Model, site: str) -> None:
     """Raise where a model has no such hook: TransformerLens 3.9 would ignore it in silence."""
-    names = adapter(model).hook_names
-    if site not in names:
-        near = ", ".join(difflib.get_close_matches(site, names, n=3, cutoff=0.4))
-        raise KeyError(
-            f"site: {type(model).__name__} ({architecture(model)}) has no hook {site!r}; nearest: {near or 'none'}. "
-            "Hooks inside a layer are TransformerLens' (3.9 or newer): steerlens.load_model(name) loads its model"
-        )
+    _check_sites(adapter(model), [site])
+
+
+def _check_sites(found: Adapter, sites: Iterable[str]) -> None:
+    names = found.hook_names
+    for site in sites:
+        if site not in names:
+            near = ", ".join(difflib.get_close_matches(site, names, n=3, cutoff=0.4))
+            kind = type(found.model).__name__
+            raise KeyError(
+                f"site: {kind} ({found.architecture}) has no hook {site!r}; nearest: {near or 'none'}. "
+                "Hooks inside a layer are TransformerLens' (3.9 or newer): steerlens.load_model(name) loads its model"
+            )
 
 
 @contextmanager
@@ -87,13 +93,12 @@ def add_hooks(
     """Run functions at their sites inside the block; hooks that were there before stay, ours go on
     any exit."""
     functions = tuple(functions)
-    for site, _ in functions:
-        check_site(model, site)
     found = adapter(model)
     if not functions:  # TransformerLens would list all of its hooks to set none
         with exclusive(found.model):
             yield
         return
+    _check_sites(found, (site for site, _ in functions))
     with exclusive(found.model), found.hook(functions):
         yield
 
