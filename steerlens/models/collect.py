@@ -20,7 +20,6 @@ from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, 
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
-from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention
@@ -121,7 +120,8 @@ def collect(
             shards = _on_disk(Path(folder), identity, parts, model, given.encoded, dtype, bar)
     states = given.states(shards)
     if end and intervention is None:
-        _check_end_is_known(states, adapter(model).tokenizer)
+        tokenizer = adapter(model).tokenizer
+        check_end_is_known(states, tokenizer.eos_token_id, str(tokenizer.eos_token))
     return states
 
 
@@ -153,6 +153,20 @@ def reader(
             return replace(given.states((shard,)), logit_edit=under.logit_edit(given))
 
     return at
+
+
+def collect_whole(
+    model: Model, data: Labelled, *, dtype: torch.dtype, end: bool
+) -> tuple[States, list[list[int]]]:
+    """Return the states of all texts as one shard, and the token ids of each text.
+
+    What `collect` asks of a model's read-out and of ends of texts is the caller's to ask.
+    """
+    given = _given(model, data, None, end, seed=0)
+    under = _Under(None, torch.zeros(len(given.labels)))
+    with eval_mode(model), tqdm(disable=True) as bar:
+        shard = _run(model, given.order, given.encoded, under, dtype, bar)
+    return given.states((shard,)), given.encoded.ids
 
 
 ENDS, UNLEARNED = 64, 16.0
@@ -301,19 +315,21 @@ def _run(
     return shard
 
 
-def _check_end_is_known(states: States, tokenizer: Tokenizer) -> None:
+def check_end_is_known(states: States, end: int | None, name: str) -> None:
     """Warn where a model never learned to end texts so: some twenty nats per text would then be
     counted that no steer is about."""
-    ends = (chunk.hidden[chunk.next == tokenizer.eos_token_id] for chunk in states.chunks(1 << 12))
+    if end is None:
+        return
+    ends = (chunk.hidden[chunk.next == end] for chunk in states.chunks(1 << 12))
     c = next((c[:ENDS] for c in ends if len(c)), None)
-    if c is None or tokenizer.eos_token_id is None:
+    if c is None:
         return
     on = states.readout
-    log_p = torch.log_softmax(on.logits(c.to(on.W_U.device)), 1)[:, tokenizer.eos_token_id]
+    log_p = torch.log_softmax(on.logits(c.to(on.W_U.device)), 1)[:, end]
     cost, blind = -float(log_p.mean()), math.log(on.n_tokens)
     if cost > UNLEARNED:
         warn_user(
-            f"the end-of-text token {str(tokenizer.eos_token)!r} costs {cost:.0f} nats per text, where a blind guess among "
+            f"the end-of-text token {name!r} costs {cost:.0f} nats per text, where a blind guess among "
             f"{on.n_tokens:,} tokens costs {blind:.0f}: this model never learned to end texts so, and what is measured per "
             "token is mostly that; pass end=False to leave it out"
         )

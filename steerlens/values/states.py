@@ -29,6 +29,27 @@ class Shard(NamedTuple):
     text: Int[Tensor, " n"]
 
 
+class StoredShard(NamedTuple):
+    """A shard in a file, whose texts are counted on from those of other files.
+
+    Args:
+        path: of the file.
+        first: is added to the index of each of its texts.
+    """
+
+    path: Path
+    first: int = 0
+
+
+def load_shard(stored: "Shard | Path | StoredShard") -> Shard:
+    """Return a shard as it is, or from its file."""
+    if isinstance(stored, Shard):
+        return stored
+    path, first = stored if isinstance(stored, StoredShard) else (stored, 0)
+    shard = read_shard(path)
+    return shard._replace(text=shard.text.long() + first) if first else shard
+
+
 def read_shard(path: Path) -> Shard:
     """Return a shard from its file; the tensors are mapped, not read, until they are used."""
     try:
@@ -51,7 +72,7 @@ class States:
 
     Args:
         readout: the read-out of the model they come from.
-        shards: in memory (`Shard`) or on disk (the path of a safetensors file).
+        shards: in memory (`Shard`) or on disk (the path of a safetensors file, or a `StoredShard`).
         labels: one per text, `[n_texts]`; the strength at which a steer should explain the text.
         lengths: positions per text, `[n_texts]`.
         keep: which texts count, `[n_texts]`; see `select`.
@@ -64,7 +85,7 @@ class States:
     """
 
     readout: Readout
-    shards: tuple[Shard | Path, ...]
+    shards: tuple[Shard | Path | StoredShard, ...]
     labels: Float[Tensor, " n_texts"]
     lengths: Int[Tensor, " n_texts"]
     keep: Bool[Tensor, " n_texts"]
@@ -116,8 +137,7 @@ class States:
         random = None if seed is None else generator(seed)
         n = len(self.shards)
         for index in range(n) if random is None else torch.randperm(n, generator=random).tolist():
-            stored = self.shards[index]
-            shard = stored if isinstance(stored, Shard) else read_shard(stored)
+            shard = load_shard(self.shards[index])
             rows = None if bool(self.keep.all()) else self.keep[shard.text].nonzero().squeeze(1)
             if random is not None:
                 count = len(shard.text) if rows is None else len(rows)
@@ -180,7 +200,8 @@ class States:
         return total.index_add_(-1, text, x.double().cpu())
 
     def __repr__(self) -> str:
-        where = "on disk" if any(isinstance(s, Path) for s in self.shards) else "in memory"
+        memory = all(isinstance(shard, Shard) for shard in self.shards)
+        where = "in memory" if memory else "on disk"
         return (
             f"States({self.n_texts} texts, {self.n_positions} positions, d_model={self.d_model}, {where}, "
             f"{self.n_truncated} truncated, from {self.readout.model_id!r})"
