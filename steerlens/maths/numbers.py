@@ -8,21 +8,58 @@ from typing import Any
 import torch
 
 
-def generator(seed: Any) -> torch.Generator:
-    """Return a random generator for a seed: any integer, NumPy's and torch's too.
+def as_seed(seed: Any) -> int:
+    """Return a seed as a plain integer, NumPy's and torch's too.
 
     Raises:
         ValueError: something else, such as None or 1.5, which would make a result that cannot be
             had again.
 
     Example:
+        >>> as_seed(torch.tensor(3))
+        3
+    """
+    try:
+        found = operator.index(seed)
+        torch.Generator().manual_seed(found)  # 64 bits hold it
+    except (TypeError, RuntimeError):
+        raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
+    return found
+
+
+def generator(seed: Any) -> torch.Generator:
+    """Return a random generator for a seed, any integer.
+
+    Raises:
+        ValueError: as from `as_seed`.
+
+    Example:
         >>> bool(torch.rand(1, generator=generator(3)) == torch.rand(1, generator=generator(3)))
         True
     """
+    return torch.Generator().manual_seed(as_seed(seed))
+
+
+def as_count(
+    given: Any, name: str, expected: str = "a whole number, at least 1", *, least: int = 1
+) -> int:
+    """Return one whole number as a plain int.
+
+    Raises:
+        ValueError: a fraction, text, a truth value, or one below the least; the message names the
+            argument.
+
+    Example:
+        >>> as_count(torch.tensor(2), "samples")
+        2
+    """
     try:
-        return torch.Generator().manual_seed(operator.index(seed))
-    except (TypeError, RuntimeError):
-        raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
+        found = None if isinstance(given, bool) else operator.index(given)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found < least:
+        raise ValueError(f"{name}: got {given!r}, expected {expected}")
+    return found
 
 
 def as_number(given: Any, name: str, expected: str = "a finite number") -> float:

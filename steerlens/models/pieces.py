@@ -70,6 +70,17 @@ def text_of(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.convert_tokens_to_string(parts)
 
 
+def continuation(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> str:
+    """Return the text of new tokens, a space before it kept where one belongs.
+
+    The prompt's text and this make the whole.
+
+    Decoding the new tokens alone would lose the space that some tokenizers put between words.
+    """
+    before, whole = text_of(tokenizer, prompt), text_of(tokenizer, [*prompt, *new])
+    return whole[len(before) :] if whole.startswith(before) else text_of(tokenizer, new)
+
+
 def _cut(text: str, spans: Sequence[Span], n: int) -> list[str]:
     """Cut a text into the pieces of its first `n` tokens.
 

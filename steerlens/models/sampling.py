@@ -1,20 +1,89 @@
 """Draw tokens by inverse cumulative probability, so that one number gives one token."""
 
+import hashlib
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from steerlens.maths.numbers import as_count, as_number, as_seed, generator
 
 BUCKETS, REACH = 4_096, 32.0
 """Tokens are put in order only within a bucket of logits, 1/128 nats wide; the last holds all that
 are e⁻³² times as likely as the likeliest, or less."""
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Say which tokens may be drawn from logits, and how likely.
+
+    Args:
+        temperature: what logits are divided by; 0 is greedy.
+        top_p: sample from the smallest set of likeliest tokens that holds this probability.
+        top_k: and among at most so many tokens; None: all.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+        >>> Sampling(top_p=0.9)
+        Sampling(temperature=1.0, top_p=0.9, top_k=None)
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        expected = "a number ≥ 0 (0 is greedy)"
+        if as_number(self.temperature, "temperature", expected) < 0:
+            raise ValueError(f"temperature: got {self.temperature}, expected {expected}")
+        expected = "a number in (0, 1]"
+        if not 0 < as_number(self.top_p, "top_p", expected) <= 1:
+            raise ValueError(f"top_p: got {self.top_p}, expected {expected}")
+        if self.top_k is not None:
+            as_count(self.top_k, "top_k", "a whole number, at least 1, or None")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Say how many continuations are drawn, how long and from what numbers; see
+    `steerlens.generate`.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+        >>> Drawing(samples=3, max_new_tokens=12).sampling.temperature
+        1.0
+    """
+
+    samples: int = 1
+    seed: int = 0
+    max_new_tokens: int = 30
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        as_count(self.samples, "samples", "a whole number, at least 1")
+        as_count(self.max_new_tokens, "max_new_tokens", "a whole number, at least 1, e.g. 30")
+        as_seed(self.seed)
+
+    def uniform(self, prompt: str, occurrence: int, sample: int) -> Float[Tensor, " n"]:
+        """Return numbers in [0, 1), one per new token, that depend on nothing but seed and
+        arguments.
+
+        So a row is the same in any company.
+        """
+        key = f"{as_seed(self.seed)} {occurrence} {sample} {prompt}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest())
+        return torch.rand(self.max_new_tokens, dtype=torch.float64, generator=generator(seed))
+
+
 def sample_tokens(
     logits: Float[Tensor, "rows vocab"],
     uniform: Float[Tensor, " rows"],
-    temperature: float,
-    top_p: float,
-    top_k: int | None,
+    sampling: Sampling = Sampling(),
 ) -> Int[Tensor, " rows"]:
     """Return a token per row, by inverse cumulative probability.
 
@@ -23,6 +92,7 @@ def sample_tokens(
     Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same
     token for most numbers.
     """
+    temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
     if temperature == 0:
         return logits.argmax(1)
     z = logits.double() / temperature

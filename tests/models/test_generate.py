@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.models import generate as module
-from steerlens.models.sampling import sample_tokens
+from steerlens.models import writing as module
+from steerlens.models.sampling import Sampling, sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
 
@@ -131,9 +131,9 @@ def test_log_prob_is_the_score_of_the_whole_less_the_prompt(
     single, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt, written = "the film was", []
-    continuation = module._continuation
+    continuation = module.continuation
     monkeypatch.setattr(
-        module, "_continuation", lambda *a: written.append(a[1:]) or continuation(*a)
+        module, "continuation", lambda *a: written.append(a[1:]) or continuation(*a)
     )
     steer = random_steer(single, size=0.2)
     table = sl.generate(
@@ -247,6 +247,11 @@ def test_an_empty_prompt_starts_from_nothing_where_there_is_a_beginning(
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.5}, "top_p"),
         ({"top_k": 0}, "top_k"),
+        ({"top_k": "5"}, "top_k: got '5', expected a whole number"),
+        ({"temperature": "1"}, "temperature: got '1', expected a number"),
+        ({"samples": True}, "samples: got True, expected a whole number"),
+        ({"seed": "x"}, "seed: got 'x', expected an integer"),
+        ({"seed": 1.5}, "seed: got 1.5, expected an integer"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(tiny, options: dict[str, Any], message: str) -> None:
@@ -306,7 +311,8 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
     uniform = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     counts = (
         torch.bincount(
-            sample_tokens(LOGITS.expand(n, -1), uniform, temperature, top_p, top_k), minlength=5
+            sample_tokens(LOGITS.expand(n, -1), uniform, Sampling(temperature, top_p, top_k)),
+            minlength=5,
         )
         / n
     )
@@ -318,7 +324,7 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
 
 def test_the_smallest_and_largest_uniform_numbers_pick_tokens_that_were_kept() -> None:
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    picked = sample_tokens(LOGITS.expand(2, -1), edges, 1.0, 1.0, None)
+    picked = sample_tokens(LOGITS.expand(2, -1), edges)
     assert picked.tolist() == [0, 3]  # the likeliest and the least likely, never the impossible
-    assert sample_tokens(LOGITS.expand(2, -1), edges, 1.0, 1.0, 2).tolist() == [0, 2]
-    assert sample_tokens(LOGITS, edges[:1], 0, 1.0, None).tolist() == [0]
+    assert sample_tokens(LOGITS.expand(2, -1), edges, Sampling(top_k=2)).tolist() == [0, 2]
+    assert sample_tokens(LOGITS, edges[:1], Sampling(0)).tolist() == [0]

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from steerlens.maths.numbers import as_floats
 from steerlens.models.adapters import Model
+from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
-from steerlens.models.generate import Drawing, Step, generate_by
 from steerlens.models.hooks import adapter, convention, eval_mode, run_until
 from steerlens.models.readout import readout
+from steerlens.models.sampling import Drawing
 from steerlens.models.score import score
 from steerlens.models.tokenization import batch_tokens, batches, encode, pad
+from steerlens.models.writing import generate_by
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
