@@ -254,7 +254,9 @@ def test_an_empty_prompt_starts_from_nothing_where_there_is_a_beginning(
         ({"seed": 1.5}, "seed: got 1.5, expected an integer"),
     ],
 )
-def test_bad_arguments_are_refused_by_name(tiny, options: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused_by_name(
+    tiny, unchecked: None, options: dict[str, Any], message: str
+) -> None:
     arguments = {"prompts": PROMPTS, **options}
     with pytest.raises(ValueError, match=message):
         sl.generate(tiny, arguments.pop("prompts"), **arguments)
