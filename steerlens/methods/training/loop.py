@@ -28,13 +28,18 @@ too long for others."""
 
 class Schedule(NamedTuple):
     """How to descend, with the fit's own learning rate, and what the bar and the warning call
-    it."""
+    it.
+
+    `informed`: the start was fitted to the same texts. It may be what is kept, and others must not be
+    held out in its place.
+    """
 
     training: Training
     lr: float
     seed: int
     progress: bool
     name: str
+    informed: bool = False
 
 
 Sized = tuple[nn.Parameter, float]
@@ -42,18 +47,24 @@ Sized = tuple[nn.Parameter, float]
 
 
 class Descent(NamedTuple):
-    """Held-out loss after each epoch, the one whose parameters are kept (0: the untrained start),
-    and how it was asked for."""
+    """Held-out loss after each epoch, the one whose parameters are kept (0: the start), how it was
+    asked for, and whether the start was fitted."""
 
     trials: tuple[dict[str, float], ...]
     epoch: int
     training: Training
     tries: int = 1
+    informed: bool = False
 
     @property
     def strength(self) -> float:
         """What a label of 1 asks for, by the held-out texts."""
         return self.trials[self.epoch].get("strength", 1.0)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether what is kept was fitted."""
+        return self.epoch > 0 or self.informed
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -101,7 +112,7 @@ def train_on_texts(
         return {"heldout_nll": losses[strength], "strength": strength}
 
     found = training_loop(model, data, parameters, pull, judge, schedule)
-    if not found.epoch:
+    if not found.epoch and not schedule.informed:
         data = data.swapped()  # which `judge` sees, and the parameters are the untrained ones again
         found = training_loop(model, data, parameters, pull, judge, schedule)._replace(tries=2)
     warn_untrained(found, data, schedule.name)
@@ -161,7 +172,7 @@ def training_loop(
     with torch.no_grad():
         for (p, _), value in zip(parameters, best, strict=True):
             p.copy_(value)
-    return Descent(tuple(trials), best_at, training)
+    return Descent(tuple(trials), best_at, training, informed=schedule.informed)
 
 
 def _adam(
@@ -182,7 +193,7 @@ def _adam(
 
 def warn_untrained(found: Descent, data: Data, name: str) -> None:
     """Warn that the start was best, if it was; say what was tried, and what may help."""
-    if found.epoch:
+    if found.epoch or found.informed:
         return
     loss = list(found.trials[0])[1]
     first, *others = (trial[loss] for trial in found.trials)
@@ -218,7 +229,7 @@ def build_fit(
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
     verdict = judge_heldout(measured, kept.labels.cpu(), held, 0.0, seed)
     if verdict is not None:  # whoever looks twice finds by chance twice as often
-        verdict = replace(verdict, learnt=found.epoch > 0, p=min(verdict.p * found.tries, 1.0))
+        verdict = replace(verdict, learnt=found.learnt, p=min(verdict.p * found.tries, 1.0))
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         verdict=verdict,
