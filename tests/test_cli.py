@@ -300,3 +300,16 @@ def test_a_terminal_in_another_encoding_gets_what_it_can_show(tmp_path, good) ->
     assert b"my \\U0001f600" in done.stdout
     for shown in (str(fit.report), repr(fit.value), str(fit.report.verdict)):
         shown.encode("cp1252")
+
+
+def test_a_steer_is_written_with_under_conditions(tmp_path, good):
+    model = sl.load_model("toy-64")
+    fit = sl.fit_steer(model, sl.read_labelled(good), progress=False)
+    path = str(sl.save(fit, tmp_path / "tone.safetensors"))
+    asked = ("write", "--model", "toy-64", "--steer", path, "--prompt", "the film was", "--strengths=8")  # fmt: skip
+    plain, gated, shut = (run(*asked, *more) for more in ((), ("--when", "from 6"), ("--when", "prompt")))  # fmt: skip
+    assert plain.exit_code == gated.exit_code == shut.exit_code == 0
+    assert len({plain.output, gated.output, shut.output}) == 3
+    assert "(0.000 nats)" in shut.output and "(0.000 nats)" not in gated.output
+    bad = run(*asked, "--when", "often")
+    assert bad.exit_code == 2 and "entropy > 1.5" in bad.stderr

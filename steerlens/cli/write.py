@@ -16,6 +16,13 @@ def write(
     strengths: Annotated[
         str, typer.Option(help="Numbers with commas; with a minus in front: --strengths=-2,0,2")
     ] = "-2,0,2",
+    when: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where the steer acts: new, 'from 5', 'every 3', 'fade 20', 'rise 20', 'entropy > 1.5', 'top 50'. Several: "
+            "all have to hold."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts per prompt and strength.")] = 1,
     seed: Seed = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
@@ -36,9 +43,11 @@ def write(
         import steerlens as sl
         from steerlens.evaluate.sign_margin import written_kl
         from steerlens.show.text import continuations
+        from steerlens.values.gate import when as gated
 
         lm = sl.load_model(model, device=device, dtype=dtype)
         value = sl.load(steer, lm)
+        value = gated(value, *when) if when else value
         table = sl.generate(
             lm, prompt, value, strengths=values, samples=samples, seed=seed,
             max_new_tokens=max_new_tokens, temperature=temperature,

@@ -68,6 +68,7 @@ def known_kinds() -> dict[str, Any]:
     """
     names = [
         "steerlens.values.steer",
+        "steerlens.values.gate",
         *(name for _, name, _ in walk_packages(methods.__path__, "steerlens.methods.")),
     ]
     found: dict[str, Any] = {}
@@ -222,8 +223,8 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
             + _other_dtype(meta, readout)
         )
     try:
-        return known[meta["kind"]].unpack(
-            {n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout
+        return _unpack(
+            {n: t.to(readout.W_U.device) for n, t in tensors.items()}, meta, readout, known
         )
     except KeyError as error:
         raise ValueError(
@@ -233,6 +234,21 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         raise ValueError(
             f"{path}: its {meta['kind']} is not one that steerlens.save wrote ({error})"
         ) from None
+
+
+def _unpack(
+    tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout, known: dict[str, Any]
+) -> Any:
+    """Return a value from its tensors and JSON; the `parts` that it is made of are made first."""
+    if about["kind"] not in known:
+        raise ValueError(f"part of the kind {about['kind']!r}, which needs kinds=(TheClass,)")
+    if "parts" in about:
+        parts = []
+        for k, part in enumerate(about["parts"]):
+            own = {n.removeprefix(f"{k}."): t for n, t in tensors.items() if n.startswith(f"{k}.")}
+            parts.append(_unpack(own, part, readout, known))
+        about = about | {"parts": parts}
+    return known[about["kind"]].unpack(tensors, about, readout)
 
 
 def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:

@@ -22,7 +22,7 @@ from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad, with_prefix
 from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.fit import Fit, value_of
-from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention
+from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention, Remembered
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.progress import hidden
@@ -236,11 +236,14 @@ class _Under(NamedTuple):
         if not any(site == UNEMBED_OUT for site, _ in intervention.edits(self.strength)):
             return None
 
-        def edit(z: Tensor, text: Tensor) -> Tensor:
+        def edit(z: Tensor, text: Tensor, c: Tensor) -> Tensor:
             here = TokenIndex(*(t.to(z.device) for t in (prompt[text][:, None], prompt[text])))
             z = z[:, None]
             for site, function in intervention.edits(self.strength[text].to(z.device)):
-                z = function(z, here) if site == UNEMBED_OUT else z
+                if isinstance(function, Remembered):
+                    function(c[:, None], here)
+                elif site == UNEMBED_OUT:
+                    z = function(z, here)
             return z[:, 0]
 
         return edit

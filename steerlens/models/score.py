@@ -127,7 +127,7 @@ def state_log_probs(
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
         z = (c if over is None else c + c @ over.W.to(c.device)) @ head.W_U + head.b_U
         if states.logit_edit is not None:
-            z = states.logit_edit(z, text)
+            z = states.logit_edit(z, text, c)
         along = None if line is None else (c @ line.W.to(c.device)) @ head.W_U
         log_probs = torch.empty(len(strengths), len(c), device=z.device)
         for start in range(0, len(c), rows):

@@ -14,6 +14,37 @@ class."""
 UNEMBED_OUT = "unembed.hook_out"
 """The site of what changes logits, before scale and soft cap."""
 
+
+class Remembered:
+    """An edit at the unembedding's input that changes nothing, and keeps what it saw.
+
+    For an edit at `unembed.hook_out` of the same `edits` that has to know the context vectors. Each
+    call of `edits` makes its own. Whoever gives logits to states that were read once shows it these
+    states first.
+    """
+
+    def __init__(self) -> None:
+        self._seen: Tensor | None = None
+
+    def __call__(self, c: Tensor, places: TokenIndex) -> Tensor:
+        self._seen = c
+        return c
+
+    def of(self, z: Tensor) -> Tensor:
+        """Return the context vectors of these logits.
+
+        Raises:
+            RuntimeError: it saw none, or those of other positions.
+        """
+        if self._seen is None or self._seen.shape[:-1] != z.shape[:-1]:
+            seen = None if self._seen is None else tuple(self._seen.shape)
+            raise RuntimeError(
+                f"an edit of logits {tuple(z.shape)} asks for their context vectors, and saw {seen}; run both edits of the "
+                "intervention in one pass"
+            )
+        return self._seen
+
+
 Edit = tuple[str, Callable[[Tensor, TokenIndex], Tensor]]
 Strength = float | Tensor
 

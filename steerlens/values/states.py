@@ -15,9 +15,12 @@ from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import generator
 from steerlens.values.readout import Readout
 
-LogitEdit = Callable[[Float[Tensor, "n vocab"], Int[Tensor, " n"]], Float[Tensor, "n vocab"]]
-"""From logits of some positions, before scale and soft cap, and the text of each, to what stands in
-their place."""
+LogitEdit = Callable[
+    [Float[Tensor, "n vocab"], Int[Tensor, " n"], Float[Tensor, "n d_model"]],
+    Float[Tensor, "n vocab"],
+]
+"""From logits of some positions, before scale and soft cap, the text of each and its context vector,
+to what stands in their place."""
 
 
 class Shard(NamedTuple):
@@ -188,9 +191,10 @@ class States:
         What an intervention did behind the unembedding is done.
         """
         head = self.readout.head
-        z = positions.hidden.to(head.W_U.device) @ head.W_U + head.b_U
+        c = positions.hidden.to(head.W_U.device)
+        z = c @ head.W_U + head.b_U
         if self.logit_edit is not None:
-            z = self.logit_edit(z, positions.text.cpu())
+            z = self.logit_edit(z, positions.text.cpu(), c)
         return apply_softcap(head, z)
 
     def sum_by_text(self, x: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n_texts"]:

@@ -3,17 +3,20 @@
 import math
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import truncate
+from steerlens.values.conditions import Condition
+from steerlens.values.gate import Gated, when
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
+from steerlens.values.sums import sum_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,14 @@ class Steer:
         `SteerWithBackground`."""
         return SteerWithBackground(self, background)
 
+    def when(self, *conditions: Condition | str) -> Gated:
+        """Return this steer, acting only where all conditions hold: `joy.when("entropy > 1.5")`.
+
+        Conditions are values of `steerlens.values.conditions`, or such words as its
+        `parse_condition` reads; see `steerlens.values.gate.Gated`.
+        """
+        return when(self, *conditions)
+
     def truncate(self, rank: int, metric: Metric | None = None) -> "Steer":
         """Return the nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of
         `C^{1/2} W S^{1/2}`, which is the best one of that rank in nats and does not depend on the
@@ -100,7 +111,13 @@ class Steer:
             W = metric.unwhiten(truncate(metric.whiten(self.W), rank))
         return replace(self, W=W, name=f"{self.name} (rank {rank})", terms=())
 
-    def __add__(self, other: "Steer") -> "Steer":
+    @overload
+    def __add__(self, other: "Steer") -> "Steer": ...
+
+    @overload
+    def __add__(self, other: Gated) -> Gated: ...
+
+    def __add__(self, other: "Steer | Gated") -> "Steer | Gated":
         if not isinstance(other, Steer):
             return NotImplemented
         if not self.readout.same_as(other.readout):
@@ -137,7 +154,13 @@ class Steer:
     def __neg__(self) -> "Steer":
         return self * -1
 
-    def __sub__(self, other: "Steer") -> "Steer":
+    @overload
+    def __sub__(self, other: "Steer") -> "Steer": ...
+
+    @overload
+    def __sub__(self, other: Gated) -> Gated: ...
+
+    def __sub__(self, other: "Steer | Gated") -> "Steer | Gated":
         return self + -other
 
     @property
@@ -145,7 +168,7 @@ class Steer:
         return self.terms or (() if self.name == "0" else ((self.name, 1.0),))
 
     def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
-        return Steer(W, self.readout, _sum_name(terms), terms)
+        return Steer(W, self.readout, sum_name(terms), terms)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a file keeps of it."""
@@ -233,17 +256,6 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
             "value per row; with several samples per prompt use repeat_interleave"
         )
     return strength.to(device=c.device, dtype=torch.float32).reshape(-1, *([1] * (c.ndim - 1)))
-
-
-def _sum_name(terms: tuple[tuple[str, float], ...]) -> str:
-    """Return '0.7·joy - 0.3·rude' for (('joy', 0.7), ('rude', -0.3))."""
-    text = ""
-    for name, k in terms:
-        size = "" if abs(k) == 1 else f"{abs(k):.3g}·"
-        wrapped = f"({name})" if size and " " in name else name
-        sign = (" + " if k > 0 else " - ") if text else ("" if k > 0 else "-")
-        text += f"{sign}{size}{wrapped}"
-    return text or "0"
 
 
 def zero_steer(readout: Readout, name: str = "0") -> Steer:

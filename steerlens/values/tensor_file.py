@@ -69,8 +69,11 @@ def check_target(path: str | Path) -> Path:
 
 
 def as_plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as files keep them: float32, on the CPU, without gaps."""
-    return {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
+    """Return tensors as files keep them: float32, on the CPU, without gaps, none in another's
+    memory."""
+    plain = {name: t.detach().float().cpu().contiguous() for name, t in tensors.items()}
+    first = {t.data_ptr(): name for name, t in reversed(plain.items())}
+    return {n: t if first[t.data_ptr()] == n else t.clone() for n, t in plain.items()}
 
 
 def open_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor], dict[str, Any]]:
