@@ -55,8 +55,9 @@ def fit_about(states: States, *, seed: int = 0, name: str = "it") -> AboutFit:
     Example:
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
-        >>> states = sl.collect(model, sl.toy.corpus("tone", n=200, seed=0), progress=False)
-        >>> fit_about(states, name="manners").accuracy > 0.55
+        >>> films, food = (sl.toy.grammar.sample(100, sl.toy.Condition(topic=t)) for t in ("films", "food"))
+        >>> data = sl.Labelled([*films, *food], [1] * 100 + [-1] * 100)
+        >>> fit_about(sl.collect(model, data, progress=False), name="films").accuracy > 0.6
         True
     """
     check_states(states)
