@@ -43,7 +43,7 @@ env-tl3: $(ENV3)  ## .venv-tl3, the same with the oldest TransformerLens we supp
 $(ENV): pyproject.toml constraints.txt
 	@echo "setting up .venv (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks,widget,docs]'
+	@$(BIN)/python $(pip) -c constraints.txt -e '.[dev,notebooks,widget,docs,cluster]'
 	@touch $@
 
 $(ENV3): pyproject.toml constraints.txt

@@ -121,7 +121,8 @@ def collect(
     states = given.states(shards)
     if end and intervention is None:
         tokenizer = adapter(model).tokenizer
-        check_end_is_known(states, tokenizer.eos_token_id, str(tokenizer.eos_token))
+        if said := unlearned_end(states, tokenizer.eos_token_id, str(tokenizer.eos_token)):
+            warn_user(said)
     return states
 
 
@@ -318,24 +319,25 @@ def _run(
     return shard
 
 
-def check_end_is_known(states: States, end: int | None, name: str) -> None:
-    """Warn where a model never learned to end texts so: some twenty nats per text would then be
-    counted that no steer is about."""
+def unlearned_end(states: States, end: int | None, name: str) -> str | None:
+    """Say that a model never learned to end texts so, None where it did: some twenty nats per text
+    would then be counted that no steer is about."""
     if end is None:
-        return
+        return None
     ends = (chunk.hidden[chunk.next == end] for chunk in states.chunks(1 << 12))
     c = next((c[:ENDS] for c in ends if len(c)), None)
     if c is None:
-        return
+        return None
     on = states.readout
     log_p = torch.log_softmax(on.logits(c.to(on.W_U.device)), 1)[:, end]
     cost, blind = -float(log_p.mean()), math.log(on.n_tokens)
-    if cost > UNLEARNED:
-        warn_user(
-            f"the end-of-text token {name!r} costs {cost:.0f} nats per text, where a blind guess among "
-            f"{on.n_tokens:,} tokens costs {blind:.0f}: this model never learned to end texts so, and what is measured per "
-            "token is mostly that; pass end=False to leave it out"
-        )
+    if cost <= UNLEARNED:
+        return None
+    return (
+        f"the end-of-text token {name!r} costs {cost:.0f} nats per text, where a blind guess among "
+        f"{on.n_tokens:,} tokens costs {blind:.0f}: this model never learned to end texts so, and what is measured per "
+        "token is mostly that; pass end=False to leave it out"
+    )
 
 
 def _on_disk(

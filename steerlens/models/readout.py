@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights
@@ -173,14 +173,22 @@ def _adapters(model: Model) -> str:
     ]
 
 
+def probe_tokens(model: Model, n_tokens: int) -> Int[Tensor, "batch pos"]:
+    """Return one seeded batch of random tokens.
+
+    Without special ones, of which some models make masks of their own.
+    """
+    asked = adapter(model)
+    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
+    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
+    tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
+    return tokens.to(asked.W_U.device)
+
+
 def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return context vectors and logits of one seeded batch of random tokens."""
     asked = adapter(model)
-    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
-    # without special tokens, of which some models make masks of their own
-    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
-    tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
-    tokens = tokens.to(asked.W_U.device)
+    tokens = probe_tokens(model, n_tokens)
     seen: list[Tensor] = []
 
     def look(c: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def read_labelled(
         Labelled(2 texts, labels -0.5 ×1, 1 ×1, median 1.5 words)
     """
     columns = Columns(text, label, prompt, labels, scale, dropna)
-    return Labelled(*read_columns(_table(_path(path), [text, label, prompt], SUFFIXES), columns))
+    return Labelled(*read_columns(_table(as_path(path), [text, label, prompt], SUFFIXES), columns))
 
 
 def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[str]:
@@ -78,8 +78,8 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
         >>> read_texts("reviews.txt")
         ['so so .', 'superb .']
     """
-    path, kinds = _path(path), (*SUFFIXES, ".txt")
-    if _kind(path, kinds) != ".txt":
+    path, kinds = as_path(path), (*SUFFIXES, ".txt")
+    if kind_of(path, kinds) != ".txt":
         return read_column(_table(path, [text], kinds), text)
     found = [line.rstrip("\r") for line in _content(path).split("\n") if line.strip()]
     if not found:
@@ -89,7 +89,7 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
     return found
 
 
-def _path(path: Any) -> Path:
+def as_path(path: Any) -> Path:
     if isinstance(path, str | PathLike):
         return Path(path)
     raise ValueError(
@@ -98,7 +98,7 @@ def _path(path: Any) -> Path:
     )
 
 
-def _kind(path: Path, kinds: Sequence[str]) -> str:
+def kind_of(path: Path, kinds: Sequence[str]) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix.lower()
     if kind not in kinds or (kind == ".parquet" and suffixes[-1] == ".gz"):
@@ -110,12 +110,12 @@ def _kind(path: Path, kinds: Sequence[str]) -> str:
 
 
 def _table(path: Path, wanted: Sequence[Hashable], kinds: Sequence[str]) -> Table:
-    kind = _kind(path, kinds)
+    kind = kind_of(path, kinds)
     if kind == ".parquet":
         return _parquet_table(path)
     content = _content(path)
     if kind == ".jsonl":
-        return _object_table(path, *_jsonl_rows(content, path))
+        return object_table(path, *_jsonl_rows(content, path))
     if kind == ".json":
         return _json_table(content, path)
     return _csv_table(content, path, wanted, SEPARATORS[kind])
@@ -156,7 +156,7 @@ def _parquet_table(path: Path) -> Table:
         raise ValueError(f"{path}: not a parquet file ({error})") from None
 
 
-def _object_table(path: Path, rows: list[dict], where: list[str]) -> Table:
+def object_table(path: Path, rows: list[dict], where: list[str]) -> Table:
     """Return objects as a table; one may lack what others have."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
@@ -178,7 +178,7 @@ def _jsonl_rows(content: str, path: Path) -> tuple[list[dict], list[str]]:
         if not raw.strip():
             continue
         where.append(f"line {line}")
-        row = _json(raw, path, where[-1])
+        row = read_json(raw, path, where[-1])
         if not isinstance(row, dict):
             raise ValueError(
                 f"{path}, line {line}: got {type(row).__name__}, expected an object per line; a file "
@@ -189,7 +189,7 @@ def _jsonl_rows(content: str, path: Path) -> tuple[list[dict], list[str]]:
 
 
 def _json_table(content: str, path: Path) -> Table:
-    found = _json(content, path, "") if content.strip() else []
+    found = read_json(content, path, "") if content.strip() else []
     if isinstance(found, dict) and found and all(isinstance(x, dict) for x in found.values()):
         # as DataFrame.to_json writes it: each column an object of rows
         keys = {tuple(column) for column in found.values()}
@@ -211,10 +211,10 @@ def _json_table(content: str, path: Path) -> Table:
     for i, row in enumerate(found):
         if not isinstance(row, dict):
             raise ValueError(f"{path}, [{i}]: got {type(row).__name__}, expected an object")
-    return _object_table(path, found, [f"[{i}]" for i in range(len(found))])
+    return object_table(path, found, [f"[{i}]" for i in range(len(found))])
 
 
-def _json(raw: str, path: Path, where: str) -> Any:
+def read_json(raw: str, path: Path, where: str) -> Any:
     try:
         return json.loads(raw, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
