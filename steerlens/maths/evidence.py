@@ -8,6 +8,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights, apply_softcap, log_sum_exp, softcap_gradient
 from steerlens.maths.svd import svd
+from steerlens.maths.tail import Tail
 
 ROUNDING = 1e-3
 """By how much of itself a value may rise before a step was too long: near the minimum sums in
@@ -19,7 +20,10 @@ slow, and at most."""
 
 
 def even_kl(
-    head: UnembedWeights, c: Float[Tensor, "n d"], move: Float[Tensor, "n d"]
+    head: UnembedWeights,
+    c: Float[Tensor, "n d"],
+    move: Float[Tensor, "n d"],
+    tail: Tail | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
     """Return the KL that a move of contexts costs, mean of both signs, and its gradient in the
     move.
@@ -29,7 +33,7 @@ def even_kl(
 
     Nats, one per row; convex in `m`. Under a soft cap, where logits are not linear in the move,
     both KL are taken as they are, with the cap's slope in the gradient; convex it then is near 0
-    only.
+    only. `tail`: what words that are not in the read-out add, see `two_tiers`.
 
     Example:
         >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))
@@ -39,14 +43,20 @@ def even_kl(
     """
     size = max(LEAST, min(MOST, ROOM // head.W_U.shape[1]))
     costs, slopes = [], []
-    for at, m in zip(c.split(size), move.split(size), strict=True):
+    for start in range(0, len(c), size):
+        rows = slice(start, start + size)
+        at, m = c[rows], move[rows]
         z, u = (
             torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at),
             (m.to(head.W_U) @ head.W_U).to(m),
         )
-        cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
+        if tail is None:
+            cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
+            rest = 0
+        else:
+            cost, pull, rest = _lumped(head, z, u, tail.rows(rows), m)
         costs.append(cost)
-        slopes.append((pull.to(head.W_U) @ head.W_U.mT).to(m))
+        slopes.append((pull.to(head.W_U) @ head.W_U.mT).to(m) + rest)
     return torch.cat(costs), torch.cat(slopes)
 
 
@@ -59,6 +69,26 @@ def _linear(
     plain = log_sum_exp(z)
     (plus, p), (minus, q) = _normalised(z + u), _normalised(z.sub_(u))
     return (plus + minus) / 2 - plain, p.sub_(q).mul_(head.scale / 2)
+
+
+def _lumped(
+    head: UnembedWeights,
+    z: Float[Tensor, "n words"],
+    u: Float[Tensor, "n words"],
+    tail: Tail,
+    m: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n words"], Float[Tensor, "n d"]]:
+    """Return the even KL, its gradient in `u`, and what the lump adds to that in the move; `z` and
+    `u` are overwritten."""
+    if head.scale != 1.0:
+        z, u = z.mul_(head.scale), u.mul_(head.scale)
+    plain = torch.logaddexp(log_sum_exp(z), tail.log_mass)
+    (plus, p), (minus, q) = _normalised(z + u), _normalised(z.sub_(u))
+    up, up_slope, down, down_slope = tail.moved(m)
+    ahead, behind = torch.logaddexp(plus, up), torch.logaddexp(minus, down)
+    p, q = p.mul_((plus - ahead).exp()[:, None]), q.mul_((minus - behind).exp()[:, None])
+    rest = (up - ahead).exp()[:, None] * up_slope - (down - behind).exp()[:, None] * down_slope
+    return (ahead + behind) / 2 - plain, p.sub_(q).mul_(head.scale / 2), rest / 2
 
 
 def _capped(

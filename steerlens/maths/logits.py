@@ -197,7 +197,9 @@ def _gradient_in_parts(
         sizes.append(top.to(weight) - p.amax(1).to(weight).log())
         means.append((p * bend if isinstance(bend, Tensor) else p) @ part.W_U.mT)
     share = torch.stack(sizes).softmax(0)[..., None]
-    e = head.W_U.index_select(1, target).mT
+    # by rows: a tied read-out lies word by word in memory, and `index_select` of its columns would
+    # walk through all of it
+    e = head.W_U.mT[target]
     mean = (share * torch.stack(means)).sum(0)
     bend = softcap_gradient(head, apply_softcap(head, (c * e).sum(1) + head.b_U[target]))
     if isinstance(bend, Tensor):

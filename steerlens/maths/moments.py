@@ -52,21 +52,23 @@ def moments(
     label: Float[Tensor, " n"],
     weight: Float[Tensor, " n"],
 ) -> Moments:
-    """Return the sums over some positions. Cost: the two products of one gradient."""
-    parts = [(part, logits(part, c)) for _, part in blocks(head)]
-    share = torch.stack([log_sum_exp(z) for _, z in parts]).softmax(0)[..., None]
+    """Return the sums over some positions. Cost: the two products of one gradient, in the dtype of
+    the read-out."""
+    at = c.to(head.W_U)
+    parts = [(part, logits(part, at)) for _, part in blocks(head)]
+    share = torch.stack([log_sum_exp(z).to(c) for _, z in parts]).softmax(0)
     mean, mass = torch.zeros_like(c), []
     for (part, z), of in zip(parts, share, strict=True):
         bend = softcap_gradient(part, z)
-        p = torch.softmax(z, 1, out=z).mul_(of)
+        p = torch.softmax(z, 1, out=z)
         if isinstance(bend, Tensor):
             p = p.mul_(bend)
-            mean += p @ part.W_U.mT
-            mass.append(weight @ p.mul_(bend))
+            mean += of[:, None] * (p @ part.W_U.mT).to(c)
+            mass.append(((weight * of).to(p) @ p.mul_(bend)).to(c))
         else:  # on rows of d numbers instead of vocab
-            mean += bend * (p @ part.W_U.mT)
-            mass.append(bend**2 * (weight @ p))
-    e = head.W_U.mT[target]
+            mean += bend * of[:, None] * (p @ part.W_U.mT).to(c)
+            mass.append(bend**2 * ((weight * of).to(p) @ p).to(c))
+    e = head.W_U.mT[target].to(c)
     bend = softcap_gradient(head, apply_softcap(head, (c * e).sum(1) + head.b_U[target]))
     missing = (bend[:, None] if isinstance(bend, Tensor) else bend) * e - mean
     weighted = weight[:, None] * c

@@ -10,6 +10,7 @@ from torch import Tensor
 from steerlens.maths.evidence import even_kl, nuclear_descent, soft_threshold_singular_values
 from steerlens.maths.logits import UnembedWeights, nll_gradient, quickest
 from steerlens.maths.numbers import generator
+from steerlens.maths.tail import Tail, two_tiers
 from steerlens.methods.steer.judge import SHARES, Asked, Half, judge_halves
 from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
 from steerlens.values.metric import Metric
@@ -41,6 +42,9 @@ METER = 512
 On those it was fitted on a matrix costs too little, one of many directions most so.
 """
 
+LIKELY = 8_192
+"""Words of a vocabulary of twice that at least whose share of the cost is taken one by one."""
+
 BOLDNESS = 0.6
 """The curvature that steps reckon with, as a part of the largest, which few directions have; see
 `nuclear_descent`."""
@@ -69,9 +73,12 @@ class _Cost(NamedTuple):
     size: Float[Tensor, "n 1"]
     label2: float
     write: Float[Tensor, "d d"]
+    tail: Tail | None = None
+    """What unlikely words of a large vocabulary add, as one lump."""
 
     def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
-        kl, pull = even_kl(self.head, self.over, self.size * (self.white @ V @ self.write))
+        move = self.size * (self.white @ V @ self.write)
+        kl, pull = even_kl(self.head, self.over, move, self.tail)
         # positions are drawn in proportion to weight · label², which the mean therefore divides by
         part = self.white.mT @ ((pull / self.size) @ self.write)
         weight = self.label2 / len(self.over)
@@ -84,8 +91,13 @@ class _Cost(NamedTuple):
         return V
 
     def at(self, start: int, stop: int | None) -> "_Cost":
-        part = slice(start, stop)
-        return self._replace(over=self.over[part], white=self.white[part], size=self.size[part])
+        rows = slice(start, stop)
+        return self._replace(
+            over=self.over[rows],
+            white=self.white[rows],
+            size=self.size[rows],
+            tail=self.tail and self.tail.rows(rows),
+        )
 
 
 def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: Asked) -> Explained:
@@ -205,8 +217,10 @@ def _cost(
     label2 = float(share.mean())
     c, size = c[drawn], labels[text[drawn]].abs()[:, None]
     # what rounding does to a sum over positions is far below the sum's noise
-    head = quickest(states.readout.head)
-    return _Cost(head, c + c @ base, c @ metric.C_inverse_root, size, label2, metric.S_inverse_root)
+    over = c + c @ base
+    head, tail = two_tiers(quickest(states.readout.head), over, LIKELY)
+    white, write = c @ metric.C_inverse_root, metric.S_inverse_root
+    return _Cost(head, over, white, size, label2, write, tail)
 
 
 def _evidence(

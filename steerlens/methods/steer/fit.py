@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
+from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_number
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
@@ -157,11 +158,13 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         settings = {"damping": DAMPING} | settings
     sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
     sample = sample if sample.n_texts > 1 else train
+    # the evidence needs coordinates; the other solvers' sums are the fit itself
+    head = quickest(states.readout.head) if given.solver == "auto" else states.readout.head
     halves = cast(
         tuple[Moments, Moments],
-        tuple(sums_over(half, given.weights) for half in sample.split(0.5, seed=given.seed)),
+        tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=given.seed)),
     )
-    metric = Metric(*second_moments(states.readout.head, halves[0].plus(halves[1])))
+    metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
     tuning = heldout.sample(8_192, seed=given.seed)
     setting, trials, tried = choose(
         sample, halves, metric, tuning, given.weights, settings, given.solver, given.seed

@@ -118,9 +118,12 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
     return (weight * n.sum()).float()
 
 
-def sums_over(states: States, weights: Weights) -> Moments:
-    """Return the additive sums of some states, weighted as the fit weighs them."""
-    head = states.readout.head
+def sums_over(states: States, weights: Weights, head: UnembedWeights | None = None) -> Moments:
+    """Return the additive sums of some states, weighted as the fit weighs them.
+
+    `head`: a read-out to use instead of the states' own.
+    """
+    head = head or states.readout.head
     device = head.W_U.device
     labels, weight = states.labels.to(device), text_weights(states, weights).to(device)
     total: Moments | None = None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import readings
+from steerlens.maths.logits import UnembedWeights, quickest, readings
 from steerlens.maths.moments import Moments
 from steerlens.maths.solvers import cross_validated_gain, lbfgs
 from steerlens.methods.steer.problem import (
@@ -207,7 +207,8 @@ def solve(
 
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
     """Return the mean held-out NLL of a point; classes balanced as by default."""
-    return _nll_of(tuning, [(metric.unwhiten(V[0]), metric.unwhiten(V[1]))])[0]
+    W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
+    return _nll_along(tuning.readout.head, tuning, D, W, tuning.labels, (1.0,))[0]
 
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -220,7 +221,9 @@ and nats per token that each further one has to bring."""
 
 def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> float:
     """Return the fraction of a background under which held-out texts are likeliest."""
-    nll = _nll_of(tuning, [(torch.zeros_like(D), fraction * D) for fraction in FRACTIONS])
+    every = torch.ones_like(tuning.labels)
+    head = quickest(tuning.readout.head)
+    nll = _nll_along(head, tuning, torch.zeros_like(D), D, every, FRACTIONS)
     return min(zip(nll, FRACTIONS, strict=True))[1]
 
 
@@ -229,7 +232,8 @@ def longer(
 ) -> float:
     """Return the multiple of a steer, over its background at the mean label, that held-out texts
     ask for."""
-    nll = _nll_of(tuning, [(k * W, D - mean_label * k * W) for k in LONGER])
+    head = quickest(tuning.readout.head)
+    nll = _nll_along(head, tuning, D, W, tuning.labels - mean_label, LONGER)
     best = 0
     for k in range(1, len(LONGER)):
         if nll[k] > nll[best] - WORTH:
@@ -238,21 +242,32 @@ def longer(
     return LONGER[best]
 
 
-def _nll_of(
-    tuning: States, points: Sequence[tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]]
+def _nll_along(
+    head: UnembedWeights,
+    tuning: States,
+    base: Float[Tensor, "d d"],
+    step: Float[Tensor, "d d"],
+    size: Float[Tensor, " n_texts"],
+    multiples: Sequence[float],
 ) -> list[float]:
-    """Return the mean NLL of texts at their own labels under steers and backgrounds; classes
-    balanced as by default."""
-    head, device = tuning.readout.head, points[0][0].device
-    labels, weight = (t.to(device) for t in (tuning.labels, text_weights(tuning, "labels")))
-    total = torch.zeros(len(points), dtype=torch.float64, device=device)
+    """Return the mean NLL of texts at multiples of a step, `c + c·base + multiple · size · c·step`;
+    classes balanced as by default.
+
+    Logits are linear in the context before the cap, so two products serve all multiples; what a
+    read-out in bfloat16 rounds is then the same for all of them.
+    """
+    device = base.device
+    size, weight = (t.to(device) for t in (size, text_weights(tuning, "labels")))
+    total = torch.zeros(len(multiples), dtype=torch.float64, device=device)
     for c, target, text in tuning.chunks(CHUNK, device=device):
-        y = labels[text][:, None]
-        moved = [c + c @ D + y * (c @ W) for W, D in points]
-        nll = readings(
-            head, target, lambda part, moved=moved: [at @ part.W_U + part.b_U for at in moved]
-        ).nll
-        total += (nll @ weight[text]).double()
+        at, along = c + c @ base, size[text][:, None] * (c @ step)
+
+        def ways(part: UnembedWeights, at: Tensor = at, along: Tensor = along) -> list[Tensor]:
+            z = torch.addmm(part.b_U, at.to(part.W_U), part.W_U).to(at)
+            u = (along.to(part.W_U) @ part.W_U).to(at)
+            return [z + k * u for k in multiples]
+
+        total += (readings(head, target, ways).nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
 
 

@@ -1,0 +1,106 @@
+"""A large vocabulary in two tiers: likely words one by one, the others as one lump."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerlens.maths.logits import UnembedWeights, blocks, log_sum_exp, logits
+
+ROWS, SEEN = 512, 1_024
+"""Positions per product, and positions on which the likely words are found, at most."""
+
+
+class Tail(NamedTuple):
+    """What the words that are left out add to the normaliser of some positions, to second order.
+
+        log Σ_{v left out} exp(z_v + m·e_v) ≈ log_mass + m·mean + ½ m cov mᵀ
+
+    for a move `m` of the context. Mass and mean are those of each position, so the slope at zero is
+    exact; the covariance is the mean over positions, weighted by their mass.
+    """
+
+    log_mass: Float[Tensor, " n"]
+    mean: Float[Tensor, "n d"]
+    cov: Float[Tensor, "d d"]
+
+    def rows(self, part: slice) -> "Tail":
+        """Return the same of some of the positions."""
+        return self._replace(log_mass=self.log_mass[part], mean=self.mean[part])
+
+    def moved(
+        self, m: Float[Tensor, "n d"]
+    ) -> tuple[
+        Float[Tensor, " n"], Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, "n d"]
+    ]:
+        """Return the lump's log-mass and its gradient in the move, at `m` and at `−m`."""
+        along, bend = torch.linalg.vecdot(m, self.mean), m @ self.cov
+        even = self.log_mass + torch.linalg.vecdot(m, bend) / 2
+        return even + along, self.mean + bend, even - along, self.mean - bend
+
+
+def two_tiers(
+    head: UnembedWeights, c: Float[Tensor, "n d"], n_words: int
+) -> tuple[UnembedWeights, Tail | None]:
+    """Return the read-out of the `n_words` likeliest words at some positions, and the tail.
+
+    A steer changes the log-probabilities of all words, but the KL that it costs is a mean under the
+    model's own prediction, where most words weigh nothing. Of SmolLM2's 49,152 words 8,192 carry
+    0.93 of the probability on film reviews.
+
+    The whole read-out and no tail where the vocabulary is not at least twice as large, and under a
+    soft cap, where logits are not linear in the move. Cost: two products with the tail's part of
+    `W_U` per position, once.
+
+    Example:
+        >>> head = UnembedWeights(torch.eye(4), torch.tensor([2.0, 1.0, 0.0, 0.0]))
+        >>> likely, tail = two_tiers(head, torch.zeros(1, 4), 2)
+        >>> likely.b_U.tolist(), round(tail.log_mass.item(), 4)          # log 2
+        ([2.0, 1.0], 0.6931)
+    """
+    vocab = head.W_U.shape[1]
+    if vocab < 2 * n_words or head.softcap is not None:
+        return head, None
+    seen = [torch.softmax(logits(head, at), 1).float().sum(0) for at in _parts(head, c[:SEEN])]
+    order = torch.stack(seen).sum(0).argsort(descending=True)
+    likely, rare = (
+        # sorted: neighbours in memory are read together
+        head._replace(
+            W_U=head.W_U.mT.index_select(0, ids).mT.contiguous(), b_U=head.b_U.index_select(0, ids)
+        )
+        for ids in (order[:n_words].sort().values, order[n_words:].sort().values)
+    )
+    lumps = [_lump(likely, rare, at) for at in _parts(head, c)]
+    log_mass, mean, mass = (torch.cat([lump[k] for lump in lumps]) for k in range(3))
+    W = rare.W_U.to(mean)
+    second = (W * torch.stack([lump[3] for lump in lumps]).sum(0)) @ W.mT * head.scale**2
+    cov = (second - (mass[:, None] * mean).mT @ mean) / mass.sum().clamp_min(1e-30)
+    return likely, Tail(log_mass, mean, (cov + cov.mT) / 2)
+
+
+def _parts(head: UnembedWeights, c: Float[Tensor, "n d"]) -> list[Float[Tensor, "rows d"]]:
+    return list(c.to(head.W_U).split(ROWS))
+
+
+def _lump(
+    likely: UnembedWeights, rare: UnembedWeights, c: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " rare"]]:
+    """Return the rare words' log-mass, the mean of what they add to a logit, their share of all
+    probability, and each word's sum of that over the positions."""
+    z = [logits(part, c) for _, part in blocks(rare)]
+    sizes = torch.stack([log_sum_exp(part).float() for part in z])
+    log_mass = sizes.logsumexp(0)
+    share = (log_mass - _log_mass(likely, c)).sigmoid()
+    mean, sums = torch.zeros(c.shape, device=c.device), []
+    for (_, part), here, size in zip(blocks(rare), z, sizes, strict=True):
+        # of the lump's probability, not of all
+        p = torch.softmax(here, 1, out=here).mul_((size - log_mass).exp().to(here)[:, None])
+        mean += (p @ part.W_U.mT).float()
+        sums.append(share @ p.float())
+    return log_mass, rare.scale * mean, share, torch.cat(sums)
+
+
+def _log_mass(head: UnembedWeights, c: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    sizes = [log_sum_exp(logits(part, c)).float() for _, part in blocks(head)]
+    return torch.stack(sizes).logsumexp(0)
