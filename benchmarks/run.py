@@ -26,16 +26,17 @@ import _maths
 import _measure
 import _memory
 import _score
+import _vocabulary
 import _write
 import torch
 
 GROUPS = {
     "fit": _fit.lines, "collect": _collect.lines, "write": _write.lines, "score": _score.lines, "memory": _memory.lines,
-    "maths": _maths.lines, "import": _import.lines,
+    "maths": _maths.lines, "import": _import.lines, "vocabulary": _vocabulary.lines,
 }  # fmt: skip
 ORDER = (
     "fit-reviews", "fit-toy", "refit-reviews", "refit-toy", "collect", "collect-toy", "write", "write-11", "score-11", "memory",
-    "map", "map-toy", "highlight", "svd", "import",
+    "map", "map-toy", "highlight", "svd", "import", "vocabulary",
 )  # fmt: skip
 PAGE = Path(__file__).parent.parent / "docs" / "numbers.md"
 

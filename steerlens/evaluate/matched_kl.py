@@ -98,13 +98,13 @@ def _search(
     """Return the logarithm of the strength, and the power with which the cost grows there.
 
     What a step leaves is of the order of the step times the error of the power: steps as short as
-    `0.04` end the search where the power is known, `0.01` where it was last seen to be about 2.
+    `0.1` end the search where the power is known, `0.01` where it was last seen to be about 2.
     """
 
     def excess(log_s: float) -> float:
         return math.log(max(cost(math.exp(log_s)), 1e-30) / kl)
 
-    enough = 5e-5 if power is None else 0.04
+    enough = 5e-5 if power is None else 0.1
     power, before = power or 2.0, None
     for _ in range(12):  # the quadratic law first, then the power that the last two guesses show
         off = excess(guess)

@@ -182,7 +182,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     mean = mean_label(train, given.weights)
     measured, on_train = (
         measure(part, value, background, strength=strength, mean_label=mean)
-        for part in (heldout, train.sample(4_096, seed=given.seed))
+        for part in (heldout, train.sample(2_048, seed=given.seed))
     )
     auto, problem, solved = given.solver == "auto", found.problem, found.solved
     lambdas = problem.ridge.flatten().tolist()
