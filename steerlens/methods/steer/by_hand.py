@@ -53,7 +53,7 @@ def steer_from_words(readout: Readout, words: Words, *, name: str = "words") -> 
     Example:
         >>> import steerlens as sl
         >>> on = sl.readout(sl.load_model("toy-64"))
-        >>> joy = steer_from_words(on, {"good": "bad", "superb": "terrible"}, name="joy")
+        >>> joy = steer_from_words(on, {"good": "awful", "superb": "dreadful"}, name="joy")
         >>> good, mean = on.W_U[:, on.tokens.index("good")], on.W_U.mean(1)
         >>> torch.allclose(joy.W @ (good - mean), good - mean, atol=1e-4)
         True
@@ -135,8 +135,9 @@ def steer_from_texts(
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> kind = steer_from_texts(model, "the film was superb .", "the film was awful .")
-        >>> both = sl.score(model, ["superb ."], kind, strengths=(0, 1), end=False)
-        >>> bool(both.log_prob[2] > both.log_prob[0])
+        >>> table = sl.score(model, ["the film was superb ."], kind, strengths=(-1, 1))
+        >>> told = table.groupby("strength").log_prob.sum()
+        >>> bool(told[1.0] > told[-1.0])
         True
     """
     if wanted.strip() == unwanted.strip():
