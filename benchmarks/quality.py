@@ -1,4 +1,4 @@
-"""Recipe good a fit is on new texts, and how long the authors' training takes to be as good.
+"""How good a fit is on new texts, and how long the authors' training takes to be as good.
 
     python benchmarks/quality.py                 # toy-128, 400 texts, 200 steps: about a minute
     python benchmarks/quality.py --quick         # small, within a minute: whether it runs
@@ -73,14 +73,15 @@ class Fitted(NamedTuple):
 class Judged(NamedTuple):
     """What new texts say of a fit, in nats per token.
 
-    `gains` (nats, at equal KL) and `tokens` are those of each text with a sign.
+    `gains` (nats, at equal KL over the background) and `tokens` are those of each text with a sign;
+    `alone` is the margin at equal KL over the plain model, with its interval.
     """
 
     nll: float
     background: float
     at_one: float
     strength: float
-    alone: float
+    alone: tuple[float, float, float]
     gains: torch.Tensor
     tokens: torch.Tensor
 
@@ -104,9 +105,10 @@ def judge(held: sl.States, fit: Fitted) -> Judged:
     tokens = signed.lengths[signed.keep].double()
     # over the plain model: a background that harms it makes room for a margin, see LOG
     same = sl.strength_at_kl(value, held.sample(CALIBRATED_ON, seed=0), kl=KL) * value
-    alone = sign_margins(signed, [same], zero_steer(held.readout)).sum()
-    one, bare = (float(gain / tokens.sum()) for gain in (at_one.sum(), alone))
-    return Judged(losses.steered, losses.background, one, strength, bare, at_kl, tokens)
+    over_plain = sign_margins(signed, [same], zero_steer(held.readout))[0, signed.keep]
+    alone = bootstrap_ratio(over_plain.numpy(), tokens.numpy())
+    one = float(at_one.sum() / tokens.sum())
+    return Judged(losses.steered, losses.background, one, strength, alone, at_kl, tokens)
 
 
 # ---- cases ----
@@ -228,7 +230,8 @@ def rows_of(found: Iterator[tuple[dict[str, Any], Judged]]) -> Iterator[dict[str
         more = ours.margin(judged)
         yield {
             **about, "NLL": judged.nll, "background": judged.background, "margin at 1": judged.at_one,
-            "strength": judged.strength, "margin alone": judged.alone, "margin": margin, "low": low, "high": high,
+            "strength": judged.strength, "margin alone": judged.alone[0], "alone, low": judged.alone[1],
+            "alone, high": judged.alone[2], "margin": margin, "low": low, "high": high,
             "ours more": more[0], "ours more, low": more[1], "ours more, high": more[2],
         }  # fmt: skip
 

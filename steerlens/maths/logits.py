@@ -85,8 +85,11 @@ def to_bfloat16(head: UnembedWeights) -> UnembedWeights:
     out first. That changes no probability, and logits that are all far from 0 (GPT-2's are near
     −100) would be rounded to halves.
     """
-    W_U = head.W_U if head.softcap is not None else head.W_U - head.W_U.mean(1, keepdim=True)
-    return head._replace(W_U=W_U.bfloat16(), b_U=head.b_U.bfloat16())
+    mean = 0.0 if head.softcap is not None else head.W_U.mean(1, keepdim=True)
+    W_U = torch.empty_like(head.W_U, dtype=torch.bfloat16)
+    for start, part in blocks(head):  # a large one never stands twice in float32
+        W_U[:, start : start + part.W_U.shape[1]] = part.W_U - mean
+    return head._replace(W_U=W_U, b_U=head.b_U.bfloat16())
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -100,9 +100,24 @@ def second_moments(
         >>> second_moments(head, sums)[1].tolist()                    # 2² · (½ − ¼)
         [[1.0, -1.0], [-1.0, 1.0]]
     """
-    W_U = head.W_U.double()
-    S = ((W_U * sums.p) @ W_U.mT - sums.ee) / sums.weight
+    S = (second_moment(head, sums.p) - sums.ee) / sums.weight
     return sums.cc / sums.weight, (S + S.mT) / 2
+
+
+def second_moment(head: UnembedWeights, p: Float[Tensor, " vocab"]) -> Float[Tensor, "d d"]:
+    """Return `W_U diag(p) W_Uᵀ`, float64; a large `W_U` never stands there whole in float64.
+
+    Example:
+        >>> import torch
+        >>> second_moment(UnembedWeights(torch.eye(2), torch.zeros(2)), torch.tensor([0.5, 0.25])).tolist()
+        [[0.5, 0.0], [0.0, 0.25]]
+    """
+    d = head.W_U.shape[0]
+    total = torch.zeros(d, d, dtype=torch.float64, device=head.W_U.device)
+    for start, part in blocks(head):
+        W = part.W_U.double()
+        total += (W * p[start : start + W.shape[1]]) @ W.mT
+    return total
 
 
 class Costs(NamedTuple):

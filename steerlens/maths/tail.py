@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights, blocks, log_sum_exp, logits
+from steerlens.maths.moments import second_moment
 
 ROWS, SEEN = 512, 1_024
 """Positions per product, and positions on which the likely words are found, at most."""
@@ -73,10 +74,12 @@ def two_tiers(
     )
     lumps = [_lump(likely, rare, at) for at in _parts(head, c)]
     log_mass, mean, mass = (torch.cat([lump[k] for lump in lumps]) for k in range(3))
-    W = rare.W_U.to(mean)
-    second = (W * torch.stack([lump[3] for lump in lumps]).sum(0)) @ W.mT * head.scale**2
-    cov = (second - (mass[:, None] * mean).mT @ mean) / mass.sum().clamp_min(1e-30)
-    return likely, Tail(log_mass, mean, (cov + cov.mT) / 2)
+    # of what words add to a logit, in float64: a covariance is a difference
+    second = head.scale**2 * second_moment(rare, torch.stack([lump[3] for lump in lumps]).sum(0))
+    cov = (second - (mass[:, None] * mean).mT.double() @ mean.double()) / mass.sum().clamp_min(
+        1e-30
+    )
+    return likely, Tail(log_mass, mean, ((cov + cov.mT) / 2).to(mean))
 
 
 def _parts(head: UnembedWeights, c: Float[Tensor, "n d"]) -> list[Float[Tensor, "rows d"]]:
