@@ -130,18 +130,33 @@ def gallery() -> str:
         "# Gallery\n\nEvery figure has a script of its own, which writes PDF, PNG and its numbers as JSON to "
         "`figures/out/`; those below are kept in `figures/gallery/`.\n"
     ]
-    for picture in sorted((ROOT / "figures" / "gallery").glob("*.png")):
-        script = ROOT / "figures" / f"{picture.stem}.py"
+    pictures = sorted(path.stem for path in (ROOT / "figures" / "gallery").glob("*.png"))
+    for script, names in by_script(pictures).items():
         said = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
         head, _, rest = said.partition("\n\n")
         rest = "\n\n".join(p for p in rest.split("\n\n") if not p.lstrip().startswith("python "))
         rest = re.sub(r"\s*Writes figures/out/\S+", "", rest).strip()
-        title = picture.stem.replace("_", " ")
-        parts.append(
-            f"## {title[0].upper()}{title[1:]}\n\n![{head.split('.')[0]}](../../figures/gallery/{picture.name})\n\n"
-            f"{escaped(head)}\n\n{escaped(rest)}\n\n```sh\npython figures/{picture.stem}.py\n```\n"
-        )
+        title = script.stem.replace("_", " ")
+        parts.append(f"## {title[0].upper()}{title[1:]}\n\n{escaped(head)}\n\n{escaped(rest)}\n")
+        for name in names:
+            words = name.removeprefix(script.stem).split("_")
+            parts.append(
+                f"![{head.split('.')[0]}](../../figures/gallery/{name}.png)\n\n"
+                f"```sh\n{' '.join(['python', f'figures/{script.name}', *filter(None, words)])}\n```\n"
+            )
     return "\n".join(parts)
+
+
+def by_script(pictures: list[str]) -> dict[Path, list[str]]:
+    """Return each script with its pictures: those of its name, with the words it was called with
+    behind it."""
+    found: dict[Path, list[str]] = {}
+    for name in pictures:
+        script = ROOT / "figures" / f"{name}.py"
+        while not script.is_file():
+            script = script.with_stem(script.stem.rpartition("_")[0])
+        found.setdefault(script, []).append(name)
+    return found
 
 
 def copied(name: str) -> str:

@@ -6,9 +6,9 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from _setting import OUT
 
@@ -16,14 +16,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.recipes import NAMES, recipes
-from steerlens.evaluate.compare_writing import compare_writing
+from steerlens.analysis.recipes import Words, recipes
+from steerlens.evaluate.compare_writing import Recipe, compare_writing
 from steerlens.evaluate.protocols import Protocol
-from steerlens.evaluate.runs import Entrant, run_protocol
+from steerlens.evaluate.runs import Entrant, run_protocol, slug
 from steerlens.evaluate.scorers import Scorer, fit_text_classifier
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import cost_on
-from steerlens.methods.baselines.lm_steer_recipe import fit_lm_steer_recipe
+from steerlens.methods.baselines.copies import FineTuning
 from steerlens.models.hooks import Model
 from steerlens.show import label_panels, look, plot_rows, save_figure
 from steerlens.show.figures import records
@@ -33,19 +33,34 @@ DATA = Path(__file__).parent.parent.parent / "shared/data"
 SMOLLM2 = Path.home() / ".cache/steerlens-lms/smollm2-135m"
 KL, PAPER = 0.1, 5.0
 """Nats per token that every method spends, and the strength that the paper writes at."""
+TUNING = FineTuning(lr=3e-4, epochs=4)
+"""Of copies of a toy model, which learn nothing at the rate that suits large ones."""
+SHOWN = (
+    "method", "kind", "strength", "given_kl", "mean_score", "above_half", "expected_max", "any_above",
+    "corpus_perplexity", "distinct_2", "own_kl",
+)  # fmt: skip
+"""What is printed of a table; all of it is in the JSON."""
 CHEAP = ("steer", "logit bias", "log-odds", "mean difference")
 """What is fitted to a real model within minutes of two cores."""
 
 
 class World(NamedTuple):
-    """A model with the texts that methods are fitted to and those that set the cost."""
+    """A model with methods, the texts they are fitted to and those that set the cost."""
 
     name: str
     model: Model
     train: sl.Labelled
     data: sl.Labelled
     task: Protocol
-    methods: tuple[str, ...]
+    methods: Mapping[str, Recipe]
+
+
+def toy_methods(model: Model, words: Words) -> dict[str, Recipe]:
+    """Return every method, each of which is fitted once to the same texts."""
+    copies = OUT / "copies"
+    return {
+        k: cache(m) for k, m in recipes(model, words=words, tuning=TUNING, folder=copies).items()
+    }
 
 
 def asked(*known: str) -> set[str]:
@@ -87,35 +102,45 @@ def _rated(rows: list[dict]) -> sl.Labelled:
     return sl.Labelled([x["text"] for x in kept], [2 * x["toxicity"] - 1 for x in kept])
 
 
-def fill(world: World) -> pd.DataFrame:
-    """Return the table of one world: all methods at one KL, then LM-Steer at the paper's strength."""
-    methods = recipes(world.model, world.methods)
+def fill(script: str, world: World) -> pd.DataFrame:
+    """Return the table of one world: all methods at one KL, then LM-Steer at the paper's strength.
+
+    Texts are kept in figures/out/texts, so that a run that was stopped goes on.
+    """
+    kept = OUT / "texts" / script / slug(world.name)
+    kept.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a rival learned nothing is seen in the table
         table = compare_writing(
-            world.model, methods, world.task, world.data, kl=KL, train=world.train
+            world.model,
+            world.methods,
+            world.task,
+            world.data,
+            kl=KL,
+            train=world.train,
+            folder=kept,
         )
-        return pd.concat([table, _at_paper_strength(world, table)], ignore_index=True)
+        more = _at_paper_strength(world, kept)
+    # worlds share fits, and rivals copies: what a fit takes is in equal_kl
+    return pd.concat([table, more], ignore_index=True).drop(columns="seconds")
 
 
-def _at_paper_strength(world: World, table: pd.DataFrame) -> pd.DataFrame:
+def _at_paper_strength(world: World, kept: Path) -> pd.DataFrame:
     """Return LM-Steer as the paper uses it: five times the strength that a label of 1 asks for."""
-    states = sl.collect(world.model, world.train, progress=False)
-    fit = sl.fit_steer(states, progress=False)
-    entrants = [Entrant("base", None, 0.0)]
-    side = world.task.side
-    entrants.append(
-        Entrant(f"steer at {PAPER:g} labels", fit.value, side * PAPER * fit.report.strength)
-    )
-    if "authors' recipe" in world.methods:
-        theirs = fit_lm_steer_recipe(states)[0]
-        entrants.append(Entrant(f"authors' recipe at {PAPER:g}", theirs, side * PAPER))
-    texts = run_protocol(world.model, entrants, world.task)
+    entrants, side = [Entrant("base", None, 0.0)], world.task.side
+    for name in ("steer", "authors' recipe"):
+        if name in world.methods:
+            fit = world.methods[name](world.train)
+            label = fit.report.strength if isinstance(fit, sl.Fit) else 1.0
+            method = fit.value if isinstance(fit, sl.Fit) else fit
+            entrants.append(Entrant(f"{name}, {PAPER:g} labels", method, side * PAPER * label))
+    texts = run_protocol(world.model, entrants, world.task, folder=kept)
     found = summarize(texts, world.task).rename(columns={"entrant": "method"})
-    found = found[found.method != "base"]
+    found = cast(pd.DataFrame, found[found.method != "base"])
     about = {
         e.name: (e.strength, cost_on(world.model, e.method, world.data.first(100))(e.strength))
-        for e in entrants[1:]
+        for e in entrants
+        if e.method is not None
     }
     strength, cost = zip(*(about[name] for name in found.method), strict=True)
     return found.assign(
@@ -158,32 +183,18 @@ def publish(
     save_figure(fig, OUT, "_".join([script, *sys.argv[1:]]), about)
     for name, table in tables.items():
         print(name)
-        shown = [  # what the picture leaves out is in the JSON
-            "method",
-            "kind",
-            "strength",
-            "given_kl",
-            "mean_score",
-            "above_half",
-            "expected_max",
-            "any_above",
-            "corpus_perplexity",
-            "distinct_2",
-            "own_kl",
-        ]
-        print(table[shown].round(3).to_string())
+        print(table[list(SHOWN)].round(3).to_string())
 
 
 __all__ = [
     "CHEAP",
-    "NAMES",
     "World",
     "asked",
     "draw",
     "fill",
     "publish",
-    "replace",
     "signed",
     "toxicity_scorer",
+    "toy_methods",
     "toy_prompts",
 ]

@@ -15,7 +15,6 @@ import time
 from _tables import (
     CHEAP,
     DATA,
-    NAMES,
     SMOLLM2,
     World,
     asked,
@@ -24,21 +23,27 @@ from _tables import (
     publish,
     signed,
     toxicity_scorer,
+    toy_methods,
     toy_prompts,
 )
 
 import steerlens as sl
+from steerlens.analysis.recipes import Words, recipes
 from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import detoxification
 from steerlens.evaluate.scorers import oracle
 
+WORDS = Words(
+    codes=("please", "idiots"), instructions=("thank you , dears .", "shut up , you idiots .")
+)
 MEASURES = ("expected_max", "any_above", "corpus_perplexity", "distinct_2")
 
 
 def toy() -> World:
     task = detoxification(toy_prompts("tone", (0.0, 1.0), 40), oracle("tone", sign=-1))
     train, data = (sl.toy.corpus("tone", n=n, seed=s) for n, s in ((800, 0), (200, 1)))
-    return World("toy-64", sl.load_model("toy-64"), train, data, task, NAMES)
+    model = sl.load_model("toy-64")
+    return World("toy-64", model, train, data, task, toy_methods(model, WORDS))
 
 
 def smollm2() -> World:
@@ -46,7 +51,8 @@ def smollm2() -> World:
     task = detoxification(prompts, toxicity_scorer())
     texts = signed(sl.read_labelled(DATA / "jigsaw_train.jsonl"), 300, 0)
     data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 40, 0)
-    return World("SmolLM2-135M", sl.load_model(SMOLLM2), texts, data, task, CHEAP)
+    model = sl.load_model(SMOLLM2)
+    return World("SmolLM2-135M", model, texts, data, task, recipes(model, CHEAP))
 
 
 def main() -> None:
@@ -58,7 +64,7 @@ def main() -> None:
         worlds.append(smollm2())
     else:
         print("SmolLM2-135M or the data are not at hand: their table is left out")
-    tables = {world.name: fill(world) for world in worlds}
+    tables = {world.name: fill("detox_table", world) for world in worlds}
     publish("detox_table", tables, worlds, start, draw(tables, MEASURES, "non-toxic"))
 
 

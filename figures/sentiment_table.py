@@ -12,14 +12,20 @@ positive, low for negative.
 """
 
 import time
+from functools import cache
 
-from _tables import CHEAP, DATA, NAMES, World, asked, draw, fill, publish, signed, toy_prompts
+from _tables import CHEAP, DATA, World, asked, draw, fill, publish, signed, toy_methods, toy_prompts
 
 import steerlens as sl
+from steerlens.analysis.recipes import Words, recipes
 from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import sentiment
 from steerlens.evaluate.scorers import fit_text_classifier, oracle
 
+WORDS = Words(
+    codes=("superb", "terrible"),
+    instructions=("it was a superb film .", "it was a terrible film ."),
+)
 MEASURES = ("above_half", "corpus_perplexity", "distinct_2", "own_kl")
 TARGETS = ("positive", "negative")
 AGAINST = {"positive": "negative", "negative": "positive"}
@@ -30,11 +36,12 @@ def toy() -> list[World]:
     prompts = {kind: toy_prompts("sentiment", some, 30) for kind, some in grades.items()}
     train, data = (sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((800, 0), (200, 1)))
     model, judge = sl.load_model("toy-64"), oracle("sentiment")
+    methods = toy_methods(model, WORDS)
     return [
         World(
             f"toy-64, {target}", model, train, data,
             sentiment({k: prompts[k] for k in ("neutral", AGAINST[target])}, judge, target=target),
-            NAMES,
+            methods,
         )
         for target in TARGETS
     ]  # fmt: skip
@@ -51,11 +58,12 @@ def reviews() -> list[World]:
         for kind in ("neutral", *TARGETS)
     }
     train = signed(texts.first(3000), 800, 0)
+    methods = {k: cache(m) for k, m in recipes(model, (*CHEAP, "LoReFT", "prefix")).items()}
     return [
         World(
             f"reviews-192, {target}", model, train, signed(dev, 100, 0),
             sentiment({k: prompts[k] for k in ("neutral", AGAINST[target])}, judge, target=target),
-            (*CHEAP, "LoReFT", "prefix"),
+            methods,
         )
         for target in TARGETS
     ]  # fmt: skip
@@ -67,7 +75,7 @@ def main() -> None:
         print("SST-5 and reviews-192 are not at hand")
         return
     worlds = reviews() if "reviews" in words else toy()
-    tables = {world.name: fill(world) for world in worlds}
+    tables = {world.name: fill("sentiment_table", world) for world in worlds}
     picture = draw(tables, MEASURES, "neutral")
     publish("sentiment_table", tables, worlds, start, picture)
 

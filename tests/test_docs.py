@@ -92,6 +92,21 @@ def test_links_of_copied_pages_lead_to_pages_or_are_names_of_files():
     )
 
 
+def test_the_gallery_shows_every_picture_with_the_command_that_makes_it():
+    pages = load("_pages")
+    page = pages.gallery()
+    pictures = [path.name for path in (pages.ROOT / "figures" / "gallery").glob("*.png")]
+    assert all(page.count(f"gallery/{name})") == 1 for name in pictures)
+    found = pages.by_script(["scaling", "detox_table_toy", "detox_table_smollm2"])
+    assert {script.name: names for script, names in found.items()} == {
+        "scaling.py": ["scaling"], "detox_table.py": ["detox_table_toy", "detox_table_smollm2"]
+    }  # fmt: skip
+    commands = re.findall(r"python (figures/\w+\.py)", page)
+    assert len(commands) == len(pictures) and all(
+        (pages.ROOT / name).is_file() for name in commands
+    )
+
+
 def test_docstrings_become_rest():
     docstrings = load("_docstrings")
     lines = [
