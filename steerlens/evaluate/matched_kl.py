@@ -10,7 +10,7 @@ from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.maths.numbers import as_number
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States, check_states
-from steerlens.values.steer import Steer, SteerWithBackground
+from steerlens.values.steer import Steer, SteerWithBackground, check_steer
 
 ROUGHLY = 1_024
 """Positions on which a strength is looked for first."""
@@ -53,6 +53,11 @@ def strength_at_kl(
         2.0
     """
     steer = value_of(steer)
+    check_steer(
+        steer,
+        "for others, which states that were read once cannot tell, there is "
+        "steerlens.evaluate.sign_margin.strength_at_kl(model, texts, it)",
+    )
     check_states(states)
     states.readout.check_unchanged()
     if not steer.readout.same_as(states.readout):

@@ -17,7 +17,7 @@ from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerWithBackground
+from steerlens.values.steer import Steer, SteerWithBackground, check_steer
 
 CHUNK = 512
 
@@ -107,7 +107,7 @@ def infer_strength(
 
     Raises:
         ValueError: an empty text, a prior or a limit that is not positive, a steer of another
-            model.
+            model, another intervention than a steer.
 
     Example:
         >>> import steerlens as sl
@@ -118,6 +118,11 @@ def infer_strength(
         [True, False]
     """
     steer = value_of(steer)
+    check_steer(
+        steer,
+        "of other interventions the likelihood need not be concave in the strength, and its top need not be the only "
+        "one: look at several with steerlens.score(model, texts, it, strengths=…)",
+    )
     if not (limit > 0 and (prior is None or prior > 0)):
         raise ValueError(
             f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)"

@@ -258,6 +258,23 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
     return strength.to(device=c.device, dtype=torch.float32).reshape(-1, *([1] * (c.ndim - 1)))
 
 
+def check_steer(given: object, instead: str) -> None:
+    """Raise where something else than a steer, alone or over a background, was given.
+
+    Args:
+        instead: what to do with it, for the message.
+
+    Raises:
+        ValueError: another intervention, or none.
+    """
+    if not isinstance(given, Steer | SteerWithBackground):
+        name = getattr(given, "name", None)
+        called = type(given).__name__ + (f" {name!r}" if isinstance(name, str) else "")
+        raise ValueError(
+            f"steer: got {called}, expected a Steer, alone or with a background; {instead}"
+        )
+
+
 def zero_steer(readout: Readout, name: str = "0") -> Steer:
     """Return the steer that changes nothing."""
     return Steer(

@@ -49,10 +49,10 @@ def test_it_is_the_steer_of_its_matrix_and_its_sums_are_those_of_matrices() -> N
     steer = sl.Steer(a.A @ a.B, a.readout)
     assert_close(run(a, 1.5, at)[POST], steer.apply(at[POST], 1.5), rtol=1e-5, atol=1e-5)
     mixed = 2 * a - b / 4
-    assert_close(mixed.W, 2 * a.W - b.W / 4, rtol=1e-5, atol=1e-5)
+    assert_close(mixed.matrix, 2 * a.matrix - b.matrix / 4, rtol=1e-5, atol=1e-5)
     assert (mixed.rank, mixed.n_parameters) == (3, 2 * 3 * D)
-    assert mixed.name == "2·h0 - 0.25·h4"
-    assert torch.equal((-a).W, -a.W) and a.W.abs().max() > 0.1
+    assert mixed.name == "2·h0 - 0.25·h4" and (-mixed).name == "-(2·h0 - 0.25·h4)"
+    assert torch.equal((-a).matrix, -a.matrix) and a.matrix.abs().max() > 0.1
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -176,8 +176,13 @@ def test_a_fit_steers_new_texts_and_the_descent_is_no_worse_than_its_start(site:
     new = sl.toy.corpus("sentiment", n=60, seed=1)
     assert sign_margin(model(), new, fit.value, strength=0.5).low > 0
     assert sign_margin(model(), new, start.value, strength=0.5).low > 0
-    assert not torch.equal(fit.value.W, start.value.W) or fit.report.settings["epoch_kept"] == 0
-    assert torch.linalg.matrix_rank(fit.value.W, rtol=1e-4) == 4 and fit.background.W.norm() == 0
+    assert (
+        not torch.equal(fit.value.matrix, start.value.matrix)
+        or fit.report.settings["epoch_kept"] == 0
+    )
+    assert (
+        torch.linalg.matrix_rank(fit.value.matrix, rtol=1e-4) == 4 and fit.background.W.norm() == 0
+    )
 
 
 def test_a_fit_comes_back_from_a_file(tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_a_fit_comes_back_from_a_file(tmp_path: Path) -> None:
     )  # fmt: skip
     again = sl.load(sl.save(fit, tmp_path / "early.safetensors"), model())
     assert isinstance(again, HiddenSteer) and (again.name, again.site) == ("early", fit.value.site)
-    assert torch.equal(again.W, fit.value.W)
+    assert torch.equal(again.matrix, fit.value.matrix)
     texts = ["the film was good ."]
     plain, one, other = (
         sl.score(model(), texts, v, strengths=2.0).log_prob.to_numpy()
@@ -251,4 +256,15 @@ def test_a_hooked_transformer_has_a_middle() -> None:
     fit = fit_hidden_steer(
         on, texts, site="blocks.1.hook_resid_mid", rank=1, training=ONCE, progress=False
     )
-    assert fit.report.settings["resumed"] and fit.value.W.norm() > 0
+    assert fit.report.settings["resumed"] and fit.value.matrix.norm() > 0
+
+
+def test_what_is_asked_of_steers_alone_refuses_it_by_name(unchecked: None) -> None:
+    value = make(on=sl.readout(model()))
+    with pytest.raises(ValueError, match="steer: got HiddenSteer 'h0', expected a Steer.*concave"):
+        sl.infer_strength(model(), value, "the film was good .")  # pyright: ignore[reportArgumentType]
+    states = sl.collect(model(), data(4), progress=False)
+    with pytest.raises(
+        ValueError, match="steer: got HiddenSteer 'h0', expected a Steer.*sign_margin"
+    ):
+        sl.strength_at_kl(value, states)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.steer import per_row
+from steerlens.values.sums import sum_name
 
 PARTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Where a block's states of width d_model can be steered."""
@@ -81,8 +82,8 @@ class HiddenSteer:
         return self.A.shape[1]
 
     @property
-    def W(self) -> Float[Tensor, "d_model d_model"]:
-        """The whole matrix."""
+    def matrix(self) -> Float[Tensor, "d_model d_model"]:
+        """The whole of `W = AB`; by another name than a steer's, which acts on other states."""
         return self.A @ self.B
 
     @property
@@ -113,14 +114,15 @@ class HiddenSteer:
                 f"{other.readout.model_id!r} act on different states and cannot be added; add values of one site and model"
             )
         A, B = torch.cat([self.A, other.A], 1), torch.cat([self.B, other.B])
-        sign, name = ("-", other.name[1:]) if other.name.startswith("-") else ("+", other.name)
-        return replace(self, A=A, B=B, name=f"{self.name} {sign} {name}")
+        less = other.name.startswith("-") and " " not in other.name
+        term = (other.name[1:], -1.0) if less else (other.name, 1.0)
+        return replace(self, A=A, B=B, name=sum_name(((self.name, 1.0), term)))
 
     def __mul__(self, factor: float) -> "HiddenSteer":
         if not isinstance(factor, Real):
             return NotImplemented
         by, inner = float(factor), f"({self.name})" if " " in self.name else self.name
-        return replace(self, B=by * self.B, name=f"-{inner}" if by == -1 else f"{by:.3g}·{inner}")
+        return replace(self, B=by * self.B, name=sum_name(((inner, by),)))
 
     __rmul__ = __mul__
 
@@ -147,7 +149,7 @@ class HiddenSteer:
     def __repr__(self) -> str:
         r = self.readout
         return (
-            f"HiddenSteer({self.name!r} at {self.site}, rank {self.rank}, |W|={self.W.norm():.3g}, on {r.model_id!r} "
+            f"HiddenSteer({self.name!r} at {self.site}, rank {self.rank}, |W|={self.matrix.norm():.3g}, on {r.model_id!r} "
             f"[{r.digest[:8]}])"
         )
 
