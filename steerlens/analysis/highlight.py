@@ -11,16 +11,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.spans import Sign, best_spans
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.pieces import pieces
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import line_of
+from steerlens.values.fit import Fit
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
-from steerlens.values.texts import as_texts
+from steerlens.values.texts import as_choice, as_texts
 
 RED, BLUE = "214, 82, 50", "52, 120, 190"
 """For and against; see-through on white or on black, the words keep the page's own colour."""
@@ -178,21 +180,23 @@ def highlight(
         >>> found.spans.text.tolist()
         ['wonderful', 'awful']
     """
-    steer = value_of(steer)
-    other = -strength if against is None else against
+    steer = line_of(steer)
+    strength = as_number(strength, "strength")
+    other = -strength if against is None else as_number(against, "against")
     if other == strength:
         raise ValueError(
             f"against: both strengths are {strength:g}, so no token has any evidence; give two that differ"
         )
-    if spans < 0 or max_len < 1 or sign not in ("both", "+", "-"):
-        raise ValueError(
-            f"spans, max_len, sign: got {spans}, {max_len}, {sign!r}, expected ≥ 0, ≥ 1 and one of 'both', '+', '-'"
-        )
+    spans = as_count(spans, "spans", "a whole number, at least 0", least=0)
+    max_len = as_count(max_len, "max_len")
+    as_choice(sign, "sign", ("both", "+", "-"))
+    if as_number(price, "price", "nats, at least 0") < 0:
+        raise ValueError(f"price: got {price}, expected nats, at least 0")
     if not isinstance(text, str):
         raise ValueError(
             f"text: got {type(text).__name__}, expected one text; for several: [highlight(model, steer, t) for t in texts]"
         )
-    check_lives_on(steer, model)
+    check_lives_on(steer, model, "steer")
     states = collect(model, as_texts([text], "text"), end=False, progress=False)
     high, low = state_log_probs(states, steer, (strength, other))
     tokens, evidence = _pieces(model, states, text, (high - low).double())

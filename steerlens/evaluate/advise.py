@@ -11,14 +11,17 @@ from scipy.stats import binomtest
 
 from steerlens.evaluate.compare_writing import Recipe, fit_recipe
 from steerlens.evaluate.controls import random_steer, shuffle_labels
+from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.measures import Fluency, continuation_nll, fluency
 from steerlens.evaluate.sign_margin import with_nonzero_label
 from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
+from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 
@@ -137,8 +140,16 @@ def advise(
         >>> advice.trusted, advice.verdict.split(":")[0][:22]
         (True, "Use 'tone' at strength")
     """
+    if kl is not None:
+        check_kl(kl)
+    if perplexity is not None:
+        as_number(perplexity, "perplexity", "a number above the model's own")
     if kl is not None and perplexity is not None:
         raise ValueError(f"kl, perplexity: got {kl:g} and {perplexity:g}, expected one budget")
+    check_labelled(data)
+    if train is not None:
+        check_labelled(train, "train")
+    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
     value, recipe = fit_recipe(method, train)
     check_base(value, model)
     sample, signed = data.first(SAMPLE), with_nonzero_label(data)

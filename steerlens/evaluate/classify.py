@@ -14,11 +14,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from steerlens.evaluate.strength import state_strengths
+from steerlens.evaluate.strength import check_prior, state_strengths
+from steerlens.maths.numbers import as_count
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_labelled, line_of
+from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -81,8 +83,12 @@ def classify(
         >>> classify(model, joy, train, test).method.tolist()
         ['steer, likelihood ratio', 'steer, inferred strength', 'probe', 'bag of words']
     """
-    steer = value_of(steer)
-    check_lives_on(steer, model)
+    steer = line_of(steer)
+    check_lives_on(steer, model, "steer")
+    for name, data in (("train", train), ("test", test)):
+        check_labelled(data, name)
+    check_prior(prior)
+    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
     return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)
 

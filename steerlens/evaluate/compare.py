@@ -1,10 +1,12 @@
 """What any intervention is worth and what it costs, measured the same way for all."""
 
 import math
+import reprlib
 from collections.abc import Mapping
 
 import pandas as pd
 
+from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
     kl_at_strength,
     sign_margin,
@@ -13,10 +15,11 @@ from steerlens.evaluate.sign_margin import (
 )
 from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
-from steerlens.evaluate.writer import Method, Writer, check_base
+from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_labelled
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 
@@ -51,10 +54,16 @@ def compare(
         >>> [round(float(ratio), 3) for ratio in table.strength / table.strength[0]]
         [1.0, 0.5]
     """
+    if not isinstance(interventions, Mapping) or not interventions:
+        raise ValueError(
+            f"interventions: got {reprlib.repr(interventions)}, expected at least one by name, e.g. {{'steer': joy}}"
+        )
+    check_labelled(test, "test")
+    check_kl(kl)
+    methods = {name: _named(name, given) for name, given in interventions.items()}
     sample, few = test.first(100), test.first(5)
     rows = []
-    for name, given in interventions.items():
-        value = value_of(given)
+    for name, value in methods.items():
         if isinstance(value, Writer) and not isinstance(value, Intervention):
             rows.append({"name": name, **_of_writer(model, value, test, sample, kl)})
             continue
@@ -66,6 +75,13 @@ def compare(
             {"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength}
         )
     return pd.DataFrame(rows)
+
+
+def _named(name: str, given: object) -> Method:
+    try:
+        return method_of(given)
+    except ValueError as error:
+        raise ValueError(f"interventions[{name!r}]: {error}") from None
 
 
 def _of_writer(

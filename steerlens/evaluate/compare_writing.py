@@ -21,6 +21,7 @@ from steerlens.maths.numbers import as_floats
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
+from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -100,6 +101,9 @@ def compare_writing(
         ['base', 'steer', 'random direction']
     """
     budgets = as_floats(kl, "kl")
+    check_labelled(data)
+    if train is not None:
+        check_labelled(train, "train")
     fitted = _candidates(model, methods, train)
     sample = data.first(SAMPLE)
     entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 
 from steerlens.evaluate.losses import kl_at_strengths
+from steerlens.maths.numbers import as_floats
 from steerlens.models.hooks import Model
 from steerlens.models.score import score
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_same_model, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
@@ -34,10 +36,12 @@ def strength_cost(
         >>> strength_cost(states, sl.fit_steer(states).value, strengths=(0,)).kl.tolist()
         [0.0]
     """
-    steer = value_of(steer)
+    steer = steer_of(steer)
     check_states(states)
+    check_same_model(states, steer)
+    strengths = as_floats(strengths, "strengths")
     kl = kl_at_strengths(states, steer, strengths)
-    return pd.DataFrame({"strength": [float(s) for s in strengths], "kl": kl.numpy()})
+    return pd.DataFrame({"strength": strengths, "kl": kl.numpy()})
 
 
 def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:

@@ -7,12 +7,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from steerlens.maths.numbers import as_floats
+from steerlens.maths.numbers import as_count, as_floats
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
+from steerlens.models.steering import check_intervention, check_lives_on
 from steerlens.toy import Condition, default_grammar
+from steerlens.values.arguments import check_same_model, line_of, steer_of
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -57,9 +59,12 @@ def label_curve(
         0.0
     """
     check_states(states)
-    steer = value_of(steer)
+    steer = steer_of(steer)
+    check_same_model(states, steer)
     values = as_floats(strengths, "strengths")
-    line = steer if background is None else steer.with_background(background)
+    line = (
+        steer if background is None else steer.with_background(steer_of(background, "background"))
+    )
     log_probs = state_log_probs(states, line, (0.0, *values)).double()
     by_text = states.sum_by_text(log_probs[1:] - log_probs[0])
     rows = []
@@ -118,8 +123,10 @@ def gap_closed(
         >>> sl.gap_closed(model, tone, "tone", n=30).columns[:7].tolist()
         ['grade', 'texts', 'tokens', 'base', 'steered', 'truth', 'grammar']
     """
-    steer = value_of(steer)
+    steer = line_of(steer)
+    check_lives_on(steer, model, "steer")
     multiples = as_floats(strengths, "strengths")
+    n, seed = as_count(n, "n"), as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
     chosen = _measure(model, steer, attribute, multiples, n, seed + 1)
     multiple = multiples[int(np.argmin([chosen[f"at {m}"].sum() for m in multiples]))]
     table = _measure(model, steer, attribute, [1.0, multiple], n, seed)
@@ -188,6 +195,7 @@ def written_attribute(
         (6, 6)
     """
     _grades(attribute)
+    check_intervention(value_of(steer), "steer")
     written = generate(
         model,
         prompts,

@@ -8,9 +8,10 @@ from scipy.optimize import brentq
 
 from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.maths.numbers import as_number
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_same_model, line_of
+from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
-from steerlens.values.steer import Steer, SteerWithBackground, check_steer
+from steerlens.values.steer import Steer, SteerWithBackground
 
 ROUGHLY = 1_024
 """Positions on which a strength is looked for first."""
@@ -52,19 +53,14 @@ def strength_at_kl(
         >>> round(strength_at_kl(0.5 * tone, states) / strength_at_kl(tone, states), 3)
         2.0
     """
-    steer = value_of(steer)
-    check_steer(
+    steer = line_of(
         steer,
-        "for others, which states that were read once cannot tell, there is "
+        instead="for others, which states that were read once cannot tell, there is "
         "steerlens.evaluate.sign_margin.strength_at_kl(model, texts, it)",
     )
     check_states(states)
     states.readout.check_unchanged()
-    if not steer.readout.same_as(states.readout):
-        raise ValueError(
-            f"states: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; collect "
-            "states of that model"
-        )
+    check_same_model(states, steer)
 
     few = states.sample(ROUGHLY, seed=0)
     return solve_strength(
@@ -76,6 +72,13 @@ def strength_at_kl(
         if few.n_positions > states.n_positions / 2
         else lambda s: kl_at_strength(steer, few, s),
     )
+
+
+def check_kl(kl: float, name: str = "kl") -> None:
+    """Raise where a budget is no positive number of nats."""
+    expected = "a positive number of nats per token, e.g. 0.05"
+    if not as_number(kl, name, expected) > 0:
+        raise ValueError(f"{name}: got {kl}, expected {expected}")
 
 
 def solve_strength(
@@ -91,8 +94,7 @@ def solve_strength(
     Raises:
         ValueError: a KL that is not positive, or that no strength up to a million costs.
     """
-    if not as_number(kl, "kl", "a positive number of nats per token, e.g. 0.05") > 0:
-        raise ValueError(f"kl: got {kl}, expected a positive number of nats per token, e.g. 0.05")
+    check_kl(kl)
     guess, power = (0.0, None) if rough is None else _search(rough, kl, name, 0.0, None)
     return math.exp(_search(cost, kl, name, guess, power)[0])
 

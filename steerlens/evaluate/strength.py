@@ -11,13 +11,16 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from steerlens.maths.newton import LogProbDerivatives, log_prob_along, maximize_concave
+from steerlens.maths.numbers import as_floats, as_number
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import line_of
+from steerlens.values.fit import Fit
 from steerlens.values.states import States
-from steerlens.values.steer import Steer, SteerWithBackground, check_steer
+from steerlens.values.steer import Steer, SteerWithBackground
+from steerlens.values.texts import as_texts
 
 CHUNK = 512
 
@@ -117,19 +120,26 @@ def infer_strength(
         >>> (found.table.strength > 0).tolist()
         [True, False]
     """
-    steer = value_of(steer)
-    check_steer(
+    steer = line_of(
         steer,
-        "of other interventions the likelihood need not be concave in the strength, and its top need not be the only "
+        instead="of other interventions the likelihood need not be concave in the strength, and its top need not be the only "
         "one: look at several with steerlens.score(model, texts, it, strengths=…)",
     )
-    if not (limit > 0 and (prior is None or prior > 0)):
-        raise ValueError(
-            f"limit, prior: got {limit:g} and {prior}, expected positive numbers (or None for no prior)"
-        )
-    check_lives_on(steer, model)
-    states = collect(model, texts, end=end, progress=False)
+    check_prior(prior)
+    if not as_number(limit, "limit", "a positive number") > 0:
+        raise ValueError(f"limit: got {limit}, expected a positive number")
+    strengths = as_floats(strengths, "strengths", least=0)
+    check_lives_on(steer, model, "steer")
+    states = collect(model, as_texts(texts), end=end, progress=False)
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
+
+
+def check_prior(prior: float | None) -> None:
+    """Raise where the spread of a prior on the strength is no positive number; None is no
+    prior."""
+    expected = "a positive number, the standard deviation of strengths, or None for no prior"
+    if prior is not None and not as_number(prior, "prior", expected) > 0:
+        raise ValueError(f"prior: got {prior}, expected {expected}")
 
 
 def state_strengths(

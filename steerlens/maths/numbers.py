@@ -1,4 +1,4 @@
-"""Numbers as users give them: one or several, of Python, NumPy, pandas or torch."""
+"""Numbers as users give them: one, several or a tensor, of Python, NumPy, pandas or torch."""
 
 import math
 import operator
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def as_seed(seed: Any) -> int:
@@ -22,7 +23,7 @@ def as_seed(seed: Any) -> int:
     try:
         found = operator.index(seed)
         torch.Generator().manual_seed(found)  # 64 bits hold it
-    except (TypeError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
     return found
 
@@ -41,12 +42,17 @@ def generator(seed: Any) -> torch.Generator:
 
 
 def as_count(
-    given: Any, name: str, expected: str = "a whole number, at least 1", *, least: int = 1
+    given: Any,
+    name: str,
+    expected: str = "a whole number, at least 1",
+    *,
+    least: int = 1,
+    most: int | None = None,
 ) -> int:
     """Return one whole number as a plain int.
 
     Raises:
-        ValueError: a fraction, text, a truth value, or one below the least; the message names the
+        ValueError: a fraction, text, a truth value, or one out of range; the message names the
             argument.
 
     Example:
@@ -57,7 +63,7 @@ def as_count(
         found = None if isinstance(given, bool) else operator.index(given)
     except (TypeError, ValueError, RuntimeError):
         found = None
-    if found is None or found < least:
+    if found is None or found < least or (most is not None and found > most):
         raise ValueError(f"{name}: got {given!r}, expected {expected}")
     return found
 
@@ -83,8 +89,11 @@ def as_number(given: Any, name: str, expected: str = "a finite number") -> float
     return found
 
 
-def as_floats(given: Any, name: str) -> tuple[float, ...]:
+def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
     """Return one number or several as plain finite floats, in their order.
+
+    Args:
+        least: how many there have to be.
 
     Raises:
         ValueError: none at all, text, NaN or infinity; the message names the argument.
@@ -106,8 +115,25 @@ def as_floats(given: Any, name: str) -> tuple[float, ...]:
         raise ValueError(
             f"{name}: got {given!r}, expected a number or several, e.g. (-2, 0, 2)"
         ) from None
-    if not found:
+    if len(found) < least:
         raise ValueError(f"{name}: got none, expected at least one, e.g. (-2, 0, 2)")
     if not all(map(math.isfinite, found)):
         raise ValueError(f"{name}: got {list(found)}, expected finite numbers")
     return found
+
+
+def check_tensor(given: Any, name: str, expected: str) -> None:
+    """Raise where something else than a tensor of floating-point numbers was given.
+
+    Raises:
+        ValueError: it was, an array of NumPy too; the message names the argument.
+
+    Example:
+        >>> check_tensor(torch.ones(2, 2), "W", "[d_model, d_model]")
+    """
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        got = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(
+            f"{name}: got {got}, expected a torch tensor of floating-point numbers, {expected}; "
+            "torch.as_tensor(x).float() makes one"
+        )

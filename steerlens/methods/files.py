@@ -19,7 +19,14 @@ from steerlens.models.readout import readout
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report
 from steerlens.values.readout import Readout
-from steerlens.values.tensor_file import as_plain, check_digest, check_target, digest, open_tensors
+from steerlens.values.tensor_file import (
+    as_path,
+    as_plain,
+    check_digest,
+    check_target,
+    digest,
+    open_tensors,
+)
 
 FORMAT = 1
 NEEDED = {"format", "kind", "name", "model_id", "d_model", "readout_digest", "digest"}
@@ -118,6 +125,10 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
             f"value: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `file_kind`, `pack` and "
             "`unpack` (steerlens.methods.files.Saved)"
         )
+    if report is not None and not isinstance(report, Report):
+        raise ValueError(
+            f"report: got {type(report).__name__}, expected a Report, such as fit.report, or None"
+        )
     packed, about = value.pack()
     tensors = as_plain(packed)
     r = value.readout
@@ -186,7 +197,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is cut short or holds nothing of ours.
     """
-    return _open(Path(path))[0]
+    return _open(as_path(path))[0]
 
 
 def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -> Any:
@@ -202,10 +213,10 @@ def read_value(path: str | Path, readout: Readout, kinds: Sequence[type] = ()) -
         ValueError: cut short, changed after it was written, of a later format, of an unknown kind,
             or for another `W_U`.
     """
-    path = Path(path)
+    path = as_path(path)
     meta, tensors = _open(path)
     check_digest(path, tensors, meta["digest"])
-    known = known_kinds() | {cls.file_kind: cls for cls in kinds}
+    known = known_kinds() | _own(kinds)
     if meta["kind"] not in known:
         raise ValueError(
             f"{path}: holds a {meta['kind']!r}, known are {', '.join(known)}; of a class of your own pass kinds=(TheClass,)"
@@ -249,6 +260,17 @@ def _unpack(
             parts.append(_unpack(own, part, readout, known))
         about = about | {"parts": parts}
     return known[about["kind"]].unpack(tensors, about, readout)
+
+
+def _own(kinds: Sequence[type]) -> dict[str, Any]:
+    """Return a user's own classes by what they are called in files."""
+    if not isinstance(kinds, Sequence) or not all(
+        isinstance(getattr(cls, "file_kind", None), str) for cls in kinds
+    ):
+        raise ValueError(
+            f"kinds: got {kinds!r}, expected a tuple of classes with `file_kind`, `pack` and `unpack`"
+        )
+    return {cls.file_kind: cls for cls in kinds}
 
 
 def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_number, generator
 from steerlens.models.hooks import Model, adapter, architecture, eval_mode
 from steerlens.models.load import without_bars
 from steerlens.models.readout import PROBE_TOLERANCE, readout
@@ -69,7 +69,7 @@ def fold(
     """
     value = value_of(steer)
     M = linear_map(value, strength)
-    check_lives_on(value, model)
+    check_lives_on(value, model, "steer")
     on = readout(model)
     plain, head = _untied(model, on)
     tokens = torch.randint(on.n_tokens, (2, 6), generator=generator(1)).to(on.W_U.device)
@@ -105,12 +105,13 @@ def linear_map(value: Any, strength: float) -> Float[Tensor, "d_model d_model"]:
             f"steer: got {type(value).__name__}, expected a Steer or one over its background: only a linear map of the context "
             "can be put into a head"
         )
-    number = torch.as_tensor(strength)
-    if number.ndim or not bool(torch.isfinite(number)):
-        raise ValueError(f"strength: got {strength}, expected one finite number per checkpoint")
+    expected = "one finite number per checkpoint"
+    if getattr(strength, "ndim", 0):
+        raise ValueError(f"strength: got {strength}, expected {expected}")
+    number = as_number(strength, "strength", expected)
     if isinstance(value, SteerWithBackground):
         return linear_map(value.steer, strength) + value.background.W.double().cpu()
-    return torch.eye(len(value.W), dtype=torch.float64) + float(strength) * value.W.double().cpu()
+    return torch.eye(len(value.W), dtype=torch.float64) + number * value.W.double().cpu()
 
 
 def plain_source(model: Model) -> Any:

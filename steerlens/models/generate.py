@@ -11,7 +11,7 @@ from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
 from steerlens.models.hooks import adapter, apply_edits
-from steerlens.models.sampling import Drawing, Sampling
+from steerlens.models.sampling import Drawing, Warp
 from steerlens.models.steering import check_lives_on
 from steerlens.models.writing import Steps, generate_by
 from steerlens.values.fit import Fit, value_of
@@ -35,7 +35,7 @@ def generate(
     """Continue prompts at every strength, with one pass of the model per new token for all
     together.
 
-    Sampling is by inverse cumulative probability with one uniform number per token, drawn for each
+    Warp is by inverse cumulative probability with one uniform number per token, drawn for each
     prompt and sample from `seed` and shared by all strengths: a row's text does not depend on which
     other rows are asked for, strength 0 is exactly the plain model's text, and along the strengths
     only the steer changes.
@@ -75,7 +75,7 @@ def generate(
     intervention = value_of(intervention)
     if intervention is not None:
         check_lives_on(intervention, model)
-    drawing = Drawing(samples, seed, max_new_tokens, Sampling(temperature, top_p, top_k))
+    drawing = Drawing(samples, seed, max_new_tokens, Warp(temperature, top_p, top_k))
     prefix = 0 if intervention is None else intervention.prefix
     return generate_by(
         model, prompts, edited_steps(model, intervention), strengths, drawing, prefix=prefix

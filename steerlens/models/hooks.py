@@ -18,7 +18,7 @@ from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
 
-def adapter(model: Model) -> Adapter:
+def adapter(model: Model, name: str = "model") -> Adapter:
     """Return a model as the verbs see it; an adapter is returned as it is.
 
     Raises:
@@ -32,15 +32,15 @@ def adapter(model: Model) -> Adapter:
     """
     if isinstance(model, HuggingFace):
         found: Adapter = model
-    elif all(hasattr(model, name) for name in ("cfg", "hook_dict", "W_U")):
+    elif all(hasattr(model, part) for part in ("cfg", "hook_dict", "W_U")):
         found = TransformerLens(model)
     elif hasattr(model, "config") and hasattr(model, "get_output_embeddings"):
         found = HuggingFace(model)
-    elif all(hasattr(type(model), name) for name in ("hook", "logits", "decoder")):
+    elif all(hasattr(type(model), verb) for verb in ("hook", "logits", "decoder")):
         found = cast(Adapter, model)  # of another library
     else:
         raise ValueError(
-            f"model: got {type(model).__name__}, expected a model of TransformerLens or of Hugging Face; "
+            f"{name}: got {type(model).__name__}, expected a model of TransformerLens or of Hugging Face; "
             + (
                 f"load it first: steerlens.load_model({str(model)!r})"
                 if isinstance(model, str | Path)
@@ -49,7 +49,7 @@ def adapter(model: Model) -> Adapter:
         )
     if found.W_U.is_meta:
         raise ValueError(
-            "model: its weights are on the device 'meta', which holds no numbers; load it on 'cpu' or 'cuda'"
+            f"{name}: its weights are on the device 'meta', which holds no numbers; load it on 'cpu' or 'cuda'"
         )
     return found
 
@@ -64,9 +64,9 @@ def model_id(model: Model) -> str:
     return adapter(model).name.rstrip("/").rsplit("/", 1)[-1]
 
 
-def check_model(model: Model) -> None:
+def check_model(model: Model, name: str = "model") -> None:
     """Raise, with the next step, where something else than a model was given; see `adapter`."""
-    adapter(model)
+    adapter(model, name)
 
 
 def check_site(model: Model, site: str) -> None:

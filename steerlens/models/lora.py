@@ -47,7 +47,7 @@ def lora(
     """
     value = value_of(steer)
     change = linear_map(value, strength)
-    check_lives_on(value, model)
+    check_lives_on(value, model, "steer")
     on, source = readout(model), plain_source(model)
     change = change - torch.eye(on.d_model, dtype=torch.float64)
     U, s, Vh = svd(change)

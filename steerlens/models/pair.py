@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerlens.models.adapters import Model
 from steerlens.models.collect import collect
-from steerlens.models.hooks import adapter, convention
+from steerlens.models.hooks import adapter, check_model, convention
 from steerlens.models.readout import readout
 from steerlens.models.special import read_tokens
 from steerlens.models.tokenization import Convention, begin, lay_out
@@ -51,6 +51,8 @@ def pair(
         >>> found.c_src.shape, found.c_tgt.shape, found.share
         (torch.Size([5, 64]), torch.Size([5, 128]), 1.0)
     """
+    check_model(source, "source")
+    check_model(target, "target")
     plain = list(texts.texts) if isinstance(texts, Labelled) else as_texts(texts)
     states = [collect(model, plain, memory=memory, progress=progress) for model in (source, target)]
     places = [

@@ -13,7 +13,14 @@ from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.causality import check_causal
-from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode, model_id
+from steerlens.models.hooks import (
+    adapter,
+    add_hooks,
+    architecture,
+    check_model,
+    eval_mode,
+    model_id,
+)
 from steerlens.models.vocabulary import special_ids, token_strings
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum
@@ -60,6 +67,18 @@ def readout(model: Model) -> Readout:
             )
             _KNOWN[asked.model] = known
         return known.readout
+
+
+def as_readout(given: Model | Readout, name: str = "model") -> Readout:
+    """Return a read-out, a model's own where a model is given.
+
+    Raises:
+        ValueError: neither; the message names the argument.
+    """
+    if isinstance(given, Readout):
+        return given
+    check_model(given, name)
+    return readout(given)
 
 
 SOFTCAPS = (

@@ -15,7 +15,7 @@ are e⁻³² times as likely as the likeliest, or less."""
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Warp:
     """Say which tokens may be drawn from logits, and how likely.
 
     Args:
@@ -27,8 +27,8 @@ class Sampling:
         ValueError: a number out of range.
 
     Example:
-        >>> Sampling(top_p=0.9)
-        Sampling(temperature=1.0, top_p=0.9, top_k=None)
+        >>> Warp(top_p=0.9)
+        Warp(temperature=1.0, top_p=0.9, top_k=None)
     """
 
     temperature: float = 1.0
@@ -55,14 +55,14 @@ class Drawing:
         ValueError: a number out of range.
 
     Example:
-        >>> Drawing(samples=3, max_new_tokens=12).sampling.temperature
+        >>> Drawing(samples=3, max_new_tokens=12).warp.temperature
         1.0
     """
 
     samples: int = 1
     seed: int = 0
     max_new_tokens: int = 30
-    sampling: Sampling = Sampling()
+    warp: Warp = Warp()
 
     def __post_init__(self) -> None:
         as_count(self.samples, "samples", "a whole number, at least 1")
@@ -83,7 +83,7 @@ class Drawing:
 def sample_tokens(
     logits: Float[Tensor, "rows vocab"],
     uniform: Float[Tensor, " rows"],
-    sampling: Sampling = Sampling(),
+    warp: Warp = Warp(),
 ) -> Int[Tensor, " rows"]:
     """Return a token per row, by inverse cumulative probability.
 
@@ -92,7 +92,7 @@ def sample_tokens(
     Temperature 0 takes the likeliest. Likeliest first makes nearby distributions give the same
     token for most numbers.
     """
-    temperature, top_p, top_k = sampling.temperature, sampling.top_p, sampling.top_k
+    temperature, top_p, top_k = warp.temperature, warp.top_p, warp.top_k
     if temperature == 0:
         return logits.argmax(1)
     z = logits.double() / temperature

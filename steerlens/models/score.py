@@ -69,7 +69,7 @@ def score(
     """
     steer, strengths = value_of(steer), as_floats(strengths, "strengths")
     if steer is not None:
-        check_lives_on(steer, model)
+        check_lives_on(steer, model, "steer")
     data = texts if isinstance(texts, Labelled) else as_texts(texts)
     if steer is None or isinstance(steer, Steer | SteerWithBackground):
         states = collect(model, data, end=end, progress=False)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from steerlens.maths.numbers import as_floats, as_number
+from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.exclusive import exclusive
 from steerlens.models.hooks import adapter, apply_edits
@@ -65,6 +65,8 @@ def steered(
         as_floats(strength.tolist(), "strength")  # in one copy from the device
     else:
         as_number(strength, "strength", "a finite number, or a tensor with one per row")
+    if prompt is not None:
+        as_count(prompt, "prompt", "how many tokens the prompt has, at least 1, or None")
     if intervention.prefix:
         raise ValueError(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
@@ -96,25 +98,25 @@ def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:
     return places
 
 
-def check_intervention(value: object) -> None:
+def check_intervention(value: object, name: str = "intervention") -> None:
     """Raise, with the next step, where something else than an intervention was given."""
     if not isinstance(value, Intervention):
         if not isinstance(value, type) and all(
             callable(getattr(value, verb, None)) for verb in ("generate", "score")
         ):
             raise ValueError(
-                f"intervention: a {type(value).__name__} changes no activation of one model, it writes by itself: "
+                f"{name}: a {type(value).__name__} changes no activation of one model, it writes by itself: "
                 "value.generate(model, prompts, …), value.score(model, texts, …), steerlens.evaluate.compare"
             )
         raise ValueError(
-            f"intervention: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
+            f"{name}: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
             "`prefix` and `edits(strength)`; of a file: steerlens.load(path, model)"
         )
 
 
-def check_lives_on(intervention: Intervention, model: Model) -> None:
+def check_lives_on(intervention: Intervention, model: Model, name: str = "intervention") -> None:
     """Raise where an intervention's numbers do not refer to this model's unembedding."""
-    check_intervention(intervention)
+    check_intervention(intervention, name)
     home, found = intervention.readout, adapter(model)
     W_U = found.W_U
     shared = W_U.data_ptr() == home.W_U.data_ptr() and W_U.shape == home.W_U.shape
@@ -128,12 +130,12 @@ def check_lives_on(intervention: Intervention, model: Model) -> None:
         device, coarse = here.W_U.device, min(home.W_U.dtype, here.W_U.dtype, key=_bits)
         if torch.equal(*(r.W_U.detach().to(device, coarse) for r in (home, here))):
             raise ValueError(
-                f"intervention: its model has the dtype {home.W_U.dtype}, this one {here.W_U.dtype}; the two W_U are the "
+                f"{name}: its model has the dtype {home.W_U.dtype}, this one {here.W_U.dtype}; the two W_U are the "
                 "same but for rounding, which changes the digest that binds them. Load the model with dtype="
                 f"{str(home.W_U.dtype).removeprefix('torch.')!r}, or take it to this one: steerlens.export.rebase(steer, model)"
             )
     raise ValueError(
-        f"intervention: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
+        f"{name}: it lives on the W_U of {home.model_id!r} (d_model {home.d_model}, digest {home.digest[:8]}), this "
         f"model is {here.model_id!r} (d_model {here.d_model}, digest {here.digest[:8]}); folding a norm, centring W_U or "
         "fine-tuning changes it too. Load the raw weights (steerlens.load_model), or move the steer with "
         "steerlens.transfer"

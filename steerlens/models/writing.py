@@ -14,7 +14,7 @@ from steerlens.models.decoding import habits
 from steerlens.models.hooks import adapter, convention, eval_mode
 from steerlens.models.pieces import continuation
 from steerlens.models.readout import readout
-from steerlens.models.sampling import Drawing, Sampling, sample_tokens
+from steerlens.models.sampling import Drawing, Warp, sample_tokens
 from steerlens.models.tokenization import Encoded, encode_prompts, pad, with_prefix
 from steerlens.models.vocabulary import Tokenizer
 from steerlens.values.labelled import Labelled
@@ -72,7 +72,7 @@ def generate_by(
             steps,
             strength,
             torch.stack([noise[p, k] for p, _, k in batch]),
-            drawing.sampling,
+            drawing.warp,
             n_ctx,
         )
         for place, (p, _, _), tokens, gained in zip(places, batch, new, log_prob, strict=True):
@@ -114,7 +114,7 @@ def _write(
     steps: Steps,
     strength: Float[Tensor, " rows"],
     uniform: Float[Tensor, "rows new"],
-    sampling: Sampling,
+    warp: Warp,
     n_ctx: int,
 ) -> tuple[list[list[int]], list[float]]:
     """Return new token ids and their log-probability, for one batch of rows."""
@@ -134,7 +134,7 @@ def _write(
             logits = _finite(step(tokens, mask).float(), strength)
             # what is no token is never sampled; its probability is the model's all the same
             tokens = sample_tokens(
-                logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), sampling
+                logits[:, : on.n_tokens] + barred, uniform[:, k].to(device), warp
             )[:, None]
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)

@@ -22,14 +22,15 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
         [-1.0, 0.0, 1.0]
     """
     # Imported here so that the grammar can be used without the rest of the package.
+    from steerlens.maths.numbers import as_count
     from steerlens.values.labelled import Labelled
 
     if attribute not in ("sentiment", "tone"):
         raise ValueError(
-            f'attribute is {attribute!r}; expected "sentiment" or "tone", whose levels are numbers'
+            f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose levels are numbers"
         )
-    if n < 1:
-        raise ValueError(f"n is {n}; expected how many texts to draw, 1 or more")
+    n = as_count(n, "n", "how many texts to draw, 1 or more")
+    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
     grammar = default_grammar()
     grades = grammar.axes[attribute]
     seeds = np.random.SeedSequence(seed).generate_state(len(grades) + 1)

@@ -15,7 +15,7 @@ from steerlens.values.meaning import (
     parse,
     scaled,
 )
-from steerlens.values.texts import as_number, is_missing, listed, remedy, text_fault
+from steerlens.values.texts import is_missing, listed, remedy, text_fault, to_number
 from steerlens.values.warn import warn_user
 
 SYNONYMS = {
@@ -188,7 +188,7 @@ def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
     close = best or difflib.get_close_matches(str(asked), [str(name) for name in table.names])
     hint = f"; did you mean {' or '.join(f'{role}={name!r}' for name in close)}?" if close else ""
     numbers = [
-        isinstance(name, str) and math.isfinite(as_number(parse(name))) for name in table.names
+        isinstance(name, str) and math.isfinite(to_number(parse(name))) for name in table.names
     ]
     if any(numbers) and not all(numbers):
         hint += "; does the first line name the columns?"

@@ -12,10 +12,10 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import torch
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_number, generator
 from steerlens.values.columns import Columns, Table, read_columns
 from steerlens.values.tables import dataset_table, dict_table, frame_table
-from steerlens.values.texts import as_list, as_number, is_missing, plain_labels, plain_texts, remedy
+from steerlens.values.texts import as_list, is_missing, plain_labels, plain_texts, remedy, to_number
 
 FEW = 7
 """Labels that are named one by one; of more, the range."""
@@ -234,8 +234,9 @@ class Labelled:
 
     def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
         """Split at random in two, the first with `share` of the texts; same seed, same parts."""
-        if not 0 <= share <= 1:
-            raise ValueError(f"share: got {share}, expected a part of 1, e.g. 0.8")
+        expected = "a part of 1, e.g. 0.8"
+        if not 0 <= as_number(share, "share", expected) <= 1:
+            raise ValueError(f"share: got {share}, expected {expected}")
         cut = round(share * len(self))
         if not 0 < cut < len(self):
             raise ValueError(
@@ -258,7 +259,9 @@ class Labelled:
             >>> Labelled(["a", "b", "c"], [0, 0.5, 1]).pick([2, 0]).texts
             ('c', 'a')
         """
-        at = [self._index(row) for row in rows]
+        at = [self._index(row) for row in as_list("rows", rows)]
+        if not at:
+            raise ValueError("rows: got none, expected at least one text to take")
         prompts = [self.prompts[i] for i in at] if self.prompts else ()
         return Labelled([self.texts[i] for i in at], [self.labels[i] for i in at], prompts)
 
@@ -295,6 +298,6 @@ def _label_fault(row: int, label: Any, labels: list) -> str:
         return f"{said}it is text, so [float(y) for y in labels]"
     if isinstance(label, bool):
         return f"{said}truth values and numbers do not mix"
-    if math.isfinite(as_number(label)):
+    if math.isfinite(to_number(label)):
         return f"{said}Labelled.from_dict takes {remedy(labels)}"
     return f"{said}convert or drop it"

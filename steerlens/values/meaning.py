@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from steerlens.values.texts import as_list, as_number, is_missing, plain_labels, remedy
+from steerlens.values.texts import as_list, is_missing, plain_labels, remedy, to_number
 
 NO_LABEL = ("", "nan", "na", "n/a", "null", "none")
 """How files write that there is no label."""
@@ -76,7 +76,7 @@ def ends_of(scale: Any) -> tuple[float, float]:
         (1.0, 5.0)
     """
     try:
-        low, high = map(as_number, as_list("scale", scale))
+        low, high = map(to_number, as_list("scale", scale))
     except ValueError:
         low = high = 0.0
     if not (math.isfinite(low) and math.isfinite(high) and low != high):
@@ -124,7 +124,7 @@ def scaled(values: Sequence[Any], scale: tuple[float, float], where: Where) -> l
     """
     low, high = scale
     parsed = [parse(value) for value in values]
-    numbers = [float(value) if isinstance(value, bool) else as_number(value) for value in parsed]
+    numbers = [float(value) if isinstance(value, bool) else to_number(value) for value in parsed]
     for row, x in enumerate(numbers):
         if not math.isnan(x) and not min(scale) <= x <= max(scale):
             raise ValueError(
@@ -150,7 +150,7 @@ def numbers_of(values: Sequence[Any], texts: Sequence[str], where: Where) -> tup
             return f"{said}truth values and numbers do not mix"
         if isinstance(value, str):
             return f"{said}pass {remedy(words)}"
-        if math.isnan(as_number(value)):
+        if math.isnan(to_number(value)):
             return f"{said}convert or drop it"
         return (
             f"{where(row)}: got text {texts[row][:40]!r} with label {float(value)}, expected a text that is "

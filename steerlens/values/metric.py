@@ -6,6 +6,7 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_number, check_tensor
 from steerlens.maths.svd import spectrum
 
 Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
@@ -37,6 +38,9 @@ class Metric:
         S: mean covariance of `s e`, `[d_model, d_model]`, symmetric, float64.
         damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
 
+    Raises:
+        ValueError: no square matrices of one shape, NaN, a damping that is no number ≥ 0.
+
     Example:
         >>> import torch
         >>> m = Metric(torch.eye(2).double() * 4, torch.eye(2).double(), damping=0.0)
@@ -47,6 +51,19 @@ class Metric:
     C: Float[Tensor, "d_model d_model"]
     S: Float[Tensor, "d_model d_model"]
     damping: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name, matrix in (("C", self.C), ("S", self.S)):
+            check_tensor(matrix, name, "[d_model, d_model]")
+            if matrix.ndim != 2 or matrix.shape != self.C.mT.shape:
+                raise ValueError(
+                    f"C, S: got shapes {tuple(self.C.shape)} and {tuple(self.S.shape)}, expected both [d_model, d_model]"
+                )
+            if not bool(matrix.isfinite().all()):
+                raise ValueError(f"{name}: holds NaN or infinity; are all states finite?")
+        expected = "a number ≥ 0, relative to the largest eigenvalue"
+        if as_number(self.damping, "damping", expected) < 0:
+            raise ValueError(f"damping: got {self.damping}, expected {expected}")
 
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:

@@ -73,7 +73,8 @@ def parse_positions(text: str) -> PositionSelector:
         PositionSelector(first=2, last=3, prompt=False, new=False)
     """
     found = {"first": 0, "last": 0, "prompt": False, "new": False}
-    for part in ["prompt", "new"] if text == "all" else text.split("+"):
+    parts = text.split("+") if isinstance(text, str) else [str(text)]
+    for part in ["prompt", "new"] if text == "all" else parts:
         counted = re.fullmatch(r"([fl])([1-9]\d*)", part)
         key = {"f": "first", "l": "last"}[counted[1]] if counted else part
         if key not in found or found[key] or (key in ("first", "last")) != bool(counted):

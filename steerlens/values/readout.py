@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights, logits
+from steerlens.maths.numbers import as_number, check_tensor
+from steerlens.values.texts import as_name
 
 PART = re.compile(r"<0x[0-9A-F]{2}>")
 """A byte of a character in the spelling of a token that holds part of it."""
@@ -49,15 +52,32 @@ class Readout:
     model_id: str = "model"
 
     def __post_init__(self) -> None:
+        check_tensor(self.W_U, "W_U", "[d_model, d_vocab]")
+        check_tensor(self.b_U, "b_U", "[d_vocab]")
         if self.W_U.ndim != 2 or self.b_U.shape != self.W_U.shape[1:]:
             raise ValueError(
                 f"W_U, b_U: got shapes {tuple(self.W_U.shape)} and {tuple(self.b_U.shape)}, expected [d_model, d_vocab] "
                 "and [d_vocab]; W_U is the transpose of a torch Linear's weight"
             )
+        if not isinstance(self.tokens, tuple) or not all(isinstance(t, str) for t in self.tokens):
+            raise ValueError(
+                f"tokens: got {reprlib.repr(self.tokens)}, expected a tuple with the string of each token"
+            )
         if len(self.tokens) > self.W_U.shape[1]:
             raise ValueError(
                 f"tokens: got {len(self.tokens)} strings for {self.W_U.shape[1]} columns of W_U"
             )
+        if not isinstance(self.special, frozenset) or not all(
+            isinstance(i, int) for i in self.special
+        ):
+            raise ValueError(
+                f"special: got {reprlib.repr(self.special)}, expected a frozenset of token ids"
+            )
+        if not as_number(self.scale, "scale", "a number but 0"):
+            raise ValueError(f"scale: got {self.scale}, expected a number but 0")
+        if self.softcap is not None and as_number(self.softcap, "softcap", "a number > 0") <= 0:
+            raise ValueError(f"softcap: got {self.softcap}, expected a number > 0, or None")
+        as_name(self.model_id, "model_id")
         # both are of the numbers as they are now: `W_U` is the model's own tensor and may be
         # trained on
         if not self.W_U.is_meta:  # tensors without numbers, on which only shapes are tried
@@ -177,6 +197,14 @@ class Readout:
             tensor([1., 3.])
         """
         return logits(self.head, c.float())
+
+
+def check_readout(readout: object, name: str = "readout") -> None:
+    """Raise, with the next step, where something else than a read-out was given."""
+    if not isinstance(readout, Readout):
+        raise ValueError(
+            f"{name}: got {type(readout).__name__}, expected a Readout; steerlens.readout(model) returns a model's"
+        )
 
 
 def bit_sum(*tensors: Float[Tensor, "..."]) -> int:

@@ -212,7 +212,7 @@ class States:
         )
 
 
-def check_states(states: object) -> None:
+def check_states(states: object, name: str = "states") -> None:
     """Raise, with the next step, where something else than states was given.
 
     Raises:
@@ -220,5 +220,5 @@ def check_states(states: object) -> None:
     """
     if not isinstance(states, States):
         raise ValueError(
-            f"states: got {type(states).__name__}, expected States; read the texts first: steerlens.collect(model, data)"
+            f"{name}: got {type(states).__name__}, expected States; read the texts first: steerlens.collect(model, data)"
         )

@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_count, as_number, check_tensor
 from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
 from steerlens.values.gate import Gated, when
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.sums import sum_name
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +60,21 @@ class Steer:
     """The name as a sum, `(name, coefficient)`; empty means one term, `name` itself."""
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
         d = self.readout.d_model
+        check_tensor(self.W, "W", f"({d}, {d})")
         if self.W.shape != (d, d):
             raise ValueError(
                 f"W: got shape {tuple(self.W.shape)}, expected ({d}, {d}), the d_model of {self.readout.model_id!r}; a steer "
                 "for another model is moved with steerlens.transfer, not by reshaping"
+            )
+        named = isinstance(self.terms, tuple) and all(
+            isinstance(term, tuple) and isinstance(term[0], str) for term in self.terms
+        )
+        if not named:
+            raise ValueError(
+                f"terms: got {self.terms!r}, expected (name, coefficient) pairs; algebra makes them"
             )
         if not torch.isfinite(self.W).all():
             raise ValueError(
@@ -103,8 +115,12 @@ class Steer:
         """Return the nearest steer of a rank: truncated SVD of `W`, or, given a `Metric`, of
         `C^{1/2} W S^{1/2}`, which is the best one of that rank in nats and does not depend on the
         basis."""
-        if not 1 <= rank <= self.readout.d_model:
-            raise ValueError(f"rank: got {rank}, expected 1 … {self.readout.d_model} (d_model)")
+        as_count(
+            rank,
+            "rank",
+            f"1 … {self.readout.d_model} (d_model)",
+            most=self.readout.d_model,
+        )
         if metric is None:
             W = truncate(self.W, rank)
         else:
@@ -141,7 +157,7 @@ class Steer:
     def __mul__(self, factor: float) -> "Steer":
         if not isinstance(factor, Real):
             return NotImplemented
-        factor = float(factor)
+        factor = as_number(factor, "factor", "a finite number of steers")
         return self._named(
             factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0)
         )
@@ -256,23 +272,6 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
             "value per row; with several samples per prompt use repeat_interleave"
         )
     return strength.to(device=c.device, dtype=torch.float32).reshape(-1, *([1] * (c.ndim - 1)))
-
-
-def check_steer(given: object, instead: str) -> None:
-    """Raise where something else than a steer, alone or over a background, was given.
-
-    Args:
-        instead: what to do with it, for the message.
-
-    Raises:
-        ValueError: another intervention, or none.
-    """
-    if not isinstance(given, Steer | SteerWithBackground):
-        name = getattr(given, "name", None)
-        called = type(given).__name__ + (f" {name!r}" if isinstance(name, str) else "")
-        raise ValueError(
-            f"steer: got {called}, expected a Steer, alone or with a background; {instead}"
-        )
 
 
 def zero_steer(readout: Readout, name: str = "0") -> Steer:

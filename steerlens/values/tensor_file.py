@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         FileNotFoundError: no such file.
         ValueError: cut short, changed after it was written, of a later format, of another kind.
     """
-    path = Path(path)
+    path = as_path(path)
     tensors, about = open_tensors(path)
     if about.get("kind") != kind:
         raise ValueError(
@@ -53,6 +54,23 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     return tensors, about
 
 
+def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+    """Return a path to a file as a `Path`.
+
+    Raises:
+        ValueError: something else than text or a path, or a text with a zero byte.
+
+    Example:
+        >>> as_path("joy.safetensors").suffix
+        '.safetensors'
+    """
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise ValueError(
+            f"{name}: got {path!r}, expected the path of a file, e.g. 'joy.safetensors'"
+        )
+    return Path(path)
+
+
 def check_target(path: str | Path) -> Path:
     """Return a path that can be written to, as a `Path`.
 
@@ -60,7 +78,7 @@ def check_target(path: str | Path) -> Path:
         ValueError: another ending than .safetensors.
         FileNotFoundError: no such folder.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
     if not path.parent.is_dir():
@@ -92,7 +110,7 @@ def open_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor],
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); copy or save it anew"
+            f"path: {path} is not a whole safetensors file ({error}); copy or save it anew"
         ) from None
     return tensors, about if isinstance(about, dict) else {}
 

@@ -99,6 +99,41 @@ def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
     return found
 
 
+def as_name(given: Any, name: str = "name") -> str:
+    """Return a name, for tables, figures and files.
+
+    Raises:
+        ValueError: no text, or one cut inside a character.
+
+    Example:
+        >>> as_name("joy")
+        'joy'
+    """
+    fault = "" if isinstance(given, str) else f": got {type(given).__name__} {reprlib.repr(given)}"
+    fault = fault or text_fault(given)
+    if fault:
+        raise ValueError(f"{name}{fault}, expected a text such as 'joy'")
+    return given
+
+
+def as_choice(given: Any, name: str, choices: Iterable[str]) -> str:
+    """Return one of some words.
+
+    Raises:
+        ValueError: another; the message lists them.
+
+    Example:
+        >>> as_choice("+", "sign", ("both", "+", "-"))
+        '+'
+    """
+    known = tuple(choices)
+    if not isinstance(given, str) or given not in known:
+        raise ValueError(
+            f"{name}: got {reprlib.repr(given)}, expected one of {', '.join(map(repr, known))}"
+        )
+    return given
+
+
 def plain_labels(values: list[Any], complain: Callable[[int, Any], str]) -> tuple[float, ...]:
     """Return labels as floats in [-1, 1]; labels that are all false or true become -1 and +1.
 
@@ -115,7 +150,7 @@ def plain_labels(values: list[Any], complain: Callable[[int, Any], str]) -> tupl
     """
     if all(isinstance(value, bool) for value in values):
         return tuple(1.0 if value else -1.0 for value in values)
-    labels = tuple(map(as_number, values))
+    labels = tuple(map(to_number, values))
     wrong = [row for row, label in enumerate(labels) if not -1 <= label <= 1]  # NaN is wrong too
     if wrong:
         # among truth values it is the missing one that is to be named
@@ -155,7 +190,7 @@ def is_missing(value: Any) -> bool:
     return value is None or bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
-def as_number(value: Any) -> float:
+def to_number(value: Any) -> float:
     """Return a number as a float, and whatever is none as NaN."""
     if type(value) is not float and (
         isinstance(value, bool) or not isinstance(value, Real | Decimal)
@@ -184,7 +219,7 @@ def remedy(values: Iterable[Any]) -> str:
         more = f" and {len(words) - 10:,} more," if len(words) > 10 else ""
         shown = ", ".join(f"{reprlib.repr(word)}: ..." for word in words[:10])
         return f"labels={{{shown}}}{more} with a number in [-1, 1] for each"
-    numbers = [x for x in map(as_number, values) if abs(x) < float("inf")]
+    numbers = [x for x in map(to_number, values) if abs(x) < float("inf")]
     if numbers and min(numbers) < max(numbers):
         return f"scale=({min(numbers):g}, {max(numbers):g}), or the true ends of their scale"
     return "scale=(lowest, highest), the ends of their scale"

@@ -1,7 +1,9 @@
 """How to descend: what all fits by descent are asked in the same words."""
 
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import ceil, inf
+
+from steerlens.maths.numbers import as_count, as_number
 
 EPOCHS = 10
 """Fewest passes over the texts, where it is not said how many."""
@@ -43,20 +45,23 @@ class Training:
 
     def __post_init__(self) -> None:
         for name, least, most, expected in (
-            ("lr", 0, float("inf"), "a number ≥ 0, or None for the fit's own"),
-            ("epochs", 1, float("inf"), "at least 1, or None for as many as the texts need"),
-            ("batch_size", 1, float("inf"), "at least 1"),
-            ("patience", 1, float("inf"), "at least 1, or None for a third of the epochs"),
+            ("lr", 0, inf, "a number ≥ 0, or None for the fit's own"),
             ("warmup", 0, 1, "a fraction of the steps, from 0 to 1"),
-            ("weight_decay", 0, float("inf"), "a number ≥ 0"),
+            ("weight_decay", 0, inf, "a number ≥ 0"),
         ):
-            number = getattr(self, name)
-            if number is not None and not (isfinite(number) and least <= number <= most):
-                raise ValueError(f"{name}: got {number}, expected {expected}")
-
-    def lasting(self, epochs: int | None) -> "Training":
-        """Return it with so many epochs, or itself where it is not said how many."""
-        return self if epochs is None else replace(self, epochs=epochs)
+            given = getattr(self, name)
+            if name == "lr" and given is None:
+                continue
+            if not least <= as_number(given, name, expected) <= most:
+                raise ValueError(f"{name}: got {given}, expected {expected}")
+        for name, expected in (
+            ("epochs", "at least 1, or None for as many as the texts need"),
+            ("batch_size", "a whole number, at least 1"),
+            ("patience", "at least 1, or None for a third of the epochs"),
+        ):
+            given = getattr(self, name)
+            if name == "batch_size" or given is not None:
+                as_count(given, name, expected)
 
     def planned(self, n_texts: int, lr: float) -> "Training":
         """Return it with nothing left open, for so many texts and a fit's own learning rate."""
@@ -68,6 +73,19 @@ class Training:
             epochs=epochs,
             patience=max(ceil(epochs / 3), 2) if self.patience is None else self.patience,
         )
+
+
+def lasting(training: object, epochs: int | None) -> Training:
+    """Return how to descend, with so many epochs where it is said how many.
+
+    Raises:
+        ValueError: something else than a `Training`, or no number of epochs.
+    """
+    if not isinstance(training, Training):
+        raise ValueError(
+            f"training: got {type(training).__name__}, expected a Training, e.g. steerlens.Training(lr=0.02, epochs=20)"
+        )
+    return training if epochs is None else replace(training, epochs=epochs)
 
 
 USUAL = Training()

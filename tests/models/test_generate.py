@@ -8,7 +8,7 @@ import torch
 
 import steerlens as sl
 from steerlens.models import writing as module
-from steerlens.models.sampling import Sampling, sample_tokens
+from steerlens.models.sampling import Warp, sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
 
@@ -313,7 +313,7 @@ def test_tokens_are_picked_as_often_as_they_are_likely(
     uniform = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     counts = (
         torch.bincount(
-            sample_tokens(LOGITS.expand(n, -1), uniform, Sampling(temperature, top_p, top_k)),
+            sample_tokens(LOGITS.expand(n, -1), uniform, Warp(temperature, top_p, top_k)),
             minlength=5,
         )
         / n
@@ -328,5 +328,5 @@ def test_the_smallest_and_largest_uniform_numbers_pick_tokens_that_were_kept() -
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     picked = sample_tokens(LOGITS.expand(2, -1), edges)
     assert picked.tolist() == [0, 3]  # the likeliest and the least likely, never the impossible
-    assert sample_tokens(LOGITS.expand(2, -1), edges, Sampling(top_k=2)).tolist() == [0, 2]
-    assert sample_tokens(LOGITS, edges[:1], Sampling(0)).tolist() == [0]
+    assert sample_tokens(LOGITS.expand(2, -1), edges, Warp(top_k=2)).tolist() == [0, 2]
+    assert sample_tokens(LOGITS, edges[:1], Warp(0)).tolist() == [0]

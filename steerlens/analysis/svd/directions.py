@@ -12,10 +12,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from steerlens.maths.moments import Costs, costs
+from steerlens.maths.numbers import as_count
 from steerlens.maths.svd import svd
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_metric, check_same_model, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
 CHUNK = 512
@@ -132,9 +134,9 @@ def spectrum(
         >>> spectrum(Steer(torch.diag(torch.tensor([2.0, 1.0])), on)).table.cumulative.tolist()
         [0.8, 1.0]
     """
-    steer = value_of(steer)
-    check_metric(steer, metric)
-    check_states(steer, states)
+    steer = steer_of(steer)
+    check_metric(metric, steer)
+    check_text(states, steer)
     found = directions(steer.W, steer.readout.d_model, metric)
     shares = found.shares
     columns = {
@@ -219,13 +221,10 @@ def split_half_reliability(
         >>> split_half_reliability(one, [(one, other)], rank=2).kept.tolist()
         [1.0, -0.75]
     """
-    steer = value_of(steer)
-    check_metric(steer, metric)
+    steer = steer_of(steer)
+    check_metric(metric, steer)
     check_rank(steer, rank)
-    if not pairs:
-        raise ValueError(
-            "pairs: got none, expected at least one pair of fits to halves of the texts; see steerlens.fit_split_halves"
-        )
+    check_pairs(pairs)
     found = directions(steer.W, rank, metric)
     kept, reads, writes = [], [], []
     for one, other in (way for pair in pairs for way in (pair, pair[::-1])):
@@ -261,19 +260,25 @@ def check_rank(steer: Steer, rank: int) -> None:
     would be others."""
     steer.readout.check_unchanged()
     d = steer.readout.d_model
-    if not 1 <= rank <= d:
-        raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")
+    as_count(rank, "rank", f"1 … {d} (d_model)", most=d)
 
 
-def check_metric(steer: Steer, metric: Metric | None) -> None:
-    d = steer.readout.d_model
-    if metric is not None and metric.C.shape != steer.W.shape:
-        raise ValueError(
-            f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
-        )
+def check_text(states: States | None, steer: Steer) -> None:
+    """Raise where states are not of the steer's model; None is none."""
+    if states is not None:
+        check_states(states)
+        check_same_model(states, steer)
 
 
-def check_states(steer: Steer, states: States | None) -> None:
-    if states is not None and not states.readout.same_as(steer.readout):
-        there, here = states.readout.model_id, steer.readout.model_id
-        raise ValueError(f"states: they come from {there!r}, the steer lives on {here!r}")
+def check_pairs(pairs: Sequence[tuple[Steer, Steer]], name: str = "pairs") -> None:
+    """Raise where something else was given than pairs of fits to halves of the texts."""
+    said = (
+        "expected at least one pair of fits to halves of the texts; see steerlens.fit_split_halves"
+    )
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise ValueError(f"{name}: got {type(pairs).__name__}, {said}")
+    if not pairs:
+        raise ValueError(f"{name}: got none, {said}")
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or [type(x) for x in pair] != [Steer, Steer]:
+            raise ValueError(f"{name}: got {type(pair).__name__} among them, {said}")

@@ -14,13 +14,14 @@ from torch import Tensor
 from steerlens.analysis.svd.directions import (
     ROUNDING,
     Directions,
-    check_metric,
     check_rank,
-    check_states,
+    check_text,
     directions,
 )
 from steerlens.maths.logits import logits, softcap_gradient
-from steerlens.values.fit import Fit, value_of
+from steerlens.maths.numbers import as_count
+from steerlens.values.arguments import check_metric, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -87,10 +88,12 @@ def singular_scores(
         ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be
             rare.
     """
-    steer = value_of(steer)
+    steer = steer_of(steer)
     check_rank(steer, rank)
-    check_metric(steer, metric)
-    check_texts(steer, tokens, states)
+    check_metric(metric, steer)
+    tokens = as_count(tokens, "tokens", "at least 1 word per list")
+    check_text(states, steer)
+    _check_noise(noise)
     found = directions(steer.W, rank, metric)
     rank = max(
         1, int((found.gains >= ROUNDING * found.gains[0]).sum())
@@ -153,10 +156,6 @@ def singular_scores(
     table = table.assign(q=tests.transform(_false_share, n=len(words)))
     if not noise:
         return table
-    if len(noise) < FEWEST:
-        raise ValueError(
-            f"noise: got {len(noise)} steers, expected at least {FEWEST}, or no word can be rarer than 1 in 20"
-        )
     for one in noise:
         _ = steer + one  # raises where they live on different read-outs
     options = {"rank": 1, "tokens": tokens, "metric": metric, "states": states}
@@ -191,10 +190,15 @@ class Side(NamedTuple):
     sign: int = 1
 
 
-def check_texts(steer: Steer, tokens: int, states: States | None) -> None:
-    if tokens < 1:
-        raise ValueError(f"tokens: got {tokens}, expected at least 1 word a list")
-    check_states(steer, states)
+def _check_noise(noise: Sequence[Steer]) -> None:
+    said = f"expected at least {FEWEST}, or no word can be rarer than 1 in 20"
+    if not isinstance(noise, Sequence) or not all(isinstance(one, Steer) for one in noise):
+        raise ValueError(
+            f"noise: got {type(noise).__name__}, expected steers fitted to shuffled labels, "
+            "steerlens.methods.steer.refit.fit_shuffled"
+        )
+    if 0 < len(noise) < FEWEST:
+        raise ValueError(f"noise: got {len(noise)} steers, {said}")
 
 
 def _logit_sides(found: Directions, on: Readout, columns: list[int]) -> list[tuple[Side, Side]]:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from steerlens.analysis.svd.directions import split_half_reliability
+from steerlens.analysis.svd.directions import check_pairs, split_half_reliability
 from steerlens.analysis.svd.scores import singular_scores
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
@@ -97,7 +98,9 @@ def singular_words(
         >>> singular_words(Steer(W, on), rank=1, tokens=1).iloc[0][["reads", "writes", "avoids"]].tolist()
         ['(so)', '(good)', '(bad)']
     """
-    steer = value_of(steer)
+    steer = steer_of(steer)
+    if not isinstance(refits, Sequence) or len(refits):
+        check_pairs(refits, "refits")
     scores = singular_scores(
         steer, rank=rank, tokens=tokens, metric=metric, states=states, noise=noise
     )

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from steerlens.maths.least_squares import regress
 from steerlens.maths.logits import logits
+from steerlens.maths.numbers import as_number, as_seed
 from steerlens.models.hooks import Model
-from steerlens.models.readout import readout
+from steerlens.models.readout import as_readout
 from steerlens.values.alignment import Alignment, shared_tokens, spellings
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -59,21 +60,26 @@ def align(
         >>> tuple(found.H.shape), len(found.tokens) > 500
         ((128, 96), True)
     """
-    a, b = (of if isinstance(of, Readout) else readout(of) for of in (src, tgt))
+    a, b = as_readout(src, "src"), as_readout(tgt, "tgt")
+    if ridge is not None and as_number(ridge, "ridge", "a number ≥ 0, or None") < 0:
+        raise ValueError(f"ridge: got {ridge}, expected a number ≥ 0, or None")
+    seed = as_seed(seed)
     tokens, src_ids, tgt_ids = shared_tokens(a, b)
     w = torch.ones(len(tokens), dtype=torch.float64)
     if weights is not None:
-        w = torch.tensor([float(weights.get(token, 0.0)) for token in tokens], dtype=torch.float64)
-        if not bool((w >= 0).all() & w.isfinite().all()):
-            raise ValueError(
-                "weights: got negative or infinite ones, expected numbers ≥ 0, such as from token_weights"
-            )
+        said = "expected numbers ≥ 0 by token, such as from token_weights"
+        if not hasattr(weights, "get"):
+            raise ValueError(f"weights: got {type(weights).__name__}, {said}")
+        given = [as_number(weights.get(t, 0.0), f"weights[{t!r}]", "a number ≥ 0") for t in tokens]
+        w = torch.tensor(given, dtype=torch.float64)
+        if not bool((w >= 0).all()):
+            raise ValueError(f"weights: got negative ones, {said}")
     counted = int((w > 0).sum())
     need = max(a.d_model, b.d_model)
     if not tokens or counted == 0 or (counted < need and ridge == 0.0):
         raise ValueError(
             f"src, tgt: {a.model_id!r} and {b.model_id!r} share {len(tokens)} tokens"
-            + (f", {counted} of them with a weight" if weights is not None else "")
+            + (f", {counted} of them with a weight in weights" if weights is not None else "")
             + f"; at least {need} (d_model) are needed to determine the map. "
             + (
                 "Pass ridge=None to regularise it"

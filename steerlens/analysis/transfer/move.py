@@ -11,10 +11,11 @@ from torch import Tensor
 from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.distill import context_map, distil, selftrain
 from steerlens.maths.least_squares import procrustes, pseudo_inverse
-from steerlens.models.hooks import Model
+from steerlens.maths.numbers import as_seed
+from steerlens.models.hooks import Model, check_model
 from steerlens.models.load import load_model
 from steerlens.models.pair import pair
-from steerlens.models.readout import readout
+from steerlens.models.readout import as_readout
 from steerlens.values.alignment import Alignment
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
@@ -22,6 +23,7 @@ from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
 from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_texts
 
 
 def transfer(
@@ -85,8 +87,8 @@ def transfer(
         >>> transfer(tone, small).readout.model_id
         'toy-64'
     """
-    if rule not in RULES:
-        raise ValueError(f"rule: got {rule!r}, expected one of {', '.join(map(repr, RULES))}")
+    as_choice(rule, "rule", RULES)
+    seed = as_seed(seed)
     src = value_of(src)
     if not isinstance(src, Steer):
         raise ValueError(
@@ -95,7 +97,9 @@ def transfer(
     if isinstance(tgt, str | Path):
         tgt = load_model(tgt)
     src.readout.check_unchanged()
-    on = tgt if isinstance(tgt, Readout) else readout(tgt)
+    on = as_readout(tgt, "tgt")
+    if source is not None:
+        check_model(source, "source")
     if rule not in READ_TEXT:
         if text is not None or source is not None:
             raise ValueError(
@@ -156,7 +160,8 @@ def _pairs(
                 else "tgt: pass the model, not its read-out"
             )
             raise ValueError(f"{missing}; rule {rule!r} lets both models read the text")
-        text = pair(source, tgt, text, progress=False)
+        plain = text.texts if isinstance(text, Labelled) else as_texts(text, "text")
+        text = pair(source, tgt, plain, progress=False)
     for name, theirs, ours in (
         ("source", text.src.readout, src.readout),
         ("tgt", text.tgt.readout, on),
@@ -171,6 +176,10 @@ def _pairs(
 
 
 def _checked(alignment: Alignment, src: Steer, on: Readout) -> Alignment:
+    if not isinstance(alignment, Alignment):
+        raise ValueError(
+            f"alignment: got {type(alignment).__name__}, expected an Alignment; steerlens.align(source, target) makes one"
+        )
     if not (alignment.src.same_as(src.readout) and alignment.tgt.same_as(on)):
         raise ValueError(
             f"alignment: it is from {alignment.src.model_id!r} to {alignment.tgt.model_id!r}, expected from "

@@ -16,14 +16,17 @@ from steerlens.analysis.transfer.distill import context_map, shift_match
 from steerlens.analysis.transfer.move import transfer
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.maths.numbers import as_count
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment
+from steerlens.values.arguments import check_fit
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
 from steerlens.values.rules import READ_TEXT, RULES, Rule
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_list
 
 DRAWS = 1000
 SAMPLE = 4_096
@@ -100,6 +103,9 @@ def transfer_report(
         ['trained', 'congruence']
     """
     _check(src, tgt, data, pairs, home)
+    for rule in as_list("rules", rules):
+        as_choice(rule, "rules", RULES)
+    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
     sample = data.sample(SAMPLE, seed=seed)
     places = None if pairs is None else pairs.sample(SAMPLE, seed=seed)
     steers, rows = {}, []
@@ -172,6 +178,15 @@ def _cosine(metric: Metric, a: Steer, b: Steer) -> float:
 
 
 def _check(src: Fit, tgt: Fit, data: States, pairs: Pairs | None, home: States | None) -> None:
+    check_fit(src, "src")
+    check_fit(tgt, "tgt")
+    check_states(data, "data")
+    if home is not None:
+        check_states(home, "home")
+    if pairs is not None and not isinstance(pairs, Pairs):
+        raise ValueError(
+            f"pairs: got {type(pairs).__name__}, expected Pairs, or None; steerlens.pair(source, target, texts) makes them"
+        )
     on = tgt.value.readout
     pairings = [("data", data.readout, on)]
     if pairs is not None:

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_number, as_seed, generator
 from steerlens.models.adapters import Model
 from steerlens.models.duplicate import duplicate
 from steerlens.models.exclusive import exclusive
@@ -50,9 +50,11 @@ class FineTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("lr", 0.0), ("epochs", 1), ("batch_size", 1)):
-            if not least <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least {least:g}")
+        if as_number(self.lr, "lr", "a number, at least 0") < 0:
+            raise ValueError(f"lr: got {self.lr}, expected at least 0")
+        for name in ("epochs", "batch_size"):
+            as_count(getattr(self, name), name)
+        as_seed(self.seed)
 
 
 USUAL = FineTuning()

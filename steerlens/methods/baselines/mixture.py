@@ -10,7 +10,7 @@ from steerlens.methods.baselines.mixing import Mix, Voice, generate_mixed, score
 from steerlens.models.adapters import Model
 from steerlens.models.hooks import adapter
 from steerlens.models.readout import readout
-from steerlens.models.sampling import Drawing, Sampling
+from steerlens.models.sampling import Drawing, Warp
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 
@@ -63,7 +63,7 @@ class Mixture:
     ) -> pd.DataFrame:
         """Continue prompts; see `steerlens.evaluate.writer.Writer`."""
         check_base(self, model)
-        drawing = Drawing(samples, seed, max_new_tokens, Sampling(top_p=top_p))
+        drawing = Drawing(samples, seed, max_new_tokens, Warp(top_p=top_p))
         return generate_mixed(model, self.voices, self.mix, prompts, strengths, drawing)
 
     def score(

@@ -26,7 +26,7 @@ from steerlens.models.generate import generate
 from steerlens.models.hooks import Model, adapter
 from steerlens.models.readout import readout
 from steerlens.values.intervention import Edit
-from steerlens.values.training import USUAL, Training
+from steerlens.values.training import USUAL, Training, lasting
 
 __all__ = ["compression", "distil_prompt"]
 
@@ -89,7 +89,7 @@ def distil_prompt(
         2
     """
     started = time.perf_counter()
-    schedule = Schedule(training.lasting(epochs), 0.3, seed, progress, "distil_prompt")
+    schedule = Schedule(lasting(training, epochs), 0.3, seed, progress, "distil_prompt")
     picked = prompt_layers(kind, layers, adapter(model).n_layers)
     on = readout(model)
     tokens = tokens_of(model, prompt)

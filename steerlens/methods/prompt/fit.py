@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
 from steerlens.methods.prompt.priors import Prior, total_log_prob
 from steerlens.methods.prompt.soft_prompt import (
@@ -22,11 +23,13 @@ from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.partial_forward import cache_residuals_of_tokens
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode, with_prefix
+from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.steer import Steer
-from steerlens.values.training import USUAL, Training
+from steerlens.values.texts import as_name
+from steerlens.values.training import USUAL, Training, lasting
 
 Encoder = Literal["none", "mlp", "lstm"]
 
@@ -102,19 +105,25 @@ def fit_prompt(
         2
     """
     started = time.perf_counter()
+    check_labelled(data)
+    name = as_name(name)
+    if encoder not in ("none", "mlp", "lstm"):
+        raise ValueError(f"encoder: got {encoder!r}, expected 'none', 'mlp' or 'lstm'")
     schedule = Schedule(
-        training.lasting(epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt"
+        lasting(training, epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt"
     )
     picked = prompt_layers(kind, layers, adapter(model).n_layers)
     on = readout(model)
     how = convention(model, on)
-    if not 1 <= length < how.n_ctx - 1:
+    room = how.n_ctx - 2
+    length = as_count(length, "length", f"1 … {room}; the context is {how.n_ctx}", most=room)
+    if prior is not None and not callable(getattr(prior, "sample", None)):
         raise ValueError(
-            f"length: got {length}, expected 1 … {how.n_ctx - 2}; the context is {how.n_ctx}"
+            f"prior: got {type(prior).__name__}, expected one of steerlens.methods.prompt.model_priors, or None"
         )
-    if encoder not in ("none", "mlp", "lstm"):
-        raise ValueError(f"encoder: got {encoder!r}, expected 'none', 'mlp' or 'lstm'")
-    if prior_weight < 0 or (prior_weight and (prior is None or kind != "soft")):
+    if as_number(prior_weight, "prior_weight", "a number ≥ 0") < 0 or (
+        prior_weight and (prior is None or kind != "soft")
+    ):
         raise ValueError(
             f"prior_weight: got {prior_weight} for kind {kind!r} and prior {getattr(prior, 'name', None)!r}, expected 0, or a "
             "number > 0 with a prior and kind 'soft'"

@@ -8,11 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import check_tensor
+from steerlens.values.arguments import as_layers
 from steerlens.values.hook_names import EMBED
 from steerlens.values.intervention import Edit, Strength
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.steer import per_row
+from steerlens.values.texts import as_name
 
 Kind = Literal["soft", "deep", "kv"]
 
@@ -66,6 +69,10 @@ class SoftPrompt:
     file_kind: ClassVar[str] = "prompt"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        check_tensor(self.rows, "rows", "[n_sites, n, width]")
+        check_tensor(self.directions, "directions", "[n_sites, n, width]")
         expected = len(prompt_sites(self.kind, self.layers))
         if (
             self.rows.shape != self.directions.shape
@@ -144,11 +151,9 @@ def prompt_layers(kind: str, layers: Sequence[int] | None, n_layers: int) -> tup
         "deep": range(n_layers - max(n_layers // 3, 1), n_layers),
         "kv": range(n_layers),
     }
-    picked = tuple(sorted(set(usual.get(kind, ()) if layers is None else layers)))
-    if not all(0 <= layer < n_layers for layer in picked):
-        raise ValueError(
-            f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
-        )
+    given = usual.get(str(kind), ()) if layers is None else layers
+    none = isinstance(given, Sequence) and not len(given)
+    picked = () if none else as_layers(given, n_layers)
     prompt_sites(kind, picked)  # raises where kind and layers do not go together
     return picked
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.methods.reft.formulas import Activation, Variant
 from steerlens.methods.reft.parameters import IDLE, Learned, Shape, dropping
 from steerlens.methods.reft.reft import Reft, check_form, edits_at
@@ -15,12 +16,14 @@ from steerlens.methods.reft.states import activations, survey
 from steerlens.methods.training import Editing, Schedule, build_fit, split, train_on_texts
 from steerlens.models.hooks import Model, adapter
 from steerlens.models.partial_forward import cache_residuals
+from steerlens.values.arguments import as_layers, check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex, parse_positions
 from steerlens.values.steer import Steer
-from steerlens.values.training import USUAL, Training
+from steerlens.values.texts import as_name
+from steerlens.values.training import USUAL, Training, lasting
 
 __all__ = ["fit_reft", "fit_reft_tasks"]
 
@@ -103,9 +106,11 @@ def fit_reft(
         torch.Size([1, 1, 64])
     """
     shape = _shape(model, variant, layers, rank, positions, tied, activation)
-    if not 0 <= dropout < 1:
+    check_labelled(data)
+    if not 0 <= as_number(dropout, "dropout", "a number in [0, 1)") < 1:
         raise ValueError(f"dropout: got {dropout}, expected a number in [0, 1)")
-    schedule = Schedule(training.lasting(epochs), LR, seed, progress, "fit_reft")
+    name = as_name(name)
+    schedule = Schedule(lasting(training, epochs), LR, seed, progress, "fit_reft")
     return _fit(model, data, None, shape, background, schedule, dropout, name)
 
 
@@ -157,7 +162,7 @@ def fit_reft_tasks(
             "tasks: some have prompts and some have none; give all of them prompts, or none"
         )
     shape = _shape(model, variant, layers, rank, positions, True, None)
-    schedule = Schedule(training.lasting(epochs), LR, seed, progress, "fit_reft_tasks")
+    schedule = Schedule(lasting(training, epochs), LR, seed, progress, "fit_reft_tasks")
     texts, labels, prompts, rows = (), (), (), []
     share = rank // len(tasks)
     for k, data in enumerate(tasks.values()):
@@ -199,13 +204,8 @@ def _shape(
     )
     if layers is None:
         layers = 2 * (n_layers - 1) // 3
-    picked = tuple(sorted({layers} if isinstance(layers, int) else set(layers)))
-    if not picked or not all(0 <= layer < n_layers for layer in picked):
-        raise ValueError(
-            f"layers: got {layers}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
-        )
-    if not 1 <= rank <= d_model:
-        raise ValueError(f"rank: got {rank}, expected 1 … {d_model} (d_model)")
+    picked = as_layers(layers, n_layers)
+    rank = as_count(rank, "rank", f"1 … {d_model} (d_model)", most=d_model)
     if variant == "r1" and (rank != 1 or positions != "all" or len(picked) != 1):
         raise ValueError(
             f"variant: 'r1' is one unit vector at all tokens of one layer; got rank {rank}, {positions!r}, {picked}"

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import check_tensor
 from steerlens.methods.reft.formulas import ACTIVATIONS, FORMS, Activation, Form, Variant, change
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import Edit, Strength
 from steerlens.values.positions import TokenIndex, parse_positions
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.steer import per_row
+from steerlens.values.texts import as_name
 
 ORTHONORMAL = 1e-4
 """Largest deviation of `RRᵀ` from the identity."""
@@ -74,6 +76,11 @@ class Reft:
     file_kind: ClassVar[str] = "reft"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        for letter, tensor in (("R", self.R), ("A", self.A), ("b", self.b)):
+            if letter != "A" or tensor is not None:
+                check_tensor(tensor, letter, "see the formula of Reft")
         check_form(self.variant, self.activation)
         where = parse_positions(self.positions)
         if self.R.ndim != 3 or not self.R.shape[1]:
@@ -229,9 +236,9 @@ def edits_at(
 
 def check_form(variant: str, activation: str | None) -> None:
     """Raise on a variant or an activation that there is not, or that do not go together."""
-    if variant not in FORMS:
+    if str(variant) not in FORMS:
         raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(FORMS)}")
-    if activation is not None and (activation not in ACTIVATIONS or not FORMS[variant].reads):
+    if activation is not None and (str(activation) not in ACTIVATIONS or not FORMS[variant].reads):
         reading = ", ".join(name for name, form in FORMS.items() if form.reads)
         raise ValueError(
             f"activation: got {activation!r} for {variant!r}, expected None, or one of {', '.join(ACTIVATIONS)} with {reading}"

@@ -13,6 +13,7 @@ from steerlens.maths.numbers import generator
 from steerlens.models.hooks import Model, eval_mode
 from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.models.steering import check_lives_on
+from steerlens.values.arguments import steer_of
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured
 from steerlens.values.steer import Steer, zero_steer
@@ -53,7 +54,8 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
         ValueError: fewer than four of them, or a background that lives on another model.
     """
     if background is not None:
-        check_lives_on(background, model)
+        background = steer_of(background, "background")
+        check_lives_on(background, model, "background")
     # a text that is there twice is used once: held out, its copy would know it
     distinct = {tuple(ids): row for row, ids in reversed(list(enumerate(kept.ids)))}.values()
     able = sorted(row for row in distinct if len(kept.ids[row]) > kept.prompt[row])

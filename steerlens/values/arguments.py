@@ -1,0 +1,117 @@
+"""Arguments that are values of ours: labelled texts, states, steers, fits, metrics; and layers."""
+
+import operator
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+from steerlens.values.fit import Fit, value_of
+from steerlens.values.labelled import Labelled
+from steerlens.values.metric import Metric
+from steerlens.values.states import States
+from steerlens.values.steer import Steer, SteerWithBackground
+
+STEER = (
+    "a Steer, or the Fit that holds one; steerlens.fit_steer(states) fits one, "
+    "steerlens.load(path, model) reads one"
+)
+
+
+def check_labelled(data: Any, name: str = "data") -> None:
+    """Raise, with the next step, where something else than labelled texts was given."""
+    _check(
+        data,
+        name,
+        Labelled,
+        "labelled texts; Labelled(texts, labels) makes them, steerlens.read_labelled(path) reads them",
+    )
+
+
+def check_fit(fit: Any, name: str = "fit") -> None:
+    """Raise, with the next step, where something else than the fit of a steer was given."""
+    expected = (
+        "the Fit of a steer, with its background and report; steerlens.fit_steer(states) returns it"
+    )
+    _check(fit, name, Fit, expected)
+    _check(fit.value, f"{name}.value", Steer, expected)
+
+
+def check_metric(metric: Any, steer: Steer, name: str = "metric") -> None:
+    """Raise, with the next step, where something else than a metric of the steer's model was given;
+    None is none."""
+    if metric is None:
+        return
+    _check(metric, name, Metric, "a Metric, or None; steerlens.natural_metric(states) makes one")
+    d = steer.readout.d_model
+    if metric.C.shape != steer.W.shape:
+        raise ValueError(
+            f"{name}: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
+        )
+
+
+def check_same_model(
+    states: States, steer: Steer | SteerWithBackground, name: str = "states"
+) -> None:
+    """Raise where states are of another model than a steer."""
+    if not steer.readout.same_as(states.readout):
+        raise ValueError(
+            f"{name}: they are of {states.readout.model_id!r}, steer {steer.name!r} lives on {steer.readout.model_id!r}; "
+            "collect states of that model"
+        )
+
+
+def steer_of(given: Any, name: str = "steer") -> Steer:
+    """Return a steer, or that of a fit.
+
+    Raises:
+        ValueError: a file's name, several steers, an intervention of another kind; the message
+            names the argument.
+    """
+    found = value_of(given)
+    _check(found, name, Steer, STEER)
+    return found
+
+
+def line_of(given: Any, name: str = "steer", *, instead: str = "") -> Steer | SteerWithBackground:
+    """Return a steer, or that of a fit, or a steer with its background.
+
+    Args:
+        instead: what to do with an intervention of another kind, for the message.
+
+    Raises:
+        ValueError: as from `steer_of`.
+    """
+    found = value_of(given)
+    also = f"{STEER}; {instead}" if instead else STEER
+    _check(found, name, (Steer, SteerWithBackground), also)
+    return found
+
+
+def as_layers(given: Any, n_layers: int, name: str = "layers") -> tuple[int, ...]:
+    """Return one layer or several, in order and each once.
+
+    Raises:
+        ValueError: none, no whole number, a layer that there is not.
+
+    Example:
+        >>> as_layers([3, 1], n_layers=4), as_layers(2, n_layers=4)
+        ((1, 3), (2,))
+    """
+    try:
+        if isinstance(given, str | bytes | dict):
+            raise TypeError("its items are no layers")
+        found = {operator.index(x) for x in (given if isinstance(given, Iterable) else [given])}
+    except TypeError:
+        found = set()
+    if not found or not all(0 <= layer < n_layers for layer in found):
+        raise ValueError(
+            f"{name}: got {reprlib.repr(given)}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
+        )
+    return tuple(sorted(found))
+
+
+def _check(given: Any, name: str, kind: type | tuple[type, ...], expected: str) -> None:
+    if not isinstance(given, kind):
+        called = given if isinstance(given, str) else getattr(given, "name", None)
+        shown = f" {reprlib.repr(called)}" if isinstance(called, str) else ""
+        raise ValueError(f"{name}: got {type(given).__name__}{shown}, expected {expected}")
