@@ -48,8 +48,15 @@ def adapter(model: Model, name: str = "model") -> Adapter:
             )
         )
     if found.W_U.is_meta:
+        spread = getattr(found.module, "hf_device_map", None)
         raise ValueError(
-            f"{name}: its weights are on the device 'meta', which holds no numbers; load it on 'cpu' or 'cuda'"
+            f"{name}: its output embedding is on the device 'meta', which holds no numbers; "
+            + (
+                "load it on 'cpu' or 'cuda'"
+                if spread is None
+                else "its layers may be on the disk or on any device (device_map), the output embedding must be on one: "
+                "device_map={..., 'lm_head': 'cpu'}"
+            )
         )
     return found
 

@@ -166,8 +166,9 @@ class HuggingFace:
     def _place(self, name: str, function: Callable[[Tensor], Tensor]) -> Any:
         """Set one hook of torch on the module that a name stands for."""
         if name == UNEMBED_IN:
+            # the layers before it may be on another device, from where it would be taken next
             return self.unembedding.register_forward_pre_hook(
-                lambda _, given: (function(given[0]), *given[1:])
+                lambda head, given: (function(given[0].to(head.weight.device)), *given[1:])
             )
         if name == UNEMBED_OUT:
             return self.unembedding.register_forward_hook(lambda _, given, made: function(made))

@@ -1,0 +1,142 @@
+"""What collecting in parts costs beside a plain loop, and what a second worker gains.
+
+    python benchmarks/parallel.py                          # toy-128; some minutes
+    python benchmarks/parallel.py --model FOLDER --parts 4     # a Hugging Face model
+
+Every way reads the same texts twice, N parts and 2 N parts; what a part costs is the difference over
+N, so that loading the model and starting workers, which are given by themselves, count once. Wall
+clock, and processor time of this process and of all those it started: on a machine with other work
+the second is the one to trust. Ways alternate; medians with quartiles over the rounds. Results go to
+benchmarks/parallel.json, by model. Needs the extra `cluster`.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+for pool in ("OMP", "MKL"):  # a worker each, on a core each
+    os.environ[f"{pool}_NUM_THREADS"] = "1"
+
+import _measure
+import joblib
+import psutil
+import torch
+from distributed import Client, LocalCluster
+
+import steerlens as sl
+from steerlens.values.parts import PART_BYTES, in_parts
+
+RESULTS = Path(__file__).parent / "parallel.json"
+
+
+def processor_seconds() -> float:
+    """Of this process and of all that it started and that still run."""
+    here = psutil.Process()
+    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
+
+
+def plain(load: Callable[[], object], texts: list[str], folder: str, part_bytes: int) -> None:
+    """The loop that whoever has no engine writes: load, read each part, keep its states."""
+    model = load()
+    for part in in_parts(iter(texts), part_bytes=part_bytes):
+        sl.collect(model, part.data, progress=False)
+
+
+def in_folder(load: Callable[[], object], texts: list[str], folder: str, part_bytes: int) -> None:
+    sl.models.collect_parts(load, iter(texts), folder, part_bytes=part_bytes, progress=False)
+
+
+@contextmanager
+def loky() -> Iterator[None]:
+    with joblib.parallel_config("loky", n_jobs=2):
+        yield
+
+
+@contextmanager
+def dask() -> Iterator[None]:
+    with joblib.parallel_config("dask"):
+        yield
+
+
+WAYS = {
+    "plain loop": (nullcontext, plain),
+    "this process": (nullcontext, in_folder),
+    "loky, 2 workers": (loky, in_folder),
+    "dask, 2 workers": (dask, in_folder),
+}
+
+
+def run(
+    way: str, load: Callable[[], object], texts: list[str], part_bytes: int
+) -> tuple[float, float]:
+    """Seconds of wall clock and of processors that one way takes."""
+    engine, read = WAYS[way]
+    with TemporaryDirectory() as folder, engine():
+        begun, spent = time.perf_counter(), processor_seconds()
+        read(load, texts, f"{folder}/states", part_bytes)
+        return time.perf_counter() - begun, processor_seconds() - spent
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked.add_argument("--model", default="toy-128")
+    asked.add_argument("--parts", type=int, default=12, help="N")
+    asked.add_argument("--part-bytes", type=int, default=PART_BYTES)
+    asked.add_argument("--rounds", type=int, default=5)
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    load = partial(sl.load_model, given.model, plain=True)
+    data = sl.toy.corpus("sentiment", n=1200 * given.parts * given.part_bytes // PART_BYTES, seed=0)
+    parts = list(islice(in_parts(iter(data.texts), part_bytes=given.part_bytes), 2 * given.parts))
+    assert len(parts) == 2 * given.parts, "more texts are needed"
+    texts = [text for part in parts for text in part.data.texts]
+    half = texts[: sum(len(part.rows) for part in parts[: given.parts])]
+    model = load()
+    n_tokens = sl.collect(model, texts[:200], progress=False).n_positions / 200 * len(texts)
+    del model
+    marginal: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
+    fixed: dict[str, list[float]] = {way: [] for way in WAYS}
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster):
+        for k in range(given.rounds + 1):
+            for way in WAYS:
+                short, long = (run(way, load, some, given.part_bytes) for some in (half, texts))
+                if k:  # the first round starts the workers
+                    a, b = ((y - x) / given.parts for x, y in zip(short, long, strict=True))
+                    marginal[way].append((a, b))
+                    fixed[way].append(short[0] - a * given.parts)
+                    print(f"{way}: {a:.3f} s and {b:.3f} processor seconds per part", flush=True)
+    wall, spent = ({way: [pair[i] for pair in marginal[way]] for way in WAYS} for i in (0, 1))
+    base = spent["plain loop"]
+    found = {
+        "command": f"python benchmarks/parallel.py --model {Path(given.model).name} --parts {given.parts}"
+        f" --part-bytes {given.part_bytes} --rounds {given.rounds}",
+        "setting": _measure.setting(quick=False, threads=1)._asdict(),
+        "parts": given.parts,
+        "tokens per part": n_tokens / len(parts),
+        "seconds per part": _measure.medians(wall),
+        "processor seconds per part": _measure.medians(spent),
+        "seconds once per call, with loading the model": _measure.medians(fixed),
+        "parts per second": {way: 1 / _measure.quartiles(wall[way])[0] for way in WAYS},
+        "overhead in processor time": {
+            way: _measure.ratio(way, spent[way], base)[1:4] for way in WAYS if way != "plain loop"
+        },
+    }
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    known[Path(given.model).name] = found
+    RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
