@@ -4,15 +4,16 @@
     python benchmarks/parallel.py --model FOLDER --parts 4     # a Hugging Face model
 
 Every way reads the same texts twice, N parts and 2 N parts; what a part costs is the difference over
-N, so that loading the model and starting workers, which are given by themselves, count once. Wall
-clock, and processor time of this process and of all those it started: on a machine with other work
-the second is the one to trust. Ways alternate; medians with quartiles over the rounds. Results go to
-benchmarks/parallel.json, by model. Needs the extra `cluster`.
+N, so that what is done once per call, given by itself, does not count. Workers are started and the
+model is loaded in them before. Wall clock, and processor time of this process and of all those it
+started: on a machine with other work the second is the one to trust. Ways alternate; medians with
+quartiles over the rounds. Results go to benchmarks/parallel.json, by model. Needs the extra `cluster`.
 """
 
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ for pool in ("OMP", "MKL"):  # a worker each, on a core each
     os.environ[f"{pool}_NUM_THREADS"] = "1"
 
 import _measure
+import _worker
 import joblib
 import psutil
 import torch
@@ -95,15 +97,14 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=5)
     given = asked.parse_args()
     torch.set_num_threads(1)
-    load = partial(sl.load_model, given.model, plain=True)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # workers'
+    load = partial(_worker.load, given.model)
     data = sl.toy.corpus("sentiment", n=1200 * given.parts * given.part_bytes // PART_BYTES, seed=0)
     parts = list(islice(in_parts(iter(data.texts), part_bytes=given.part_bytes), 2 * given.parts))
     assert len(parts) == 2 * given.parts, "more texts are needed"
     texts = [text for part in parts for text in part.data.texts]
     half = texts[: sum(len(part.rows) for part in parts[: given.parts])]
-    model = load()
-    n_tokens = sl.collect(model, texts[:200], progress=False).n_positions / 200 * len(texts)
-    del model
+    n_tokens = sl.collect(load(), texts[:200], progress=False).n_positions / 200 * len(texts)
     marginal: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     fixed: dict[str, list[float]] = {way: [] for way in WAYS}
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
@@ -126,7 +127,7 @@ def main() -> None:
         "tokens per part": n_tokens / len(parts),
         "seconds per part": _measure.medians(wall),
         "processor seconds per part": _measure.medians(spent),
-        "seconds once per call, with loading the model": _measure.medians(fixed),
+        "seconds once per call": _measure.medians(fixed),
         "parts per second": {way: 1 / _measure.quartiles(wall[way])[0] for way in WAYS},
         "overhead in processor time": {
             way: _measure.ratio(way, spent[way], base)[1:4] for way in WAYS if way != "plain loop"

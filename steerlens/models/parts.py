@@ -10,6 +10,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from steerlens.maths.numbers import as_count
 from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.collect import collect_whole, unlearned_end
 from steerlens.models.hooks import adapter, eval_mode, run_until
@@ -101,7 +102,9 @@ def collect_parts(
     """
     _check_load(load)
     rank, world = _check_share(part)
-    settings = Settings(str(dtype).removeprefix("torch."), end)
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype: got {dtype!r}, expected torch.float32 or torch.bfloat16")
+    settings = Settings(str(dtype).removeprefix("torch."), bool(end))
     work = _Work(load, uuid4().hex, open_folder(folder), settings)
     digests: list[str] = []
     sizes: list[int] = []
@@ -245,10 +248,10 @@ def _check_load(load: object) -> None:
 
 
 def _check_share(part: tuple[int, int]) -> tuple[int, int]:
-    rank, world = part
-    if not 0 <= rank < world:
-        raise ValueError(
-            f"part: got {part}, expected (rank, world) with 0 ≤ rank < world, e.g. (int(os.environ['RANK']), "
-            "int(os.environ['WORLD_SIZE']))"
-        )
-    return rank, world
+    expected = "(rank, world) with 0 ≤ rank < world, e.g. (int(os.environ['RANK']), int(os.environ['WORLD_SIZE']))"
+    try:
+        rank, world = part
+    except (TypeError, ValueError):
+        raise ValueError(f"part: got {part!r}, expected {expected}") from None
+    world = as_count(world, "part", expected)
+    return as_count(rank, "part", expected, least=0, most=world - 1), world

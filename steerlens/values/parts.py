@@ -2,17 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, generator
 from steerlens.values.labelled import Labelled
 
 PART_BYTES = 1 << 16
 """UTF-8 bytes of text per part: some 16,000 tokens of English."""
+NOT_IN_ORDER = (str, bytes, Mapping, set, frozenset, pd.DataFrame)
+"""What can be iterated, but not as texts in an order."""
 EXPECTED = (
     "expected labelled texts (steerlens.Labelled), or an iterator of texts or of labelled texts; rows of a file or of a "
     "dataset go through steerlens.models.stream_labelled"
@@ -63,8 +66,7 @@ def in_parts(
         >>> [(part.number, part.rows) for part in in_parts(data, part_bytes=16)]
         [(0, (2, 0)), (1, (1,))]
     """
-    if part_bytes < 1:
-        raise ValueError(f"part_bytes: got {part_bytes}, expected a number of bytes, e.g. 65536")
+    part_bytes = as_count(part_bytes, "part_bytes", "a number of bytes, e.g. 65536")
     number, size, held = 0, 0, []
     for row in _rows(data, seed):
         more = _size(row.text) + _size(row.prompt)
@@ -94,7 +96,7 @@ def _rows(data: Labelled | Iterable[str | Labelled], seed: int) -> Iterator[_Row
         prompts = data.prompts or ("",) * len(data)
         for row in torch.randperm(len(data), generator=generator(seed)).tolist():
             yield _Row(row, data.texts[row], data.labels[row], prompts[row])
-    elif isinstance(data, str) or not isinstance(data, Iterable):
+    elif isinstance(data, NOT_IN_ORDER) or not isinstance(data, Iterable):
         raise ValueError(f"data: got {type(data).__name__}, {EXPECTED}")
     else:
         given = chain.from_iterable(map(_given, data))

@@ -62,7 +62,9 @@ def read_labelled(
         Labelled(2 texts, labels -0.5 ×1, 1 ×1, median 1.5 words)
     """
     columns = Columns(text, label, prompt, labels, scale, dropna)
-    return Labelled(*read_columns(_table(as_path(path), [text, label, prompt], SUFFIXES), columns))
+    return Labelled(
+        *read_columns(_table(path_of_table(path), [text, label, prompt], SUFFIXES), columns)
+    )
 
 
 def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[str]:
@@ -78,7 +80,7 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
         >>> read_texts("reviews.txt")
         ['so so .', 'superb .']
     """
-    path, kinds = as_path(path), (*SUFFIXES, ".txt")
+    path, kinds = path_of_table(path), (*SUFFIXES, ".txt")
     if kind_of(path, kinds) != ".txt":
         return read_column(_table(path, [text], kinds), text)
     found = [line.rstrip("\r") for line in _content(path).split("\n") if line.strip()]
@@ -89,7 +91,7 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
     return found
 
 
-def as_path(path: Any) -> Path:
+def path_of_table(path: Any) -> Path:
     if isinstance(path, str | PathLike):
         return Path(path)
     raise ValueError(

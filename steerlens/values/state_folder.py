@@ -17,7 +17,7 @@ from steerlens.values.atomic import write_json, written_whole
 from steerlens.values.parts import Part
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States, StoredShard
-from steerlens.values.tensor_file import open_tensors
+from steerlens.values.tensor_file import as_path, open_tensors
 from steerlens.values.warn import warn_user
 
 FORMAT = 1
@@ -49,7 +49,9 @@ def open_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: it holds something else.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: {folder} is a file, expected a folder, which may be new")
     folder.mkdir(parents=True, exist_ok=True)
     other = [
         path.name
@@ -226,7 +228,7 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     """
     if not folders:
         raise ValueError("folders: got none, expected the folder that collect_parts filled")
-    paths = [Path(folder) for folder in folders]
+    paths = [as_path(folder, "folders") for folder in folders]
     for folder in paths:
         here, known = len(list(folder.glob(PARTS))), _index(folder).get("parts")
         if not unfinished and here and here != known:

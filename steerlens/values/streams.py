@@ -11,7 +11,7 @@ from typing import Any
 
 from steerlens.values.columns import Columns, Table, read_columns
 from steerlens.values.labelled import Labelled
-from steerlens.values.readers import as_path, kind_of, object_table, read_json
+from steerlens.values.readers import kind_of, object_table, path_of_table, read_json
 from steerlens.values.tables import Featured, dataset_table, frame_table
 
 ROWS = 1024
@@ -58,7 +58,7 @@ def stream_labelled(
 
 def _tables(source: Any, columns: Columns) -> Iterator[Table]:
     if isinstance(source, str | PathLike):
-        path = as_path(source)
+        path = path_of_table(source)
         kind = kind_of(path, SUFFIXES)
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")

@@ -87,7 +87,7 @@ def test_ranks_share_the_parts_of_one_folder(alone: Path, tmp_path: Path) -> Non
     assert sum(states.n_positions for states in shares) == read_states(folder).n_positions
     with pytest.raises(ValueError, match="these texts make 10 parts, none for rank 11"):
         collected(folder, part=(11, 12))
-    with pytest.raises(ValueError, match=r"part: got \(2, 2\), expected \(rank, world\)"):
+    with pytest.raises(ValueError, match=r"part: got 2, expected \(rank, world\)"):
         collected(folder, part=(2, 2))
 
 
@@ -284,6 +284,22 @@ def test_what_is_wrong_names_its_part(tmp_path: Path) -> None:
         collected(tmp_path / "b", load())
     with pytest.raises(ValueError, match="data: got no texts"):
         collected(tmp_path / "b", data=iter([]))
+
+
+@pytest.mark.parametrize("name, wrong", [
+    ("dtype", ["x", torch.int32, torch.float64, None]), ("part", [3, None, (0,), ("0", "1"), (-1, 2), (1.5, 2)]),
+    ("part_bytes", ["x", 0, 1.5, None]), ("folder", [3, None, [], __file__]), ("data", [3, None, "good", {"text": ["a"]}, [3]]),
+    ("load", ["toy-64", None, 3]),
+])  # fmt: skip
+def test_what_cannot_be_used_is_refused_by_its_name(
+    name: str, wrong: list, tmp_path: Path, unchecked: None
+) -> None:
+    for value in wrong:
+        arguments = {"load": load, "data": DATA, "folder": tmp_path / "states", "progress": False}
+        with pytest.raises(ValueError, match=rf"^{name}: "):
+            collect_parts(**{**arguments, name: value})
+    with pytest.raises(ValueError, match="folders: got 3"):
+        read_states(3)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_name_is_no_function(tmp_path: Path, unchecked: None) -> None:
