@@ -33,7 +33,7 @@ AGAINST = {"positive": "negative", "negative": "positive"}
 
 def toy() -> list[World]:
     grades = {"positive": (0.5, 1.0), "neutral": (0.0,), "negative": (-1.0, -0.5)}
-    prompts = {kind: toy_prompts("sentiment", some, 30) for kind, some in grades.items()}
+    prompts = {kind: toy_prompts("sentiment", some, 20) for kind, some in grades.items()}
     train, data = (sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((800, 0), (200, 1)))
     model, judge = sl.load_model("toy-64"), oracle("sentiment")
     methods = toy_methods(model, WORDS)
