@@ -313,3 +313,53 @@ def test_a_steer_is_written_with_under_conditions(tmp_path, good):
     assert "(0.000 nats)" in shut.output and "(0.000 nats)" not in gated.output
     bad = run(*asked, "--when", "often")
     assert bad.exit_code == 2 and "entropy > 1.5" in bad.stderr
+
+
+@pytest.fixture(scope="module")
+def steer(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("steers")
+    states = sl.collect(
+        sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0), progress=False
+    )
+    return str(sl.save(sl.fit_steer(states, progress=False), folder / "tone.safetensors"))
+
+
+def test_a_warning_is_a_note_in_one_line(steer: str) -> None:
+    asked = ("--prompt", "the zyxt qwrk brzl", "--max-new-tokens", "4", "--strengths=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "steerlens.cli", "write", "--model", "toy-64", "--steer", steer, *asked],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    notes = done.stderr.splitlines()
+    assert notes and all(line.startswith("note: ") for line in notes), done.stderr
+    assert len(set(notes)) == len(notes)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "write --steer {junk} --prompt my", "write --steer {folder} --prompt my", "write --steer {steer} --prompt \ud800",
+        "write --steer {steer} --prompt my --device cuda:9", "write --steer {steer} --prompt my --temperature inf",
+        "write --steer {steer} --prompt my --strengths=1e999", "move --steer {junk} --to toy-128 --out {new}",
+        "move --steer {steer} --to toy-128 --out {new} --device x", "move --steer {steer} --to toy-128 --out no/{new}",
+        "explore --steer {steer} --strengths=a --out {new}.html", "explore --steer {junk} --out {new}.html",
+        "compare --data {data} --out {data}", "compare --data {data} --out {new} --kl nan",
+        "compare --data {data} --out {new} --method magic", "export --steer {steer} --out {new} --to x",
+        "export --steer {steer} --out {new} --rank 999", "export --steer {steer} --out {new}.pt --to lora --strength nan",
+        "fold --steer {steer} --strength nan --out {new}.d", "fold --steer {junk} --strength 1 --out {new}.d",
+        "fit --data {folder} --out {new}", "fit --data {data} --out {new} --scale 1,1", "fit --data {junk} --out {new}",
+        "report --data {data} --seed -1 --out {new}.d", "report --data {data} --labels a --out {new}.d",
+    ],
+)  # fmt: skip
+def test_whatever_is_wrong_is_one_line(tmp_path, monkeypatch, good, steer: str, wrong: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    junk = write(tmp_path / "junk.safetensors", b"\0" * 99)
+    before = set(tmp_path.iterdir())
+    names = {"junk": junk, "folder": ".", "steer": steer, "data": str(good), "new": "x.safetensors"}
+    command, *options = (part.format(**names) for part in wrong.split())
+    result = run(command, "--model", "toy-64", *options)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
+    *_, last = result.stderr.splitlines()  # behind what says how far it is
+    assert last.startswith("error: ") and result.stderr.count("error: ") == 1, result.stderr
+    assert set(tmp_path.iterdir()) == before

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -18,18 +18,38 @@ if TYPE_CHECKING:
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """Turn what a user can mend into one line on stderr and exit code 2.
+    """Turn what a user can mend into one line on stderr and exit code 2, and a warning into a note.
 
     Anything else is ours and keeps its traceback.
     """
     try:
-        yield
-    except (ValueError, KeyError, OSError) as error:
+        with warnings_as_notes():
+            yield
+    except (ValueError, KeyError, OSError, ImportError) as error:
         if debug:
             raise
         said = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.echo("error: " + " ".join(str(said).split()), err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Say each of our warnings once, as one line on stderr without a place in the code."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, UserWarning):
+                usual(message, category, *where)
+            elif str(message) not in said:
+                said.add(str(message))
+                typer.echo("note: " + " ".join(str(message).split()), err=True)
+
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 def quiet_libraries() -> None:
