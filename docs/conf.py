@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from _docstrings import as_rest, leave_out  # noqa: E402
+from _math import add_renderer  # noqa: E402
 from _pages import linked, write_pages  # noqa: E402
 
 _about = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -40,6 +41,7 @@ napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = "steerlens"
 html_static_path = ["_static"]
 html_extra_path = ["made/site"]
@@ -58,6 +60,7 @@ def lead_on(app, docname: str, source: list[str]) -> None:
 def setup(app) -> None:
     """Write the pages that are made from the code, and read docstrings as they are written."""
     write_pages(HERE)
+    add_renderer(app)
     app.connect("source-read", lead_on)
     app.connect("autodoc-process-docstring", as_rest, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", leave_out)

@@ -1,12 +1,14 @@
 """The strength that costs so many nats, against KL from its definition in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure
-from steerlens.evaluate.matched_kl import kl_at_strength, solve_strength, strength_at_kl
+from steerlens.evaluate.matched_kl import ROUGHLY, kl_at_strength, solve_strength, strength_at_kl
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground, zero_steer
@@ -180,3 +182,19 @@ def test_the_strength_at_a_cost_is_found_where_the_cost_levels_off_or_steps():
     )
     with pytest.raises(ValueError, match="'it' costs 0.05"):
         solve_strength(lambda s: 0.04 * s**2 / (1 + s**2), 0.05, "it")
+
+
+def test_a_search_that_begins_on_few_positions_ends_on_all() -> None:
+    """Heavy texts are rare: a part of the positions alone would be far off."""
+    states = make_states(400)
+    assert states.n_positions > 2 * ROUGHLY
+    shard = next(states.chunks(10**9))
+    few = states.sample(ROUGHLY, seed=0)
+    heavy = torch.where(few.keep[shard.text][:, None], shard.hidden, 1.5 * shard.hidden)
+    states = replace(states, shards=(shard._replace(hidden=heavy),))
+    steer = make_steer(on=states.readout)
+    for kl in (1e-3, 0.05, 1.0):
+        strength = strength_at_kl(steer, states, kl=kl)
+        assert measured(steer, states, strength) == pytest.approx(kl, rel=5e-3)
+        there = measured(steer, states.select(few.keep), strength)
+        assert abs(there / kl - 1) > 0.1

@@ -13,6 +13,9 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.evaluate.losses import sign_margins
+from steerlens.maths.logits import UnembedWeights
+from steerlens.maths.tail import two_tiers
+from steerlens.methods.steer import evidence
 from steerlens.values.states import States
 from tests.values.make import make_readout, make_states, random
 
@@ -115,3 +118,19 @@ def test_a_handful_of_texts_gives_no_number_that_is_none(n: int) -> None:
         report = sl.fit_steer(states, progress=False).report
     assert report.verdict is None or math.isfinite(report.verdict.margin)
     assert all(math.isfinite(x) for trial in report.trials for x in trial.values())
+
+
+def test_a_vocabulary_in_two_tiers_gives_nearly_the_same_steer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = fitted().value.W
+    monkeypatch.setattr(evidence, "LIKELY", V // 3)
+    tiered = sl.fit_steer(planted(), seed=0, **GIVEN).value.W
+    monkeypatch.setattr(evidence, "two_tiers", lambda head, c, n: (only(head, c, n), None))
+    words_left_out = sl.fit_steer(planted(), seed=0, **GIVEN).value.W
+    assert cosine(tiered, whole) > 0.99 > cosine(words_left_out, whole)
+
+
+def only(head: UnembedWeights, c: torch.Tensor, n: int) -> UnembedWeights:
+    """The likely words alone, without what the others add."""
+    return two_tiers(head, c, n)[0]
