@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from steerlens.maths.numbers import as_count, as_floats
+from steerlens.maths.stats import ratio_error
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
@@ -72,8 +72,9 @@ def label_curve(
         mine = states.keep & (states.labels == label) & (states.lengths > 0)
         tokens = states.lengths[mine].double().numpy()
         for strength, change in zip(values, by_text[:, mine].numpy(), strict=True):
-            mean, error = _ratio(change, tokens)
-            rows.append((label, strength, mean, error, len(tokens), int(tokens.sum())))
+            mean = change.sum() / tokens.sum()
+            error = ratio_error(change, tokens) if len(tokens) > 1 else np.nan
+            rows.append((label, strength, float(mean), error, len(tokens), int(tokens.sum())))
     return pd.DataFrame(
         rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"]
     )
@@ -282,13 +283,3 @@ def _closed(
     closed = gained / distance
     low, high = np.quantile(closed[1:], (0.025, 0.975))
     return float(closed[0]), float(low), float(high)
-
-
-def _ratio(
-    x: Float[np.ndarray, " texts"], tokens: Float[np.ndarray, " texts"]
-) -> tuple[float, float]:
-    """Return `Σx / Σtokens` and its standard error over texts (delta method)."""
-    mean = x.sum() / tokens.sum()
-    n = len(x)
-    spread = np.std(x - mean * tokens, ddof=1) if n > 1 else np.nan
-    return float(mean), float(spread / tokens.mean() / np.sqrt(n))

@@ -178,11 +178,32 @@ def written_kl(
         return found
     some = written.iloc[rows]
     texts = Labelled(some.text, [0.0] * len(rows), some.prompt)
-    plain = reader(model, texts, None)(0.0)
-    steered = reader(model, texts, intervention)(some.strength.tolist())
-    costs = torch.cat(list(position_kl(plain, steered)))
-    found[rows] = (plain.sum_by_text(costs) / plain.lengths).numpy()
+    found[rows] = [
+        kl.mean() for kl in kl_by_text(model, texts, intervention, some.strength.tolist())
+    ]
     return found
+
+
+def kl_by_text(
+    model: Model,
+    texts: Labelled,
+    intervention: Intervention | Fit | None,
+    strength: float | list[float],
+) -> list[Float[np.ndarray, " n"]]:
+    """Return KL(plain model ‖ under an intervention) at each token of some texts, in nats.
+
+    One array per text; of the plain model itself (None) zeros.
+
+    Args:
+        strength: one for all texts, or one for each.
+    """
+    plain = reader(model, texts, None)(0.0)
+    if intervention is None:
+        return [np.zeros(n) for n in plain.lengths.tolist()]
+    there = reader(model, texts, intervention)(strength)
+    costs = torch.cat(list(position_kl(plain, there))).numpy()
+    text = torch.cat([chunk.text for chunk in plain.chunks(1 << 14)]).numpy()
+    return [costs[text == k] for k in range(len(plain.labels))]
 
 
 def position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:

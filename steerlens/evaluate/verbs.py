@@ -5,17 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
-from steerlens.evaluate.sign_margin import position_kl, text_nll
+from steerlens.evaluate.sign_margin import kl_by_text, position_kl, text_nll
 from steerlens.evaluate.writer import Method, Writer
 from steerlens.models.collect import reader
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.states import States
 
 COLUMNS = ("prompt", "strength", "sample", "text", "log_prob")
 
@@ -155,7 +153,7 @@ def own_costs(
         return found
     texts = Labelled([pairs[k][1] for k in rows], [0.0] * len(rows), [pairs[k][0] for k in rows])
     if method is None or isinstance(method, Intervention):
-        by_text = _kl_by_text(model, method, texts, strength)
+        by_text = kl_by_text(model, texts, method, strength)
     else:
         scored = method.score(model, texts, strengths=(strength,))
         by_text = [kl.to_numpy(float) for _, kl in scored.groupby("text").kl]
@@ -166,22 +164,6 @@ def own_costs(
 
 def _apart(prompt: str, text: str) -> bool:
     return not prompt or prompt[-1].isspace() or text[0].isspace()
-
-
-def _kl_by_text(
-    model: Model, method: Intervention | None, texts: Labelled, strength: float
-) -> list[Float[np.ndarray, " n"]]:
-    plain = reader(model, texts, None)(0.0)
-    if method is None:
-        return [np.zeros(n) for n in plain.lengths.tolist()]
-    costs = torch.cat(list(position_kl(plain, reader(model, texts, method)(strength)))).numpy()
-    text = _text_of(plain)
-    return [costs[text == k] for k in range(len(texts))]
-
-
-def _text_of(states: States) -> np.ndarray:
-    """Return which text each position is of, in stored order."""
-    return torch.cat([chunk.text for chunk in states.chunks(1 << 14)]).numpy()
 
 
 def given_margins(

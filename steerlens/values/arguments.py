@@ -5,6 +5,9 @@ import reprlib
 from collections.abc import Iterable
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -25,6 +28,14 @@ def check_labelled(data: Any, name: str = "data") -> None:
         Labelled,
         "labelled texts; Labelled(texts, labels) makes them, steerlens.read_labelled(path) reads them",
     )
+
+
+def check_labels_differ(labels: Float[Tensor, " n"], name: str = "data") -> None:
+    """Raise where every text has the same label, so that nothing is told apart."""
+    if not bool((labels - labels[:1]).abs().max() > 1e-9):
+        raise ValueError(
+            f"{name}: every label is {float(labels[0]):g}, so nothing is told apart; add texts of another label"
+        )
 
 
 def check_fit(fit: Any, name: str = "fit") -> None:

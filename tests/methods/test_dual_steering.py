@@ -180,7 +180,7 @@ def test_what_makes_no_step_is_refused(unchecked: None) -> None:
     with pytest.raises(ValueError, match="avoided: got "):
         FishBack((1, 2), (99,), on)
     states = make_states()
-    with pytest.raises(ValueError, match="every label is the same"):
+    with pytest.raises(ValueError, match="states: every label is"):
         fit_dual_steering(states.relabel(torch.ones_like(states.labels)))
     with pytest.raises(ValueError, match="n_words: got 500"):
         fit_fishback(states, n_words=500)

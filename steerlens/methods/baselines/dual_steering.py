@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerlens.maths.least_squares import regress
 from steerlens.methods.baselines.fisher import cheapest_step, walk
+from steerlens.values.arguments import check_labels_differ
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
@@ -120,11 +121,8 @@ def fit_dual_steering(
     used = states.keep & (states.lengths > 0)
     means = sums[used] / states.lengths[used, None]
     y = states.labels[used].double()
+    check_labels_differ(y, "states")
     y = y - y.mean()
-    if not bool((y.abs() > 1e-9).any()):
-        raise ValueError(
-            "states: every label is the same, so nothing is told apart; add texts of another label"
-        )
     found = regress(means - means.mean(0), y[:, None], ridge=None, seed=seed)
     probe = found.M[:, 0].float().to(states.readout.W_U.device)
     return DualSteering(probe, states.readout, name, n_steps)

@@ -16,6 +16,7 @@ from steerlens.models.partial_forward import (
     cache_residuals,
     final_states,
 )
+from steerlens.values.arguments import check_labels_differ
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
@@ -77,11 +78,8 @@ def fit_latent_vectors(
     rows = _draw(data, n_texts, seed)
     kept = cache_residuals(model, data.pick(rows), layer)
     z, y = latent_vectors(model, kept, layer, n_steps, seed).double().cpu(), kept.labels.double()
+    check_labels_differ(y)
     y = (y - y.mean()).cpu()
-    if not bool((y.abs() > 1e-9).any()):
-        raise ValueError(
-            f"data: every label is {data.labels[0]:g}, so nothing is told apart; add texts of another label"
-        )
     vector = (y @ z / y.square().sum()).float()
     return Shift(vector.to(kept.readout.W_U.device), resid_post(layer), kept.readout, name)
 

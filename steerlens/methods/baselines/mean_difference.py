@@ -9,6 +9,7 @@ from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
+from steerlens.values.arguments import check_labels_differ
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
@@ -65,10 +66,7 @@ def fit_mean_difference(
         torch.stack([h for h, _ in rows]).double(),
         torch.tensor([y for _, y in rows]).double(),
     )
+    check_labels_differ(labels)
     y = labels - labels.mean()
-    if not bool((y.abs() > 1e-9).any()):
-        raise ValueError(
-            f"data: every label is {labels[0]:g}, so nothing is told apart; add texts of another label"
-        )
     vector = (y @ means / y.square().sum()).float()
     return Shift(vector.to(on.W_U.device), site, on, name)

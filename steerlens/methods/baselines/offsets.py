@@ -10,6 +10,7 @@ from torch import Tensor
 from steerlens.maths.logits import apply_softcap, softcap_gradient, token_nll
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import lbfgs
+from steerlens.values.arguments import check_labels_differ
 from steerlens.values.states import States, check_states
 
 CHUNK = 1024
@@ -44,11 +45,7 @@ def fit_offsets(states: States, span: Span, seed: int) -> Float[Tensor, "2 size"
         ValueError: states with a single label, or of a single text.
     """
     check_states(states)
-    labels = states.labels[states.keep]
-    if not bool((labels - labels[0]).abs().max() > 1e-9):
-        raise ValueError(
-            f"states: every label is {float(labels[0]):g}, so nothing is told apart; add texts of another label"
-        )
+    check_labels_differ(states.labels[states.keep], "states")
     fitting, heldout = states.split(1 - HELDOUT, seed=seed)
     start = torch.zeros(2, 1, span.size, device=states.readout.W_U.device)
     found: dict[float, tuple[float, Tensor]] = {}
