@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from steerlens.show.explorer.build import explore as explore
     from steerlens.show.explorer.widget import explore_live as explore_live
     from steerlens.show.few_texts import plot_few_texts as plot_few_texts
-    from steerlens.show.figures import plot_cost as plot_cost
     from steerlens.show.figures import plot_gap_closed as plot_gap_closed
     from steerlens.show.figures import plot_label_curve as plot_label_curve
-    from steerlens.show.figures import plot_losses as plot_losses
     from steerlens.show.figures import plot_singular_words as plot_singular_words
     from steerlens.show.figures import plot_written_attribute as plot_written_attribute
     from steerlens.show.figures import save_figure as save_figure
+    from steerlens.show.losses import plot_cost as plot_cost
+    from steerlens.show.losses import plot_losses as plot_losses
     from steerlens.show.priors import plot_compression as plot_compression
     from steerlens.show.priors import plot_moves as plot_moves
     from steerlens.show.priors import plot_priors as plot_priors
@@ -61,12 +61,12 @@ _HOME = {
     "plot_components": "reading",
     "plot_composition": "reft",
     "plot_compression": "priors",
-    "plot_cost": "figures",
+    "plot_cost": "losses",
     "plot_few_texts": "few_texts",
     "plot_gap_closed": "figures",
     "plot_highlight": "reading",
     "plot_label_curve": "figures",
-    "plot_losses": "figures",
+    "plot_losses": "losses",
     "plot_map": "trajectories",
     "plot_memory": "reft",
     "plot_moves": "priors",

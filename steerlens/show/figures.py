@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 
 from steerlens.show.numbers import fixed, format_signed
 from steerlens.show.style import (
-    AMBER,
     BLUE,
-    GREEN,
     GREY,
     PAPER,
     RED,
@@ -171,37 +169,6 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 @look()
-def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw the NLL of new texts of each label, relative to the model with its background: steered,
-    and with the sign turned.
-
-    `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token.
-    Below 0 is better.
-    """
-    ax = axes(ax)
-    labels = ["all" if label == "all" else format_signed(float(label)) for label in table.label]
-    at = np.arange(len(table))
-    ax.bar(
-        at - 0.19,
-        table.steered - table.background,
-        width=0.34,
-        color=GREEN,
-        label="strength = label",
-    )
-    ax.bar(
-        at + 0.19, table.flipped - table.background, width=0.34, color=AMBER, label="sign turned"
-    )
-    ax.axhline(0, color=GREY, linewidth=0.7)
-    ax.set_xticks(at, labels)
-    ax.set(
-        xlabel="label of the text",
-        ylabel="NLL − that at strength 0\n(nats per token, lower is better)",
-    )
-    legend_above(ax)
-    return ax
-
-
-@look()
 def plot_singular_words(
     scores: pd.DataFrame, *, direction: int = 1, side: str = "+", ax: Axes | None = None
 ) -> Axes:
@@ -223,46 +190,6 @@ def plot_singular_words(
     ax.set_title(
         f"direction {direction}{side.replace('-', '−')}", loc="left", color=ink(), size=8.5
     )
-    return ax
-
-
-@look()
-def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Draw what each strength costs in fluency; tables from `strength_cost` and `writing_cost`.
-
-    The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain
-    model finds what was written at a strength than what was written at 0 (± 2 standard errors).
-    """
-    ax = axes(ax)
-    kl = kl.sort_values("strength")
-    at_zero = writing.nll[writing.strength == 0]
-    zero = float(at_zero.iloc[0]) if len(at_zero) else float(writing.nll.min())
-    sns.lineplot(
-        x=kl.strength,
-        y=kl.kl,
-        ax=ax,
-        color=neutral(SOFT),
-        label="KL(plain ‖ steered)",
-        errorbar=None,
-    )
-    top = writing.strength.abs().max()
-    for _, row in writing.iterrows():
-        ax.errorbar(
-            row.strength, row.nll - zero, yerr=2 * row.error, fmt="o", color=shade(row.strength, top), markersize=4,
-            linewidth=0.9, capsize=2,
-        )  # fmt: skip
-    ax.errorbar(
-        [],
-        [],
-        yerr=[],
-        fmt="o",
-        color=GREY,
-        markersize=4,
-        label="NLL of its texts under the plain model",
-    )
-    ax.axhline(0, color=GREY, linewidth=0.7, zorder=0)
-    ax.set(xlabel="strength", ylabel="cost (nats per token)")
-    legend_above(ax)
     return ax
 
 
@@ -305,10 +232,8 @@ def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "plot_cost",
     "plot_gap_closed",
     "plot_label_curve",
-    "plot_losses",
     "plot_singular_words",
     "plot_written_attribute",
     "records",

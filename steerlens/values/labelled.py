@@ -1,6 +1,5 @@
 """Labelled texts: what every fit starts from."""
 
-import math
 import operator
 import reprlib
 from collections import Counter
@@ -15,7 +14,7 @@ import torch
 from steerlens.maths.numbers import as_number, generator
 from steerlens.values.columns import Columns, Table, read_columns
 from steerlens.values.tables import dataset_table, dict_table, frame_table
-from steerlens.values.texts import as_list, is_missing, plain_labels, plain_texts, remedy, to_number
+from steerlens.values.texts import as_list, label_fault, plain_labels, plain_texts
 
 FEW = 7
 """Labels that are named one by one; of more, the range."""
@@ -77,7 +76,7 @@ class Labelled:
                     f"texts[{row}] is empty; drop the row, an empty text says nothing about its label"
                 )
         object.__setattr__(
-            self, "labels", plain_labels(values, lambda row, y: _label_fault(row, y, values))
+            self, "labels", plain_labels(values, lambda row, y: label_fault(row, y, values))
         )
 
     @classmethod
@@ -284,20 +283,3 @@ def _whole(name: str, value: Any, more: str = "") -> int:
     except TypeError:
         pass
     raise ValueError(f"{name}: got {reprlib.repr(value)}, expected a whole number{more}")
-
-
-def _label_fault(row: int, label: Any, labels: list) -> str:
-    said = f"labels[{row}]: got {reprlib.repr(label)}, expected a number in [-1, 1]; "
-    if is_missing(label):
-        return f"{said}drop the row, e.g. Labelled.from_pandas(..., dropna=True)"
-    if isinstance(label, str):
-        try:
-            float(label)
-        except ValueError:
-            return f"{said}Labelled.from_dict takes {remedy(labels)}"
-        return f"{said}it is text, so [float(y) for y in labels]"
-    if isinstance(label, bool):
-        return f"{said}truth values and numbers do not mix"
-    if math.isfinite(to_number(label)):
-        return f"{said}Labelled.from_dict takes {remedy(labels)}"
-    return f"{said}convert or drop it"

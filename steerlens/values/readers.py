@@ -1,15 +1,10 @@
 """Read texts from files."""
 
 import codecs
-import csv
 import gzip
-import io
 import json
-import re
-import threading
 import zlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -17,16 +12,13 @@ from typing import Any
 import pandas as pd
 
 from steerlens.values.columns import Absent, Columns, Table, read_column, read_columns
+from steerlens.values.csv_table import csv_table
 from steerlens.values.labelled import Labelled
 from steerlens.values.tables import frame_table
 from steerlens.values.texts import listed
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
 SEPARATORS = {".csv": ",;\t|", ".tsv": "\t,;|"}
-SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
-"""What Excel puts first, or wants to find there."""
-
-_FIELD_LIMIT = threading.Lock()
 
 
 def read_labelled(
@@ -120,7 +112,7 @@ def _table(path: Path, wanted: Sequence[Hashable], kinds: Sequence[str]) -> Tabl
         return object_table(path, *_jsonl_rows(content, path))
     if kind == ".json":
         return _json_table(content, path)
-    return _csv_table(content, path, wanted, SEPARATORS[kind])
+    return csv_table(content, path, wanted, SEPARATORS[kind])
 
 
 def _content(path: Path) -> str:
@@ -235,72 +227,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
     if len(found) < len(pairs):
         raise ValueError(f"a name is there twice: {[name for name, _ in pairs]}")
     return found
-
-
-def _csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators: str) -> Table:
-    said = SEP_LINE.match(content)
-    start = said.end() if said else 0
-    with _long_fields(len(content)):
-        separator = said[1] if said else _separator(content, wanted, separators)
-        header, rows = _csv_rows(content[start:], path, separator, skipped=1 if said else 0)
-    lines = [line for line, _ in rows]
-
-    def column(name: Hashable) -> list:
-        i = header.index(str(name))
-        return [row[i] if i < len(row) else None for _, row in rows]
-
-    head = f"{path}, line {lines[0]}" if rows else str(path)
-    return Table(list(header), column, lambda row: f"{path}, line {lines[row]}", str(path), head)
-
-
-def _csv_rows(
-    content: str, path: Path, separator: str, skipped: int
-) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and the rows with the lines where they begin."""
-    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
-    # rows after it
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    rows, line = [], 1
-    try:
-        for row in reader:
-            if row:
-                rows.append((line + skipped, row))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {line + skipped}: {error}; a field with quotes or line breaks is put in double "
-            "quotes, each quote in it doubled"
-        ) from None
-    header = rows[0][1] if rows else []
-    for at, row in rows[1:]:
-        if any(row[len(header) :]):
-            raise ValueError(
-                f"{path}, line {at}: {len(row)} fields where the header has {len(header)}; a text with "
-                f"{separator!r} in it is put in double quotes"
-            )
-    return header, rows[1:]
-
-
-def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str:
-    """Return what separates the header's names: most of those that are wanted, then most of all."""
-    asked = [str(name).strip().casefold() for name in wanted if name is not None]
-
-    def worth(separator: str) -> tuple[int, int]:
-        rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
-        header = [name.strip().casefold() for name in next(filter(None, rows), [])]
-        return sum(name in header for name in asked), len(header)
-
-    return max(separators, key=worth)
-
-
-@contextmanager
-def _long_fields(longest: int) -> Iterator[None]:
-    """Let fields be as long as the file; the limit is the csv module's own, for all of the
-    process."""
-    with _FIELD_LIMIT:
-        before = csv.field_size_limit()
-        csv.field_size_limit(max(before, longest))
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)

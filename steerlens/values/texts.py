@@ -1,5 +1,6 @@
 """Take plain texts and labels out of whatever sequence holds them."""
 
+import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -200,6 +201,24 @@ def to_number(value: Any) -> float:
         return float(value)
     except OverflowError:
         return float("nan")
+
+
+def label_fault(row: int, label: Any, labels: list[Any]) -> str:
+    """Say what is wrong with a label, with the next step; `labels` are all of them."""
+    said = f"labels[{row}]: got {reprlib.repr(label)}, expected a number in [-1, 1]; "
+    if is_missing(label):
+        return f"{said}drop the row, e.g. Labelled.from_pandas(..., dropna=True)"
+    if isinstance(label, str):
+        try:
+            float(label)
+        except ValueError:
+            return f"{said}Labelled.from_dict takes {remedy(labels)}"
+        return f"{said}it is text, so [float(y) for y in labels]"
+    if isinstance(label, bool):
+        return f"{said}truth values and numbers do not mix"
+    if math.isfinite(to_number(label)):
+        return f"{said}Labelled.from_dict takes {remedy(labels)}"
+    return f"{said}convert or drop it"
 
 
 def remedy(values: Iterable[Any]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from steerlens.show import figures
+from steerlens.show.losses import plot_cost, plot_losses
 from steerlens.show.numbers import format_signed
 from steerlens.show.style import look, shade
 
@@ -96,11 +97,11 @@ def test_words_losses_and_cost_draw_their_tables():
             "flipped": [2.1, 2.3],
         }
     )
-    bars = [round(bar.get_height(), 3) for bar in figures.plot_losses(losses).patches]
+    bars = [round(bar.get_height(), 3) for bar in plot_losses(losses).patches]
     assert bars == [-0.1, -0.2, 0.1, 0.3]
     kl = pd.DataFrame({"strength": [-1.0, 0.0, 1.0], "kl": [0.1, 0.0, 0.1]})
     writing = pd.DataFrame({"strength": [-1.0, 0.0, 1.0], "nll": [2.1, 2.0, 2.2], "error": 0.01})
-    assert figures.plot_cost(kl, writing).get_ylabel() == "cost (nats per token)"
+    assert plot_cost(kl, writing).get_ylabel() == "cost (nats per token)"
 
 
 def test_save_figure_writes_picture_and_numbers(tmp_path):

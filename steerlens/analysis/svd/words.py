@@ -119,3 +119,14 @@ def singular_words(
         keys += ["kept", "spread"]
     order = ["direction", "side"]  # "+" comes before "-"
     return lists.sort_values(order, ignore_index=True)[[*keys, "reads", "writes", "avoids"]]
+
+
+def replicates(kept: float, spread: float) -> bool:
+    """Return whether a direction's share that another half of the texts keeps is clearly above 0;
+    NaN is not.
+
+    Example:
+        >>> replicates(0.8, 0.1), replicates(0.1, 0.1), replicates(float("nan"), float("nan"))
+        (True, False, False)
+    """
+    return bool(kept > 2 * spread)

@@ -10,9 +10,9 @@ from jaxtyping import Shaped
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from steerlens.analysis.svd.words import replicates
 from steerlens.show.explorer.study import KL_BUDGET, PRICE, Exploration, Written
 from steerlens.show.numbers import fixed
-from steerlens.show.report.study import replicates
 from steerlens.values.readout import Readout
 
 

@@ -4,47 +4,29 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-import pandas as pd
 import torch
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from steerlens.analysis.embeddings import components, embedding
 from steerlens.methods.files import save
 from steerlens.models.hooks import Model, model_id
 from steerlens.models.load import load_model
 from steerlens.show.figures import (
-    plot_cost,
-    plot_gap_closed,
-    plot_label_curve,
-    plot_losses,
-    plot_singular_words,
-    plot_written_attribute,
     records,
     save_figure,
 )
-from steerlens.show.reading import plot_spectrum
-from steerlens.show.reft import plot_subspaces
 from steerlens.show.report.compared import moved, rivals
+from steerlens.show.report.drawings import drawn
 from steerlens.show.report.page import page
-from steerlens.show.report.study import Say, Study, replicates, study
+from steerlens.show.report.study import Say, Study, study
 from steerlens.show.report.svg import inline_svg
-from steerlens.show.style import COLUMN, axes, ink, look
-from steerlens.show.transfer import plot_transfer
 from steerlens.toy import NAMES, corpus
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.labelled import Labelled
-
-Drawing = tuple[Figure, str, Any]
-"""A figure, what it shows in words, and its numbers."""
 
 
 def write_report(
@@ -124,7 +106,7 @@ def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> No
     figures = folder / "figures"
     figures.mkdir()
     pictures: dict[str, Markup] = {}
-    for name, (fig, alt, numbers) in _drawn(studies, facts):
+    for name, (fig, alt, numbers) in drawn(studies, facts):
         pictures[name] = inline_svg(fig, name, alt)
         save_figure(fig, figures, _file_name(name), numbers)
     (folder / "steers").mkdir()
@@ -158,107 +140,6 @@ def _studies(
             study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say)
         )
     return found
-
-
-def _drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
-    """Yield every figure of the page, one at a time: the caller closes it."""
-    for one in studies:
-        for name, draw in _figures(one).items():
-            with look(dark=False):
-                drawing = draw()
-            yield f"{one.name}-{name}", drawing
-    if moved := facts.get("transfer"):
-        with look(dark=False):
-            fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
-        yield (
-            "transfer",
-            (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved),
-        )
-    if found := facts.get("rivals"):
-        with look(dark=False):
-            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
-        yield (
-            "rivals",
-            (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found),
-        )
-
-
-def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
-    """Return how to draw each figure of a steer; of one in doubt, only the evidence."""
-    t, name = one.tables, one.name
-    losses = {
-        "losses": lambda: (
-            _figure(plot_losses(t["losses"])),
-            f"NLL of new texts with {name}",
-            t["losses"],
-        )
-    }
-    if one.doubt is not None:
-        return losses
-    kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
-    costs = t["writing"].merge(t["kl"], on="strength", how="outer")
-    drawn: dict[str, Callable[[], Drawing]] = {
-        "label_curve": lambda: (
-            _figure(plot_label_curve(t["label_curve"])),
-            f"Log-likelihood of texts of each label against the strength of {name}",
-            t["label_curve"],
-        ),
-        "cost": lambda: (
-            _figure(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
-        ),
-    }  # fmt: skip
-    for k in _meaning(t["words"])[:2]:
-        drawn[f"words-{k}"] = partial(_words, t["scores"], k, name)
-    gains = one.spectrum.table.gain
-    if (gains > 1e-6 * gains.max()).sum() > 1:
-        drawn["spectrum"] = lambda: (
-            _figure(plot_spectrum(one.spectrum, t.get("stability"))),
-            f"Gains of the directions of {name}, and what another half of the texts keeps of them",
-            one.spectrum.table,
-        )
-    if "gap" not in t:
-        return drawn | losses
-    return drawn | {
-        "written": lambda: (
-            _figure(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
-            f"Distribution of {name} of the written texts at each strength",
-            t["written"].drop(columns=["prompt", "sample"]),
-        ),
-        "gap": lambda: (
-            _figure(plot_gap_closed(t["gap"])),
-            f"Gap closed by {name} on texts of each grade",
-            t["gap"],
-        ),
-    }
-
-
-def _meaning(words: pd.DataFrame) -> list[int]:
-    """Return the directions whose words are worth a figure.
-
-    They have a gain, and another half of the texts has it too.
-    """
-    rows = words[words.gain > 0].drop_duplicates("direction")
-    return [
-        int(w.direction)
-        for w in rows.itertuples()
-        if "kept" not in words or replicates(w.kept, w.spread)
-    ]
-
-
-def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
-    """Draw both sides of a direction, side by side."""
-    fig, panels = plt.subplots(
-        1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained"
-    )
-    for ax, side in zip(panels, "+-", strict=True):
-        plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
-    fig.supxlabel("score at strength +1", fontsize=8, color=ink())
-    numbers = scores[scores.direction == direction]
-    return fig, f"Words that direction {direction} of {name} writes and avoids", numbers
-
-
-def _figure(ax: Axes) -> Figure:
-    return ax.get_figure(root=True)
 
 
 def _numbers(one: Study) -> dict[str, Any]:

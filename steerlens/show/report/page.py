@@ -9,8 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from steerlens.analysis.highlight import Highlight
+from steerlens.analysis.svd.words import replicates
 from steerlens.show.numbers import fixed, format_signed, interval, percent, tidy
-from steerlens.show.report.study import KL_BUDGET, Study, replicates
+from steerlens.show.report.study import KL_BUDGET, Study
 from steerlens.show.style import BLUE, RED, on, shade
 
 

@@ -142,17 +142,6 @@ def study(
     return Study(name, attribute, fit, strengths, tables, shown, highlights, clock, len(test))
 
 
-def replicates(kept: float, spread: float) -> bool:
-    """Return whether a direction's share that another half of the texts keeps is clearly above 0;
-    NaN is not.
-
-    Example:
-        >>> replicates(0.8, 0.1), replicates(0.1, 0.1), replicates(float("nan"), float("nan"))
-        (True, False, False)
-    """
-    return bool(kept > 2 * spread)
-
-
 def explaining(fit: Fit) -> SteerWithBackground:
     """Return the model that explains a fit's texts: a label of 1 is strength 1, over the
     background."""

@@ -1,0 +1,128 @@
+"""The figures of a report's page, with what they show in words and in numbers."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from steerlens.analysis.svd.words import replicates
+from steerlens.show.figures import (
+    plot_gap_closed,
+    plot_label_curve,
+    plot_singular_words,
+    plot_written_attribute,
+)
+from steerlens.show.losses import plot_cost, plot_losses
+from steerlens.show.reading import plot_spectrum
+from steerlens.show.reft import plot_subspaces
+from steerlens.show.report.study import Study
+from steerlens.show.style import COLUMN, axes, ink, look
+from steerlens.show.transfer import plot_transfer
+
+Drawing = tuple[Figure, str, Any]
+"""A figure, what it shows in words, and its numbers."""
+
+
+def drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Drawing]]:
+    """Yield every figure of the page, one at a time: the caller closes it."""
+    for one in studies:
+        for name, draw in _figures(one).items():
+            with look(dark=False):
+                drawing = draw()
+            yield f"{one.name}-{name}", drawing
+    if moved := facts.get("transfer"):
+        with look(dark=False):
+            fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
+        yield (
+            "transfer",
+            (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved),
+        )
+    if found := facts.get("rivals"):
+        with look(dark=False):
+            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
+        yield (
+            "rivals",
+            (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found),
+        )
+
+
+def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
+    """Return how to draw each figure of a steer; of one in doubt, only the evidence."""
+    t, name = one.tables, one.name
+    losses = {
+        "losses": lambda: (
+            _figure(plot_losses(t["losses"])),
+            f"NLL of new texts with {name}",
+            t["losses"],
+        )
+    }
+    if one.doubt is not None:
+        return losses
+    kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
+    costs = t["writing"].merge(t["kl"], on="strength", how="outer")
+    some: dict[str, Callable[[], Drawing]] = {
+        "label_curve": lambda: (
+            _figure(plot_label_curve(t["label_curve"])),
+            f"Log-likelihood of texts of each label against the strength of {name}",
+            t["label_curve"],
+        ),
+        "cost": lambda: (
+            _figure(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
+        ),
+    }  # fmt: skip
+    for k in _meaning(t["words"])[:2]:
+        some[f"words-{k}"] = partial(_words, t["scores"], k, name)
+    gains = one.spectrum.table.gain
+    if (gains > 1e-6 * gains.max()).sum() > 1:
+        some["spectrum"] = lambda: (
+            _figure(plot_spectrum(one.spectrum, t.get("stability"))),
+            f"Gains of the directions of {name}, and what another half of the texts keeps of them",
+            one.spectrum.table,
+        )
+    if "gap" not in t:
+        return some | losses
+    return some | {
+        "written": lambda: (
+            _figure(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
+            f"Distribution of {name} of the written texts at each strength",
+            t["written"].drop(columns=["prompt", "sample"]),
+        ),
+        "gap": lambda: (
+            _figure(plot_gap_closed(t["gap"])),
+            f"Gap closed by {name} on texts of each grade",
+            t["gap"],
+        ),
+    }
+
+
+def _meaning(words: pd.DataFrame) -> list[int]:
+    """Return the directions whose words are worth a figure.
+
+    They have a gain, and another half of the texts has it too.
+    """
+    rows = words[words.gain > 0].drop_duplicates("direction")
+    return [
+        int(w.direction)
+        for w in rows.itertuples()
+        if "kept" not in words or replicates(w.kept, w.spread)
+    ]
+
+
+def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
+    """Draw both sides of a direction, side by side."""
+    fig, panels = plt.subplots(
+        1, 2, sharex=True, figsize=(1.15 * COLUMN, 3.1), layout="constrained"
+    )
+    for ax, side in zip(panels, "+-", strict=True):
+        plot_singular_words(scores, direction=direction, side=side, ax=ax).set_xlabel("")
+    fig.supxlabel("score at strength +1", fontsize=8, color=ink())
+    numbers = scores[scores.direction == direction]
+    return fig, f"Words that direction {direction} of {name} writes and avoids", numbers
+
+
+def _figure(ax: Axes) -> Figure:
+    return ax.get_figure(root=True)

@@ -1,0 +1,85 @@
+"""Tables in files of fields with a separator between them, as spreadsheets write them."""
+
+import csv
+import io
+import re
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from steerlens.values.columns import Table
+
+SEP_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
+"""What Excel puts first, or wants to find there."""
+
+_FIELD_LIMIT = threading.Lock()
+
+
+def csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators: str) -> Table:
+    said = SEP_LINE.match(content)
+    start = said.end() if said else 0
+    with _long_fields(len(content)):
+        separator = said[1] if said else _separator(content, wanted, separators)
+        header, rows = _csv_rows(content[start:], path, separator, skipped=1 if said else 0)
+    lines = [line for line, _ in rows]
+
+    def column(name: Hashable) -> list:
+        i = header.index(str(name))
+        return [row[i] if i < len(row) else None for _, row in rows]
+
+    head = f"{path}, line {lines[0]}" if rows else str(path)
+    return Table(list(header), column, lambda row: f"{path}, line {lines[row]}", str(path), head)
+
+
+def _csv_rows(
+    content: str, path: Path, separator: str, skipped: int
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and the rows with the lines where they begin."""
+    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
+    # rows after it
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append((line + skipped, row))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {line + skipped}: {error}; a field with quotes or line breaks is put in double "
+            "quotes, each quote in it doubled"
+        ) from None
+    header = rows[0][1] if rows else []
+    for at, row in rows[1:]:
+        if any(row[len(header) :]):
+            raise ValueError(
+                f"{path}, line {at}: {len(row)} fields where the header has {len(header)}; a text with "
+                f"{separator!r} in it is put in double quotes"
+            )
+    return header, rows[1:]
+
+
+def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str:
+    """Return what separates the header's names: most of those that are wanted, then most of all."""
+    asked = [str(name).strip().casefold() for name in wanted if name is not None]
+
+    def worth(separator: str) -> tuple[int, int]:
+        rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator)
+        header = [name.strip().casefold() for name in next(filter(None, rows), [])]
+        return sum(name in header for name in asked), len(header)
+
+    return max(separators, key=worth)
+
+
+@contextmanager
+def _long_fields(longest: int) -> Iterator[None]:
+    """Let fields be as long as the file; the limit is the csv module's own, for all of the
+    process."""
+    with _FIELD_LIMIT:
+        before = csv.field_size_limit()
+        csv.field_size_limit(max(before, longest))
+        try:
+            yield
+        finally:
+            csv.field_size_limit(before)
