@@ -153,7 +153,7 @@ ASKED = {
             "model:model steer:steer texts:texts prior:number+ limit:number+ strengths:numbers?",
         "label_curve": "states:states steer:steer background:steer? strengths:numbers",
         "load": "path:there model:model kinds:classes",
-        "load_model": "name:path device:choice dtype:dtype",
+        "load_model": "name:path device:choice dtype:dtype tokenizer:choice",
         "pair": "source:model target:model texts:texts",
         "read_labelled":
             "path:path text:choice label:choice prompt:choice labels:mapping scale:scale",

@@ -27,6 +27,7 @@ def load_model(
     plain: bool = False,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "float32",
+    tokenizer: Any = None,
 ) -> Model:
     """Load a model with raw weights, in evaluation mode: a `TransformerBridge` of TransformerLens,
     or with `plain` the Hugging Face model as it is.
@@ -44,6 +45,7 @@ def load_model(
         device: where its weights go, e.g. "cpu", "cuda", "cuda:1", "mps".
         dtype: of its weights: "float32", "bfloat16" or "float16". What steerlens fits and sums is
             float32 all the same.
+        tokenizer: of Hugging Face, for weights that have none beside them; None: theirs.
 
     Raises:
         ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which
@@ -68,12 +70,23 @@ def load_model(
             "hooked, plain: both are True, and a model is of one library; leave one out"
         )
     where, kind = _device(device), _dtype(dtype)
+    _check_tokenizer(tokenizer)
     local = find_model(name)
     if hooked:
-        return _hooked_transformer(local or Path(name), where, kind)
+        return _hooked_transformer(local or Path(name), where, kind, tokenizer)
     if plain:
-        return _plain(local or name, where, kind)
-    return _bridge(local or name, where, kind)
+        return _plain(local or name, where, kind, tokenizer)
+    return _bridge(local or name, where, kind, tokenizer)
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            f"tokenizer: got {type(tokenizer).__name__}, expected one of Hugging Face, such as "
+            "transformers.AutoTokenizer.from_pretrained(name), or None for the one beside the weights"
+        )
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -108,11 +121,18 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     return known[name]
 
 
-def _plain(source: str | Path, device: torch.device, dtype: torch.dtype) -> HuggingFace:
+def _plain(
+    source: str | Path, device: torch.device, dtype: torch.dtype, tokenizer: Any
+) -> HuggingFace:
+    return HuggingFace(
+        _weights(source, dtype).to(device), _tokenizer(source) if tokenizer is None else tokenizer
+    )
+
+
+def _tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return HuggingFace(_weights(source, dtype).to(device), tokenizer)
+    return AutoTokenizer.from_pretrained(source)
 
 
 def _weights(source: str | Path, dtype: torch.dtype) -> Any:
@@ -139,11 +159,10 @@ def _weights(source: str | Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype) -> Model:
+def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokenizer: Any) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = _tokenizer(source) if tokenizer is None else tokenizer
     model = _weights(source, dtype).to(device)
     _check_installs_nothing(model)
     plain = HuggingFace(model, tokenizer)
@@ -208,7 +227,9 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) -> Model:
+def _hooked_transformer(
+    folder: Path, device: torch.device, dtype: torch.dtype, tokenizer: Any
+) -> Model:
     try:
         from importlib import import_module
 
@@ -219,12 +240,12 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
             "hooked: this TransformerLens has no HookedTransformer (it was removed in 4.0); use hooked=False, or "
             "install transformer-lens<4"
         ) from None
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     hub_id = not folder.is_dir()
     if hub_id:
         model = HookedTransformer.from_pretrained_no_processing(
-            str(folder), device=str(device), dtype=dtype
+            str(folder), device=str(device), dtype=dtype, tokenizer=tokenizer
         )
         return model.eval()
     # from_pretrained takes official names only; these are the steps it would take
@@ -244,7 +265,7 @@ def _hooked_transformer(folder: Path, device: torch.device, dtype: torch.dtype) 
         config = loading.get_pretrained_model_config(copy, device=str(device), dtype=dtype)
         config.model_name, config.tokenizer_name = folder.name, str(folder)
         model = HookedTransformer(
-            config, AutoTokenizer.from_pretrained(folder), move_to_device=False
+            config, _tokenizer(folder) if tokenizer is None else tokenizer, move_to_device=False
         )
         state = loading.get_pretrained_state_dict(copy, config, source)
     model.load_and_process_state_dict(

@@ -89,3 +89,21 @@ def test_a_steer_of_the_raw_model_is_refused_by_the_folded_one(tmp_path: Path) -
     path = sl.save(random_steer(zoo("gpt2")), tmp_path / "joy.safetensors")
     with pytest.raises(ValueError, match="no folding"):
         sl.load(path, zoo("folded"))
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["bridge", "plain"])
+def test_weights_without_a_tokenizer_are_loaded_with_one_that_is_given(
+    plain: bool, tmp_path: Path, unchecked: None
+) -> None:
+    words = transformers.AutoTokenizer.from_pretrained(folder("gpt2", 0))
+    alone = tmp_path / "alone"
+    transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2", 0)).save_pretrained(alone)
+    found = sl.load_model(alone, plain=plain, tokenizer=words)
+    whole = sl.load_model(folder("gpt2", 0), plain=plain)
+    assert sl.readout(found).tokens == sl.readout(whole).tokens
+    assert sl.readout(found).digest == sl.readout(whole).digest
+    with pytest.raises(ValueError, match="tokenizer: got str, expected one of Hugging Face"):
+        sl.load_model(alone, plain=plain, tokenizer="gpt2")
+    source = transformers.AutoModelForCausalLM.from_pretrained(alone)
+    with pytest.raises(ValueError, match=r"name: got GPT2LMHeadModel.*HuggingFace\(model, tokeniz"):
+        sl.load_model(source, tokenizer=words)
