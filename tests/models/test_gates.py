@@ -11,8 +11,8 @@ import steerlens as sl
 from steerlens.evaluate.compare import compare
 from steerlens.methods.baselines.shift import Shift
 from steerlens.models.generate import edited_steps
-from steerlens.models.hooks import adapter, apply_edits, eval_mode
-from steerlens.models.tokenization import pad
+from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode
+from steerlens.models.tokenization import encode_prompts, pad
 from steerlens.values.conditions import (
     Candidates,
     Condition,
@@ -145,7 +145,7 @@ def test_steered_knows_the_first_pass_for_the_prompt(tiny: Any) -> None:
 
 def test_gates_stand_in_compare_at_equal_kl() -> None:
     model = sl.load_model("toy-64")
-    data, test = (sl.toy.corpus("tone", n=n, seed=s) for n, s in ((120, 0), (40, 1)))
+    data, test = (sl.toy.corpus("tone", n=n, seed=s) for n, s in ((120, 0), (24, 1)))
     tone = sl.fit_steer(sl.collect(model, data, progress=False), progress=False).value
     gates = {
         "steer": tone,
@@ -157,3 +157,22 @@ def test_gates_stand_in_compare_at_equal_kl() -> None:
     assert_close(*(torch.tensor(float(table.sign_margin[n])) for n in ("steer", "open")), rtol=1e-3, atol=1e-5)  # fmt: skip
     assert (table.sign_margin > 0).all() and (table.low < table.sign_margin).all()
     assert table.strength["often"] > table.strength["steer"]  # shut in places, stronger elsewhere
+
+
+@pytest.mark.parametrize("words", [("from 3",), ("entropy > 1",), ("top 4",)])
+def test_transformers_own_generate_is_gated_too(words: tuple[str, ...]) -> None:
+    model = sl.load_model("toy-64", plain=True)
+    tokens = adapter(model).tokenizer
+    value = steer_of(model).when(*words)
+    ids = torch.tensor(encode_prompts(tokens, ["the film was"], convention(model, sl.readout(model))))  # fmt: skip
+    asked: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}  # fmt: skip
+    plain = model.model.generate(ids, **asked)
+    with sl.steered(model, value, 3.0):
+        found = model.model.generate(ids, **asked)
+    assert not torch.equal(plain, found)
+    ours = sl.generate(model, ["the film was"], value, strengths=3.0, temperature=0, max_new_tokens=8)  # fmt: skip
+    text = tokens.decode(found[0][ids.shape[1] :], skip_special_tokens=True)
+    assert ours.text[0].strip() == text.strip()
+    if words == ("from 3",):
+        n = ids.shape[1]
+        assert torch.equal(found[0][: n + 2], plain[0][: n + 2])
