@@ -204,7 +204,7 @@ pd.Series({"before": explained(states), "after": explained(without)}).round(6)
 # %% [markdown]
 # That a state does not say how the text felt so far does not keep a steer from working: one that is fitted to the erased
 # states is worth no less (nats per token at 0.05 nats of KL, halves of the texts judging each other). What a steer moves are
-# words, and their contexts need not know.
+# words, and their contexts need not know. (This model's contexts know little to begin with: 3 % of the labels' variance.)
 
 # %%
 again = sl.fit_steer(without, name="joy, erased")
