@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from scipy.special import expit, ndtr
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from steerlens.evaluate.strength import check_prior, state_strengths
 from steerlens.maths.numbers import as_count
+from steerlens.maths.stats import auc
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
@@ -129,7 +130,7 @@ def classify_states(
     }
     grades = np.array(asked.labels)
     return pd.DataFrame(
-        [{"method": name, **_judged(p, grades, seed)} for name, p in scores.items()]
+        [{"method": name, **judge_probabilities(p, grades, seed)} for name, p in scores.items()]
     )
 
 
@@ -154,20 +155,26 @@ def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarr
     return make_pipeline(*steps, last).fit(x, y).predict_proba(new)[:, 1]
 
 
-def _judged(
+def judge_probabilities(
     p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: int
 ) -> dict[str, float]:
+    """Return what probabilities of the sign + are worth against graded labels; see `classify`.
+
+    Example:
+        >>> judge_probabilities(np.array([0.9, 0.2]), np.array([1.0, -0.5]), seed=0)["accuracy"]
+        1.0
+    """
     pick = np.flatnonzero(grades)
     q, y = np.clip(p[pick], 1e-12, 1 - 1e-12), (grades[pick] > 0).astype(float)
     right = (q > 0.5) == (y > 0.5)
     order = np.argsort(q, kind="stable")
     bins = np.array_split(order, min(BINS, len(order)))
     draws = _draws(y, seed)
-    shares, areas = right[draws].mean(1), _auc(q[draws], y[draws])
+    shares, areas = right[draws].mean(1), auc(q[draws], y[draws])
     interval, area = (np.quantile(values, (0.025, 0.975)).tolist() for values in (shares, areas))
     return {
         "accuracy": float(right.mean()), "accuracy_low": interval[0], "accuracy_high": interval[1],
-        "auc": float(_auc(q, y)), "auc_low": area[0], "auc_high": area[1],
+        "auc": float(auc(q, y)), "auc_low": area[0], "auc_high": area[1],
         "log_loss": float(-(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()),
         "calibration": float(sum(len(b) * abs(q[b].mean() - y[b].mean()) for b in bins) / len(q)),
         "rank_correlation": float(cast(Any, spearmanr(p, grades)).statistic), "texts": len(q),
@@ -182,12 +189,3 @@ def _draws(y: Float[np.ndarray, " n"], seed: int) -> Int[np.ndarray, "draws n"]:
     random = np.random.default_rng(seed)
     classes = [np.flatnonzero(y == label) for label in (0.0, 1.0)]
     return np.concatenate([random.choice(c, (DRAWS, len(c))) for c in classes], axis=1)
-
-
-def _auc(score: Float[np.ndarray, "*draws n"], y: Float[np.ndarray, "*draws n"]) -> np.ndarray:
-    """Return the chance that a positive text scores higher than a negative one.
-
-    Ties count half (Mann and Whitney).
-    """
-    ranks, n = rankdata(score, axis=-1), y.sum(-1)
-    return np.asarray(((ranks * y).sum(-1) - n * (n + 1) / 2) / (n * (y.shape[-1] - n)))

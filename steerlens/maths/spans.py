@@ -62,7 +62,7 @@ def best_spans(
     values, longest = x.double().cpu().numpy(), min(max_len, n)
     sums = np.zeros(longest + n)
     values.cumsum(out=sums[longest:])
-    worth = sums[longest:] - _before(sums, longest)
+    worth = sums[longest:] - windows_before(sums, longest)
     if sign == "both":
         np.abs(worth, out=worth)
     elif sign == "-":
@@ -71,12 +71,12 @@ def best_spans(
         worth -= price * np.arange(1, longest + 1)[:, None]
     if starts is not None:
         may = np.concatenate([np.ones(longest - 1, bool), starts.cpu().numpy(), [False]])
-        worth[~_before(may, longest)] = -np.inf
+        worth[~windows_before(may, longest)] = -np.inf
     if ends is not None:
         worth[:, ~ends.cpu().numpy()] = -np.inf
     f = np.zeros((min(spans, n) + 1, longest + n))
     f[:, : longest - 1] = -np.inf  # no span begins before the first position
-    before, total = _before(f, longest), np.empty_like(worth)
+    before, total = windows_before(f, longest), np.empty_like(worth)
     for k in range(1, len(f)):
         np.add(before[k - 1], worth, out=total)
         best = np.maximum(f[k - 1, longest:], total.max(0))
@@ -93,13 +93,18 @@ def best_spans(
     return [Span(i, j, float(sum(values[i:j].tolist()))) for i, j in found[::-1]]
 
 
-def _before(
+def windows_before(
     x: Shaped[np.ndarray, "*rows m"], longest: int
 ) -> Shaped[np.ndarray, "*rows longest n"]:
     """Return what stands one, two, … `longest` places before each number from `x[longest]` on.
 
     These are the same numbers, not a copy.
+
+    Example:
+        >>> windows_before(np.arange(4), 2).tolist()
+        [[1, 2], [0, 1]]
     """
+    # numpy's sliding_window_view gives the same rows, and its checks cost more than the search
     *rows, m = x.shape
     *steps, step = x.strides
     return np.ndarray(

@@ -15,8 +15,9 @@ from steerlens.analysis.svd import (
     spectrum,
     split_half_reliability,
 )
-from steerlens.analysis.svd.scores import _false_share, against
+from steerlens.analysis.svd.scores import against
 from steerlens.evaluate.fluency import strength_cost
+from steerlens.maths.stats import benjamini_hochberg
 from steerlens.methods.steer.refit import fit_shuffled
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
@@ -230,9 +231,12 @@ def test_p_is_how_often_random_directions_of_the_same_norm_do_as_much(
 
 
 def test_q_is_that_of_benjamini_and_hochberg():
-    p = pd.Series([0.001, 0.2, 0.03, 0.004, 0.9])
-    assert _false_share(p, 5).tolist() == pytest.approx(false_discovery_control(p).tolist())
-    assert (_false_share(p, 50) >= _false_share(p, 5)).all() and _false_share(p, 5000).max() == 1
+    p = np.array([0.001, 0.2, 0.03, 0.004, 0.9])
+    few, many = benjamini_hochberg(p, 5), benjamini_hochberg(p, 50)
+    assert few.tolist() == pytest.approx(false_discovery_control(p).tolist())
+    padded = np.concatenate([p, np.ones(45)])
+    assert many.tolist() == pytest.approx(false_discovery_control(padded)[:5].tolist())
+    assert (many >= few).all() and benjamini_hochberg(p, 5000).max() == 1
 
 
 def test_a_spectrum_adds_up_to_the_cost(on: Readout):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlens.maths.spans import _before, best_spans
+from steerlens.maths.spans import best_spans, windows_before
 
 VALUE = {"both": abs, "+": lambda u: u, "-": lambda u: -u}
 quarters = st.integers(-8, 8).map(
@@ -84,7 +84,7 @@ def test_no_choice_of_spans_is_better(problem):
 @given(st.lists(quarters, min_size=2, max_size=20), st.data())
 def test_what_stands_before_each_place(x, data):
     longest = data.draw(st.integers(1, len(x) - 1))
-    found = _before(np.array(x), longest).tolist()
+    found = windows_before(np.array(x), longest).tolist()
     assert found == [
         [x[longest + t - 1 - k] for t in range(len(x) - longest)] for k in range(longest)
     ]

@@ -25,6 +25,7 @@ from steerlens.analysis.svd.sides import (
     text_sides,
 )
 from steerlens.maths.numbers import as_count
+from steerlens.maths.stats import benjamini_hochberg
 from steerlens.values.arguments import check_metric, steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
@@ -157,7 +158,7 @@ def singular_scores(
     tests = table.groupby(
         ["direction", "side", table.role == "reads"], sort=False
     ).p  # both ends of one test
-    table = table.assign(q=tests.transform(_false_share, n=len(words)))
+    table = table.assign(q=tests.transform(lambda p: benjamini_hochberg(p.to_numpy(), len(words))))
     if not noise:
         return table
     for one in noise:
@@ -215,13 +216,3 @@ def _chance(score: Float[Tensor, " words"], x: Float[Tensor, "words d"]) -> np.n
     length = x.norm(dim=1)
     t = (score.abs() / length.clamp_min(1e-300)).clamp(0, 1).numpy()
     return np.where(length.numpy() > 0, betainc((x.shape[1] - 1) / 2, 0.5, 1 - t**2), 1.0)
-
-
-def _false_share(p: pd.Series, n: int) -> pd.Series:
-    """Return Benjamini and Hochberg's adjusted `p` among `n` tests.
-
-    The given ones are those of the tests that may count as found.
-    """
-    ordered = p.sort_values(ascending=False)
-    q = n * ordered / np.arange(len(p), 0, -1)
-    return q.cummin().clip(upper=1.0).reindex(p.index)
