@@ -24,7 +24,8 @@ from steerlens.analysis.embeddings import (
 )  # fmt: skip
 from steerlens.analysis.embeddings.compare import hsic
 from steerlens.analysis.embeddings.nearest import wilson
-from steerlens.analysis.embeddings.probe import PENALTIES, _ridge, _standardised, stem
+from steerlens.analysis.embeddings.probe import stem
+from steerlens.maths.ridge import PENALTIES, predict_by_ridge, standardise
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer, zero_steer
 from tests.analysis.make import made
@@ -321,19 +322,19 @@ def test_the_probes_ridge_is_scikit_learns(n: int, d: int):
     X, more = made(n, d).vectors.double().numpy(), made(15, d, seed=1).vectors.double().numpy()
     random = np.random.default_rng(0)
     Y = X[:, :2] + random.normal(size=(n, 2)) * (0.3, 3)
-    train, test = _standardised(X, more)
+    train, test = standardise(X, more)
     theirs = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES, alpha_per_target=True)).fit(
         X, Y
     )
     np.testing.assert_allclose(
-        _ridge(train, Y, np.ones(n), test, True), theirs.predict(more), atol=1e-8
+        predict_by_ridge(train, Y, np.ones(n), test, True), theirs.predict(more), atol=1e-8
     )
     code = random.choice(3, n, p=(0.6, 0.3, 0.1))
     weights = n / (3 * np.bincount(code))[code]
     classes = make_pipeline(
         StandardScaler(), RidgeClassifierCV(alphas=PENALTIES, class_weight="balanced")
     )
-    mine = _ridge(train, 2.0 * (code[:, None] == np.arange(3)) - 1, weights, test, False)
+    mine = predict_by_ridge(train, 2.0 * (code[:, None] == np.arange(3)) - 1, weights, test, False)
     np.testing.assert_allclose(mine, classes.fit(X, code).decision_function(more), atol=1e-8)
 
 

@@ -10,8 +10,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
+from steerlens.maths.ridge import predict_by_ridge, standardise
 
-PENALTIES = np.logspace(-1, 6, 15)
 SUFFIXES = (
     "ation", "ness", "less", "ment", "able", "ible", "ably", "ibly", "ing", "ful", "est", "ous", "ive", "ion", "ish",
     "ly", "ed", "er", "or", "es", "en", "al", "s", "y", "e", "i",
@@ -225,9 +225,9 @@ def _guesses(
     found, margins = [np.empty_like(y) for y in labellings], np.zeros((len(labellings), len(X)))
     for k in range(folds):
         held = fold[group] == k
-        train, test = _standardised(X[~held], X[held])
+        train, test = standardise(X[~held], X[held])
         if labellings[0].dtype.kind == "f":
-            guess = _ridge(
+            guess = predict_by_ridge(
                 train, np.stack([y[~held] for y in labellings], 1), np.ones(len(train)), test, True
             )
             for mine, column in zip(found, guess.T, strict=True):
@@ -240,54 +240,13 @@ def _guesses(
                 continue
             codes = 2.0 * (code[:, None] == np.arange(len(names))) - 1
             # each class weighs the same, or the probe would name the commonest
-            outputs = _ridge(train, codes, (len(code) / (len(names) * count))[code], test, False)
+            outputs = predict_by_ridge(
+                train, codes, (len(code) / (len(names) * count))[code], test, False
+            )
             found[i][held] = names[outputs.argmax(1)]
             if len(names) == 2:
                 margins[i, held] = outputs[:, 1]
     return found, margins
-
-
-def _standardised(
-    train: Float[np.ndarray, "n d"], test: Float[np.ndarray, "m d"]
-) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
-    """Standardise by the training words; of more dimensions than these, keep those they span."""
-    mean, sd = train.mean(0), train.std(0)
-    sd[sd <= 1e-12 * (1 + np.abs(mean))] = 1
-    train, test = (train - mean) / sd, (test - mean) / sd
-    if train.shape[1] > len(
-        train
-    ):  # ridge coefficients lie in that span, so predictions are the same
-        basis = np.linalg.qr(train.T)[0]
-        train, test = train @ basis, test @ basis
-    return train, test
-
-
-def _ridge(
-    X: Float[np.ndarray, "n d"],
-    Y: Float[np.ndarray, "n k"],
-    weights: Float[np.ndarray, " n"],
-    test: Float[np.ndarray, "m d"],
-    apart: bool,
-) -> Float[np.ndarray, "m k"]:
-    """Predict by weighted ridge regression, the penalty of least leave-one-out error.
-
-    One decomposition serves all penalties and targets, so that relabellings of numbers cost next to
-    nothing; scikit-learn's `RidgeCV` and `RidgeClassifierCV` give the same predictions.
-
-    Args:
-        apart: whether each target has a penalty of its own.
-    """
-    share, root = weights / weights.sum(), np.sqrt(weights)[:, None]
-    middle, level = share @ X, share @ Y
-    Xw, Yw = root * (X - middle), root * (Y - level)
-    values, V = np.linalg.eigh(Xw.T @ Xw)
-    Z = Xw @ V
-    across = Z.T @ Yw
-    shrunk = 1 / (values.clip(0) + PENALTIES[:, None])
-    left = 1 - share[:, None] - Z**2 @ shrunk.T  # 1 − leverage, by penalty; the mean is fitted, too
-    errors = (((Yw - Z @ (shrunk[:, :, None] * across)) / left.T[:, :, None]) ** 2).mean(1)
-    best = errors.argmin(0) if apart else np.full(Y.shape[1], errors.mean(1).argmin())
-    return level + (test - middle) @ V @ (shrunk[best].T * across)
 
 
 def _score(y: np.ndarray, guess: np.ndarray, numbers: bool) -> float:
