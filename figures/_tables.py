@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import steerlens as sl
-from steerlens.analysis.recipes import Words, recipes
+from steerlens.analysis.recipes import NAMES, Words, recipes
 from steerlens.evaluate.compare_writing import Recipe, compare_writing
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.runs import Entrant, run_protocol, slug
@@ -55,12 +55,11 @@ class World(NamedTuple):
     methods: Mapping[str, Recipe]
 
 
-def toy_methods(model: Model, words: Words) -> dict[str, Recipe]:
-    """Return every method, each of which is fitted once to the same texts."""
+def toy_methods(model: Model, words: Words, names: tuple[str, ...] = NAMES) -> dict[str, Recipe]:
+    """Return methods, each of which is fitted once to the same texts."""
     copies = OUT / "copies"
-    return {
-        k: cache(m) for k, m in recipes(model, words=words, tuning=TUNING, folder=copies).items()
-    }
+    made = recipes(model, names, words=words, tuning=TUNING, folder=copies)
+    return {name: cache(recipe) for name, recipe in made.items()}
 
 
 def asked(*known: str) -> set[str]:
@@ -121,8 +120,8 @@ def fill(script: str, world: World) -> pd.DataFrame:
             folder=kept,
         )
         more = _at_paper_strength(world, kept)
-    # worlds share fits, and rivals copies: what a fit takes is in equal_kl
-    return pd.concat([table, more], ignore_index=True).drop(columns="seconds")
+    # worlds share fits, rivals share copies, and an hour of a shared machine is no clock
+    return pd.concat([table, more], ignore_index=True).drop(columns=["seconds", "slowdown"])
 
 
 def _at_paper_strength(world: World, kept: Path) -> pd.DataFrame:
