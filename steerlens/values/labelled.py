@@ -258,7 +258,8 @@ class Labelled:
             >>> Labelled(["a", "b", "c"], [0, 0.5, 1]).pick([2, 0]).texts
             ('c', 'a')
         """
-        at = [self._index(row) for row in as_list("rows", rows)]
+        given = rows if isinstance(rows, list | range) else as_list("rows", rows)
+        at = [self._index(row) for row in given]
         if not at:
             raise ValueError("rows: got none, expected at least one text to take")
         prompts = [self.prompts[i] for i in at] if self.prompts else ()

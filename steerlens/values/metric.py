@@ -59,8 +59,6 @@ class Metric:
                 raise ValueError(
                     f"C, S: got shapes {tuple(self.C.shape)} and {tuple(self.S.shape)}, expected both [d_model, d_model]"
                 )
-            if not bool(matrix.isfinite().all()):
-                raise ValueError(f"{name}: holds NaN or infinity; are all states finite?")
         expected = "a number ≥ 0, relative to the largest eigenvalue"
         if as_number(self.damping, "damping", expected) < 0:
             raise ValueError(f"damping: got {self.damping}, expected {expected}")
@@ -68,6 +66,10 @@ class Metric:
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:
         """Eigenvalues and eigenvectors of `C` and of `S`, undamped."""
+        # here and not where it is made: a damping of the same metric costs next to nothing
+        for name, matrix in (("C", self.C), ("S", self.S)):
+            if not bool(matrix.isfinite().all()):
+                raise ValueError(f"{name}: holds NaN or infinity; are all states finite?")
         return spectrum(self.C), spectrum(self.S)
 
     def damped(self, damping: float) -> "Metric":

@@ -59,7 +59,8 @@ class Readout:
                 f"W_U, b_U: got shapes {tuple(self.W_U.shape)} and {tuple(self.b_U.shape)}, expected [d_model, d_vocab] "
                 "and [d_vocab]; W_U is the transpose of a torch Linear's weight"
             )
-        if not isinstance(self.tokens, tuple) or not all(isinstance(t, str) for t in self.tokens):
+        kinds = set(map(type, self.tokens)) if isinstance(self.tokens, tuple) else {None}
+        if not all(isinstance(kind, type) and issubclass(kind, str) for kind in kinds):
             raise ValueError(
                 f"tokens: got {reprlib.repr(self.tokens)}, expected a tuple with the string of each token"
             )
