@@ -71,7 +71,7 @@ def curve(
     z, u = c @ head.W_U + head.b_U, (c @ steer.W) @ head.W_U
     # the texts have no prompts: the first token that is predicted is the first new one
     counts = pd.Series(part.text.numpy()).groupby(part.text.numpy()).cumcount().to_numpy()
-    places = TokenIndex(torch.from_numpy(counts)[None], torch.ones(1, dtype=torch.long))
+    places = TokenIndex(torch.tensor(counts)[None], torch.ones(1, dtype=torch.long))
     g = torch.ones(len(c), 1)
     if condition is not None:
         seen = seen_at(UNEMBED_IN, places, states.readout, c=c[None], z=z[None])
