@@ -68,7 +68,7 @@ class Metric:
         """Eigenvalues and eigenvectors of `C` and of `S`, undamped."""
         # here and not where it is made: a damping of the same metric costs next to nothing
         for name, matrix in (("C", self.C), ("S", self.S)):
-            if not bool(matrix.isfinite().all()):
+            if not matrix.is_meta and not bool(matrix.isfinite().all()):
                 raise ValueError(f"{name}: holds NaN or infinity; are all states finite?")
         return spectrum(self.C), spectrum(self.S)
 
