@@ -261,41 +261,40 @@ def flat(states: sl.States) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, following, states.labels[text]
 
 
-def draw(ax: plt.Axes, table: pd.DataFrame, value: str, low: str, high: str) -> None:
+def points(ax: plt.Axes, table: pd.DataFrame, columns: tuple[str, str, str], unit: float) -> None:
     axes(ax)
+    value, low, high = (table[column] / unit for column in columns)
     places = range(len(table))[::-1]
-    ends = [table[value] - table[low], table[high] - table[value]]
-    ax.errorbar(table[value], places, xerr=ends, fmt="o", ms=4, lw=1, color=RED)
+    ax.errorbar(value, places, xerr=[value - low, high - value], fmt="o", ms=4, lw=1, color=RED)
     ax.set_yticks(places, table.kind)
     ax.set_ylim(-0.6, len(table) - 0.4)
+
+
+def draw(limit: pd.DataFrame, fitted: pd.DataFrame, about: dict) -> None:
+    known, fitted_kinds = limit.knowing_the_grade[0], fitted[fitted.kind != "steer"]
+    with look():
+        fig, (left, right) = plt.subplots(1, 2, figsize=(2.1 * COLUMN, 2.0), layout="constrained")
+        points(left, limit, ("share", "low", "high"), 1)
+        left.axvline(known, color=ink(), lw=0.8, ls="--")
+        left.set(xlabel="share of the gap that is closed", xlim=(0.45, 0.75))
+        left.annotate("knowing the grade", (known, len(limit) - 0.5), xytext=(-3, 0), textcoords="offset points",
+                      ha="right", va="top", size=6.5, color=neutral(SOFT))  # fmt: skip
+        points(right, fitted_kinds, ("difference", "difference_low", "difference_high"), 1e-3)
+        right.axvline(0, color=neutral(SOFT), lw=0.8)
+        right.set(xlabel="margin less the steer's (thousandths of a nat)")
+        label_panels((left, right), ("fitted to the truth", "fitted to 2,000 texts"))
+    rows = {"limit": records(limit), "from_texts": records(fitted)}
+    save_figure(fig, OUT, "beyond_linear", about | rows)
 
 
 def main() -> None:
     model, start = sl.load_model(MODEL), time.perf_counter()
     limit, fitted = limits(model), from_texts(model)
     print(limit.round(4).to_string(), fitted.round(4).to_string(), sep="\n")
-    with look():
-        fig, (left, right) = plt.subplots(1, 2, figsize=(2.1 * COLUMN, 2.0), layout="constrained")
-        draw(left, limit, "share", "low", "high")
-        left.axvline(limit.knowing_the_grade[0], color=ink(), lw=0.8, ls="--")
-        left.set(xlabel="share of the gap that is closed", xlim=(0.45, 0.75))
-        left.annotate("the grammar, told the grade", (limit.knowing_the_grade[0], -0.5), xytext=(-3, 0),
-                      textcoords="offset points", ha="right", size=6.5, color=neutral(SOFT))  # fmt: skip
-        draw(
-            right, fitted[fitted.kind != "steer"], "difference", "difference_low", "difference_high"
-        )
-        right.axvline(0, color=neutral(SOFT), lw=0.8)
-        right.set(xlabel="sign margin less the steer's (nats per token)")
-        label_panels((left, right), ("fitted to the truth", "fitted to 2,000 texts"))
-    numbers = {
-        "command": "python figures/beyond_linear.py",
-        "settings": {"model": MODEL, "attribute": ATTRIBUTE, "draws": DRAWS, "texts": TEXTS, "judges": JUDGES, "kl": 0.05,
-                     "epochs": EPOCHS, "lr": LR, "sizes": SIZES, "experts": EXPERTS},
-        "seconds": round(time.perf_counter() - start),
-        "limit": records(limit),
-        "from_texts": records(fitted),
-    }  # fmt: skip
-    save_figure(fig, OUT, "beyond_linear", numbers)
+    settings = {"model": MODEL, "attribute": ATTRIBUTE, "draws": DRAWS, "texts": TEXTS, "judges": JUDGES, "kl": 0.05,
+                "epochs": EPOCHS, "lr": LR, "sizes": SIZES, "experts": EXPERTS}  # fmt: skip
+    about = {"command": "python figures/beyond_linear.py", "settings": settings}
+    draw(limit, fitted, about | {"seconds": round(time.perf_counter() - start)})
 
 
 if __name__ == "__main__":
