@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
     kl_at_strength,
     strength_at_kl,
@@ -14,6 +15,7 @@ from steerlens.evaluate.sign_margin import (
 )
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
+from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -62,6 +64,8 @@ def compare_draws(
         raise ValueError(
             f"against, fits: got {against!r} and draws {sizes}, expected one of these names, and as many draws of each"
         )
+    check_labelled(test, "test")
+    check_kl(kl)
     signed, sample = with_nonzero_label(test), test.first(100)
     gains: dict[str, np.ndarray] = {}
     strengths: dict[str, float] = {}

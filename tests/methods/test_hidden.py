@@ -207,16 +207,20 @@ def test_labels_that_say_nothing_are_told_so() -> None:
     assert fit.report.verdict is not None and not fit.report.verdict.learnt
 
 
-def test_what_cannot_be_fitted_is_refused() -> None:
+def test_what_cannot_be_fitted_is_refused(unchecked: None) -> None:
     with pytest.raises(KeyError, match="has no hook 'blocks.0.hook_attn_out'; nearest: blocks.0"):
         fit_hidden_steer(zoo("plain-gpt2"), data(8), site="blocks.0.hook_attn_out")
     with pytest.raises(KeyError, match="has no hook 'blocks.7.hook_resid_post'"):
         fit_hidden_steer(model(), data(8), site="blocks.7.hook_resid_post")
     with pytest.raises(ValueError, match="site: got 'embed', expected"):
         fit_hidden_steer(model(), data(8), site="embed")
+    with pytest.raises(ValueError, match="site: got 3, expected"):
+        fit_hidden_steer(model(), data(8), site=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="data: got list, expected labelled texts"):
+        fit_hidden_steer(model(), ["good ."], site=POST)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"rank: got 65, expected 1 … 64"):
         fit_hidden_steer(model(), data(8), site=POST, rank=65)
-    with pytest.raises(ValueError, match="data: every label is 1, so no direction"):
+    with pytest.raises(ValueError, match="data: every label is 1, so nothing is told"):
         fit_hidden_steer(model(), sl.Labelled(data(8).texts, [1.0] * 8), site=POST)
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, generator
 from steerlens.methods.hidden.evidence import evidence, map_edits, newton_factors
 from steerlens.methods.hidden.hidden_steer import HiddenSteer, last_layer_below
 from steerlens.methods.training import Schedule, build_fit, nll, split, train_on_texts
 from steerlens.models.hooks import Model, adapter, add_hooks, check_site, eval_mode
 from steerlens.models.partial_forward import cache_residuals
+from steerlens.values.arguments import check_labelled, check_labels_differ
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
@@ -84,16 +85,13 @@ def fit_hidden_steer(
         True
     """
     started, found = time.perf_counter(), adapter(model)
+    check_labelled(data)
+    check_labels_differ(torch.tensor(data.labels))
     below = last_layer_below(site, found.n_layers)
     check_site(model, site)
     if site.endswith("resid_mid"):
         _check_goes_on(model, site)
-    if not 1 <= rank <= found.d_model:
-        raise ValueError(f"rank: got {rank}, expected 1 … {found.d_model} (d_model)")
-    if len(set(data.labels)) < 2:
-        raise ValueError(
-            f"data: every label is {data.labels[0]:g}, so no direction is told from another; add texts of another label"
-        )
+    rank = as_count(rank, "rank", f"1 … {found.d_model} (d_model)", most=found.d_model)
     parts = split(model, cache_residuals(model, data, below), None, seed)
     told = evidence(model, parts, site)
     read, write = told.metric.C_inverse_root, told.metric.S_inverse_root

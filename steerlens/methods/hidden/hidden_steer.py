@@ -164,7 +164,7 @@ def last_layer_below(site: str, n_layers: int) -> int:
         >>> last_layer_below("blocks.2.hook_mlp_out", 4), last_layer_below("blocks.2.hook_resid_post", 4)
         (1, 2)
     """
-    found = _SITE.fullmatch(site)
+    found = _SITE.fullmatch(site) if isinstance(site, str) else None
     if found is not None:
         return int(found[1]) - (found[2] != "resid_post")
     if site not in ("hook_embed", UNEMBED_IN):
