@@ -110,17 +110,22 @@ def beside(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         at = {name: rows.sort_values("kl") for name, rows in some.groupby("name")}
         by_kl = {n: PchipInterpolator(np.log(r.kl), r.sign_margin, extrapolate=False) for n, r in at.items()}  # fmt: skip
         aim = float(by_kl["steer"](np.log(ANCHOR)))
+        own = _cost_of(at["steer"], aim)
         for name in COLOURS:
             for kl in BUDGETS:
                 share = float(by_kl[name](np.log(kl)) / by_kl["steer"](np.log(kl)))
                 margins.append((name, kl, draw, share))
-            # up to its top the margin grows with the cost
-            rows = at[name].iloc[: int(at[name].sign_margin.argmax()) + 1]
-            reached = len(rows) > 1 and rows.sign_margin.iloc[0] < aim < rows.sign_margin.iloc[-1]
-            kl = float(np.exp(np.interp(aim, rows.sign_margin, np.log(rows.kl)))) if reached else np.nan  # fmt: skip
-            costs.append((name, ANCHOR, draw, kl / ANCHOR))
+            costs.append((name, ANCHOR, draw, _cost_of(at[name], aim) / own))
     columns = ["name", "kl", "draw", "part"]
     return pd.DataFrame(margins, columns=columns), pd.DataFrame(costs, columns=columns)
+
+
+def _cost_of(rows: pd.DataFrame, aim: float) -> float:
+    """Return the KL at which a curve has a margin; NaN where it never has."""
+    rows = rows.iloc[: int(rows.sign_margin.argmax()) + 1]  # up to its top it grows with the cost
+    if len(rows) < 2 or not rows.sign_margin.iloc[0] < aim < rows.sign_margin.iloc[-1]:
+        return np.nan
+    return float(np.exp(PchipInterpolator(rows.sign_margin, np.log(rows.kl))(aim)))
 
 
 def interval(table: pd.DataFrame) -> pd.DataFrame:
