@@ -325,3 +325,19 @@ def test_whatever_is_given_for_a_number_is_one_or_is_refused_by_name(
     if said is None:
         assert junk is None or (math.isfinite(float(junk)) and not isinstance(junk, str | bytes))
     assert said is None or said.startswith(f"{argument}:")
+
+
+def test_a_steer_of_another_model_of_the_same_size_gives_no_number(unchecked: None) -> None:
+    w, on = world(), sl.readout(world().model)
+    elsewhere = sl.Readout(2 * on.W_U, on.b_U, on.tokens)
+    steer = sl.Steer(w.fit.value.W, elsewhere)
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: sl.label_curve(w.states, steer),
+        lambda: sl.gap_closed(w.model, steer, "tone", n=20),
+        lambda: sl.strength_at_kl(steer, w.states),
+        lambda: sl.spectrum(steer, states=w.states),
+        lambda: sl.highlight(w.model, steer, "it was good ."),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="toy-64|lives on"):
+            call()
