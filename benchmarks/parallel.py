@@ -15,8 +15,9 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -63,27 +64,45 @@ def loky() -> Iterator[None]:
 
 
 @contextmanager
-def dask() -> Iterator[None]:
-    with joblib.parallel_config("dask"):
+def dask(client: Client) -> Iterator[None]:
+    with joblib.parallel_config("dask", client=client):
         yield
 
 
-WAYS = {
-    "plain loop": (nullcontext, plain),
-    "this process": (nullcontext, in_folder),
-    "loky, 2 workers": (loky, in_folder),
-    "dask, 2 workers": (dask, in_folder),
-}
+@contextmanager
+def cluster(kept: bool) -> Iterator[Client]:
+    """Two workers of Dask; with `kept` they keep memory that was freed, as other processes do."""
+    asked = MEMORY if kept else {}
+    os.environ |= asked
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+        for name in MEMORY:  # Dask sets it in this process too, and loky's workers would have it
+            os.environ.pop(name, None)
+        with Client(made, set_as_default=False) as client:
+            yield client
 
 
-def run(
-    way: str, load: Callable[[], object], texts: list[str], part_bytes: int
-) -> tuple[float, float]:
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+"""Of glibc. Dask sets the first so low that tensors of some megabytes are cleared pages each time."""
+PLAIN = "plain loop"
+Way = tuple[Callable[[], AbstractContextManager[None]], Callable[..., None]]
+
+
+def ways(kept: Client, usual: Client) -> dict[str, Way]:
+    return {
+        PLAIN: (nullcontext, plain),
+        "this process": (nullcontext, in_folder),
+        "loky, 2 workers": (loky, in_folder),
+        "dask, 2 workers": (partial(dask, kept), in_folder),
+        "dask, 2 workers that give memory back": (partial(dask, usual), in_folder),
+    }
+
+
+def run(way: Way, load: Callable[[], object], texts: list[str], size: int) -> tuple[float, float]:
     """Seconds of wall clock and of processors that one way takes."""
-    engine, read = WAYS[way]
+    engine, read = way
     with TemporaryDirectory() as folder, engine():
         begun, spent = time.perf_counter(), processor_seconds()
-        read(load, texts, f"{folder}/states", part_bytes)
+        read(load, texts, f"{folder}/states", size)
         return time.perf_counter() - begun, processor_seconds() - spent
 
 
@@ -105,20 +124,18 @@ def main() -> None:
     texts = [text for part in parts for text in part.data.texts]
     half = texts[: sum(len(part.rows) for part in parts[: given.parts])]
     n_tokens = sl.collect(load(), texts[:200], progress=False).n_positions / 200 * len(texts)
-    marginal: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
-    fixed: dict[str, list[float]] = {way: [] for way in WAYS}
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
-    with cluster, Client(cluster):
+    marginal: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    fixed: dict[str, list[float]] = defaultdict(list)
+    with cluster(True) as kept, cluster(False) as usual:
         for k in range(given.rounds + 1):
-            for way in WAYS:
+            for name, way in ways(kept, usual).items():
                 short, long = (run(way, load, some, given.part_bytes) for some in (half, texts))
                 if k:  # the first round starts the workers
                     a, b = ((y - x) / given.parts for x, y in zip(short, long, strict=True))
-                    marginal[way].append((a, b))
-                    fixed[way].append(short[0] - a * given.parts)
-                    print(f"{way}: {a:.3f} s and {b:.3f} processor seconds per part", flush=True)
-    wall, spent = ({way: [pair[i] for pair in marginal[way]] for way in WAYS} for i in (0, 1))
-    base = spent["plain loop"]
+                    marginal[name].append((a, b))
+                    fixed[name].append(short[1] - b * given.parts)
+                    print(f"{name}: {a:.3f} s, {b:.3f} processor seconds per part", flush=True)
+    wall, spent = ({name: [x[i] for x in xs] for name, xs in marginal.items()} for i in (0, 1))
     found = {
         "command": f"python benchmarks/parallel.py --model {Path(given.model).name} --parts {given.parts}"
         f" --part-bytes {given.part_bytes} --rounds {given.rounds}",
@@ -127,10 +144,10 @@ def main() -> None:
         "tokens per part": n_tokens / len(parts),
         "seconds per part": _measure.medians(wall),
         "processor seconds per part": _measure.medians(spent),
-        "seconds once per call": _measure.medians(fixed),
-        "parts per second": {way: 1 / _measure.quartiles(wall[way])[0] for way in WAYS},
-        "overhead in processor time": {
-            way: _measure.ratio(way, spent[way], base)[1:4] for way in WAYS if way != "plain loop"
+        "processor seconds once per call": _measure.medians(fixed),
+        "parts per second": {name: 1 / _measure.quartiles(x)[0] for name, x in wall.items()},
+        "processor time over the plain loop": {
+            name: _measure.ratio(name, x, spent[PLAIN])[1:4] for name, x in spent.items()
         },
     }
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.models.parts import collect_parts, read_states
-from tests.models.workers import load_mortal, load_plain, logging
+from steerlens.models.parts import collect_parts
+from tests.models.workers import fitted, load_mortal, load_plain, logging
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -59,14 +59,14 @@ def test_two_workers_write_the_same_files_and_give_the_same_fit(
     assert files(tmp_path / "states") == alone
     loads = [path.name.split("-")[0] for path in (tmp_path / "loads").iterdir()]
     assert 1 <= len(loads) == len(set(loads)) <= 2  # once per worker, though there are ten parts
-    (tmp_path / "alone").mkdir()
-    for name, content in alone.items():
-        (tmp_path / "alone" / name).write_bytes(content)
-    fits = [
-        sl.fit_steer(some, solver="closed-form", progress=False)
-        for some in (states, read_states(tmp_path / "alone"))
-    ]
-    assert torch.equal(fits[0].value.W, fits[1].value.W)
+    # a sweep with the same workers, each of which reads the folder
+    with joblib.parallel_config("dask"):
+        fits = joblib.Parallel()(joblib.delayed(fitted)(tmp_path / "states", k) for k in (0, 1))
+    for seed, fit in enumerate(fits):
+        here = sl.fit_steer(states, solver="closed-form", seed=seed, progress=False)
+        assert torch.equal(fit.value.W, here.value.W)
+        assert fit.report.heldout == here.report.heldout
+    assert not torch.equal(fits[0].value.W, fits[1].value.W)
 
 
 def test_a_killed_worker_costs_time_alone(

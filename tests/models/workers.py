@@ -43,3 +43,8 @@ def logging(folder: Path) -> Any:
     """A model whose load leaves a file that is named by its process."""
     (folder / f"{os.getpid()}-{time.monotonic_ns()}").touch()
     return load_plain()
+
+
+def fitted(folder: Path, seed: int) -> sl.Fit:
+    states = sl.models.read_states(folder)
+    return sl.fit_steer(states, solver="closed-form", seed=seed, progress=False)
