@@ -74,7 +74,7 @@ def cluster(kept: bool) -> Iterator[Client]:
     """Two workers of Dask; with `kept` they keep memory that was freed, as other processes do."""
     asked = MEMORY if kept else {}
     os.environ |= asked
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as made:
         for name in MEMORY:  # Dask sets it in this process too, and loky's workers would have it
             os.environ.pop(name, None)
         with Client(made, set_as_default=False) as client:

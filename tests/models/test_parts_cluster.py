@@ -45,7 +45,7 @@ def client() -> Iterator[object]:
     """Two workers, a process each."""
     from distributed import Client, LocalCluster
 
-    made = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    made = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
     with made as cluster, Client(cluster) as client:
         yield client
 
