@@ -1,5 +1,6 @@
 """What collecting in parts costs beside a plain loop, and what a second worker gains.
 
+    export MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=33554432    # see MEMORY
     python benchmarks/parallel.py                          # toy-128; some minutes
     python benchmarks/parallel.py --model FOLDER --parts 4     # a Hugging Face model
 
@@ -69,20 +70,24 @@ def dask(client: Client) -> Iterator[None]:
         yield
 
 
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
+"""Of glibc. Dask sets the first so low that tensors of some megabytes are cleared pages each time."""
+
+
 @contextmanager
-def cluster(kept: bool) -> Iterator[Client]:
-    """Two workers of Dask; with `kept` they keep memory that was freed, as other processes do."""
-    asked = MEMORY if kept else {}
-    os.environ |= asked
+def cluster(memory: dict[str, str]) -> Iterator[Client]:
+    """Two workers of Dask, a process each, with these settings of memory."""
+    before = dict(os.environ)
+    for name in MEMORY:
+        os.environ.pop(name, None)
+    os.environ |= memory
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as made:
-        for name in MEMORY:  # Dask sets it in this process too, and loky's workers would have it
-            os.environ.pop(name, None)
+        os.environ.clear()  # Dask changes it in this process too, and loky's workers would have it
+        os.environ |= before
         with Client(made, set_as_default=False) as client:
             yield client
 
 
-MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-"""Of glibc. Dask sets the first so low that tensors of some megabytes are cleared pages each time."""
 PLAIN = "plain loop"
 Way = tuple[Callable[[], AbstractContextManager[None]], Callable[..., None]]
 
@@ -126,7 +131,7 @@ def main() -> None:
     n_tokens = sl.collect(load(), texts[:200], progress=False).n_positions / 200 * len(texts)
     marginal: dict[str, list[tuple[float, float]]] = defaultdict(list)
     fixed: dict[str, list[float]] = defaultdict(list)
-    with cluster(True) as kept, cluster(False) as usual:
+    with cluster(MEMORY) as kept, cluster({}) as usual:
         for k in range(given.rounds + 1):
             for name, way in ways(kept, usual).items():
                 short, long = (run(way, load, some, given.part_bytes) for some in (half, texts))
@@ -140,6 +145,7 @@ def main() -> None:
         "command": f"python benchmarks/parallel.py --model {Path(given.model).name} --parts {given.parts}"
         f" --part-bytes {given.part_bytes} --rounds {given.rounds}",
         "setting": _measure.setting(quick=False, threads=1)._asdict(),
+        "memory kept": all(os.environ.get(name) == value for name, value in MEMORY.items()),
         "parts": given.parts,
         "tokens per part": n_tokens / len(parts),
         "seconds per part": _measure.medians(wall),
