@@ -189,7 +189,18 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
 def test_every_module_finds_what_it_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    if name == "parallel":
+        pytest.importorskip("distributed", reason="the extra cluster is not installed")
     assert import_module(name).__doc__
+
+
+def test_the_page_on_scale_has_the_table_that_its_script_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    sizes = import_module("sizes")
+    page = sizes.PAGE.read_text(encoding="utf-8")
+    assert m.into(page, sizes.table()) == page
 
 
 def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) -> None:
