@@ -108,13 +108,16 @@ def test_any_finished_parts_can_be_fitted_and_folders_add(alone: Path, tmp_path:
     assert sum(len(chunk.text) for chunk in some.chunks(10**9)) == some.n_positions
     labels = torch.tensor(DATA.labels)
     assert torch.equal(some.labels[some.keep], labels[some.keep])
-    fit = sl.fit_steer(some, progress=False)
+    fit = sl.fit_steer(some, solver="closed-form", progress=False)
     assert fit.report.n_texts == some.n_texts
 
 
 def test_a_fit_needs_no_model_and_is_that_of_the_same_states(alone: Path) -> None:
     states = read_states(alone)
-    fits = [sl.fit_steer(some, progress=False) for some in (states, collected(alone))]
+    fits = [
+        sl.fit_steer(some, solver="closed-form", progress=False)
+        for some in (states, collected(alone))
+    ]
     assert torch.equal(fits[0].value.W, fits[1].value.W)
     assert torch.equal(fits[0].background.W, fits[1].background.W)
     with sl.steered(load(), fits[0].value, 1.0):  # it lives on the model
