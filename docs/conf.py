@@ -1,5 +1,6 @@
 """The documentation site: `make docs`. What can be had from the code is made here, not written."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -10,6 +11,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from _docstrings import as_rest, leave_out  # noqa: E402
 from _math import add_renderer  # noqa: E402
 from _pages import linked, write_pages  # noqa: E402
+from sphinx.errors import ExtensionError  # noqa: E402
+
+LOADED = re.compile(
+    r"<(?:script|img|iframe)[^>]* src=.?https?:[^>]*>|<link[^>]*stylesheet[^>]*https?:[^>]*>"
+)
 
 _about = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project, release = _about["name"], _about["version"]
@@ -57,10 +63,20 @@ def lead_on(app, docname: str, source: list[str]) -> None:
         source[0] = linked(source[0], HERE)
 
 
+def loads_nothing(app, error: Exception | None) -> None:
+    """Stop where a page would load a script or a style sheet from elsewhere."""
+    if error is not None:
+        return
+    for page in Path(app.outdir).rglob("*.html"):
+        if found := LOADED.search(page.read_text(encoding="utf-8")):
+            raise ExtensionError(f"{page}: loads {found[0]}; keep it in docs/_static")
+
+
 def setup(app) -> None:
     """Write the pages that are made from the code, and read docstrings as they are written."""
     write_pages(HERE)
     add_renderer(app)
     app.connect("source-read", lead_on)
+    app.connect("build-finished", loads_nothing)
     app.connect("autodoc-process-docstring", as_rest, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", leave_out)

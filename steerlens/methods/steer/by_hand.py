@@ -19,7 +19,7 @@ from steerlens.values.readout import Readout
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
-Words = Mapping[str, str] | Mapping[str, float]
+Words = Mapping[str, str | float]
 """Pairs, the wanted word first (`{"good": "bad"}`), or words with scores (`{"good": 1.0}`)."""
 DAMPING = 0.03
 """Of both sides of the metric, as in `fit_steer`."""
