@@ -140,7 +140,11 @@ ASKED = {
             "model:model data:labelled variant:choice layers:layers rank:count+ positions:choice "
             "activation:choice background:steer? dropout:share epochs:count+ training:training "
             "seed:seed name:name",
-        "fit_steer": "states:states solver:choice kl:number+ seed:seed",
+        "fit_steer":
+            "states:states solver:choice rank:count+ ridge:number0 damping:number0 lr:number+ weights:choice "
+            "tolerance:number+ kl:number+ seed:seed name:name",
+        "fit_split_halves": "states:states fit:fit pairs:count+ seed:seed",
+        "natural_metric": "states:states damping:number0 weights:choice",
         "gap_closed":
             "model:model steer:steer attribute:choice strengths:numbers n:count+ seed:seed",
         "generate":
@@ -189,10 +193,7 @@ ASKED = {
 UNASKED = {"progress", "end", "tied", "whole_words", "hooked", "plain", "centre", "dropna"}
 """Truth values: whatever is not empty is true."""
 NOT_YET = {
-    "collect": {"strength", "folder", "dtype", "memory"}, "pair": {"memory"},
-    "fit_steer": {"data", "rank", "ridge", "damping", "lr", "weights", "tolerance", "name"},
-    "fit_split_halves": {"states", "fit", "pairs", "seed"}, "natural_metric": {"states", "damping", "weights"},
-    "transfer": {"tgt"},
+    "collect": {"strength", "folder", "dtype", "memory"}, "pair": {"memory"}, "fit_steer": {"data"}, "transfer": {"tgt"},
 }  # fmt: skip
 """Arguments of which not every wrong value is refused by name yet, or whose kind is anything."""
 RESULTS = {"Fit", "Intervention", "Reft", "Report", "SoftPrompt", "States"}
@@ -230,6 +231,8 @@ def good() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "fit_prompt": (sl.fit_prompt, {"model": w.model, "data": w.data, "length": 2, "epochs": 1, **quiet}),
         "fit_reft": (sl.fit_reft, {"model": w.model, "data": w.data, "rank": 1, "training": one, **quiet}),
         "fit_steer": (sl.fit_steer, {"states": w.states, **quiet}),
+        "fit_split_halves": (sl.fit_split_halves, {"states": w.states, "fit": w.fit, "pairs": 1, **quiet}),
+        "natural_metric": (sl.natural_metric, {"states": w.states}),
         "gap_closed": (sl.gap_closed, {"model": w.model, "steer": joy, "attribute": "tone", "n": 20}),
         "generate": (sl.generate, {"model": w.model, "prompts": ["the film"], "max_new_tokens": 2}),
         "highlight": (sl.highlight, {"model": w.model, "steer": joy, "text": "it was good ."}),

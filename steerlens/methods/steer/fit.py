@@ -12,7 +12,7 @@ from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
-from steerlens.maths.numbers import as_number
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, stable_lr, sums_over
 from steerlens.methods.steer.selection import (
@@ -30,6 +30,7 @@ from steerlens.values.metric import Metric
 from steerlens.values.progress import hidden
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_name
 
 
 @torch.inference_mode(False)  # what is made in that mode could never be learned from
@@ -129,6 +130,10 @@ def fit_steer(
         )
     states.readout.check_unchanged()
     check_arguments(states, solver, rank, ridge, damping, lr, kl)
+    if not as_number(tolerance, "tolerance", "a number > 0 of nats per token") > 0:
+        raise ValueError(f"tolerance: got {tolerance}, expected a number > 0 of nats per token")
+    as_choice(weights, "weights", get_args(Weights))
+    name = as_name(name)
     given = Given(solver, rank, ridge, damping, lr, weights, tolerance, kl, seed)
     with tqdm(total=3, desc="fit", unit="stage", disable=hidden(progress)) as bar:
         return _fit(states, given, name, bar)
@@ -240,16 +245,15 @@ def check_arguments(
         raise ValueError(
             f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(Solver)))}"
         )
-    if rank is not None and not 1 <= rank <= states.d_model:
-        raise ValueError(f"rank: got {rank}, expected 1 … {states.d_model} (d_model)")
+    if rank is not None:
+        as_count(rank, "rank", f"1 … {states.d_model} (d_model)", most=states.d_model)
+    if isinstance(ridge, tuple) and len(ridge) != 2:
+        raise ValueError(f"ridge: got {ridge}, expected a number, or two (steer, background)")
     ridges = ridge if isinstance(ridge, tuple) else (ridge,)
-    for label, value in (
-        ("ridge", min((r for r in ridges if r is not None), default=None)),
-        ("damping", damping),
-    ):
-        if value is not None and value < 0:
+    for label, value in (*(("ridge", r) for r in ridges), ("damping", damping)):
+        if value is not None and as_number(value, label, "a number ≥ 0") < 0:
             raise ValueError(f"{label}: got {value}, expected a number ≥ 0")
-    if lr is not None and not lr > 0:
+    if lr is not None and not as_number(lr, "lr", "a number > 0, e.g. 0.1") > 0:
         raise ValueError(f"lr: got {lr}, expected a number > 0, e.g. 0.1")
     if (
         not as_number(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import averaged_sgd, newton_step
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
+from steerlens.values.texts import as_choice
 
 CHUNK = 512
 """Positions per product: logits of 512 × 50,257 take 100 MB; the whole corpus' never exist."""
@@ -105,6 +106,7 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
 
     See `fit_steer`.
     """
+    as_choice(weights, "weights", get_args(Weights))
     n = (states.lengths * states.keep).double()
     if weights == "tokens":
         return states.keep.float()

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from tqdm.auto import tqdm
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_seed, generator
 from steerlens.methods.steer.evidence import Asked, explain
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import Weights
@@ -15,6 +15,7 @@ from steerlens.methods.steer.selection import (
     Solver,
 )
 from steerlens.methods.steer.solution import Given, of_unit_cost, solve_both
+from steerlens.values.arguments import check_fit, check_same_model
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.progress import hidden
@@ -52,6 +53,9 @@ def fit_split_halves(
         True
     """
     check_states(states)
+    check_fit(fit)
+    check_same_model(states, fit.value)
+    pairs, seed = as_count(pairs, "pairs"), as_seed(seed)
     again = _like(states, fit, seed, part=0.5)
     halves = (states.split(0.5, seed=seed + k) for k in range(pairs))
     numbered = tqdm(
