@@ -1,10 +1,10 @@
 """An intervention under conditions: a gate, and sums of what is behind gates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,10 +12,25 @@ from torch import Tensor
 from steerlens.values.conditions import (
     About,
     Condition,
-    Seen,
     pack_condition,
     parse_condition,
     unpack_condition,
+)
+from steerlens.values.gated_terms import (
+    ENDS,
+    Chain,
+    Term,
+    check_term,
+    edits_by_site,
+    gated,
+    merge_terms,
+    name_of,
+    product_of_weights,
+    run_chain,
+    seen_at,
+    sites_of,
+    sum_of_changes,
+    term_name,
 )
 from steerlens.values.intervention import (
     UNEMBED_IN,
@@ -28,16 +43,6 @@ from steerlens.values.intervention import (
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.sums import sum_name
-
-ENDS = (UNEMBED_IN, UNEMBED_OUT)
-
-
-class Term(NamedTuple):
-    """An intervention, what has to hold for it, and what its strength is multiplied by."""
-
-    value: Intervention
-    when: tuple[Condition, ...] = ()
-    factor: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,12 +87,12 @@ class Gated:
         if not self.terms:
             raise ValueError("terms: got none, expected an intervention at least")
         for value, when, _ in self.terms:
-            _check_term(value, when)
+            check_term(value, when)
             for other in (value, *(c for c in when if isinstance(c, About))):
                 if not self.readout.same_as(other.readout):
                     raise ValueError(
-                        f"{_name(other)!r} lives on the W_U of {other.readout.model_id!r} ({other.readout.digest[:8]}), "
-                        f"{_name(self.terms[0].value)!r} on that of {self.readout.model_id!r} ({self.readout.digest[:8]}); "
+                        f"{name_of(other)!r} lives on the W_U of {other.readout.model_id!r} ({other.readout.digest[:8]}), "
+                        f"{name_of(self.terms[0].value)!r} on that of {self.readout.model_id!r} ({self.readout.digest[:8]}); "
                         "move one with steerlens.transfer first"
                     )
         placed = [c for term in self._at_end for c in term.when if c.asks == "place"]
@@ -104,25 +109,25 @@ class Gated:
     @property
     def name(self) -> str:
         if len(self.terms) == 1 and self.terms[0].factor == 1:
-            return _term_name(self.terms[0])
-        named = [(_term_name(term), term) for term in self.terms]
+            return term_name(self.terms[0])
+        named = [(term_name(term), term) for term in self.terms]
         return sum_name(tuple((f"({n})" if t.when else n, t.factor) for n, t in named))
 
     @cached_property
     def _at_end(self) -> tuple[Term, ...]:
         """The terms that act at the unembedding."""
-        return tuple(t for t in self.terms if _sites(t.value) & set(ENDS))
+        return tuple(t for t in self.terms if sites_of(t.value) & set(ENDS))
 
     @cached_property
     def _on_logits(self) -> bool:
         """Whether the unembedding's part happens behind it."""
         words = any(c.asks == "words" for term in self._at_end for c in term.when)
-        return words or any(UNEMBED_OUT in _sites(term.value) for term in self._at_end)
+        return words or any(UNEMBED_OUT in sites_of(term.value) for term in self._at_end)
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        inside: dict[str, list[tuple[Term, _Chain]]] = {}
+        inside: dict[str, list[tuple[Term, Chain]]] = {}
         for term in self.terms:
-            for site, functions in _by_site(term, strength).items():
+            for site, functions in edits_by_site(term, strength).items():
                 inside.setdefault(site, []).append((term, functions))
         behind = {site: inside.pop(site) for site in ENDS if self._on_logits and site in inside}
         edits: list[Edit] = [
@@ -139,22 +144,22 @@ class Gated:
         return tuple(edits)
 
     def _sum(
-        self, site: str, x: Tensor, places: TokenIndex, parts: Sequence[tuple[Term, "_Chain"]]
+        self, site: str, x: Tensor, places: TokenIndex, parts: Sequence[tuple[Term, Chain]]
     ) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         seen = seen_at(site, places, self.readout, c=wide if site == UNEMBED_IN else None)
         changes = [
-            _gated(_product(term.when, seen), wide, _run(chain, wide, places))
+            gated(product_of_weights(term.when, seen), wide, run_chain(chain, wide, places))
             for term, chain in parts
         ]
-        return _added(wide, changes).to(x.dtype)
+        return sum_of_changes(wide, changes).to(x.dtype)
 
     def _sum_logits(
         self,
         z: Tensor,
         c: Tensor,
         places: TokenIndex,
-        parts: dict[str, list[tuple[Term, "_Chain"]]],
+        parts: dict[str, list[tuple[Term, Chain]]],
     ) -> Tensor:
         wide = z.to(torch.promote_types(z.dtype, torch.float32))
         c = c.to(wide.dtype)
@@ -164,23 +169,23 @@ class Gated:
         for site, those in parts.items():
             for term, chain in those:
                 if site == UNEMBED_IN:
-                    edited = wide + (_run(chain, c, places) - c) @ W_U
+                    edited = wide + (run_chain(chain, c, places) - c) @ W_U
                 else:
-                    edited = _run(chain, wide, places)
-                changes.append(_gated(_product(term.when, seen), wide, edited))
-        return _added(wide, changes).to(z.dtype)
+                    edited = run_chain(chain, wide, places)
+                changes.append(gated(product_of_weights(term.when, seen), wide, edited))
+        return sum_of_changes(wide, changes).to(z.dtype)
 
     def __add__(self, other: Intervention) -> "Gated":
         if not isinstance(other, Intervention):
             return NotImplemented
-        return Gated(_merged((*self.terms, *_terms(other))))
+        return Gated(merge_terms((*self.terms, *_terms(other))))
 
     def __radd__(self, other: object) -> "Gated":
         if isinstance(other, int) and other == 0:  # sum() begins with it
             return self
         if not isinstance(other, Intervention):
             return NotImplemented
-        return Gated(_merged((*_terms(other), *self.terms)))
+        return Gated(merge_terms((*_terms(other), *self.terms)))
 
     def __mul__(self, factor: float) -> "Gated":
         if not isinstance(factor, Real):
@@ -214,10 +219,10 @@ class Gated:
         for k, (value, when, factor) in enumerate(self.terms):
             if not hasattr(value, "pack"):
                 raise ValueError(
-                    f"{_name(value)!r}: a {type(value).__name__} cannot be kept in a file; it has no `pack`"
+                    f"{name_of(value)!r}: a {type(value).__name__} cannot be kept in a file; it has no `pack`"
                 )
             own, about = value.pack()  # type: ignore[attr-defined]
-            parts.append({"kind": value.file_kind, "name": _name(value), **about})  # type: ignore[attr-defined]
+            parts.append({"kind": value.file_kind, "name": name_of(value), **about})  # type: ignore[attr-defined]
             tensors |= {f"{k}.{name}": tensor for name, tensor in own.items()}
             packed = [pack_condition(condition) for condition in when]
             for j, (of, _) in enumerate(packed):
@@ -277,117 +282,5 @@ def when(intervention: Intervention, *conditions: Condition | str) -> Gated:
     return Gated(tuple(term._replace(when=(*term.when, *parsed)) for term in terms))
 
 
-def seen_at(
-    site: str,
-    places: TokenIndex,
-    readout: Readout,
-    *,
-    c: Tensor | None = None,
-    z: Tensor | None = None,
-) -> Seen:
-    """Return what conditions may look at, at a site.
-
-    A state at the unembedding is about the token that comes next.
-    """
-    ahead = 2 if site in ENDS else 1
-    return Seen(places.index - places.prompt[:, None] + ahead, places.index >= 0, readout, c, z)
-
-
-_Chain = list[Callable[[Tensor, TokenIndex], Tensor]]
-
-
-def _sites(value: Intervention) -> set[str]:
-    return {site for site, _ in value.edits(0.0)}
-
-
-def _check_term(value: Intervention, when: tuple[Condition, ...]) -> None:
-    sites, name = _sites(value), _name(value)
-    if value.prefix:
-        raise ValueError(
-            f"when: {name!r} stands in {value.prefix} rows before the input, for all tokens that follow; it has no gate"
-        )
-    for site in sorted(sites):
-        if site.endswith(("hook_attn_scores", "hook_pattern")):
-            raise ValueError(
-                f"when: {name!r} acts on attention ({site}), between tokens and not at one; it has no gate"
-            )
-    inner = sites - set(ENDS)
-    for condition in when:
-        if inner and condition.asks != "place":
-            raise ValueError(
-                f"when: {str(condition)!r} is known at the unembedding, and {name!r} acts before it ({min(inner)}); gate it by "
-                "places: 'prompt', 'new', 'from 5', 'every 3', a Schedule"
-            )
-    if set(ENDS) <= sites:
-        raise ValueError(
-            f"when: {name!r} acts both before and behind the unembedding; gate its parts and add them"
-        )
-
-
-def _by_site(term: Term, strength: Strength) -> dict[str, _Chain]:
-    found: dict[str, _Chain] = {}
-    for site, function in term.value.edits(term.factor * strength):
-        found.setdefault(site, []).append(function)
-    return found
-
-
-def _run(chain: _Chain, x: Tensor, places: TokenIndex) -> Tensor:
-    for function in chain:
-        x = function(x, places)
-    return x
-
-
-def _product(when: tuple[Condition, ...], seen: Seen) -> Tensor | None:
-    """Return the weight of a term, `[batch, pos, 1 or words]`; None where nothing is asked."""
-    found: Tensor | None = None
-    for condition in when:
-        weight = condition.weight(seen)
-        weight = weight if weight.ndim == 3 else weight[..., None]
-        found = weight if found is None else found * weight
-    return found
-
-
-def _gated(weight: Tensor | None, x: Tensor, edited: Tensor) -> Tensor:
-    """Return `x + g (edited − x)`, exact where the gate is 0 or 1."""
-    if weight is None:
-        return edited
-    weight = weight.to(x)
-    while weight.ndim < x.ndim:  # activations that have heads
-        weight = weight[..., None]
-    between = torch.where(weight == 0, x, x + weight * (edited - x))
-    return torch.where(weight == 1, edited, between)
-
-
-def _added(x: Tensor, changed: Sequence[Tensor]) -> Tensor:
-    if len(changed) == 1:
-        return changed[0]
-    return x + torch.stack([part - x for part in changed]).sum(0)
-
-
 def _terms(value: Intervention) -> tuple[Term, ...]:
     return value.terms if isinstance(value, Gated) else (Term(value),)
-
-
-def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """Add the factors of what is the same value under the same conditions."""
-    found: list[Term] = []
-    for term in terms:
-        for k, other in enumerate(found):
-            if other.value is term.value and other.when == term.when:
-                found[k] = other._replace(factor=other.factor + term.factor)
-                break
-        else:
-            found.append(term)
-    # what only rounding left over is no term; one that changes nothing stays where none is left
-    return tuple(term for term in found if abs(term.factor) > 1e-12) or (
-        found[0]._replace(factor=0.0),
-    )
-
-
-def _name(value: Any) -> str:
-    return str(getattr(value, "name", type(value).__name__))
-
-
-def _term_name(term: Term) -> str:
-    conditions = ", ".join(map(str, term.when))
-    return f"{_name(term.value)} when {conditions}" if conditions else _name(term.value)
