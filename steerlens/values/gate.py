@@ -9,13 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from steerlens.values.conditions import (
-    About,
-    Condition,
-    pack_condition,
-    parse_condition,
-    unpack_condition,
-)
+from steerlens.values.condition_forms import pack_condition, parse_condition, unpack_condition
+from steerlens.values.conditions import About, Condition
 from steerlens.values.gated_terms import (
     ENDS,
     Chain,
@@ -252,8 +247,8 @@ def when(intervention: Intervention, *conditions: Condition | str) -> Gated:
     """Return an intervention that acts only where all conditions hold; see `Gated`.
 
     Args:
-        conditions: values of `steerlens.values.conditions`, or such words as `parse_condition`
-            reads.
+        conditions: values of `steerlens.values.conditions`, or such words as
+            `steerlens.values.condition_forms.parse_condition` reads.
 
     Raises:
         ValueError: no conditions; those that `Gated` refuses.

@@ -106,8 +106,8 @@ class Steer:
     def when(self, *conditions: Condition | str) -> Gated:
         """Return this steer, acting only where all conditions hold: `joy.when("entropy > 1.5")`.
 
-        Conditions are values of `steerlens.values.conditions`, or such words as its
-        `parse_condition` reads; see `steerlens.values.gate.Gated`.
+        Conditions are values of `steerlens.values.conditions`, or such words as
+        `steerlens.values.condition_forms.parse_condition` reads; see `steerlens.values.gate.Gated`.
         """
         return when(self, *conditions)
 

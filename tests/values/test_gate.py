@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from steerlens.methods.baselines.logit_bias import LogitBias
 from steerlens.methods.baselines.shift import Shift
 from steerlens.methods.files import read_value, save
+from steerlens.values.condition_forms import parse_condition
 from steerlens.values.conditions import (
     About,
     Candidates,
@@ -19,7 +20,6 @@ from steerlens.values.conditions import (
     NewTokens,
     PromptTokens,
     Schedule,
-    parse_condition,
     plain_entropy,
 )
 from steerlens.values.gate import Gated, when
