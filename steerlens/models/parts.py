@@ -19,23 +19,13 @@ from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.parts import PART_BYTES, Part, in_parts
 from steerlens.values.progress import hidden
-from steerlens.values.state_folder import (
-    READOUT,
-    Origin,
-    Settings,
-    finished,
-    open_folder,
-    part_path,
-    read_origin,
-    states_of,
-    write_index,
-    write_origin,
-    write_part,
-)
-from steerlens.values.state_folder import read_states as read_states
+from steerlens.values.read_states import read_origin, states_of
+from steerlens.values.read_states import read_states as read_states
+from steerlens.values.state_folder import READOUT, Origin, Settings, open_folder, part_path
 from steerlens.values.states import States
 from steerlens.values.streams import stream_labelled as stream_labelled
 from steerlens.values.warn import warn_user
+from steerlens.values.write_states import finished, write_index, write_origin, write_part
 
 SAME, SAME_IN_HALF = 3e-3, 5e-2
 """Largest difference of the states of a few fixed tokens, relative to their size, between two
