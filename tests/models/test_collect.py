@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models import collect as module
+from steerlens.models import collect_folder, final_states
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens
@@ -66,14 +66,14 @@ def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
     tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    run_until = module.run_until
+    run_until = final_states.run_until
 
     def spy(model, site, tokens, mask):
         seen.append((tokens, mask))
         return run_until(model, site, tokens, mask)
 
-    monkeypatch.setattr(module, "run_until", spy)
-    monkeypatch.setattr(module, "batch_tokens", lambda W_U: 30)
+    monkeypatch.setattr(final_states, "run_until", spy)
+    monkeypatch.setattr(final_states, "batch_tokens", lambda W_U: 30)
     sl.collect(tiny, TEXTS, progress=False)
     widths = [mask.shape[1] for _, mask in seen]
     assert len(seen) > 1 and widths == sorted(widths)
@@ -85,7 +85,7 @@ def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
 
 def test_batches_of_any_size_give_the_same_states(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     one = by_text(sl.collect(tiny, TEXTS, progress=False))
-    monkeypatch.setattr(module, "batch_tokens", lambda W_U: 1)
+    monkeypatch.setattr(final_states, "batch_tokens", lambda W_U: 1)
     two = by_text(sl.collect(tiny, TEXTS, progress=False, seed=5))
     for i in range(len(TEXTS)):
         assert_close(one[i], two[i], rtol=1e-4, atol=1e-4)
@@ -114,15 +114,15 @@ def test_half_precision_storage_takes_half_and_comes_back_as_float32(tiny) -> No
 def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Shards of at most 15 positions; the list grows by one with each that is computed."""
     made: list[int] = []
-    run = module._run
+    run = collect_folder.final_states
 
     def counted(*arguments):
         shard = run(*arguments)
         made.append(len(shard.text))
         return shard
 
-    monkeypatch.setattr(module, "SHARD_POSITIONS", 15)
-    monkeypatch.setattr(module, "_run", counted)
+    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 15)
+    monkeypatch.setattr(collect_folder, "final_states", counted)
     return made
 
 
@@ -147,7 +147,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
     whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
     n = len(shards_made)
     shards_made.clear()
-    run_until, calls = module.run_until, []
+    run_until, calls = final_states.run_until, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -156,7 +156,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
         return run_until(*arguments)
 
     training = [module.training for module in tiny.modules()]
-    monkeypatch.setattr(module, "run_until", interrupted)
+    monkeypatch.setattr(final_states, "run_until", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
     assert [module.training for module in tiny.modules()] == training
@@ -204,9 +204,9 @@ def test_a_folder_with_other_content_is_refused(
 def test_shards_of_another_size_are_not_mixed(
     tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARD_POSITIONS", 15)
+    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 15)
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
-    monkeypatch.setattr(module, "SHARD_POSITIONS", 30)
+    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 30)
     with pytest.raises(ValueError, match="holds the states of another"):
         sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
 
@@ -268,7 +268,7 @@ def test_batches_hold_fewer_tokens_of_wider_models() -> None:
 def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setattr("steerlens.models.collect.SHARD_POSITIONS", 64)
+    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 64)
     data = sl.toy.corpus("sentiment", n=40, seed=0)
     models = [sl.load_model("toy-64") for _ in range(3)]  # each its own, as each job has
     with ThreadPoolExecutor(3) as jobs:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models import collect as collect_module
 from steerlens.models import pair as module
+from steerlens.models import prepared_texts
 from steerlens.models.tokenization import Convention
 from steerlens.values.pairs import Pairs, hidden
 from tests.models.zoo import N_CTX, TEXTS, contexts, tokenizer, zoo
@@ -198,7 +198,7 @@ def test_a_space_that_a_model_wants_in_front_is_not_part_of_the_text(
         how = convention(model, on)
         return how._replace(space=True) if model is models[0] else how
 
-    for where in (module, collect_module):
+    for where in (module, prepared_texts):
         monkeypatch.setattr(where, "convention", wanting)
     after = sl.pair(*models, TEXTS, progress=False)
     assert torch.equal(in_order(after)[0], in_order(before)[0]) and len(after) == len(before)
