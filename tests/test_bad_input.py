@@ -131,7 +131,8 @@ ASKED = {
         "align": "src:model tgt:model weights:mapping ridge:number0 seed:seed",
         "classify":
             "model:model steer:steer train:labelled test:labelled prior:number+ seed:seed",
-        "collect": "model:model data:texts intervention:intervention seed:seed",
+        "collect":
+            "model:model data:texts intervention:intervention dtype:dtype memory:number0 seed:seed",
         "fit_prompt":
             "model:model data:labelled length:count+ kind:choice layers:layers prior:choice "
             "prior_weight:number0 encoder:choice background:steer? epochs:count+ "
@@ -158,7 +159,7 @@ ASKED = {
         "label_curve": "states:states steer:steer background:steer? strengths:numbers",
         "load": "path:there model:model kinds:classes",
         "load_model": "name:path device:choice dtype:dtype tokenizer:choice",
-        "pair": "source:model target:model texts:texts",
+        "pair": "source:model target:model texts:texts memory:number0",
         "read_labelled":
             "path:path text:choice label:choice prompt:choice labels:mapping scale:scale",
         "read_metadata": "path:there",
@@ -193,7 +194,7 @@ ASKED = {
 UNASKED = {"progress", "end", "tied", "whole_words", "hooked", "plain", "centre", "dropna"}
 """Truth values: whatever is not empty is true."""
 NOT_YET = {
-    "collect": {"strength", "folder", "dtype", "memory"}, "pair": {"memory"}, "fit_steer": {"data"}, "transfer": {"tgt"},
+    "collect": {"strength", "folder"}, "fit_steer": {"data"}, "transfer": {"tgt"},
 }  # fmt: skip
 """Arguments of which not every wrong value is refused by name yet, or whose kind is anything."""
 RESULTS = {"Fit", "Intervention", "Reft", "Report", "SoftPrompt", "States"}

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from steerlens.maths.numbers import as_number
 from steerlens.models.adapters import Model
 from steerlens.models.collect_folder import collect_folder
+from steerlens.models.dtypes import as_dtype
 from steerlens.models.final_states import Under, final_states, strengths_of
 from steerlens.models.hooks import adapter, eval_mode
 from steerlens.models.prepared_texts import prepare_texts
@@ -32,7 +34,7 @@ def collect(
     intervention: Intervention | Fit | None = None,
     strength: float | Sequence[float] = 1.0,
     folder: str | Path | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     memory: float = 2.0,
     end: bool = True,
     seed: int = 0,
@@ -54,8 +56,8 @@ def collect(
         strength: of the intervention, one number or one per text.
         folder: write shards there (safetensors and a JSON index) instead of keeping all in memory.
             After an interrupt the same call goes on where it stopped.
-        dtype: of the stored states; float32, or bfloat16 to halve the space (sums are float32 all
-            the same).
+        dtype: of the stored states, or its name: "float32", or "bfloat16" to halve the space (sums
+            are float32 all the same). "float16" too, where the states are below 65,504.
         memory: most gigabytes to hold in memory; beyond it a folder must be given.
         end: whether the end of a text is predicted too, where the tokenizer has an end-of-text
             token.
@@ -66,15 +68,19 @@ def collect(
         UserWarning: the end of the texts costs more than any model that learned it would say.
 
     Raises:
-        ValueError: no texts, an empty text, too many positions for `memory`, a folder that holds
-            something else, or an intervention that changes logits, which states do not hold.
+        ValueError: no texts, an empty text, another dtype, too many positions for `memory`, a
+            folder that holds something else, or an intervention that changes logits, which states
+            do not hold.
 
     Example:
         >>> import steerlens as sl
         >>> sl.collect(sl.load_model("toy-64"), ["the film was good ."], progress=False).n_positions
         6
     """
-    intervention = value_of(intervention)
+    intervention, kind = value_of(intervention), as_dtype(dtype)
+    expected = "a finite number of gigabytes, at least 0"
+    if as_number(memory, "memory", expected) < 0:
+        raise ValueError(f"memory: got {memory!r}, expected {expected}")
     given = prepare_texts(model, data, intervention, end, seed)
     under = Under(intervention, strengths_of(strength, len(given.labels)))
     if under.logit_edit(given) is not None:
@@ -87,11 +93,11 @@ def collect(
             "folder: states under an intervention are kept in memory only; leave folder= out"
         )
     n = int(given.lengths.sum())
-    gigabytes = n * given.readout.d_model * dtype.itemsize / 1e9
+    gigabytes = n * given.readout.d_model * kind.itemsize / 1e9
     if folder is None and gigabytes > memory:
         raise ValueError(
             f"memory: the states of {len(given.labels)} texts take {gigabytes:.1f} GB, more than memory={memory}; pass folder= "
-            "to keep them on disk, dtype=torch.bfloat16 to halve them, or a higher memory="
+            "to keep them on disk, dtype='bfloat16' to halve them, or a higher memory="
         )
     with (
         eval_mode(model),
@@ -99,10 +105,10 @@ def collect(
     ):
         if folder is None:
             shards: tuple[Shard | Path, ...] = (
-                final_states(model, given.order, given.encoded, under, dtype, bar),
+                final_states(model, given.order, given.encoded, under, kind, bar),
             )
         else:
-            shards = collect_folder(Path(folder), model, given, dtype, seed, bar)
+            shards = collect_folder(Path(folder), model, given, kind, seed, bar)
     states = given.states(shards)
     if end and intervention is None:
         tokenizer = adapter(model).tokenizer

@@ -106,8 +106,9 @@ def final_states(
         start = found.stop
     if not bool(shard.hidden.isfinite().all()):
         row = int(shard.text[~shard.hidden.isfinite().all(1)][0])
+        wider = "store them as bfloat16, " if dtype == torch.float16 else ""
         raise ValueError(
             f"model: its states over text {row} hold NaN or infinity (dtype {W_U.dtype}, strength "
-            f"{float(under.strength[row]):g}); take a smaller strength, or load the model with dtype='float32'"
+            f"{float(under.strength[row]):g}); {wider}take a smaller strength, or load the model with dtype='float32'"
         )
     return shard

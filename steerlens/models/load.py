@@ -12,6 +12,7 @@ import torch
 
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import HuggingFace, Model
+from steerlens.models.dtypes import as_dtype
 from steerlens.models.folders import find_model
 
 AGREES, AGREES_IN_HALF = 1e-3, 1e-1
@@ -69,7 +70,7 @@ def load_model(
         raise ValueError(
             "hooked, plain: both are True, and a model is of one library; leave one out"
         )
-    where, kind = _device(device), _dtype(dtype)
+    where, kind = _device(device), as_dtype(dtype)
     _check_tokenizer(tokenizer)
     local = find_model(name)
     if hooked:
@@ -111,14 +112,6 @@ def _device(device: str | torch.device) -> torch.device:
             f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}"
         ) from None
     return found
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    name = str(dtype).removeprefix("torch.")
-    if name not in known:
-        raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(known)}")
-    return known[name]
 
 
 def _plain(

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from steerlens.maths.numbers import as_count
 from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.collect import collect_whole, unlearned_end
+from steerlens.models.dtypes import as_dtype
 from steerlens.models.hooks import adapter, eval_mode, run_until
 from steerlens.models.readout import probe_tokens, readout
 from steerlens.values.intervention import UNEMBED_IN
@@ -37,7 +38,7 @@ def collect_parts(
     data: Labelled | Iterable[str | Labelled],
     folder: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     end: bool = True,
     part_bytes: int = PART_BYTES,
     part: tuple[int, int] = (0, 1),
@@ -64,8 +65,8 @@ def collect_parts(
         data: labelled texts, which are put in a random order; or an iterator, which is read once
             and in order: of texts (labels 0), or of labelled texts (`stream_labelled`).
         folder: for the parts, the read-out and the index; the same for all who work on them.
-        dtype: of the stored states; bfloat16 halves the space and loses nothing where the model
-            computes in bfloat16.
+        dtype: of the stored states, or its name; "bfloat16" halves the space and loses nothing
+            where the model computes in bfloat16.
         end: whether the end of a text is predicted too, as in `collect`.
         part_bytes: most UTF-8 bytes of text per part; at four bytes per token and d_model 4,096 a
             file of 268 MB in float32.
@@ -92,9 +93,8 @@ def collect_parts(
     """
     _check_load(load)
     rank, world = _check_share(part)
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype: got {dtype!r}, expected torch.float32 or torch.bfloat16")
-    settings = Settings(str(dtype).removeprefix("torch."), bool(end))
+    stored = as_dtype(dtype, among=("float32", "bfloat16"))
+    settings = Settings(str(stored).removeprefix("torch."), bool(end))
     work = _Work(load, uuid4().hex, open_folder(folder), settings)
     digests: list[str] = []
     sizes: list[int] = []

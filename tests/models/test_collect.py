@@ -1,5 +1,6 @@
 """Collected states are those of one text at a time, in memory and on disk."""
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from steerlens.models import collect_folder, final_states
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens
+from steerlens.values.states import Shard
 from tests.models.families import model_of
 from tests.models.zoo import N_CTX, TEXTS, contexts, near, tokenizer, zoo
 
@@ -108,6 +110,34 @@ def test_half_precision_storage_takes_half_and_comes_back_as_float32(tiny) -> No
         assert b.hidden.dtype == torch.float32
         assert_close(a.hidden, b.hidden, rtol=1e-2, atol=1e-2)
         assert not torch.equal(a.hidden, b.hidden)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_dtype_may_be_given_by_its_name(tiny, name: str, tmp_path: Path) -> None:
+    dtype = getattr(torch, name)
+    by_name, by_value = (sl.collect(tiny, TEXTS, dtype=t, progress=False) for t in (name, dtype))
+    (one,), (other,) = by_name.shards, by_value.shards
+    assert isinstance(one, Shard)
+    assert isinstance(other, Shard)
+    assert one.hidden.dtype == dtype
+    assert torch.equal(one.hidden, other.hidden)
+    for given in (name, dtype):  # the second call goes on from the folder of the first
+        sl.collect(tiny, TEXTS, dtype=given, folder=tmp_path / "states", progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float64, "int32", "float"])
+def test_states_are_stored_in_no_other_dtype(tiny, dtype: str | torch.dtype) -> None:
+    with pytest.raises(ValueError, match="dtype: got .* expected one of float32, bfloat16"):
+        sl.collect(tiny, TEXTS, dtype=dtype, progress=False)
+
+
+def test_states_that_a_dtype_cannot_hold_are_refused(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_until = final_states.run_until
+    monkeypatch.setattr(final_states, "run_until", lambda *given: 1e6 * run_until(*given))
+    kept = sl.collect(tiny, TEXTS, dtype="bfloat16", progress=False)
+    assert next(kept.chunks(10**9)).hidden.abs().max() > 65_504
+    with pytest.raises(ValueError, match="infinity.*store them as bfloat16"):
+        sl.collect(tiny, TEXTS, dtype="float16", progress=False)
 
 
 @pytest.fixture
@@ -209,6 +239,12 @@ def test_shards_of_another_size_are_not_mixed(
     monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 30)
     with pytest.raises(ValueError, match="holds the states of another"):
         sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+
+
+@pytest.mark.parametrize("memory", [math.nan, math.inf, -1.0])
+def test_memory_is_a_number_of_gigabytes(tiny, memory: float) -> None:
+    with pytest.raises(ValueError, match="memory: got .* gigabytes"):
+        sl.collect(tiny, TEXTS, memory=memory, progress=False)
 
 
 def test_more_than_memory_allows_is_refused_with_what_to_do(tiny) -> None:

@@ -165,7 +165,7 @@ def test_prompts_are_read_and_not_predicted(tmp_path: Path) -> None:
 
 
 def test_half_precision_takes_half(alone: Path, tmp_path: Path) -> None:
-    half = collected(tmp_path / "states", dtype=torch.bfloat16)
+    half = collected(tmp_path / "states", dtype="bfloat16")
     name = "part-000003.safetensors"
     a, b = load_file(tmp_path / "states" / name)["hidden"], load_file(alone / name)["hidden"]
     assert a.dtype == torch.bfloat16 and torch.equal(a, b.bfloat16())
