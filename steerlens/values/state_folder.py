@@ -13,6 +13,9 @@ from steerlens.values.tensor_file import as_path
 
 FORMAT = 1
 READOUT, INDEX, PARTS = "readout.safetensors", "index.json", "part-*.safetensors"
+UNDER_WAY = (".part-*", f".{READOUT}.*", f".{INDEX}.*", ".tmp??????")
+"""Files that are being written, or were when a run was killed; the last are those of safetensors,
+which writes to a name of its own first."""
 
 
 class Settings(NamedTuple):
@@ -45,8 +48,7 @@ def open_folder(folder: str | Path) -> Path:
     other = [
         path.name
         for path in folder.iterdir()
-        if not (path.match(PARTS) or path.name in (READOUT, INDEX))
-        and not path.name.startswith((".part-", f".{READOUT}.", f".{INDEX}."))
+        if not any(path.match(known) for known in (PARTS, READOUT, INDEX, *UNDER_WAY))
     ]
     if other:
         raise ValueError(

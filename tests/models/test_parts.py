@@ -14,6 +14,7 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.models import parts as module
 from steerlens.models.parts import collect_parts, read_states
+from steerlens.values.state_folder import open_folder
 from steerlens.values.states import StoredShard
 from steerlens.values.warn import warn_user
 from tests.models.workers import load, load_mortal, load_plain
@@ -71,6 +72,20 @@ def test_a_call_goes_on_from_what_processes_left_when_one_was_killed(
     collected(folder, again)
     assert {name: (folder / name).stat().st_mtime_ns for name in done} == times
     assert files(folder) == files(alone)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [".part-000001.safetensors.k3x", ".readout.safetensors.a", ".index.json.b", ".tmpELbsha"],
+)
+def test_files_that_a_killed_run_left_half_written_are_no_hindrance(
+    tmp_path: Path, left: str
+) -> None:
+    (tmp_path / left).write_bytes(b"half")
+    assert open_folder(tmp_path) == tmp_path
+    (tmp_path / ".tmp").write_bytes(b"of someone else")
+    with pytest.raises(ValueError, match=r"holds something else .*'\.tmp'"):
+        open_folder(tmp_path)
 
 
 def test_ranks_share_the_parts_of_one_folder(alone: Path, tmp_path: Path) -> None:
