@@ -20,7 +20,7 @@ from steerlens.methods.steer import evidence
 from steerlens.models.hooks import adapter
 from steerlens.models.tokenization import batch_tokens, batches, pad
 
-N, TEST = 2_500, 300
+N, TEST = 1_000, 300
 """Sentences that are fitted to, and on which the exact cost's fit and ours are compared."""
 AIM = "collect ≤ 1.05 of the layers, collect + fit ≤ 1.6 passes (2.1 in float32), NLL within 1e-3 of the whole vocabulary's"
 
