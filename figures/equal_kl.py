@@ -16,9 +16,11 @@ from dataclasses import replace
 from _setting import OUT
 
 import matplotlib.pyplot as plt
+from _tables import toy_methods
+from sentiment_table import WORDS
 
 import steerlens as sl
-from steerlens.analysis.recipes import NAMES, recipes
+from steerlens.analysis.recipes import NAMES
 from steerlens.evaluate.compare_writing import compare_writing
 from steerlens.evaluate.protocols import sentiment
 from steerlens.evaluate.scorers import oracle
@@ -39,7 +41,7 @@ def main() -> None:
     prompts = {"any": [" ".join(text.split()[:4]) for text in begun.texts]}
     task = sentiment(prompts, oracle("sentiment"))
     task = replace(task, groups=(("any", tuple(prompts["any"])),))
-    methods = recipes(model, QUICK if quick else NAMES)
+    methods = toy_methods(model, WORDS, QUICK if quick else NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a rival learned nothing is what is drawn
         table = compare_writing(model, methods, task, data, kl=BUDGETS, train=train)
