@@ -29,6 +29,7 @@ from steerlens.methods.steer.about import fit_about
 from steerlens.methods.steer.by_hand import steer_from_texts, steer_from_words, steer_towards_words
 from steerlens.methods.steer.erase import fit_eraser
 from steerlens.methods.steer.several import fit_steers, orthogonal_to
+from steerlens.show.layers import plot_sites
 from steerlens.toy import Condition, grammar
 
 model = sl.load_model("toy-64")
@@ -225,7 +226,11 @@ pd.DataFrame(
 # %%
 sites = ("hook_embed", "blocks.0.hook_attn_out", "blocks.1.hook_resid_post")
 inside = {site: fit_hidden_steer(model, train, site=site, rank=4, progress=False) for site in sites}
-compare(model, {"at the unembedding": joy, **inside}, test).round(3)
+held = compare(model, {"steer": joy, **inside}, test)
+held.round(3)
+
+# %%
+plot_sites(held.rename(columns={"name": "site"}), title="at 0.05 nats per token")
 
 # %% [markdown]
 # Behind a layer the map is worth what the steer is, for five times the time and more. At the input, and on attention's
