@@ -17,7 +17,7 @@ from _measure import Line, number
 from safetensors.torch import save_file
 
 import steerlens as sl
-from steerlens.models.collect_folder import SHARD_POSITIONS
+from steerlens.models.collect import SHARD_POSITIONS
 
 LENGTH = 25
 """Tokens per text."""

@@ -27,6 +27,11 @@ ENDS, UNLEARNED = 64, 16.0
 in nine million, where a blind guess among 50,000 tokens costs 11 and an end in mid-sentence 12."""
 
 
+SHARD_POSITIONS = 1 << 14
+"""Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many
+there are."""
+
+
 def collect(
     model: Model,
     data: Labelled | Iterable[str],
@@ -108,7 +113,7 @@ def collect(
                 final_states(model, given.order, given.encoded, under, kind, bar),
             )
         else:
-            shards = collect_folder(Path(folder), model, given, kind, seed, bar)
+            shards = collect_folder(Path(folder), model, given, kind, seed, SHARD_POSITIONS, bar)
     states = given.states(shards)
     if end and intervention is None:
         tokenizer = adapter(model).tokenizer

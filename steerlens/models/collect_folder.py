@@ -13,13 +13,15 @@ from steerlens.models.final_states import Under, final_states
 from steerlens.models.prepared_texts import PreparedTexts
 from steerlens.values.atomic import write_json, written_whole
 
-SHARD_POSITIONS = 1 << 14
-"""Positions per file: 50 MB at d_model 768; a fit from disk holds two of them at most, however many
-there are."""
-
 
 def collect_folder(
-    folder: Path, model: Model, given: PreparedTexts, dtype: torch.dtype, seed: int, bar: tqdm
+    folder: Path,
+    model: Model,
+    given: PreparedTexts,
+    dtype: torch.dtype,
+    seed: int,
+    positions: int,
+    bar: tqdm,
 ) -> tuple[Path, ...]:
     """Write shards as files; those that an earlier, interrupted call finished are kept.
 
@@ -29,13 +31,14 @@ def collect_folder(
         given: the texts.
         dtype: of the stored states.
         seed: by which the texts were put in order.
+        positions: per file, at most, but for a text that is longer.
         bar: is told how many positions are done.
 
     Raises:
         ValueError: the folder holds something else, or states of another model, text or setting.
     """
-    parts = _parts(given.order, given.lengths)
-    _open(folder, _identity(given, str(dtype), seed, SHARD_POSITIONS), len(parts), str(dtype))
+    parts = _parts(given.order, given.lengths, positions)
+    _open(folder, _identity(given, str(dtype), seed, positions), len(parts), str(dtype))
     encoded = given.encoded
     under = Under(None, torch.zeros(len(encoded.ids)))
     paths = []
@@ -69,10 +72,9 @@ def _open(folder: Path, identity: str, n_shards: int, dtype: str) -> None:
     write_json(index, {"format": 1, "identity": identity, "shards": n_shards, "dtype": dtype})
 
 
-def _parts(order: list[int], lengths: torch.Tensor) -> list[list[int]]:
-    """Cut the order into runs of texts with at most SHARD_POSITIONS positions (one text at
-    least)."""
-    shard = (lengths[order].cumsum(0) - 1) // SHARD_POSITIONS
+def _parts(order: list[int], lengths: torch.Tensor, positions: int) -> list[list[int]]:
+    """Cut the order into runs of texts with at most so many positions (one text at least)."""
+    shard = (lengths[order].cumsum(0) - 1) // positions
     return [
         [order[i] for i in (shard == s).nonzero().squeeze(1).tolist()]
         for s in shard.unique().tolist()

@@ -11,6 +11,7 @@ from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
 from steerlens.models.hooks import adapter, apply_edits
+from steerlens.models.pieces import continuation as _continuation
 from steerlens.models.sampling import Drawing, Warp
 from steerlens.models.steering import check_lives_on
 from steerlens.models.writing import Steps, generate_by
@@ -77,8 +78,9 @@ def generate(
         check_lives_on(intervention, model)
     drawing = Drawing(samples, seed, max_new_tokens, Warp(temperature, top_p, top_k))
     prefix = 0 if intervention is None else intervention.prefix
+    steps = edited_steps(model, intervention)
     return generate_by(
-        model, prompts, edited_steps(model, intervention), strengths, drawing, prefix=prefix
+        model, prompts, steps, strengths, drawing, prefix=prefix, as_text=_continuation
     )
 
 

@@ -24,6 +24,7 @@ from steerlens.values.texts import as_texts
 ROWS = 256
 """Rows of a batch: prompts × strengths × samples beyond it are written in several."""
 
+AsText = Callable[[Tokenizer, list[int], list[int]], str]
 Steps = Callable[[list[list[int]], Float[Tensor, " rows"]], Step]
 """From the tokens of a batch's prompts, and the strength of each row, to its steps; see
 `decoding.decoder`."""
@@ -38,6 +39,7 @@ def generate_by(
     *,
     prefix: int = 0,
     reserved: int = 0,
+    as_text: AsText = continuation,
 ) -> pd.DataFrame:
     """Continue prompts as `generate` does, with the logits that some steps give.
 
@@ -45,6 +47,7 @@ def generate_by(
         model: whose tokenizer and context it is.
         prefix: fillers before each prompt.
         reserved: tokens of the context that prompt and text leave free.
+        as_text: spells what was written, given the tokenizer, the prompt's tokens and the new ones.
     """
     texts, by = _prompts(prompts), as_floats(strengths, "strengths")
     on, tokenizer, habit = readout(model), adapter(model).tokenizer, habits(model)
@@ -76,7 +79,7 @@ def generate_by(
             n_ctx,
         )
         for place, (p, _, _), tokens, gained in zip(places, batch, new, log_prob, strict=True):
-            written[place], log_probs[place] = continuation(tokenizer, ids[p], tokens), gained
+            written[place], log_probs[place] = as_text(tokenizer, ids[p], tokens), gained
     return pd.DataFrame(
         {
             "prompt": [texts[p] for p, _, _ in rows],

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
+import steerlens.models.collect as collecting
 from steerlens.models import collect_folder, final_states
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import convention
@@ -151,7 +152,7 @@ def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(shard.text))
         return shard
 
-    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 15)
+    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 15)
     monkeypatch.setattr(collect_folder, "final_states", counted)
     return made
 
@@ -234,9 +235,9 @@ def test_a_folder_with_other_content_is_refused(
 def test_shards_of_another_size_are_not_mixed(
     tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 15)
+    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 15)
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
-    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 30)
+    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 30)
     with pytest.raises(ValueError, match="holds the states of another"):
         sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
 
@@ -304,7 +305,7 @@ def test_batches_hold_fewer_tokens_of_wider_models() -> None:
 def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setattr(collect_folder, "SHARD_POSITIONS", 64)
+    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 64)
     data = sl.toy.corpus("sentiment", n=40, seed=0)
     models = [sl.load_model("toy-64") for _ in range(3)]  # each its own, as each job has
     with ThreadPoolExecutor(3) as jobs:
