@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import steerlens as sl
+import steerlens.models.generate as generating
 from steerlens.models import writing as module
+from steerlens.models.pieces import continuation
 from steerlens.models.sampling import Warp, sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import N_CTX, random_steer, zoo
@@ -131,9 +133,8 @@ def test_log_prob_is_the_score_of_the_whole_less_the_prompt(
     single, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt, written = "the film was", []
-    continuation = module.continuation
     monkeypatch.setattr(
-        module, "continuation", lambda *a: written.append(a[1:]) or continuation(*a)
+        generating, "_continuation", lambda *a: written.append(a[1:]) or continuation(*a)
     )
     steer = random_steer(single, size=0.2)
     table = sl.generate(
