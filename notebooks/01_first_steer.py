@@ -21,7 +21,7 @@
 import pandas as pd
 
 import steerlens as sl
-from steerlens.show.figures import (
+from steerlens.show import (
     plot_cost,
     plot_gap_closed,
     plot_label_curve,

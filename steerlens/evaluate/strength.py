@@ -20,6 +20,7 @@ from steerlens.values.arguments import line_of
 from steerlens.values.fit import Fit
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
+from steerlens.values.labelled import Labelled
 from steerlens.values.texts import as_texts
 
 CHUNK = 512
@@ -130,7 +131,8 @@ def infer_strength(
         raise ValueError(f"limit: got {limit}, expected a positive number")
     strengths = as_floats(strengths, "strengths", least=0)
     check_lives_on(steer, model, "steer")
-    states = collect(model, as_texts(texts), end=end, progress=False)
+    data = texts if isinstance(texts, Labelled) else as_texts(texts)
+    states = collect(model, data, end=end, progress=False)
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
 
 

@@ -210,3 +210,10 @@ def test_an_empty_text_and_another_models_steer_are_refused(model, tone: Steer):
         infer_strength(model, tone, ["good", " "])
     with pytest.raises(ValueError, match="transfer"):
         infer_strength(sl.load_model("toy-128"), tone, "good")
+
+
+def test_labelled_texts_are_texts(model, tone: Steer):
+    texts = ["the film was good .", "you are rude ."]
+    plain = infer_strength(model, tone, texts).table
+    labelled = infer_strength(model, tone, sl.Labelled(texts, [1.0, -1.0])).table
+    np.testing.assert_array_equal(labelled.strength, plain.strength)
