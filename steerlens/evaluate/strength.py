@@ -18,9 +18,9 @@ from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_lives_on
 from steerlens.values.arguments import line_of
 from steerlens.values.fit import Fit
+from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
-from steerlens.values.labelled import Labelled
 from steerlens.values.texts import as_texts
 
 CHUNK = 512
@@ -67,7 +67,7 @@ class TextStrengths:
 def infer_strength(
     model: Model,
     steer: Steer | SteerWithBackground | Fit,
-    texts: str | Sequence[str],
+    texts: str | Sequence[str] | Labelled,
     *,
     prior: float | None = None,
     limit: float = 10.0,
