@@ -17,7 +17,7 @@ from steerlens.evaluate.sign_margin import with_nonzero_label
 from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
-from steerlens.maths.numbers import as_count, as_number
+from steerlens.maths.numbers import as_number, as_numpy_seed
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -149,7 +149,7 @@ def advise(
     check_labelled(data)
     if train is not None:
         check_labelled(train, "train")
-    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    seed = as_numpy_seed(seed)
     value, recipe = fit_recipe(method, train)
     check_base(value, model)
     sample, signed = data.first(SAMPLE), with_nonzero_label(data)

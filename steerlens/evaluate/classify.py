@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steerlens.evaluate.strength import check_prior, state_strengths
-from steerlens.maths.numbers import as_count
+from steerlens.maths.numbers import as_numpy_seed
 from steerlens.maths.stats import auc
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -89,7 +89,7 @@ def classify(
     for name, data in (("train", train), ("test", test)):
         check_labelled(data, name)
     check_prior(prior)
-    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    seed = as_numpy_seed(seed)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
     return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from steerlens.maths.numbers import as_count, as_floats
+from steerlens.maths.numbers import as_count, as_floats, as_numpy_seed
 from steerlens.maths.stats import ratio_error
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
@@ -127,7 +127,7 @@ def gap_closed(
     steer = line_of(steer)
     check_lives_on(steer, model, "steer")
     multiples = as_floats(strengths, "strengths")
-    n, seed = as_count(n, "n"), as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    n, seed = as_count(n, "n"), as_numpy_seed(seed)
     chosen = _measure(model, steer, attribute, multiples, n, seed + 1)
     multiple = multiples[int(np.argmin([chosen[f"at {m}"].sum() for m in multiples]))]
     table = _measure(model, steer, attribute, [1.0, multiple], n, seed)

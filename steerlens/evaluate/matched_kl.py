@@ -101,8 +101,9 @@ def solve_strength(
 
 def _search(
     cost: Callable[[float], float], kl: float, name: str, guess: float, power: float | None
-) -> tuple[float, float]:
-    """Return the logarithm of the strength, and the power with which the cost grows there.
+) -> tuple[float, float | None]:
+    """Return the logarithm of the strength, and the power with which the cost grows there, None where
+    one look was enough.
 
     What a step leaves is of the order of the step times the error of the power: steps as short as
     `0.1` end the search where the power is known, `0.01` where it was last seen to be about 2.
@@ -111,15 +112,14 @@ def _search(
     def excess(log_s: float) -> float:
         return math.log(max(cost(math.exp(log_s)), 1e-30) / kl)
 
-    enough = 5e-5 if power is None else 0.1
-    power, before = power or 2.0, None
+    enough, before = 5e-5 if power is None else 0.1, None
     for _ in range(12):  # the quadratic law first, then the power that the last two guesses show
         off = excess(guess)
         if before is not None:
             power = min(max((off - before[1]) / (guess - before[0]), 1.0), 4.0)
             enough = 0.01 if abs(power - 2) < 0.05 else 5e-5
         before = guess, off
-        step = -off / power
+        step = -off / (power or 2.0)
         guess += max(min(step, 3.0), -3.0)
         if abs(step) < enough:
             return guess, power

@@ -68,6 +68,19 @@ def as_count(
     return found
 
 
+def as_numpy_seed(seed: Any) -> int:
+    """Return a seed that NumPy takes too, which has none below 0, as a plain integer.
+
+    Raises:
+        ValueError: something else.
+
+    Example:
+        >>> as_numpy_seed(torch.tensor(3))
+        3
+    """
+    return as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+
+
 def as_number(given: Any, name: str, expected: str = "a finite number") -> float:
     """Return one finite number as a plain float.
 

@@ -22,7 +22,7 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
         [-1.0, 0.0, 1.0]
     """
     # Imported here so that the grammar can be used without the rest of the package.
-    from steerlens.maths.numbers import as_count
+    from steerlens.maths.numbers import as_count, as_numpy_seed
     from steerlens.values.labelled import Labelled
 
     if attribute not in ("sentiment", "tone"):
@@ -30,7 +30,7 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
             f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose levels are numbers"
         )
     n = as_count(n, "n", "how many texts to draw, 1 or more")
-    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    seed = as_numpy_seed(seed)
     grammar = default_grammar()
     grades = grammar.axes[attribute]
     seeds = np.random.SeedSequence(seed).generate_state(len(grades) + 1)

@@ -1,6 +1,5 @@
 """Read states from folders, where no model is."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from steerlens.values.readout import Readout
@@ -19,6 +17,7 @@ from steerlens.values.state_folder import (
     Origin,
     Settings,
     read_index,
+    read_part,
 )
 from steerlens.values.states import States, StoredShard
 from steerlens.values.tensor_file import as_path, open_tensors
@@ -151,14 +150,7 @@ def _read_parts(folder: Path, wanted: Collection[int] | None) -> list[_Read]:
 
 
 def _read_part(path: Path) -> _Read:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("steerlens", "{}"))
-            rows, labels, lengths, names = map(
-                file.get_tensor, ("rows", "labels", "lengths", "names")
-            )
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole part ({error}); delete it and go on") from None
+    about, (rows, labels, lengths, names) = read_part(path, "rows", "labels", "lengths", "names")
     return _Read(StoredShard(path), rows, labels, lengths, names, about["n_truncated"])
 
 

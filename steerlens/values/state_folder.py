@@ -67,14 +67,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """Return what the file of a part says of itself.
+def read_part(path: Path, *names: str) -> tuple[dict[str, Any], list[Tensor]]:
+    """Return what the file of a part says of itself, and those of its tensors that are named.
 
     Raises:
         ValueError: no whole file.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("steerlens", "{}"))
+            about = json.loads((file.metadata() or {}).get("steerlens", "{}"))
+            return about, [file.get_tensor(name) for name in names]
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a whole part ({error}); delete it and go on") from None

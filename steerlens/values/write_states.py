@@ -21,8 +21,8 @@ from steerlens.values.state_folder import (
     Origin,
     Settings,
     part_path,
-    read_about,
     read_index,
+    read_part,
 )
 from steerlens.values.states import Shard, States
 
@@ -94,7 +94,7 @@ def finished(folder: Path, part: Part, settings: Settings) -> bool:
     path = part_path(folder, part.number)
     if not path.exists():
         return False
-    about = read_about(path)
+    about, _ = read_part(path)
     if (about.get("texts"), about.get("dtype"), about.get("end")) != (part.digest, *settings):
         raise ValueError(
             f"folder: {path} holds the states of other texts, labels or prompts, or of another dtype, end or part_bytes; "

@@ -236,7 +236,11 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_said_to_be() -> None:
 def test_padding_and_begin_of_text_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     words = copy_of("fallback")
     seen: list[int] = []
-    spelled = lambda w, prompt, new: (seen.extend(new), "")[1]  # noqa: E731
+
+    def spelled(_: object, prompt: object, new: list[int]) -> str:
+        seen.extend(new)
+        return ""
+
     monkeypatch.setattr(generating, "_continuation", spelled)
     sl.generate(tiny_with(words), ["the"], samples=200, max_new_tokens=20, temperature=10.0, seed=1)
     assert len(seen) > 9 * len(words)  # all is about as likely

@@ -16,7 +16,7 @@ from steerlens.analysis.transfer.distill import context_map, shift_match
 from steerlens.analysis.transfer.move import transfer
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
-from steerlens.maths.numbers import as_count
+from steerlens.maths.numbers import as_numpy_seed
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment
 from steerlens.values.arguments import check_fit
@@ -105,7 +105,7 @@ def transfer_report(
     _check(src, tgt, data, pairs, home)
     for rule in as_list("rules", rules):
         as_choice(rule, "rules", RULES)
-    seed = as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    seed = as_numpy_seed(seed)
     sample = data.sample(SAMPLE, seed=seed)
     places = None if pairs is None else pairs.sample(SAMPLE, seed=seed)
     steers, rows = {}, []

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import svd
+from steerlens.methods.hidden.hidden_steer import moved
 from steerlens.methods.training import Data, backward
 from steerlens.models.hooks import Model, eval_mode
 from steerlens.models.partial_forward import batch_of, final_states
@@ -102,7 +103,6 @@ def map_edits(
     """Return the edits of factors that are being learned, with gradients to them."""
 
     def edit(h: Tensor, places: TokenIndex) -> Tensor:
-        wide = h.to(torch.promote_types(h.dtype, torch.float32))
-        return (wide + strength[:, None, None] * ((wide @ A) @ B)).to(h.dtype)
+        return moved(h, A, B, strength)
 
     return ((site, edit),)

@@ -95,9 +95,7 @@ class HiddenSteer:
         self, h: Float[Tensor, "*batch d_model"], strength: Strength
     ) -> Float[Tensor, "*batch d_model"]:
         """Return `h + s · hAB`, computed in float32 at least and cast back to the dtype of `h`."""
-        wide = h.to(torch.promote_types(h.dtype, torch.float32))
-        change = (wide @ self.A.to(wide)) @ self.B.to(wide)
-        return (wide + per_row(strength, h) * change).to(h.dtype)
+        return moved(h, self.A, self.B, strength)
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         def edit(h: Tensor, places: TokenIndex) -> Tensor:
@@ -152,6 +150,22 @@ class HiddenSteer:
             f"HiddenSteer({self.name!r} at {self.site}, rank {self.rank}, |W|={self.matrix.norm():.3g}, on {r.model_id!r} "
             f"[{r.digest[:8]}])"
         )
+
+
+def moved(
+    h: Float[Tensor, "*batch d_model"],
+    A: Float[Tensor, "d_model rank"],
+    B: Float[Tensor, "rank d_model"],
+    strength: Strength,
+) -> Float[Tensor, "*batch d_model"]:
+    """Return `h + s · hAB` in the dtype of `h`, with gradients to the factors where they have any.
+
+    Example:
+        >>> moved(torch.ones(1, 2), torch.eye(2)[:, :1], torch.eye(2)[1:], 3.0).tolist()
+        [[1.0, 4.0]]
+    """
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return (wide + per_row(strength, h) * ((wide @ A.to(wide)) @ B.to(wide))).to(h.dtype)
 
 
 def last_layer_below(site: str, n_layers: int) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
-from steerlens.maths.logits import apply_softcap, softcap_gradient
+from steerlens.maths.logits import logits, softcap_gradient
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import sums_over
 from steerlens.models.collect import collect
@@ -173,7 +173,7 @@ def _score_gradient(
     a[ids] = scores.to(a)
     total = torch.zeros(states.d_model, states.d_model, dtype=torch.float64, device=a.device)
     for c, _, _ in states.chunks(512, device=a.device):
-        z = apply_softcap(head, c @ head.W_U + head.b_U)
+        z = logits(head, c)
         p, bend = z.softmax(1), softcap_gradient(head, z)
         pull = p * (a - (p @ a)[:, None]) * bend
         total += (c.mT @ (pull @ head.W_U.mT)).double()
