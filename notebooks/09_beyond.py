@@ -233,7 +233,7 @@ held.round(3)
 plot_sites(held.rename(columns={"name": "site"}), title="at 0.05 nats per token")
 
 # %% [markdown]
-# Behind a layer the map is worth what the steer is, for five times the time and more. At the input, and on attention's
+# Behind a layer the map is worth what the steer is, for several times the time. At the input, and on attention's
 # output, it is worth less: toy-64 has not learned to hear sentiment, so other words to read change little of what it writes.
 # On toy-128, which has, the embeddings of the input are level with the rest, and attention's output alone is worth less
 # ([layers](../docs/layers.md)).
