@@ -230,7 +230,7 @@ held = compare(model, {"steer": joy, **inside}, test)
 held.round(3)
 
 # %%
-plot_sites(held.rename(columns={"name": "site"}), title="at 0.05 nats per token")
+ax = plot_sites(held.rename(columns={"name": "site"}), title="at 0.05 nats per token")
 
 # %% [markdown]
 # Behind a layer the map is worth what the steer is, for several times the time. At the input, and on attention's
