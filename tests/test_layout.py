@@ -1,4 +1,4 @@
-"""Imports point down only, and what is forbidden is nowhere."""
+"""Imports point down only, files are short, and what is forbidden is nowhere."""
 
 import ast
 from pathlib import Path
@@ -31,6 +31,12 @@ def imports(tree: ast.AST) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module
         for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
     }
+
+
+def test_no_file_is_longer_than_a_reader_takes_in() -> None:
+    lines = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in FILES}
+    assert max(lines.values()) > 200, "the package was not found"
+    assert not {name: n for name, n in lines.items() if n > 300}
 
 
 @pytest.mark.parametrize("file", [name for name in FILES if name != "__init__.py"])

@@ -8,15 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from steerlens.toy.condition import Condition, EntropyRate, WordFactor
-from steerlens.toy.forward import (
-    Sentences,
-    before_each,
-    log_sum_exp,
-    prefix_likelihood,
-    safe_log,
-    sentence_likelihood,
-    split_sentences,
-)
+from steerlens.toy.forward import Sentences, log_sum_exp, safe_log, split_sentences
 from steerlens.toy.posterior import Posterior, posterior
 from steerlens.toy.sample import draw_texts
 from steerlens.toy.tables import (
@@ -30,6 +22,7 @@ from steerlens.toy.tables import (
     check_templates,
 )
 from steerlens.toy.targets import NextRows, mixture_table, next_rows
+from steerlens.toy.text_likelihood import prefix_log_probs, stop_chances, text_log_likelihood
 
 
 @dataclass(frozen=True)
@@ -147,13 +140,10 @@ class Grammar:
         are -inf.
         """
         sentences = self._parse([text])
-        inside = prefix_likelihood(self.tables, sentences)
-        going = safe_log(1.0 - self._stops(sentences))[sentences.order]
-        last = inside[np.arange(len(inside)), sentences.length - 1]
-        earlier = before_each(safe_log(last) + going[:, None], sentences.order) + going[:, None]
-        joint = earlier[:, None] + safe_log(inside) + self._log_prior(condition)
-        real = np.arange(inside.shape[1]) < sentences.length[:, None]
-        path = np.concatenate([[0.0], log_sum_exp(joint)[real]])
+        joint = prefix_log_probs(
+            self.tables, sentences, self._stops(sentences), self._log_prior(condition)
+        )
+        path = np.concatenate([[0.0], joint])
         return np.where(
             np.isfinite(path[1:]),
             path[1:] - np.where(np.isfinite(path[:-1]), path[:-1], 0.0),
@@ -277,12 +267,7 @@ class Grammar:
         return split_sentences(list(plain_texts("texts", texts)), self.word_index, len(self.vocab))
 
     def _stops(self, sentences: Sentences) -> Float[np.ndarray, " counts"]:
-        """Return P(the text ends | j sentences are over).
-
-        j runs from 0 to as many as there are, and one more.
-        """
-        counts = np.arange(max(sentences.order, default=0) + 2)
-        return np.where(counts >= self.min_sentences, self.stop, 0.0)
+        return stop_chances(sentences, self.stop, self.min_sentences)
 
     def _log_prior(self, condition: Condition | None) -> Float[np.ndarray, " conditions"]:
         """Return the log prior, uniform over the conditions that agree with `condition`, -inf
@@ -301,17 +286,4 @@ class Grammar:
     def _log_likelihood(
         self, sentences: Sentences, end: bool
     ) -> Float[np.ndarray, "texts conditions"]:
-        """Return log P(text | each condition).
-
-        It is the product over sentences, times going on after each but the last.
-        """
-        stops = self._stops(sentences)
-        out = np.zeros((sentences.n_texts, len(self.tables.start)))
-        log_like = safe_log(sentence_likelihood(self.tables, sentences))
-        np.add.at(out, sentences.text, log_like + safe_log(1.0 - stops)[sentences.order][:, None])
-        if end:
-            count = np.bincount(sentences.text, minlength=sentences.n_texts)
-            cut = np.zeros(sentences.n_texts, bool)
-            cut[sentences.text[~sentences.complete]] = True
-            out += np.where(cut, -np.inf, safe_log(stops)[count])[:, None]
-        return out
+        return text_log_likelihood(self.tables, sentences, self._stops(sentences), end)

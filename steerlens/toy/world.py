@@ -1,9 +1,11 @@
-"""The default grammar: the data of `steerlens.toy.lexicon` as a `Grammar`."""
+"""The default grammar: the words of `steerlens.toy.lexicon` and the sentences of
+`steerlens.toy.sentences` as a `Grammar`."""
 
 from functools import cache
 
 from steerlens.toy import lexicon
 from steerlens.toy.hmm import Grammar
+from steerlens.toy.sentences import TEMPLATES
 from steerlens.toy.tables import Template, WordClass
 
 ZIPF_EXPONENT = 0.7
@@ -49,7 +51,7 @@ def default_grammar() -> Grammar:
     )
     return Grammar(
         classes=classes,
-        templates=sentence_templates(lexicon.TEMPLATES),
+        templates=sentence_templates(TEMPLATES),
         sentiments=lexicon.SENTIMENTS,
         tones=lexicon.TONES,
         topics=lexicon.TOPICS,
