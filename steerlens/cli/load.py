@@ -17,4 +17,5 @@ def load_both(model: str, steer: Path, dtype: str, say: Callable[[str], None]) -
         return source, value
     say(f"loading {model} in {dtype}; the steer was fitted in {fitted}")
     target = sl.load_model(model, dtype=dtype)
-    return target, sl.export.rebase(value, target)
+    affine = hasattr(value, "shift")
+    return target, (sl.export.rebase_affine if affine else sl.export.rebase)(value, target)

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import svd
-from steerlens.methods.steer.affine import AffineSteer
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
+from steerlens.values.affine import AffineSteer
 from steerlens.values.atomic import written_whole
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.steer import Steer, zero_steer

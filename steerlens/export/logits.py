@@ -4,12 +4,14 @@ import torch
 
 from steerlens.maths import from_logits
 from steerlens.maths.svd import svd
+from steerlens.values.affine import AffineSteer
+from steerlens.values.gate import Gated
 from steerlens.values.logit_steer import LogitSteer
 from steerlens.values.steer import Steer
 
 
 def logit_steer(
-    steer: Steer,
+    steer: Steer | AffineSteer,
     *,
     rank: int | None = None,
     holes: bool = False,
@@ -19,8 +21,9 @@ def logit_steer(
     """Return a steer as it acts on logits alone; exact but for rounding.
 
     Args:
-        steer: on the read-out of the model that will be served. With a background that is always
-            on, `strength * steer + background`, at strength 1.
+        steer: on the read-out of the model that will be served; the constant of an affine one is a
+            bias of the logits. With a background that is always on, `strength * steer +
+            background`, at strength 1.
         rank: the nearest steer of a rank, by its SVD; `steer.truncate(rank, metric)` before is
             nearer in nats. None: all of it.
         holes: keep `W_U` (`d_model · d_vocab` numbers), so that −∞ may be among the logits.
@@ -29,7 +32,8 @@ def logit_steer(
         max_gain: by how much noise may grow; see `LogitSteer.gain`.
 
     Raises:
-        ValueError: the read-out hides from its logits what the steer reads; a rank out of range.
+        ValueError: the read-out hides from its logits what the steer reads; a rank out of range;
+            something else than a steer, such as one behind a gate.
 
     Example:
         >>> import steerlens as sl
@@ -38,14 +42,20 @@ def logit_steer(
         >>> sl.export.logit_steer(joy).gain < 10
         True
     """
-    if not isinstance(steer, Steer):
+    if isinstance(steer, Gated):
+        raise ValueError(
+            f"steer: {steer.name!r} acts under conditions, which a file for servers does not ask; make one of what is behind the "
+            "gate (.terms[0].value), and where the condition is on places give the processor a strength for each step"
+        )
+    if not isinstance(steer, Steer | AffineSteer):
         raise ValueError(
             f"steer: got {type(steer).__name__}, expected a Steer; of a fit its .value, over a background the sum "
             "strength * steer + background"
         )
     r = steer.readout
-    U, s, Vh = svd((steer if rank is None else steer.truncate(rank)).W.double())
-    kept = max(int((s > 1e-7 * s[0]).sum()), 1) if rank is None else rank
+    linear = steer.steer if isinstance(steer, AffineSteer) else steer
+    U, s, Vh = svd((linear if rank is None else linear.truncate(rank)).W.double())
+    kept = int((s > 1e-7 * s[0]).sum()) if rank is None else rank
     root = s[:kept].sqrt()
     A, B = U[:, :kept] * root, root[:, None] * Vh[:kept]
     W_U = r.scale * r.head.W_U
@@ -62,12 +72,16 @@ def logit_steer(
         P=P.float(),
         Q=Q,
         b=r.scale * r.head.b_U,
-        witness=from_logits.witnesses(W_U, of, 8).float(),
+        # what reads nothing need not know whose logits these are
+        witness=from_logits.witnesses(W_U, of, 8 if kept else 0).float(),
         gain=from_logits.gain(P, Q),
         precision=precision or rounding,
         A=A.float() if holes else None,
         W_U=W_U if holes else None,
         softcap=r.softcap,
+        shift=from_logits.writing(steer.shift[None], W_U)[0]
+        if isinstance(steer, AffineSteer)
+        else None,
         max_gain=max_gain,
         name=steer.name,
         model_id=r.model_id,

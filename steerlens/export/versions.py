@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.methods.steer.affine import AffineSteer
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
+from steerlens.values.affine import AffineSteer
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer

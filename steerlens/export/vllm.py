@@ -72,6 +72,7 @@ def strength_of(steer: LogitSteer, params: Any) -> float | None:
         return None
     steer.check_strength(float(asked))
     clash = BEFORE if steer.W_U is not None else BEFORE | MASKS
+    clash = clash if steer.reads else {}
     for name, idle in clash.items():
         given = getattr(params, name, idle)
         if given not in (idle, None) and given != []:

@@ -121,7 +121,9 @@ def gain(P: Float[Tensor, "vocab rank"], Q: Float[Tensor, "rank vocab"]) -> floa
 
 
 def _largest(M: Float[Tensor, "r r"], N: Float[Tensor, "r r"]) -> float:
-    """Return `‖XY‖₂` from `M = XᵀX` and `N = YYᵀ`: `√λ_max(M N)`."""
+    """Return `‖XY‖₂` from `M = XᵀX` and `N = YYᵀ`: `√λ_max(M N)`; 0 where there is nothing."""
+    if not len(M):
+        return 0.0
     return float(torch.linalg.eigvals(M @ N).abs().max().sqrt())
 
 

@@ -74,6 +74,7 @@ def known_kinds() -> dict[str, Any]:
         True
     """
     names = [
+        "steerlens.values.affine",
         "steerlens.values.steer",
         "steerlens.values.gate",
         *(name for _, name, _ in walk_packages(methods.__path__, "steerlens.methods.")),

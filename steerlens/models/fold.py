@@ -4,7 +4,7 @@ import copy
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import as_number, generator
-from steerlens.models.hooks import Model, adapter, architecture, eval_mode
+from steerlens.maths.numbers import generator
+from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.load import without_bars
 from steerlens.models.readout import PROBE_TOLERANCE, readout
 from steerlens.models.steering import check_lives_on, steered
+from steerlens.values.affine import AffineSteer, affine_map
 from steerlens.values.atomic import write_json
 from steerlens.values.fit import Fit, value_of
+from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer, SteerWithBackground
 
@@ -31,7 +33,7 @@ NOTE = "steerlens.json"
 
 def fold(
     model: Model,
-    steer: Steer | SteerWithBackground | Fit,
+    steer: Steer | AffineSteer | SteerWithBackground | Fit,
     strength: float,
     path: str | Path,
     *,
@@ -40,6 +42,9 @@ def fold(
     """Write a plain Hugging Face checkpoint that is the steered model, at no cost when it runs.
 
         head' = (I + sW) W_U        over a background D: (I + D + sW) W_U
+
+    The constant `v` of an affine steer becomes a bias: of the head, `b_U + s v W_U`, where it has
+    one; else of the norm before it, `β + s v (I + sW)⁻¹`.
 
     The head is untied from the input embeddings, which stay as they are; its bias, a scale and a
     soft cap come after it and stay too. The checkpoint is loaded again by plain transformers and its
@@ -50,15 +55,18 @@ def fold(
 
     Args:
         model: a `TransformerBridge` with raw weights, as `steerlens.load_model` gives it.
-        steer: a `Steer`, or one over its background; a `Fit` stands for its value.
+        steer: a `Steer`, an `AffineSteer`, or a steer over its background; a `Fit` stands for its
+            value.
         strength: a number; other strengths are other checkpoints.
         path: a folder that does not exist, or is empty.
         overwrite: replace a folder that holds an earlier fold.
 
     Raises:
         FileExistsError: something is there already.
-        ValueError: the steer lives on another `W_U`, the model is not made of plain weights, or its
-            head cannot be untied: what was written gives other logits. Nothing is left then.
+        ValueError: the steer lives on another `W_U`, is no affine map of the context (it acts under
+            conditions, or elsewhere), or adds a constant for which the model has no bias; the model
+            is not made of plain weights, or its head cannot be untied: what was written gives other
+            logits. Nothing is left then.
 
     Example:
         >>> import steerlens as sl
@@ -68,7 +76,7 @@ def fold(
         ['config.json', 'generation_config.json']
     """
     value = value_of(steer)
-    M = linear_map(value, strength)
+    M, constant = affine_map(value, strength)
     check_lives_on(value, model, "steer")
     on = readout(model)
     plain, head = _untied(model, on)
@@ -76,7 +84,10 @@ def fold(
     with eval_mode(model), steered(model, value, strength):
         expected = _logits(model, tokens).float().cpu()
     steered_head = (on.W_U.double().mT @ M.to(on.W_U.device).mT).to(on.W_U.dtype)
-    plain.load_state_dict({head: steered_head.cpu().contiguous()}, strict=False, assign=True)
+    weights = {head: steered_head.cpu().contiguous()}
+    if bool(constant.any()):
+        weights |= _bias_for(model, plain, head, (M, constant), tokens)
+    plain.load_state_dict(weights, strict=False, assign=True)
     about = {"steer": getattr(value, "name", "steer"), "strength": float(strength)}
     about |= {"model_id": on.model_id, "readout_digest": on.digest}
     with _in_place(Path(path), overwrite) as folder:
@@ -96,22 +107,6 @@ def fold(
                 "was written; steer it while it runs instead"
             )
     return Path(path)
-
-
-def linear_map(value: Any, strength: float) -> Float[Tensor, "d_model d_model"]:
-    """Return `I + sW`, or `I + D + sW` over a background, float64, on the CPU."""
-    if not isinstance(value, Steer | SteerWithBackground):
-        raise ValueError(
-            f"steer: got {type(value).__name__}, expected a Steer or one over its background: only a linear map of the context "
-            "can be put into a head"
-        )
-    expected = "one finite number per checkpoint"
-    if getattr(strength, "ndim", 0):
-        raise ValueError(f"strength: got {strength}, expected {expected}")
-    number = as_number(strength, "strength", expected)
-    if isinstance(value, SteerWithBackground):
-        return linear_map(value.steer, strength) + value.background.W.double().cpu()
-    return torch.eye(len(value.W), dtype=torch.float64) + number * value.W.double().cpu()
 
 
 def plain_source(model: Model) -> Any:
@@ -160,6 +155,63 @@ def _untied(model: Model, on: Readout) -> tuple[Any, str]:
     plain.load_state_dict(given, assign=True)
     plain.generation_config = copy.deepcopy(source.generation_config)
     return plain, head
+
+
+def _bias_for(
+    model: Model,
+    plain: Any,
+    head: str,
+    maps: tuple[Float[Tensor, "d d"], Float[Tensor, " d"]],
+    tokens: Tensor,
+) -> dict[str, Tensor]:
+    """Return the bias, by its name, that makes `c (M W_U)` be `(cM + v) W_U`.
+
+        b_U' = b_U + v W_U        or, before the head,  β' = β + v M⁻¹
+
+    Raises:
+        ValueError: neither the head nor the norm before it has one, or `M` has no inverse.
+    """
+    M, constant = maps
+    wanted = plain.state_dict()
+    name = head.removesuffix("weight") + "bias"
+    if name in wanted:
+        added = wanted[head].double() @ constant
+    else:
+        name = _bias_before(model, tokens)
+        added = torch.linalg.lstsq(M.mT, constant[:, None], driver="gelsd").solution[:, 0]
+        left = float((added @ M - constant).norm() / constant.norm())
+        if name is None or left > 1e-6:
+            why = (
+                "no bias" if name is None else f"no inverse of I + sW (it misses {left:.2g} of it)"
+            )
+            raise ValueError(
+                f"steer: it adds a constant, for which {type(plain).__name__} has {why}: neither its head nor the norm before "
+                "it can hold it. Steer the logits instead (steerlens.export.logit_steer), or write an adapter "
+                "(steerlens.export.lora)"
+            )
+    return {name: (wanted[name].double() + added).to(wanted[name].dtype)}
+
+
+def _bias_before(model: Model, tokens: Tensor) -> str | None:
+    """Return the name of the bias of the module that hands the head its input; None without one."""
+    entered: list[Tensor] = []
+    left: list[tuple[str, Tensor]] = []
+
+    def look(c: Tensor) -> Tensor:
+        entered.append(c)
+        return c
+
+    with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)), ExitStack() as placed:
+        for name, module in plain_source(model).named_modules():
+            if isinstance(getattr(module, "bias", None), Tensor):
+
+                def keep(_: Any, __: Any, out: Any, name: str = name) -> None:
+                    left.append((name, out))
+
+                placed.callback(module.register_forward_hook(keep).remove)
+        _logits(adapter(model).model, tokens)
+    same = (n for n, out in left if isinstance(out, Tensor) and torch.equal(out, entered[0]))
+    return next((f"{name}.bias".replace(WRAPPED, "") for name in same), None)
 
 
 def _tokenizer(source: Any) -> Any:

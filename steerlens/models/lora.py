@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from steerlens.maths.svd import svd
-from steerlens.models.fold import head_name, linear_map, plain_source
+from steerlens.models.fold import head_name, plain_source
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
+from steerlens.values.affine import AffineSteer, affine_map
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -17,7 +18,7 @@ from steerlens.values.steer import Steer, SteerWithBackground
 
 def lora(
     model: Model,
-    steer: Steer | SteerWithBackground | Fit,
+    steer: Steer | AffineSteer | SteerWithBackground | Fit,
     strength: float,
     path: str | Path,
     *,
@@ -28,7 +29,8 @@ def lora(
         ΔW_head = s (W W_U)ᵀ = lora_B lora_A        lora_A = √s Aᵀ, lora_B = √s (B W_U)ᵀ, W = AB
 
     `peft.PeftModel.from_pretrained(model, path)` adds it to the plain model; several lie side by
-    side and are switched there. Its rank is the steer's; a whole one is as large as the head.
+    side and are switched there. Its rank is the steer's; a whole one is as large as the head. The
+    constant `v` of an affine steer is the bias of lora_B, `s v W_U` (peft 0.14 or newer).
 
     Args:
         model, steer, strength: as in `fold`.
@@ -46,29 +48,30 @@ def lora(
         ['adapter_config.json', 'adapter_model.safetensors']
     """
     value = value_of(steer)
-    change = linear_map(value, strength)
+    M, constant = affine_map(value, strength)
     check_lives_on(value, model, "steer")
     on, source = readout(model), plain_source(model)
-    change = change - torch.eye(on.d_model, dtype=torch.float64)
-    U, s, Vh = svd(change)
+    U, s, Vh = svd(M - torch.eye(on.d_model, dtype=torch.float64))
     kept = max(int((s > 1e-7 * s[0]).sum()), 1) if rank is None else rank
     if not 1 <= kept <= on.d_model:
         raise ValueError(f"rank: got {rank}, expected 1 … {on.d_model} (d_model)")
     root = s[:kept].sqrt()
-    A, B = (U[:, :kept] * root).mT, (root[:, None] * Vh[:kept]) @ on.W_U.double().cpu()
+    W_U = on.W_U.double().cpu()
+    A, B = (U[:, :kept] * root).mT, (root[:, None] * Vh[:kept]) @ W_U
     name = head_name(source).removesuffix(".weight")
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {"lora_A": A, "lora_B": B.mT}
+    affine = bool(constant.any())
+    weights = {"lora_A.weight": A, "lora_B.weight": B.mT}
+    weights |= {"lora_B.bias": constant @ W_U} if affine else {}
     tensors = {
-        f"base_model.model.{name}.{part}.weight": t.float().contiguous()
-        for part, t in weights.items()
+        f"base_model.model.{name}.{part}": t.float().contiguous() for part, t in weights.items()
     }
     write_bytes(folder / "adapter_model.safetensors", to_bytes(tensors, metadata={"format": "pt"}))
     config = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": source.name_or_path or None, "r": kept,
         "lora_alpha": kept, "lora_dropout": 0.0, "target_modules": [name], "bias": "none", "fan_in_fan_out": False,
-        "inference_mode": True,
+        "inference_mode": True, "lora_bias": affine,
     }  # fmt: skip
     write_json(folder / "adapter_config.json", config)
     return folder

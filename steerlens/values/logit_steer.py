@@ -18,7 +18,7 @@ from steerlens.values.tensor_file import read_tensors, write_tensors
 
 Logits = TypeVar("Logits", Tensor, np.ndarray)
 KIND = "logit steer"
-TENSORS = ("P", "Q", "b", "witness", "A", "W_U")
+TENSORS = ("P", "Q", "b", "witness", "A", "W_U", "shift")
 MARGIN = 16.0
 """Standard deviations of rounding within which logits count as the model's own."""
 
@@ -27,12 +27,14 @@ MARGIN = 16.0
 class LogitSteer:
     """A steer on logits alone, without the model or its hidden states:
 
-        l' = l + s (l − b) P Q        P = (W_U − ē 1ᵀ)⁺ A    Q = B W_U    W = AB
+        l' = l + s ((l − b) P Q + v W_U)        P = (W_U − ē 1ᵀ)⁺ A    Q = B W_U    W = AB
 
     Logits are linear in the context vector, so a vocabulary larger than `d_model` holds it whole:
-    `(l − b) P = cA`, and `cA Q = cW W_U` is what the steer adds. A soft cap is taken off before and
-    put on after. A constant added to all logits of a row (log-probabilities) does not matter, for
-    `1ᵀP = 0`. It costs `2 · d_vocab · rank` multiply-adds per token.
+    `(l − b) P = cA`, and `cA Q = cW W_U` is what the steer adds. The constant `v` of an affine steer
+    adds the same to the logits at every position; one that is all constant (rank 0) reads nothing,
+    so anything may have been done to them before. A soft cap is taken off before and put on after.
+    A constant added to all logits of a row (log-probabilities) does not matter, for `1ᵀP = 0`. It
+    costs `2 · d_vocab · rank` multiply-adds per token.
 
     Only the model's own logits will do. What others did to them before (a penalty, a bias, another
     model, a head in fewer bits) shows in directions `witness` that these logits never have, and is
@@ -46,6 +48,7 @@ class LogitSteer:
         precision: relative rounding of the logits that it will meet.
         A, W_U: `[d_model, rank]` and the scaled `[d_model, d_vocab]`, where holes are to be filled.
         softcap: of the model.
+        shift: the scaled `v W_U`, `[d_vocab]`; None where there is no constant.
         max_gain: a strength with a larger gain is refused.
         name, model_id, readout_digest: of the steer and of where it lived.
 
@@ -66,6 +69,7 @@ class LogitSteer:
     A: Float[Tensor, "d_model rank"] | None = None
     W_U: Float[Tensor, "d_model d_vocab"] | None = None
     softcap: float | None = None
+    shift: Float[Tensor, " d_vocab"] | None = None
     max_gain: float = 30.0
     name: str = "steer"
     model_id: str = "model"
@@ -78,7 +82,7 @@ class LogitSteer:
             "P": (self.P, (rows, n)), "Q": (self.Q, (n, rows)), "b": (self.b, (rows,)),
             "witness": (self.witness, (rows, self.witness.shape[-1] if self.witness.ndim else -1)),
             "A": (self.A, (d, n)),
-            "W_U": (self.W_U, (d, rows)),
+            "W_U": (self.W_U, (d, rows)), "shift": (self.shift, (rows,)),
         }  # fmt: skip
         for name, (t, shape) in shapes.items():
             if t is not None and (t.shape != shape or not bool(torch.isfinite(t).all())):
@@ -94,6 +98,11 @@ class LogitSteer:
     @property
     def d_vocab(self) -> int:
         return len(self.b)
+
+    @property
+    def reads(self) -> bool:
+        """Whether what it adds depends on the logits that it is given."""
+        return self.P.shape[1] > 0 or self.softcap is not None
 
     def apply(self, logits: Logits, strength: Strength = 1.0) -> Logits:
         """Return the steered logits; a row of strength 0 as it is, bit for bit.
@@ -158,6 +167,8 @@ class LogitSteer:
             raise ValueError("logits: they hold NaN or +∞; what came before the steer?")
         z, lost, slope = self._uncap(wide)
         z = z - at.b.to(s.dtype)
+        if not self.P.shape[1]:  # a mask hides nothing that is read
+            lost = lost & ~torch.isneginf(wide)
         reads, whole = z.new_empty(len(z), at.P.shape[1]), z
         full = ~lost.any(1)
         reads[full] = z[full] @ at.P.to(s.dtype)
@@ -167,7 +178,8 @@ class LogitSteer:
                 group = (lost == mask).all(1)
                 reads[group], whole[group] = at._fill(z[group], ~mask, s[group])
         at._check_own(torch.where(lost, whole, wide), whole, slope)
-        added = s[:, None] * (reads @ at.Q.to(s.dtype))
+        added = reads @ at.Q.to(s.dtype)
+        added = s[:, None] * (added if at.shift is None else added + at.shift.to(s.dtype))
         if self.softcap is None:
             return wide + added
         capped = self.softcap * torch.tanh((whole + added + at.b.to(s.dtype)) / self.softcap)

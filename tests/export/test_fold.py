@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,8 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import steerlens as sl
+from steerlens.models.adapters import HuggingFace
 from steerlens.models.fold import fold
 from steerlens.models.lora import lora
+from steerlens.values.affine import AffineSteer
+from tests.models.families import model_of
 from tests.models.zoo import (
     COMMON,
     LLAMA,
@@ -118,6 +122,56 @@ def test_a_background_is_folded_in(tmp_path: Path) -> None:
         expected = model(tokens)
     with torch.no_grad():
         torch.testing.assert_close(again(tokens).logits, expected, atol=1e-3, rtol=1e-4)
+
+
+def affine(model: Any) -> AffineSteer:
+    """A constant that changes what is written, besides a steer."""
+    steer = random_steer(model)
+    return AffineSteer(steer, torch.randn(D, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("family", ["gptj", "gpt_neox", "opt"])
+def test_a_constant_becomes_a_bias_of_the_head_or_of_the_norm_before_it(
+    family: str, tmp_path: Path
+) -> None:
+    model = HuggingFace(model_of(family), tokenizer("bytes"))
+    value, tokens = affine(model), torch.randint(2, 300, (2, 5))
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        fold(model, value, STRENGTH, tmp_path / "x")
+    )
+    with torch.no_grad():
+        found = again(tokens).logits
+        with sl.steered(model, value, STRENGTH):
+            expected = model.model(tokens).logits
+        with sl.steered(model, value.steer, STRENGTH):
+            without = model.model(tokens).logits
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)
+    assert float((without - expected).abs().max()) > 0.5
+
+
+def test_a_constant_is_folded_through_a_bridge_too(tmp_path: Path) -> None:
+    model, tokens = zoo("gpt2"), prompts(zoo("gpt2"))
+    path = fold(model, affine(model), STRENGTH, tmp_path / "x")
+    with torch.no_grad(), sl.steered(model, affine(model), STRENGTH):
+        expected = model(tokens)
+    with torch.no_grad():
+        found = transformers.AutoModelForCausalLM.from_pretrained(path)(tokens).logits
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-4)
+
+
+def test_a_constant_without_a_place_is_refused_by_name(tmp_path: Path, unchecked) -> None:
+    for kind in ("llama", "gemma2"):
+        with pytest.raises(ValueError, match="a constant, for which .* has no bias.*logit_steer"):
+            fold(zoo(kind), affine(zoo(kind)), STRENGTH, tmp_path / "x")
+    model = zoo("gpt2")
+    W = -torch.eye(D)  # at strength 1 nothing is left of what comes in
+    W[0, 0] = 0
+    gone = AffineSteer(sl.Steer(W, sl.readout(model), "gone"), affine(model).shift)
+    with pytest.raises(ValueError, match=r"no inverse of I \+ sW"):
+        fold(model, gone, 1.0, tmp_path / "x")
+    with pytest.raises(ValueError, match="acts under conditions.*weights act on every token"):
+        fold(model, random_steer(model).when("new"), 1.0, tmp_path / "x")  # pyright: ignore
+    assert not list(tmp_path.iterdir())
 
 
 def test_texts_are_read_as_before(tmp_path: Path) -> None:
@@ -225,15 +279,22 @@ def adapted(kind: str, path: Path, tokens: Tensor) -> Tensor:
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder(kind))
     head = plain.get_submodule(name)
     scaling = config["lora_alpha"] / config["r"]
-    head.register_forward_hook(lambda m, given, out: out + scaling * (given[0] @ A.mT) @ B.mT)
+    bias = weights.get(f"base_model.model.{name}.lora_B.bias", torch.zeros(len(B)))
+    assert config["lora_bias"] == (f"base_model.model.{name}.lora_B.bias" in weights)
+    head.register_forward_hook(
+        lambda m, given, out: out + scaling * ((given[0] @ A.mT) @ B.mT + bias)
+    )
     with torch.no_grad():
         return plain(tokens).logits
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
-def test_an_adapter_on_the_head_is_the_steer(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [random_steer, affine])
+def test_an_adapter_on_the_head_is_the_steer(
+    kind: str, made: Callable[[Any], Any], tmp_path: Path
+) -> None:
     model = zoo(kind)
-    steer, tokens = random_steer(model, size=0.8), prompts(model)
+    steer, tokens = made(model), prompts(model)
     found = adapted(kind, lora(model, steer, STRENGTH, tmp_path / "joy"), tokens)
     with torch.no_grad():
         plain = model(tokens)
@@ -256,12 +317,14 @@ def test_an_adapter_of_a_rank_is_the_steer_of_that_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
-def test_peft_reads_it(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
+@pytest.mark.parametrize("made", [random_steer, affine])
+def test_peft_reads_it(made: Callable[[Any], Any], tmp_path: Path) -> None:
     peft = pytest.importorskip(
         "peft", reason="peft is not installed; the adapter's files are checked by hand"
     )
     model = zoo("gpt2")
-    steer, tokens = random_steer(model, size=0.8), prompts(model)
+    steer, tokens = made(model), prompts(model)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
     found = peft.PeftModel.from_pretrained(plain, lora(model, steer, STRENGTH, tmp_path))
     with torch.no_grad(), sl.steered(model, steer, STRENGTH):

@@ -13,9 +13,10 @@ from torch import Tensor
 from steerlens.export.logits import logit_steer
 from steerlens.maths import from_logits
 from steerlens.maths.logits import logits
+from steerlens.values.affine import AffineSteer
 from steerlens.values.logit_steer import LogitSteer, load_logit_steer
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer
+from steerlens.values.steer import Steer, zero_steer
 from tests.values.make import make_readout, make_steer, random
 
 EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -371,3 +372,52 @@ def test_it_is_frozen() -> None:
     assert isinstance(it, LogitSteer)
     with pytest.raises(AttributeError):
         it.gain = 0.0  # pyright: ignore
+
+
+# ---- a constant besides: a steering vector at the unembedding, and an affine steer ----
+
+
+def affine_on(on: Readout, *, linear: bool = True) -> AffineSteer:
+    steer = steer_on(on) if linear else zero_steer(on, "north")
+    return AffineSteer(steer, random(on.d_model, seed=11) / 4)
+
+
+@pytest.mark.parametrize("scale, softcap", FORMS)
+@pytest.mark.parametrize("linear", [True, False])
+def test_the_constant_of_an_affine_steer_is_a_bias_of_the_logits(
+    scale: float, softcap: float | None, linear: bool, tmp_path: Path
+) -> None:
+    on = head(scale=scale, softcap=softcap)
+    value, c = affine_on(on, linear=linear), random(20, on.d_model, seed=3)
+    exact = on.head._replace(W_U=on.W_U.double(), b_U=on.b_U.double())
+    true = logits(exact, value.apply(c.double(), 2.0))
+    made = logit_steer(value)
+    assert made.P.shape[1] == (4 if linear else 0)
+    back = load_logit_steer(made.save(tmp_path / "x.safetensors"))
+    for it in (made, back):
+        assert kl(true, it.apply(on.logits(c), 2.0)) < 1e-10
+    if linear:  # without it, as it was before, the result is another
+        assert kl(true, logit_steer(value.steer).apply(on.logits(c), 2.0)) > 1e-3
+    strengths = torch.arange(20) / 10 - 1
+    rows = torch.stack([value.apply(c[k], float(strengths[k])) for k in range(20)])
+    assert kl(on.logits(rows), made.apply(on.logits(c), strengths)) < 1e-10
+
+
+def test_a_constant_alone_reads_nothing_so_a_mask_and_a_penalty_are_no_matter() -> None:
+    on = head()
+    value, z = affine_on(on, linear=False), on.logits(random(4, on.d_model, seed=3))
+    before = torch.where(random(4, 600, seed=5) > 1, -torch.inf, 0.9 * z)
+    it = logit_steer(value)
+    assert not it.reads and it.gain == 0
+    added = 2.0 * (value.shift @ on.W_U)
+    torch.testing.assert_close(it.apply(before, 2.0), before + added, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="−∞"):
+        logit_steer(affine_on(on)).apply(before, 2.0)
+    with pytest.raises(ValueError, match="not those of"):
+        logit_steer(affine_on(on)).apply(z + random(4, 600, seed=9), 2.0)
+
+
+def test_what_acts_under_conditions_is_refused_by_name(unchecked) -> None:
+    on = head()
+    with pytest.raises(ValueError, match="joy when entropy > 1.*acts under conditions.*each step"):
+        logit_steer(steer_on(on).when("entropy > 1"))  # pyright: ignore

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import steerlens as sl
 from steerlens.export.versions import rebase, rebase_affine
-from steerlens.methods.steer.affine import AffineSteer
+from steerlens.values.affine import AffineSteer
 from tests.contract import laws
 from tests.models.zoo import folder, random_steer, tokenizer, tokens_of, zoo
 

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_number
+from steerlens.values.gate import Gated
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
-from steerlens.values.steer import Steer, per_row
+from steerlens.values.steer import Steer, SteerWithBackground, per_row
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +91,40 @@ class AffineSteer:
             f"AffineSteer({self.name!r}, |W|={self.steer.W.norm():.3g}, |v|={self.shift.norm():.3g}, on {r.model_id!r} "
             f"[{r.digest[:8]}])"
         )
+
+
+def affine_map(
+    value: object, strength: float
+) -> tuple[Float[Tensor, "d_model d_model"], Float[Tensor, " d_model"]]:
+    """Return what an intervention at the unembedding does to every context, as `c' = cM + v`.
+
+    `M` is `I + sW`, over a background `I + D + sW`; both are float64, on the CPU.
+
+    Raises:
+        ValueError: an intervention that does something else, or a strength that is no number.
+
+    Example:
+        >>> words = Readout(torch.eye(2), torch.zeros(2), ("a", "b"))
+        >>> affine_map(Steer(torch.eye(2), words, "twice"), 1.0)[0].diagonal().tolist()
+        [2.0, 2.0]
+    """
+    if isinstance(value, Gated):
+        raise ValueError(
+            f"steer: {value.name!r} acts under conditions, and weights act on every token; steer the model while it runs "
+            "(steerlens.steered, generate), or put what is behind the gate into the weights (.terms[0].value)"
+        )
+    if not isinstance(value, Steer | AffineSteer | SteerWithBackground):
+        raise ValueError(
+            f"steer: got {type(value).__name__}, expected a Steer, an AffineSteer, or a steer over its background: only a "
+            "linear map of the context, and a constant, can be put into a head"
+        )
+    expected = "one finite number per checkpoint"
+    if getattr(strength, "ndim", 0):
+        raise ValueError(f"strength: got {strength}, expected {expected}")
+    s = as_number(strength, "strength", expected)
+    steer = value if isinstance(value, Steer) else value.steer
+    M = torch.eye(len(steer.W), dtype=torch.float64) + s * steer.W.double().cpu()
+    if isinstance(value, SteerWithBackground):
+        M = M + value.background.W.double().cpu()
+    shift = value.shift.double().cpu() if isinstance(value, AffineSteer) else 0 * M[0]
+    return M, s * shift
