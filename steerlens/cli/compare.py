@@ -55,6 +55,13 @@ def compare(
     kl: Annotated[
         str, typer.Option(help="Budgets, nats of KL per token, with commas.")
     ] = "0.02,0.05,0.15",
+    own_text: Annotated[
+        bool,
+        typer.Option(
+            help="Hold the budgets on what each method writes, not on given texts; fair to methods "
+            "that put words before a text."
+        ),
+    ] = False,
     prompts: Annotated[
         Path | None,
         typer.Option(help="JSONL with prompt.text; beginnings of the data's texts if not given."),
@@ -92,6 +99,7 @@ def compare(
         import steerlens as sl
         from steerlens.analysis.recipes import recipes
         from steerlens.evaluate.compare_writing import compare_writing
+        from steerlens.evaluate.spend import OwnText
 
         say = speaker(quiet)
         texts = read_data(data, text_column, label_column, meaning, dropna, say)
@@ -105,8 +113,9 @@ def compare(
         given |= {path.stem: sl.load(path, lm) for path in steer or []}
         out.mkdir(exist_ok=True)
         table = compare_writing(
-            lm, given, task, held, kl=budgets, train=train, folder=out / "texts", progress=not quiet
-        )
+            lm, given, task, held, kl=OwnText(budgets) if own_text else budgets, train=train,
+            folder=out / "texts", progress=not quiet,
+        )  # fmt: skip
         _write(table, out)
         typer.echo(table[list(SHOWN)].round(3).to_string(index=False))
         typer.echo(out)

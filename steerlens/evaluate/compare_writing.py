@@ -1,8 +1,10 @@
 """What methods write at the same cost: attribute against KL, with fluency, variety and price."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,9 @@ from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.runs import Entrant, run_protocol
 from steerlens.evaluate.sign_margin import with_nonzero_label
-from steerlens.evaluate.spend import Spent, remembered, spend
+from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
-from steerlens.evaluate.verbs import cost_on, given_margins, write
+from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.numbers import as_floats
 from steerlens.maths.stats import bootstrap_ratio
@@ -30,8 +32,8 @@ Recipe = Callable[[Labelled], Method | Fit]
 """How a method is fitted to labelled texts."""
 
 BASE, RANDOM = "base", "random direction"
-SAMPLE = 100
-"""Given texts on which the cost is measured."""
+SAMPLE, WRITTEN = 100, 300
+"""Texts on which a cost is measured: given ones, and at most so many that a method writes."""
 
 
 class Candidate(NamedTuple):
@@ -47,7 +49,7 @@ def compare_writing(
     protocol: Protocol,
     data: Labelled,
     *,
-    kl: float | Iterable[float] = (0.02, 0.05, 0.1),
+    kl: float | Iterable[float] | OwnText = (0.02, 0.05, 0.1),
     train: Labelled | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
@@ -60,24 +62,27 @@ def compare_writing(
 
     found by bisection, so that no method looks better by being pushed harder, and none is judged at
     one point alone. What cannot spend the budget says so in `note` and writes at the most it can.
-    What the given texts cost is not what a method's own texts cost: those are in `own_kl` and
-    `own_kl_p95`. There is always a row of the model itself, one of a random direction per budget,
-    and one of the first recipe fitted to labels in random order.
+    What given texts cost is not what a method's own texts cost. Both are told (`given_kl`,
+    `own_kl`), either can be held equal: with `kl=OwnText(…)` the mean is over the tokens that the
+    method writes, which is the fair one for what puts words before a text. There is always a row of
+    the model itself, one of a random direction per budget, and one of the first recipe fitted to
+    labels in random order.
 
     Args:
         methods: by name: values, fits, or recipes, functions from labelled texts to either, which
             are fitted here, on `train`, and timed.
         protocol: what is written and what judges it.
-        data: labelled texts that nothing was fitted to: on the first hundred the cost is measured,
+        data: labelled texts that nothing was fitted to: on the first hundred `given_kl` is measured,
             on all of them `sign_margin`.
-        kl: one budget or several.
+        kl: one budget or several, on given texts; `OwnText` of them, on what each method writes.
         train: labelled texts for the recipes; without recipes there is no control by shuffled
             labels, and a warning says so.
         folder: to keep what was written, so that an interrupted run goes on; see `run_protocol`.
 
     Returns:
         One row per method, budget and kind of prompts: `method`, `kl` (the budget, 0 for the
-        model), `strength`, `given_kl` (what it costs there), `note`, the columns of `summarize`,
+        model), `kl_on` ("given" or "own", the texts that it holds for), `strength`, `given_kl`
+        (what it costs on given texts), `note`, the columns of `summarize`,
         `sign_margin` with `_low` and `_high` (what the right sign is worth on `data`, nats per
         token) and `wrong_sign` (share of its texts that the sign moves the wrong way; NaN for a
         method of one side), `parameters`, `seconds` (to fit), `slowdown` (of writing, by the
@@ -100,20 +105,24 @@ def compare_writing(
         >>> found.method.tolist()
         ['base', 'steer', 'random direction']
     """
-    budgets = as_floats(kl, "kl")
+    own = isinstance(kl, OwnText)
+    budgets = as_floats(kl.kl if own else kl, "kl")
     check_labelled(data)
     if train is not None:
         check_labelled(train, "train")
     fitted = _candidates(model, methods, train)
     sample = data.first(SAMPLE)
     entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}
+    given_kl = {BASE: 0.0}
     for name, candidate in fitted.items():
-        cost = remembered(cost_on(model, candidate.method, sample))
+        on_given = remembered(cost_on(model, candidate.method, sample))
+        cost = remembered(_cost_of_writing(model, candidate.method, protocol)) if own else on_given
         for budget in budgets:
             found = spend(cost, budget, side=protocol.side)
             entrant = Entrant(f"{name} at {budget:g}", candidate.method, found.strength)
             entrants.append(entrant)
             spent[entrant.name] = (name, budget, found)
+            given_kl[entrant.name] = cost_or_inf(on_given, found.strength)
     texts = run_protocol(model, entrants, protocol, folder=folder, progress=progress)
     table = summarize(texts, protocol)
     given = {e.name: _given(model, e, data) for e in entrants}
@@ -128,8 +137,9 @@ def compare_writing(
         head = {
             "method": name,
             "kl": budget,
+            "kl_on": "own" if own else "given",
             "strength": found.strength,
-            "given_kl": found.cost,
+            "given_kl": given_kl[key],
             "note": found.note,
         }
         rows.append(head | row | given[key] | price[name])
@@ -184,6 +194,16 @@ def fit_recipe(
     if train is None:
         raise ValueError("train: got none, expected labelled texts to fit a recipe to")
     return method_of(method(train)), method
+
+
+def _cost_of_writing(model: Model, method: Method, protocol: Protocol) -> Callable[[float], float]:
+    """Return the cost on some of the texts that a protocol lets a method write, evenly spread over
+    its prompts; on all of them where they are few."""
+    prompts = protocol.prompts[:: math.ceil(len(protocol.prompts) / WRITTEN)]
+    samples = min(protocol.sampling.samples, math.ceil(WRITTEN / len(prompts)))
+    return cost_in_writing(
+        model, method, prompts, sampling=replace(protocol.sampling, samples=samples)
+    )
 
 
 def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:

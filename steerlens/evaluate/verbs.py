@@ -1,5 +1,6 @@
 """Write with a method and say what it costs, alike for edits of activations and for writers."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -126,6 +127,34 @@ def cost_on(
 
         return of_edits
     return lambda strength: float(method.score(model, data, strengths=(strength,)).kl.mean())
+
+
+def cost_in_writing(
+    model: Model, method: Method, prompts: Sequence[str], *, sampling: Sampling = USUAL
+) -> Callable[[float], float]:
+    """Return what a method costs on the texts that it writes, as a function of the strength:
+
+        KL(model ‖ method at the strength)        nats per token, mean over all tokens it wrote
+
+    Prompts, seed and sampling are the same at every strength, so the cost is a function of nothing
+    else; where a text takes another turn it has a small step. A strength at which nothing is
+    written counts as infinitely dear; a writer without next-token distribution costs NaN.
+
+    Example:
+        >>> import steerlens as sl
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
+        >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
+        >>> cost = cost_in_writing(model, tone, ["you are", "it was"])
+        >>> [bool(x) for x in (cost(0.0) == 0, 0 < cost(1.0) < cost(2.0))]
+        [True, True]
+    """
+
+    def at(strength: float) -> float:
+        written = write(model, method, prompts, strength=strength, sampling=sampling)
+        kl = np.concatenate(own_costs(model, method, written, strength=strength))
+        return float(kl.mean()) if len(kl) else math.inf
+
+    return at
 
 
 def own_costs(

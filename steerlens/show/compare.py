@@ -39,8 +39,8 @@ MEASURES = {
     "perplexity": "perplexity",
     "corpus_perplexity": "corpus perplexity",
     "distinct_2": "distinct word pairs per word",
-    "own_kl": "KL on own text (nats per token)",
-    "own_kl_p95": "95th percentile of KL on own text (nats)",
+    "own_kl": "KL on own texts (nats per token)",
+    "own_kl_p95": "95th percentile of KL on own texts (nats)",
     "parameters": "numbers learned",
     "seconds": "seconds to fit",
     "slowdown": "slowdown of writing",
@@ -55,7 +55,8 @@ def plot_at_kl(
     kind: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a measure of what methods write against what they cost on given texts.
+    """Draw a measure of what methods write against what they cost, on the texts that the budgets of
+    the table hold for.
 
     Bars are 95 % intervals over prompts where the measure has them. The level of the model itself
     is the thin line; controls are grey. A hollow point is a method that could not spend the budget:
@@ -81,16 +82,17 @@ def plot_at_kl(
     if len(base):
         ax.axhline(float(base[measure].to_numpy()[0]), color=GREY, lw=0.8, zorder=0)
     ends: list[tuple[float, float, str, str]] = []
+    cost = f"{some.kl_on.iloc[0]}_kl" if "kl_on" in some else "given_kl"
     rivals = 0
     for method, rows in some[some.kl > 0].groupby("method", sort=False):
-        rows = cast(pd.DataFrame, rows).sort_values(by="given_kl")
+        rows = cast(pd.DataFrame, rows).sort_values(by=cost)
         control = str(method).startswith(CONTROLS)
         colour = GREY if control else COLOURS[rivals % len(COLOURS)]
         style = STYLES[1] if control else STYLES[rivals // len(COLOURS) % len(STYLES)]
         rivals += not control
-        _line(ax, rows, measure, colour, style)
+        _line(ax, rows, (cost, measure), colour, style)
         last = rows.iloc[-1]
-        ends.append((float(last.given_kl), float(last[measure]), str(method), colour))
+        ends.append((float(last[cost]), float(last[measure]), str(method), colour))
     if measure in RATIOS:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
@@ -101,13 +103,17 @@ def plot_at_kl(
     ax.xaxis.set_minor_locator(NullLocator())
     budgets = sorted(set(some.kl) - {0.0})
     ax.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
-    ax.set(xlabel="KL on given texts (nats per token)", ylabel=MEASURES.get(measure, measure))
+    texts = "given texts" if cost == "given_kl" else "own texts"
+    ax.set(xlabel=f"KL on {texts} (nats per token)", ylabel=MEASURES.get(measure, measure))
     _label_ends(ax, ends)
     return ax
 
 
-def _line(ax: Axes, rows: pd.DataFrame, measure: str, colour: str, style: object) -> None:
-    x, y = rows.given_kl.to_numpy(float), rows[measure].to_numpy(float)
+def _line(
+    ax: Axes, rows: pd.DataFrame, columns: tuple[str, str], colour: str, style: object
+) -> None:
+    x, y = (rows[column].to_numpy(float) for column in columns)
+    measure = columns[1]
     ax.plot(x, y, color=colour, ls=style, lw=1.1)
     if f"{measure}_low" in rows:
         low, high = (rows[f"{measure}_{end}"].to_numpy(float) for end in ("low", "high"))

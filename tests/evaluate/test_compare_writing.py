@@ -22,7 +22,9 @@ from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.protocols import Protocol, detoxification
 from steerlens.evaluate.scorers import oracle
 from steerlens.evaluate.sign_margin import sign_margin
-from steerlens.evaluate.verbs import Sampling, cost_on
+from steerlens.evaluate.spend import OwnText
+from steerlens.evaluate.verbs import Sampling, cost_in_writing, cost_on
+from steerlens.methods.baselines.instruction import instruct
 from tests.evaluate.writers import AsWriter, OneSided
 
 BUDGETS = (0.05, 0.4)
@@ -110,6 +112,43 @@ def test_all_cost_the_same_on_the_given_texts(model, tone, held, table):
     assert (some.note == "").all() and (some.strength > 0).all()
     row = some[some.method == "steer"].iloc[1]
     assert cost_on(model, tone, held)(row.strength) == pytest.approx(row.given_kl, rel=1e-3)
+
+
+def test_budgets_on_own_texts_are_met_there(model, held, task, table, monkeypatch):
+    """What puts words before a text costs another sum on given texts than where it writes."""
+    monkeypatch.setattr(module, "slowdown", lambda *_, strength: 1.0)
+    asked = instruct(model, instructions=("my dear friend ,", "you idiots ,"))
+    few = replace(
+        task, groups=(("all", task.prompts[:5]),), sampling=Sampling(samples=3, max_new_tokens=8)
+    )
+    with pytest.warns(UserWarning, match="no control by shuffled labels"):
+        own = compare_writing(
+            model, {"asked": asked}, few, held.first(12), kl=OwnText(0.2), progress=False
+        ).set_index("method")
+    assert set(own.kl_on) == {"own"} and set(table.kl_on) == {"given"}
+    row = own.loc["asked"]
+    assert row.note == "" and row.own_kl == pytest.approx(0.2, rel=0.05)
+    assert cost_on(model, asked, held.first(12))(row.strength) == pytest.approx(
+        row.given_kl, rel=1e-3
+    )
+    assert abs(row.given_kl / 0.2 - 1) > 0.2
+
+
+def test_the_cost_of_writing_is_that_of_the_texts_and_nothing_written_is_dearest(model, tone):
+    prompts, sampling = ["it was", "my"], Sampling(samples=2, max_new_tokens=5)
+    cost = cost_in_writing(model, tone, prompts, sampling=sampling)
+    assert cost(0.0) == 0 < cost(0.5) == cost(0.5) < cost(2.0)
+    same = cost_in_writing(model, AsWriter(tone), prompts, sampling=sampling)
+    assert same(0.5) == pytest.approx(cost(0.5), rel=1e-3)
+    silent = cost_in_writing(model, Silence(tone), prompts, sampling=sampling)
+    assert silent(1.0) == np.inf
+
+
+class Silence(AsWriter):
+    """One that writes nothing."""
+
+    def generate(self, model: Any, prompts: Any, **options: Any) -> pd.DataFrame:
+        return super().generate(model, prompts, **options).assign(text="")
 
 
 def test_both_kinds_of_method_have_the_same_numbers(table):

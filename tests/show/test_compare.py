@@ -49,6 +49,15 @@ def test_each_method_is_a_line_from_budget_to_budget(table):
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0.05", "0.2"]
 
 
+def test_the_axis_is_the_cost_on_the_texts_that_the_budgets_hold_for(table):
+    own = table.assign(kl_on="own", own_kl=3 * table.given_kl)
+    for made, texts, factor in ((table, "given", 1), (own, "own", 3)):
+        ax = plot_at_kl(made)
+        assert ax.get_xlabel() == f"KL on {texts} texts (nats per token)"
+        _, first, *_ = (list(line.get_xdata()) for line in lines(ax, "None"))
+        assert first == pytest.approx([0.05 * factor, 0.2 * factor])
+
+
 def test_what_could_not_spend_the_budget_is_hollow_at_what_it_spent(table):
     hollow = [
         line for line in lines(plot_at_kl(table), "o") if line.get_markerfacecolor() == "none"
