@@ -60,6 +60,18 @@ def test_imports_point_down_only(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES)
+def test_logits_travel_as_terms_and_coefficients_not_as_callbacks(file: str) -> None:
+    """See `maths.logit_stats`."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Callable":
+            assert "UnembedWeights" not in ast.unparse(node.slice), f"line {node.lineno}"
+        if isinstance(node, ast.FunctionDef):
+            inner = [n for n in ast.walk(node) if isinstance(n, ast.FunctionDef) and n is not node]
+            given = [ast.unparse(a.annotation) for n in inner for a in n.args.args if a.annotation]
+            assert "UnembedWeights" not in given, f"line {node.lineno}: {node.name}"
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_only_models_knows_transformer_lens(file: str) -> None:
     users = {name.split(".")[0] for name in imports(FILES[file])}
     assert file.startswith("models/") or "transformer_lens" not in users

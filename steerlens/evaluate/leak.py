@@ -9,7 +9,7 @@ from torch import Tensor
 
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.writer import Method
-from steerlens.maths.logits import readings
+from steerlens.maths.logit_stats import logit_stats
 from steerlens.models.hooks import Model
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
@@ -104,6 +104,6 @@ def summed_nll(
         moved = c if background is None else c + c @ background.W.to(c)
         for name, steer in steers.items():
             moved = moved + labels[name][text.cpu()].to(c)[:, None] * (c @ steer.W.to(c))
-        told = readings(head, target, lambda part, m=moved: [m @ part.W_U + part.b_U])
+        told = logit_stats(head, target, [moved], [[1.0]])
         total.index_add_(0, text.cpu(), told.nll[0].double().cpu())
     return total

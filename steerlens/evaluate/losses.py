@@ -1,13 +1,14 @@
 """Losses of a steer and its background on states, four ways, from one pass."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, readings
+from steerlens.maths.logit_stats import Mix, logit_stats
+from steerlens.maths.logits import UnembedWeights
 from steerlens.values.losses import Losses, Measured
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -16,13 +17,14 @@ CHUNK = 256
 
 
 class Ways(NamedTuple):
-    """Some positions, and their logits in a part of the vocabulary, six ways: plain, with the
+    """Some positions, and of what terms their logits are made, six ways: plain, with the
     background, at the text's own label and at its opposite (both over the background), and at
-    strengths +1 and -1 without it; before `post`."""
+    strengths +1 and -1 without it; see `logit_stats`."""
 
     target: Int[Tensor, " n"]
     text: Int[Tensor, " n"]
-    logits: Callable[[UnembedWeights], Sequence[Float[Tensor, "n words"]]]
+    terms: Sequence[Float[Tensor, "n d"]]
+    mix: Mix
 
 
 def tally(
@@ -38,7 +40,7 @@ def tally(
     sums = torch.zeros(len(labels), 4, dtype=torch.float64)
     kl = torch.zeros(2, dtype=torch.float64)
     for way in ways:
-        found = readings(head, way.target, way.logits, others=2)
+        found = logit_stats(head, way.target, way.terms, way.mix, others=2)
         sums.index_add_(0, way.text.cpu(), found.nll[:4].mT.double().cpu())
         kl += found.kl.sum(1).double().cpu()
     by_label = {}
@@ -68,19 +70,15 @@ def measure(
 
     def ways() -> Iterator[Ways]:
         for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
-            right = strength * states.labels[text.cpu()].to(c)[:, None]
-            wrong, behind, ahead = 2 * strength * mean_label - right, c @ background.W, c @ steer.W
-
-            def logits(
-                part: UnembedWeights, given: tuple[Tensor, Tensor, Tensor] = (c, behind, ahead),
-                signs: tuple[Tensor, Tensor] = (right, wrong),
-            ) -> list[Tensor]:  # fmt: skip
-                c, behind, ahead = given
-                z = torch.addmm(part.b_U, c, part.W_U)
-                over, along = torch.addmm(z, behind, part.W_U), ahead @ part.W_U
-                return [z, over, *(over + sign * along for sign in signs), z + along, z - along]
-
-            yield Ways(target, text, logits)
+            right = strength * states.labels[text.cpu()].to(c)
+            wrong = 2 * strength * mean_label - right
+            yield Ways(
+                target, text, (c, c @ background.W, c @ steer.W),
+                [
+                    [1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, right], [1.0, 1.0, wrong],
+                    [1.0, 0.0, 1.0], [1.0, 0.0, -1.0],
+                ],
+            )  # fmt: skip
 
     return tally(head, ways(), states.labels, states.lengths * states.keep)
 
@@ -92,21 +90,20 @@ def sign_margins(
 
     One pass for all steers.
     """
-    head = states.readout.head
-    total = torch.zeros(len(steers), len(states.labels), dtype=torch.float64)
+    head, n = states.readout.head, len(steers)
+    total = torch.zeros(n, len(states.labels), dtype=torch.float64)
     for c, target, text in states.chunks(CHUNK, device=head.W_U.device):
-        y, over = states.labels[text.cpu()].to(c)[:, None], c + c @ background.W
-
-        def ways(
-            part: UnembedWeights, c: Tensor = c, y: Tensor = y, over: Tensor = over
-        ) -> list[Tensor]:
-            z = over @ part.W_U + part.b_U
-            alongs = [y * ((c @ steer.W) @ part.W_U) for steer in steers]
-            return [z - along for along in alongs] + [z + along for along in alongs]
-
-        wrong, right = readings(head, target, ways).nll.double().cpu().chunk(2)
+        y = states.labels[text.cpu()].to(c)[:, None]
+        terms = [c + c @ background.W, *(y * (c @ steer.W) for steer in steers)]
+        told = logit_stats(head, target, terms, [*one_by_one(n, -1.0), *one_by_one(n, 1.0)])
+        wrong, right = told.nll.double().cpu().chunk(2)
         total.index_add_(1, text.cpu(), wrong - right)
     return total
+
+
+def one_by_one(n: int, coefficient: float) -> list[list[float]]:
+    """Return the mix of `n` sets of logits that have the first term and one of `n` others each."""
+    return [[1.0, *(coefficient * (i == j) for j in range(n))] for i in range(n)]
 
 
 def kl_at_strengths(
@@ -119,15 +116,10 @@ def kl_at_strengths(
     head = states.readout.head
     over = steer.background if isinstance(steer, SteerWithBackground) else None
     line = steer.steer if isinstance(steer, SteerWithBackground) else steer
+    mix = [[1.0, 0.0], *([1.0, float(s)] for s in strengths)]
     total = torch.zeros(len(strengths), dtype=torch.float64)
     for c, target, _ in states.chunks(CHUNK, device=head.W_U.device):
-        start, ahead = c if over is None else c + c @ over.W, c @ line.W
-
-        def ways(
-            part: UnembedWeights, start: Tensor = start, ahead: Tensor = ahead
-        ) -> list[Tensor]:
-            z, along = start @ part.W_U + part.b_U, ahead @ part.W_U
-            return [z, *(z + s * along for s in strengths)]
-
-        total += readings(head, target, ways, others=len(strengths)).kl.double().sum(1).cpu()
+        terms = (c if over is None else c + c @ over.W, c @ line.W)
+        told = logit_stats(head, target, terms, mix, others=len(strengths))
+        total += told.kl.double().sum(1).cpu()
     return total / states.n_positions

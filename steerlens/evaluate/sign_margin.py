@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import solve_strength
-from steerlens.maths.logits import readings
+from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
@@ -215,9 +215,7 @@ def position_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
     for a, b in zip(
         base.chunks(CHUNK, device=device), other.chunks(CHUNK, device=device), strict=True
     ):
-        told = readings(
-            head, a.next, lambda part, a=a, b=b: [x.hidden @ part.W_U + part.b_U for x in (a, b)], 1
-        )
+        told = logit_stats(head, a.next, (a.hidden, b.hidden), [[1.0, 0.0], [0.0, 1.0]], others=1)
         yield told.kl[0].double().cpu()
 
 

@@ -1,6 +1,5 @@
 """Cross-entropy through an unembedding, and its gradient with respect to the context vectors."""
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,53 +110,6 @@ def quickest(head: UnembedWeights) -> UnembedWeights:
     For gradients and sums whose noise is far above what rounding does; see `to_bfloat16`.
     """
     return to_bfloat16(head) if multiplies_bfloat16(head.W_U.device) else head
-
-
-class Readings(NamedTuple):
-    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few;
-    nats, one per row."""
-
-    nll: Float[Tensor, "ways n"]
-    kl: Float[Tensor, "others n"]
-
-
-def readings(
-    head: UnembedWeights,
-    target: Int[Tensor, " n"],
-    ways: Callable[[UnembedWeights], Sequence[Float[Tensor, "n words"]]],
-    others: int = 0,
-) -> Readings:
-    """Return what several sets of logits say of the target, and of each other.
-
-    Logits of the whole vocabulary are never held.
-
-        −log p(target) = logΣexp z − z_target        KL(p ‖ q) = Σ p (z − z′) + logΣexp z′ − logΣexp z
-
-    Args:
-        ways: from a part of the read-out to the logits there, before `apply_softcap`.
-        others: how many of the last sets are held against the first.
-    """
-    sizes, found, gaps = [], [], []
-    for start, part in blocks(head):
-        zs = [apply_softcap(part, z) for z in ways(part)]
-        column = target - start
-        inside = (column >= 0) & (column < part.W_U.shape[1])
-        column = torch.where(inside, column, 0)[:, None]
-        sizes.append(torch.stack([log_sum_exp(z) for z in zs]))
-        found.append(
-            torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs])
-        )
-        if others:
-            p = torch.softmax(zs[0], 1)
-            gaps.append(torch.stack([torch.linalg.vecdot(p, zs[0] - z) for z in zs[-others:]]))
-    total = torch.stack(sizes).logsumexp(0)
-    nll = total - torch.stack(found).sum(0)
-    if not others:
-        return Readings(nll, nll[:0])
-    share = torch.stack(sizes)[:, 0].softmax(0)[
-        :, None
-    ]  # of the first set's probability in each part
-    return Readings(nll, (share * torch.stack(gaps)).sum(0) + total[-others:] - total[0])
 
 
 def nll_gradient(

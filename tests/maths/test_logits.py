@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from steerlens.maths import logits as module
+from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.logits import (
     UnembedWeights,
     apply_softcap,
@@ -16,7 +17,6 @@ from steerlens.maths.logits import (
     multiplies_bfloat16,
     nll_and_gradient,
     nll_gradient,
-    readings,
     to_bfloat16,
     token_nll,
 )
@@ -157,9 +157,8 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
     )
 
     def everything() -> tuple[Tensor, ...]:
-        told = readings(
-            head, target, lambda part: [(x @ part.W_U + part.b_U) for x in (c, -c, 2 * c)], others=2
-        )
+        one_each = torch.eye(3).tolist()
+        told = logit_stats(head, target, (c, -c, 2 * c), one_each, others=2)
         return (
             nll_gradient(head, c, target, weight),
             *nll_and_gradient(head, c, target, weight),
@@ -173,22 +172,6 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
     parts = blocks(head)
     assert len(parts) == n and sum(part.W_U.shape[1] for _, part in parts) == 50
     assert_close(everything(), whole, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_readings_are_those_of_whole_distributions(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    head, c, target, _ = problem(3, *HEADS[kind])
-    monkeypatch.setattr(module, "BLOCK", 4)
-    ways = [c, -c, 3 * c]
-    log_p = torch.stack([torch.log_softmax(logits(head, x), 1) for x in ways])
-    told = readings(head, target, lambda part: [x @ part.W_U + part.b_U for x in ways], others=2)
-    assert_close(told.nll, -log_p[:, torch.arange(N), target], rtol=1e-10, atol=1e-12)
-    assert_close(told.kl, (log_p[0].exp() * (log_p[0] - log_p[1:])).sum(2), rtol=1e-10, atol=1e-12)
-    assert (told.kl > 0.01).any() and readings(
-        head, target, lambda part: [c @ part.W_U + part.b_U]
-    ).kl.shape == (0, N)
 
 
 def single(kind: str, *, n: int = 4096) -> tuple[UnembedWeights, Tensor, Tensor, Tensor]:

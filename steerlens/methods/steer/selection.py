@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, quickest, readings
+from steerlens.maths.logit_stats import logit_stats
+from steerlens.maths.logits import UnembedWeights, quickest
 from steerlens.maths.moments import Moments
 from steerlens.maths.solvers import cross_validated_gain, lbfgs
 from steerlens.methods.steer.problem import (
@@ -256,18 +257,12 @@ def _nll_along(
     Logits are linear in the context before the cap, so two products serve all multiples; what a
     read-out in bfloat16 rounds is then the same for all of them.
     """
-    device = base.device
+    device, mix = base.device, [[1.0, k] for k in multiples]
     size, weight = (t.to(device) for t in (size, text_weights(tuning, "labels")))
     total = torch.zeros(len(multiples), dtype=torch.float64, device=device)
     for c, target, text in tuning.chunks(CHUNK, device=device):
-        at, along = c + c @ base, size[text][:, None] * (c @ step)
-
-        def ways(part: UnembedWeights, at: Tensor = at, along: Tensor = along) -> list[Tensor]:
-            z = torch.addmm(part.b_U, at.to(part.W_U), part.W_U).to(at)
-            u = (along.to(part.W_U) @ part.W_U).to(at)
-            return [z + k * u for k in multiples]
-
-        total += (readings(head, target, ways).nll @ weight[text]).double()
+        terms = (c + c @ base, size[text][:, None] * (c @ step))
+        total += (logit_stats(head, target, terms, mix).nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
 
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, apply_softcap, readings
+from steerlens.maths.logit_stats import logit_stats
+from steerlens.maths.logits import UnembedWeights, apply_softcap
 from steerlens.show.explorer.chebyshev import Box
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
@@ -138,14 +139,13 @@ def mean_kl(
     """Return KL(plain ‖ steered) at each of some strengths, nats per token."""
     head = states.readout.head
     total = torch.zeros(len(strengths), dtype=torch.float64)
-    rows = max(CELLS // (4096 * (len(strengths) + 1)), 1)
+    mix = [[1.0] + [0.0] * len(steers), *([1.0, *s] for s in strengths.tolist())]
+    # a set, and the sums on the way to it
+    rows = max(CELLS // (4096 * (len(strengths) * len(steers) + 1)), 1)
     for c, target, _ in states.chunks(rows, device=head.W_U.device):
-
-        def ways(part: UnembedWeights, c: Tensor = c) -> list[Tensor]:
-            z, along = c @ part.W_U + part.b_U, [(c @ steer.W) @ part.W_U for steer in steers]
-            return [z, *(z + _sum(s, along) for s in strengths)]
-
-        total += readings(head, target, ways, others=len(strengths)).kl.double().sum(1).cpu()
+        terms = [c, *(c @ steer.W for steer in steers)]
+        told = logit_stats(head, target, terms, mix, others=len(strengths))
+        total += told.kl.double().sum(1).cpu()
     return (total / states.n_positions).numpy()
 
 

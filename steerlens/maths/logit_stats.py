@@ -1,0 +1,105 @@
+"""What several sets of logits say of the same targets, from the products that they share."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerlens.maths.logits import UnembedWeights, apply_softcap, blocks, log_sum_exp
+
+Mix = Sequence[Sequence[float | Float[Tensor, " n"]]]
+"""A row per set of logits, a column per term: its coefficient, one for all positions or one each."""
+
+
+class LogitStats(NamedTuple):
+    """Of several sets of logits: the NLL of the target, and KL(first ‖ other) for the last few;
+    nats, one per row."""
+
+    nll: Float[Tensor, "ways n"]
+    kl: Float[Tensor, "others n"]
+
+
+def logit_stats(
+    head: UnembedWeights,
+    target: Int[Tensor, " n"],
+    terms: Sequence[Float[Tensor, "n d"]],
+    mix: Mix,
+    others: int = 0,
+) -> LogitStats:
+    """Return what several sets of logits say of the target, and of each other.
+
+        z_w = b_U + Σ_k mix_wk · terms_k W_U        before the scale and the soft cap
+        −log p(target) = logΣexp z − z_target        KL(p ‖ q) = Σ p (z − z′) + logΣexp z′ − logΣexp z
+
+    A product with `W_U` per term serves all sets. Logits of the whole vocabulary are never held.
+
+    Args:
+        terms: what the unembedding is applied to; each in its own dtype once it is a product.
+        mix: coefficients, see `Mix`; of a 0 nothing is computed.
+        others: how many of the last sets are held against the first.
+
+    Example:
+        >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))
+        >>> c, step = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])
+        >>> found = logit_stats(head, torch.tensor([0]), (c, step), [[1.0, 0.0], [1.0, 2.0]], others=1)
+        >>> found.nll.flatten().tolist()
+        [0.6931471824645996, 0.12692804634571075]
+    """
+    sizes, at_target, gaps = [], [], []
+    for start, part in blocks(head):
+        zs = [apply_softcap(part, z) for z in mixed_logits(part, terms, mix)]
+        column = target - start
+        inside = (column >= 0) & (column < part.W_U.shape[1])
+        column = torch.where(inside, column, 0)[:, None]
+        sizes.append(torch.stack([log_sum_exp(z) for z in zs]))
+        at_target.append(
+            torch.stack([torch.where(inside, z.gather(1, column).squeeze(1), 0) for z in zs])
+        )
+        if others:
+            p = torch.softmax(zs[0], 1)
+            gaps.append(torch.stack([torch.linalg.vecdot(p, zs[0] - z) for z in zs[-others:]]))
+    total = torch.stack(sizes).logsumexp(0)
+    nll = total - torch.stack(at_target).sum(0)
+    if not others:
+        return LogitStats(nll, nll[:0])
+    # of the first set's probability in each part
+    share = torch.stack(sizes)[:, 0].softmax(0)[:, None]
+    return LogitStats(nll, (share * torch.stack(gaps)).sum(0) + total[-others:] - total[0])
+
+
+def mixed_logits(
+    part: UnembedWeights, terms: Sequence[Float[Tensor, "n d"]], mix: Mix
+) -> list[Float[Tensor, "n words"]]:
+    """Return the sets of logits that a mix of terms makes, before the scale and the soft cap.
+
+    Sums with which several sets begin are made once.
+    """
+    # in the read-out's dtype, which may be bfloat16, where it pays; sums in that of the terms
+    products = [(term.to(part.W_U.dtype) @ part.W_U).to(term.dtype) for term in terms]
+    sums, found = {}, []
+    for row in mix:
+        z, begun = part.b_U.to(products[0].dtype).expand_as(products[0]), ()
+        for k, (coefficient, product) in enumerate(zip(row, products, strict=True)):
+            if isinstance(coefficient, Tensor):
+                begun = (*begun, (k, id(coefficient)))
+            elif coefficient:
+                begun = (*begun, (k, float(coefficient)))
+            else:
+                continue
+            if begun not in sums:
+                sums[begun] = _added(z, coefficient, product)
+            z = sums[begun]
+        found.append(z)
+    return found
+
+
+def _added(
+    z: Float[Tensor, "n words"],
+    coefficient: float | Float[Tensor, " n"],
+    product: Float[Tensor, "n words"],
+) -> Float[Tensor, "n words"]:
+    if isinstance(coefficient, Tensor):
+        return torch.addcmul(z, coefficient[:, None], product)
+    return torch.add(z, product, alpha=coefficient)
