@@ -12,6 +12,7 @@ from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
 from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.pieces import continuation as _continuation
+from steerlens.models.rows import check_prefix
 from steerlens.models.sampling import Drawing, Warp
 from steerlens.models.steering import check_lives_on
 from steerlens.models.writing import Steps, generate_by
@@ -76,6 +77,7 @@ def generate(
     intervention = value_of(intervention)
     if intervention is not None:
         check_lives_on(intervention, model)
+        check_prefix(intervention, model)
     drawing = Drawing(samples, seed, max_new_tokens, Warp(temperature, top_p, top_k))
     prefix = 0 if intervention is None else intervention.prefix
     steps = edited_steps(model, intervention)

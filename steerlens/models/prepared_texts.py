@@ -12,6 +12,7 @@ from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.hooks import adapter, convention
 from steerlens.models.readout import readout
+from steerlens.models.rows import check_prefix
 from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import Encoded, encode, with_prefix
 from steerlens.values.intervention import Intervention
@@ -52,12 +53,14 @@ def prepare_texts(
     """Return texts as a model will read them under an intervention.
 
     Raises:
-        ValueError: no texts, none that holds a token to predict; an intervention of another model.
+        ValueError: no texts, none that holds a token to predict; an intervention of another model,
+            or rows that this one does not read as tokens.
     """
     data = _labelled(data)
     on = readout(model)
     if intervention is not None:
         check_lives_on(intervention, model)
+        check_prefix(intervention, model)
     prefix = 0 if intervention is None else intervention.prefix
     how = convention(model, on)
     how = how._replace(n_ctx=how.n_ctx - prefix)

@@ -129,10 +129,15 @@ def with_prefix(encoded: Encoded, n: int, tokenizer: Tokenizer) -> Encoded:
 
     What they are does not matter, they are overwritten.
     """
-    fill = getattr(tokenizer, "bos_token_id", None) or 0
+    fill = filler(tokenizer)
     return encoded._replace(
         ids=[[fill] * n + ids for ids in encoded.ids], prompt=[n + read for read in encoded.prompt]
     )
+
+
+def filler(tokenizer: Tokenizer | None) -> int:
+    """Return the id that stands where rows go, which are not its own."""
+    return getattr(tokenizer, "bos_token_id", None) or 0
 
 
 def _joined(prompt: str, text: str) -> str:

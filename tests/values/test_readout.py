@@ -43,3 +43,9 @@ def test_shapes_that_do_not_fit_are_refused(unchecked: None) -> None:
         Readout(random(V, D), random(V), ("a",))
     with pytest.raises(ValueError, match="strings"):
         Readout(random(D, 2), random(2), ("a", "b", "c"))
+
+
+def test_a_read_out_says_what_it_is_in_a_line() -> None:
+    on = Readout(torch.eye(2), torch.zeros(2), ("a", "b"), scale=0.5, softcap=30.0, model_id="m")
+    said = f"Readout(d_model=2, d_vocab=2, scale=0.5, softcap=30, torch.float32, of 'm' [{on.digest[:8]}])"
+    assert repr(on) == said

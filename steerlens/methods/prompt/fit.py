@@ -95,7 +95,8 @@ def fit_prompt(
 
     Raises:
         ValueError: fewer than four texts, an argument out of range, a prior without a density where
-            one is asked for.
+            one is asked for; a model that keeps more of a token than this kind of rows holds
+            (embeddings per layer, a recurrent state beside keys and values).
 
     Example:
         >>> import steerlens as sl

@@ -20,6 +20,7 @@ from steerlens.methods.prompt.soft_prompt import prompt_edits
 from steerlens.models.embeddings import embeddings, states_at
 from steerlens.models.hooks import Model, adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
+from steerlens.models.rows import check_rows
 from steerlens.models.tokenization import encode
 from steerlens.values.hook_names import EMBED
 from steerlens.values.positions import TokenIndex
@@ -166,17 +167,20 @@ def start_rows(
     it.
 
     Raises:
-        ValueError: a prior whose rows are no token embeddings of this model.
+        ValueError: a prior whose rows are no token embeddings of this model; a model that does not
+            read rows there as tokens.
     """
-    on, d = readout(model), adapter(model).d_model
-    embedded = prior.sample(length, seed).to(on.W_U.device).float()
-    if embedded.shape != (length, d):
-        raise ValueError(
-            f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {d}), token embeddings of this model"
-        )
+    check_rows(model, sites)
+    on = readout(model)
     words = vocabulary_prior(model).sample(min(TYPICAL, adapter(model).n_ctx - 1), 0)
-    usual = states_of(model, on, words, sites).square().mean((1, 2), keepdim=True).sqrt()
-    return states_of(model, on, embedded, sites), usual
+    embedded = prior.sample(length, seed).to(on.W_U.device).float()
+    if embedded.shape != (length, words.shape[1]):
+        raise ValueError(
+            f"prior: its rows have shape {tuple(embedded.shape)}, expected ({length}, {words.shape[1]}), token embeddings of "
+            "this model"
+        )
+    typical = states_of(model, on, words, sites).square().mean((1, 2), keepdim=True).sqrt()
+    return states_of(model, on, embedded, sites), typical
 
 
 def states_of(
@@ -208,7 +212,7 @@ def states_of(
         each = ", ".join(f"{width} at {site}" for width, site in widths.items())
         raise ValueError(
             f"layers: states have different widths there ({each}), and rows one width for all; pass layers= with those of "
-            "one width, or kind='soft' or 'deep'"
+            "one width, or kind='soft'"
         )
     return torch.stack(found)
 
