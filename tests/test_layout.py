@@ -113,3 +113,23 @@ def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
         assert named == {"joblib", "joblib.Parallel", "joblib.delayed"}
         found -= {"joblib"}
     assert not found or (file == "export/authors.py" and found == {"pickle"})  # its error's name
+
+
+SOLVERS = frozenset({"auto", "closed-form", "lbfgs"})
+
+
+@pytest.mark.parametrize("file", [name for name in FILES if name.startswith("methods/steer/")])
+def test_a_fit_of_a_steer_asks_its_solver_and_no_field_by_name(file: str) -> None:
+    """Which solver it is, only the one table of them knows; settings are fields, not strings."""
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Compare):
+            compared = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+            assert not compared & SOLVERS, f"line {node.lineno}: {ast.unparse(node)}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "getattr" or isinstance(node.args[1], ast.Constant), (
+                f"line {node.lineno}: {ast.unparse(node)}"
+            )
+            assert not called.endswith("_replace") or all(k.arg for k in node.keywords), (
+                f"line {node.lineno}: {ast.unparse(node)}"
+            )

@@ -17,9 +17,19 @@ from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
-from steerlens.methods.steer.judge import SHARES, USUAL
+from steerlens.methods.steer.judge import SHARES, USUAL, Asked
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
-from steerlens.methods.steer.selection import Setting, best_ridges, make_problem
+from steerlens.methods.steer.selection import (
+    DAMPING,
+    START,
+    Fixed,
+    Setting,
+    best_ridges,
+    choose,
+    make_problem,
+)
+from steerlens.methods.steer.solution import solve_both
+from steerlens.methods.steer.solvers import Solved
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 from tests.values.make import make_readout, make_states, on_disk, random
@@ -316,6 +326,48 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
         assert cosine(small.value.W, large.value.W) < 0.99
     else:
         assert small.report.strength < 0.3 * large.report.strength
+
+
+def test_a_fit_knows_its_solver_by_what_it_does() -> None:
+    asked: list[str] = []
+
+    class Planted:
+        """Knows the answer, whitened, and takes no pass."""
+
+        name, by_evidence, second_order = "lbfgs", False, True
+
+        def head_for_sums(self, head: Any) -> Any:
+            return head
+
+        def trial(self, problem: Problem, *_: Any) -> tuple[torch.Tensor, float]:
+            asked.append("trial")
+            return self.answer(problem), 0.0
+
+        def solve(self, problem: Problem, *_: Any) -> Solved:
+            asked.append("solve")
+            return Solved(self.answer(problem), 7.0)
+
+        def answer(self, problem: Problem) -> torch.Tensor:
+            both = torch.stack([PLANTED, BACKGROUND])
+            return torch.stack([problem.metric.whiten(W) for W in both])
+
+    states = planted(90)
+    halves = tuple(sums_over(half, "labels") for half in states.split(0.5, seed=0))
+    metric = Metric(*second_moments(states.readout.head, halves[0].plus(halves[1])))
+    setting, trials, passes = choose(
+        states, halves, metric, states, "labels", Fixed(lr=0.1), Planted(), 0
+    )
+    # it does not depend on the settings, so each of the three is moved once either way
+    assert asked == 7 * ["trial"] and passes == 0
+    tried = {(t["damping"], t["ridge"], t["ridge_background"]) for t in trials}
+    assert len(tried) == 7 and len({round(t["heldout_nll"], 5) for t in trials}) == 1
+    assert setting == Setting(DAMPING, START, START, 0.1)
+    found = solve_both(
+        states, metric, setting, 0.0, Asked("labels", None, 0.0, None, 0.05, 0), Planted()
+    )
+    assert asked[7:] == ["solve"] and found.solved.passes == 7
+    assert_close(found.steer.W, PLANTED, rtol=1e-3, atol=1e-4)
+    assert_close(found.D, BACKGROUND, rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_reported() -> None:

@@ -1,7 +1,7 @@
 """Fit a steer to labelled states: a convex problem."""
 
 import time
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 from jaxtyping import Int
@@ -10,18 +10,13 @@ from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
-from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
-from steerlens.methods.steer.problem import Weights, stable_lr, sums_over
-from steerlens.methods.steer.selection import (
-    DAMPING,
-    Solver,
-    choose,
-    given_settings,
-)
-from steerlens.methods.steer.solution import Given, of_unit_cost, solve_both
+from steerlens.methods.steer.problem import Weights, sums_over
+from steerlens.methods.steer.selection import DAMPING, choose, fixed_settings
+from steerlens.methods.steer.solution import of_unit_cost, solve_both
+from steerlens.methods.steer.solvers import Solver, SolverName, solver_named
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.values.fit import Fit, Report
@@ -38,7 +33,7 @@ def fit_steer(
     states: States | Model,
     data: Labelled | None = None,
     *,
-    solver: Solver = "auto",
+    solver: SolverName = "auto",
     rank: int | None = None,
     ridge: float | tuple[float, float] | None = None,
     damping: float | None = None,
@@ -134,9 +129,22 @@ def fit_steer(
         raise ValueError(f"tolerance: got {tolerance}, expected a number > 0 of nats per token")
     as_choice(weights, "weights", get_args(Weights))
     name = as_name(name)
-    given = Given(solver, rank, ridge, damping, lr, weights, tolerance, kl, seed)
+    given = Given(solver_named(solver, tolerance), rank, ridge, damping, lr, weights, kl, seed)
     with tqdm(total=3, desc="fit", unit="stage", disable=hidden(progress)) as bar:
         return _fit(states, given, name, bar)
+
+
+class Given(NamedTuple):
+    """The arguments of a fit, the solver as the object that its name stands for."""
+
+    solver: Solver
+    rank: int | None
+    ridge: float | tuple[float, float] | None
+    damping: float | None
+    lr: float | None
+    weights: Weights
+    kl: float
+    seed: int
 
 
 def _read(model: Model, data: Labelled | None, progress: bool) -> States:
@@ -156,15 +164,14 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         raise ValueError(
             "states: after a tenth of the texts was held out only one label is left; collect more texts"
         )
-    settings = given_settings(given.ridge, given.damping, given.lr, train.n_positions)
-    if (
-        given.solver == "auto"
-    ):  # of the background alone, which the search gives no better, and which is cut to fit
-        settings = {"damping": DAMPING} | settings
+    solver = given.solver
+    fixed = fixed_settings(given.ridge, given.damping, given.lr, train.n_positions)
+    if solver.by_evidence and fixed.damping is None:
+        # of the background alone, which the search gives no better, and which is cut to fit
+        fixed = fixed._replace(damping=DAMPING)
     sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
     sample = sample if sample.n_texts > 1 else train
-    # the evidence needs coordinates; the other solvers' sums are the fit itself
-    head = quickest(states.readout.head) if given.solver == "auto" else states.readout.head
+    head = solver.head_for_sums(states.readout.head)
     halves = cast(
         tuple[Moments, Moments],
         tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=given.seed)),
@@ -172,29 +179,29 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
     tuning = heldout.sample(8_192, seed=given.seed)
     setting, trials, tried = choose(
-        sample, halves, metric, tuning, given.weights, settings, given.solver, given.seed
+        sample, halves, metric, tuning, given.weights, fixed, solver, given.seed
     )
     # the penalty on singular values stands for a ridge, unless one is asked for
-    ridge = settings.get("ridge", 0.0) / train.n_positions
+    ridge = 0.0 if fixed.ridges is None else fixed.ridges[0] / train.n_positions
     whitening = WHITENING if given.damping is None else given.damping
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
     bar.update()
-    found = solve_both(train, metric, setting, whitening, asked, given, tuning)
+    found = solve_both(train, metric, setting, whitening, asked, solver, tuning)
     bar.update()
 
-    value, strength = of_unit_cost(found.steer, train, given, name)
+    value, strength = of_unit_cost(found.steer, train, asked, name)
     background = Steer(found.D, states.readout, f"{name} background")
     mean = mean_label(train, given.weights)
     measured, on_train = (
         measure(part, value, background, strength=strength, mean_label=mean)
         for part in (heldout, train.sample(2_048, seed=given.seed))
     )
-    auto, problem, solved = given.solver == "auto", found.problem, found.solved
-    lambdas = problem.ridge.flatten().tolist()
+    auto, solved = solver.by_evidence, found.solved
+    lambdas = found.problem.ridge.flatten().tolist()
     report = Report(
-        solver=given.solver, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
+        solver=solver.name, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         damping=setting.damping, ridge=(ridge if auto else lambdas[0], lambdas[1]),
-        lr=None if given.solver == "closed-form" else stable_lr(problem, setting.lr),
+        lr=solved.lr,
         whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
         threshold=found.steer.threshold if auto else None,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
@@ -241,9 +248,9 @@ def check_arguments(
             f"states: every label is {only:g}, so steer and background cannot be told apart; add texts with another label, "
             "e.g. ordinary texts with label 0"
         )
-    if solver not in get_args(Solver):
+    if solver not in get_args(SolverName):
         raise ValueError(
-            f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(Solver)))}"
+            f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(SolverName)))}"
         )
     if rank is not None:
         as_count(rank, "rank", f"1 … {states.d_model} (d_model)", most=states.d_model)

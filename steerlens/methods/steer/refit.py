@@ -10,11 +10,9 @@ from steerlens.maths.numbers import as_count, as_seed, generator
 from steerlens.methods.steer.evidence import Asked, explain
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import Weights
-from steerlens.methods.steer.selection import (
-    Setting,
-    Solver,
-)
-from steerlens.methods.steer.solution import Given, of_unit_cost, solve_both
+from steerlens.methods.steer.selection import Setting
+from steerlens.methods.steer.solution import of_unit_cost, solve_both
+from steerlens.methods.steer.solvers import SolverName, solver_named
 from steerlens.values.arguments import check_fit, check_same_model
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
@@ -112,13 +110,13 @@ def _like(
     states.readout.check_unchanged()
     r = fit.report
     assert r.ridge is not None and r.damping is not None
-    weights, solver = cast(Weights, r.weights), cast(Solver, r.solver)
-    given = Given(solver, r.rank, None, None, None, weights, 1e-4, sum(r.kl) / 2, seed)
+    weights = cast(Weights, r.weights)
+    solver = solver_named(cast(SolverName, r.solver), 1e-4)
     # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
-    asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, given.kl, seed)
+    asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, sum(r.kl) / 2, seed)
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (
-        ridge * states.n_positions for ridge in (r.ridge[solver == "auto"], r.ridge[1])
+        ridge * states.n_positions for ridge in (r.ridge[solver.by_evidence], r.ridge[1])
     )
     setting = Setting(r.damping, steer, background, *(() if r.lr is None else (r.lr,)))
 
@@ -131,11 +129,11 @@ def _like(
 
     def again(some: States, name: str) -> Steer:
         metric = shared or metric_of(some)
-        if over is None or solver != "auto":
-            found = solve_both(some, metric, setting, r.whitening or 0.0, asked, given).steer
+        if over is None or not solver.by_evidence:
+            found = solve_both(some, metric, setting, r.whitening or 0.0, asked, solver).steer
         else:
             base = over.background.W + r.mean_label * r.strength * over.value.W
             found = explain(some, metric.damped(r.whitening or 0.0), base, asked)
-        return of_unit_cost(found, some, given, f"{fit.value.name} ({name})")[0]
+        return of_unit_cost(found, some, asked, f"{fit.value.name} ({name})")[0]
 
     return again

@@ -1,9 +1,9 @@
-"""Solve the likelihood's problem: ridges chosen by the sample's halves, damping by held-out NLL,
-then a solver."""
+"""Choose what the likelihood's problem is solved with: ridges by the sample's halves, damping by
+held-out NLL."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,20 +12,16 @@ from torch import Tensor
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.logits import UnembedWeights, quickest
 from steerlens.maths.moments import Moments
-from steerlens.maths.solvers import cross_validated_gain, lbfgs
+from steerlens.maths.solvers import cross_validated_gain
 from steerlens.methods.steer.problem import (
     CHUNK,
     Problem,
     Weights,
-    closed_form,
-    sgd,
-    sums_over,
     text_weights,
 )
+from steerlens.methods.steer.solvers import Solver
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
-
-Solver = Literal["auto", "closed-form", "lbfgs"]
 
 
 class Setting(NamedTuple):
@@ -59,8 +55,31 @@ between two fits is known to about that."""
 RIDGES = tuple(78.125 * 4**k for k in range(7))
 """Ridges compared, in positions: 78 … 320,000."""
 
-RIDGE_NAMES, START = ("ridge_background", "ridge"), 20_000.0
-"""The order in which a closed form's ridges are searched for, and where from."""
+START = 20_000.0
+"""Where the search for a closed form's ridges starts."""
+
+
+class Fixed(NamedTuple):
+    """The settings that are given, in the units of `Setting`; None: to be chosen."""
+
+    damping: float | None = None
+    ridges: tuple[float, float] | None = None
+    lr: float = math.inf
+
+
+def fixed_settings(
+    ridge: float | tuple[float, float] | None,
+    damping: float | None,
+    lr: float | None,
+    n_positions: int,
+) -> Fixed:
+    """Return the arguments of a fit as settings."""
+    both = ridge if isinstance(ridge, tuple) or ridge is None else (ridge, ridge)
+    return Fixed(
+        damping,
+        None if both is None else (both[0] * n_positions, both[1] * n_positions),
+        math.inf if lr is None else lr,
+    )
 
 
 def choose(
@@ -69,7 +88,7 @@ def choose(
     metric: Metric,
     tuning: States,
     weights: Weights,
-    given: dict[str, float],
+    fixed: Fixed,
     solver: Solver,
     seed: int,
 ) -> tuple[Setting, tuple[dict[str, float], ...], float]:
@@ -82,45 +101,43 @@ def choose(
     nothing of how rare words curve. A closed form is all second order itself; its trials cost no
     fit, so its ridges are searched for in the same way.
     """
-    sums = halves[0].plus(halves[1]) if solver == "closed-form" else None
+    sums = halves[0].plus(halves[1])
     trials: list[dict[str, float]] = []
     passes = 0.0
 
     def at(damping: float) -> Setting:
-        if sums is not None or given.keys() >= set(RIDGE_NAMES):
-            ridges = (START, START)
-        else:
-            ridges = best_ridges(halves, metric.damped(damping))
-        return Setting(damping, *ridges)._replace(**given)
+        ridges = fixed.ridges
+        if ridges is None:
+            start = solver.second_order
+            ridges = (START, START) if start else best_ridges(halves, metric.damped(damping))
+        return Setting(damping, *ridges, fixed.lr)
 
     def heldout_nll(setting: Setting) -> float:
         nonlocal passes
         problem = make_problem(sample, metric, weights, setting)
-        if sums is None:
-            V, cost = sgd(problem, setting.lr, seed)
-            passes += cost
-        else:
-            V = closed_form(problem, sums)
+        V, cost = solver.trial(problem, sums, setting.lr, seed)
+        passes += cost
         nll = tuning_nll(problem.metric, V, tuning)
         trials.append(
-            {name: value for name, value in setting._asdict().items() if name != "lr"}
-            | {"heldout_nll": nll}
-        )
+            {
+                "damping": setting.damping, "ridge": setting.ridge,
+                "ridge_background": setting.ridge_background, "heldout_nll": nll,
+            }
+        )  # fmt: skip
         return nll if math.isfinite(nll) else math.inf
 
-    def moved(setting: Setting, name: str, factor: float) -> Setting:
-        value = getattr(setting, name) * factor
-        return at(value) if name == "damping" else setting._replace(**{name: value})
-
-    best = at(given.get("damping", DAMPING))
-    names = [
-        name for name in ("damping", *(() if sums is None else RIDGE_NAMES)) if name not in given
-    ]
-    lowest = heldout_nll(best) if names else math.inf
-    for name in names:
+    moves: list[Callable[[Setting, float], Setting]] = []
+    if fixed.damping is None:
+        moves.append(lambda setting, by: at(by * setting.damping))
+    if fixed.ridges is None and solver.second_order:
+        moves.append(lambda s, by: s._replace(ridge_background=by * s.ridge_background))
+        moves.append(lambda s, by: s._replace(ridge=by * s.ridge))
+    best = at(DAMPING if fixed.damping is None else fixed.damping)
+    lowest = heldout_nll(best) if moves else math.inf
+    for move in moves:
         for factor in (1 / FACTOR, FACTOR):
             improved = False
-            while (nll := heldout_nll(trial := moved(best, name, factor))) < lowest - CHANCE:
+            while (nll := heldout_nll(trial := move(best, factor))) < lowest - CHANCE:
                 best, lowest, improved = trial, nll, True
             if improved:
                 break  # better this way, so not the other
@@ -155,55 +172,6 @@ def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float,
         )
 
     return best(0, spread * curvature), best(1, curvature)
-
-
-class Solved(NamedTuple):
-    """A point in whitened coordinates, what is known of its distance to the optimum, and what it
-    cost."""
-
-    V: Float[Tensor, "2 d d"]
-    passes: float
-    objective: float | None = None
-    optimality_gap: float | None = None
-    gap_reason: str | None = None
-
-
-def solve(
-    problem: Problem,
-    solver: Solver,
-    setting: Setting,
-    weights: Weights,
-    tolerance: float,
-    seed: int,
-) -> Solved:
-    """Solve the problem in one of the three ways of `fit_steer`."""
-    if solver == "closed-form":
-        V = closed_form(problem, sums_over(problem.states, weights))
-        return Solved(
-            V,
-            1,
-            gap_reason="solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate",
-        )
-    start, passes = sgd(problem, setting.lr, seed)
-    if solver == "auto":  # of which the background is used
-        reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
-        return Solved(start, passes, gap_reason=reason)
-    on = problem.states.readout
-    found = lbfgs(problem.objective, start, problem.ridge, tolerance, convex=on.convex)
-    reason = None
-    if found.optimality_gap is None and not on.convex:
-        reason = (
-            f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
-        )
-    elif found.optimality_gap is None:
-        reason = "without a ridge on both matrices the objective has no lower bound"
-    return Solved(
-        found.V,
-        passes + found.evaluations,
-        objective=found.objective,
-        optimality_gap=found.optimality_gap,
-        gap_reason=reason,
-    )
 
 
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
@@ -264,21 +232,3 @@ def _nll_along(
         terms = (c + c @ base, size[text][:, None] * (c @ step))
         total += (logit_stats(head, target, terms, mix).nll @ weight[text]).double()
     return (total / tuning.n_positions).tolist()
-
-
-def given_settings(
-    ridge: float | tuple[float, float] | None,
-    damping: float | None,
-    lr: float | None,
-    n_positions: int,
-) -> dict[str, float]:
-    """Return the arguments that were given, as fields of `Setting`."""
-    found: dict[str, float] = {}
-    if ridge is not None:
-        both = ridge if isinstance(ridge, tuple) else (ridge, ridge)
-        found.update(ridge=both[0] * n_positions, ridge_background=both[1] * n_positions)
-    if damping is not None:
-        found["damping"] = damping
-    if lr is not None:
-        found["lr"] = lr
-    return found

@@ -9,33 +9,12 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.methods.steer.evidence import Asked, Explained, explain, mean_label
-from steerlens.methods.steer.problem import Problem, Weights
-from steerlens.methods.steer.selection import (
-    Setting,
-    Solved,
-    Solver,
-    fraction_of,
-    longer,
-    make_problem,
-    solve,
-)
+from steerlens.methods.steer.problem import Problem
+from steerlens.methods.steer.selection import Setting, fraction_of, longer, make_problem
+from steerlens.methods.steer.solvers import Solved, Solver
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
-
-
-class Given(NamedTuple):
-    """The arguments of a fit, as `fit_steer` has them."""
-
-    solver: Solver
-    rank: int | None
-    ridge: float | tuple[float, float] | None
-    damping: float | None
-    lr: float | None
-    weights: Weights
-    tolerance: float
-    kl: float
-    seed: int
 
 
 class Found(NamedTuple):
@@ -48,7 +27,7 @@ class Found(NamedTuple):
 
 
 def solve_both(
-    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, given: Given, tuning: States | None = None
+    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, solver: Solver, tuning: States | None = None
 ) -> Found:  # fmt: skip
     """Fit steer and background under settings that are chosen.
 
@@ -56,13 +35,13 @@ def solve_both(
     is to be.
     """
     problem = make_problem(train, metric, asked.weights, setting)
-    if given.solver == "auto":
+    if solver.by_evidence:
         # what all texts share is fitted without their labels: what knew them would take from the
         # evidence, or add to it
         problem = replace(problem, labels=torch.zeros_like(problem.labels))
-    solved = solve(problem, given.solver, setting, asked.weights, given.tolerance, asked.seed)
+    solved = solver.solve(problem, asked.weights, setting.lr, asked.seed)
     W, D = (problem.metric.unwhiten(V) for V in solved.V)
-    if given.solver != "auto":
+    if not solver.by_evidence:
         W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
         return Found(D, Explained(W, 0.0, 0.0), problem, solved)
     if tuning is not None:
@@ -77,13 +56,13 @@ def solve_both(
     return Found(D - mean * length * steer.W, steer, problem, solved)
 
 
-def of_unit_cost(found: Explained, train: States, given: Given, name: str) -> tuple[Steer, float]:
+def of_unit_cost(found: Explained, train: States, asked: Asked, name: str) -> tuple[Steer, float]:
     """Return the steer that costs what strength 1 is to cost, and the multiple of it that was
     found."""
     # halves that contradict each other leave a strength of 0, but a direction all the same
     direction = found.W
     unit = strength_at_kl(
-        Steer(direction, train.readout, name), train.sample(8_192, seed=given.seed), kl=given.kl
+        Steer(direction, train.readout, name), train.sample(8_192, seed=asked.seed), kl=asked.kl
     )
     length = 1.0 if found.strength is None else found.strength
     return Steer(unit * direction, train.readout, name), length / unit
