@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steerlens.models.adapters import Model
+from steerlens.models.compatibility import same_history
 from steerlens.models.hooks import adapter
 
 
@@ -40,6 +41,7 @@ def duplicate(model: Model) -> Model:
         take_off = getattr(module, "_teardown_capture_hooks", None)
         if take_off is not None:
             take_off()
+    same_history(model, made)
     return made
 
 

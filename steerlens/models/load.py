@@ -12,6 +12,7 @@ import torch
 
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import HuggingFace, Model
+from steerlens.models.compatibility import check_processed
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.folders import find_model
 
@@ -183,6 +184,7 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokeni
             f"name: TransformerLens' logits of {kind} differ from the model's own by {error:.2g} of their "
             "size, so whatever is fitted there would be of another model; load it with plain=True"
         )
+    check_processed(bridge, tokens, found)  # remembers what it says as it is
     return bridge
 
 

@@ -13,6 +13,7 @@ from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.causality import check_causal
+from steerlens.models.compatibility import check_processed
 from steerlens.models.hooks import (
     adapter,
     add_hooks,
@@ -39,7 +40,7 @@ def readout(model: Model) -> Readout:
 
     Raises:
         ValueError: the logits are something else (the message names the architecture and the
-            error).
+            error); or those of TransformerLens' compatibility mode are not the plain model's.
         KeyError: the model has no `unembed.hook_in`.
 
     Example:
@@ -217,6 +218,7 @@ def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
     with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
         logits = asked.logits(tokens, torch.ones_like(tokens))
     check_causal(model, tokens, logits)
+    check_processed(model, tokens, logits)
     return seen[0], logits
 
 

@@ -88,7 +88,8 @@ class Readout:
         after = "" if self.scale == 1 else f", scale={self.scale:.4g}"
         after += "" if self.softcap is None else f", softcap={self.softcap:g}"
         digest = "no numbers" if self.W_U.is_meta else self.digest[:8]
-        return f"Readout(d_model={self.d_model}, d_vocab={self.d_vocab}{after}, {self.W_U.dtype}, of {self.model_id!r} [{digest}])"
+        sizes = f"d_model={self.d_model}, d_vocab={self.d_vocab}"
+        return f"Readout({sizes}{after}, {self.W_U.dtype}, of {self.model_id!r} [{digest}])"
 
     @property
     def d_model(self) -> int:
