@@ -99,9 +99,10 @@ class Highlight:
         note += f"; {html.escape(self.note)}" if self.note else ""
         note += "; the text was cut to the model's context" if self.truncated else ""
         # texts that are shown one after another stay apart, and each is written in its own
-        # direction
+        # direction; two dollars in one are no formula to a notebook
         return (
-            "<div style='line-height: 2; max-width: 60em; margin-bottom: 1em; border-left: 2px solid #8888; "
+            "<div class='tex2jax_ignore mathjax_ignore' style='line-height: 2; max-width: 60em; margin-bottom: 1em; "
+            "border-left: 2px solid #8888; "
             f"padding-left: .6em'><div dir='auto'>{''.join(parts)}</div>"
             f"<div style='font-size: 85%; opacity: .75; line-height: 1.4'>{note}</div></div>"
         )

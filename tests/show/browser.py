@@ -149,3 +149,19 @@ def browser(path: str) -> Iterator[Page]:
                 process.wait()
             for end in (ours_in, ours_out):
                 os.close(end)
+
+
+def assert_inert(page: Page, file: Path, attack: str) -> None:
+    """Open a page in which others wrote an attack: it is there as text, and nothing happens."""
+    page.said.clear()
+    page.asked.clear()
+    page.open(file)
+    found = [
+        page.ask("window.pwned"),
+        page.ask("document.images.length"),
+        page.ask("document.querySelectorAll('a[href^=javascript]').length"),
+    ]
+    assert found == [None, 0, 0]
+    assert page.said == []
+    assert {address.split(":")[0] for address in page.asked} <= {"file", "about", "data"}
+    assert page.ask("document.body.textContent").count(attack) > 5

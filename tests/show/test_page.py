@@ -17,6 +17,7 @@ from steerlens.show.numbers import fixed
 from steerlens.show.report.build import write_report
 from steerlens.show.report.page import page, replication
 from steerlens.show.report.study import Study, openings, study
+from tests.show.browser import assert_inert, browser, find_browser
 
 FACTS = {
     "model": "<script>alert(1)</script>",
@@ -36,6 +37,7 @@ FACTS = {
     "seconds": 1.0,
     "versions": dict.fromkeys(("steerlens", "torch", "transformer-lens"), "<1>"),
 }
+ATTACK = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=2>"
 EVIL = "<script>x</script> & \"quotes\" 'single'"
 
 
@@ -160,16 +162,17 @@ def test_a_steer_of_length_or_strength_zero_is_in_doubt(
     assert said in html[: html.index("<h2")] and "Which words of a text" not in html
 
 
-def test_what_models_and_data_say_is_escaped(one: Study):
-    texts = one.tables["texts"].assign(text=EVIL, prompt=lambda t: EVIL + t.prompt)
-    words = one.tables["words"].assign(reads=EVIL, writes=EVIL, avoids=EVIL)
+def hostile_page(one: Study, evil: str = EVIL) -> str:
+    """A report of which everything that others wrote is an attack."""
+    texts = one.tables["texts"].assign(text=evil, prompt=lambda t: evil + t.prompt)
+    words = one.tables["words"].assign(reads=evil, writes=evil, avoids=evil)
     marked = dataclasses.replace(
-        one.highlights[0][1], tokens=pd.DataFrame({"token": [EVIL], "evidence": [1.0]})
+        one.highlights[0][1], tokens=pd.DataFrame({"token": [evil], "evidence": [1.0]})
     )
     marked = dataclasses.replace(marked, spans=marked.spans.head(0))
     # what is not believed would be left out
     report = dataclasses.replace(one.fit.report, verdict=None)
-    evil = dataclasses.replace(
+    study = dataclasses.replace(
         with_report(one, report),
         tables=one.tables | {"texts": texts, "words": words},
         highlights=((1.0, marked),),
@@ -177,10 +180,23 @@ def test_what_models_and_data_say_is_escaped(one: Study):
     pictures = {
         f"{EVIL}-{name}": Markup("<svg></svg>") for name in ("label_curve", "cost", "losses")
     }
-    html = page([evil], pictures, FACTS)
+    return page([study], pictures, FACTS | {"model": evil, "data": evil})
+
+
+def test_what_models_and_data_say_is_escaped(one: Study):
+    html = hostile_page(one)
     assert "<script" not in html and '"quotes"' not in html
     assert html.count("&lt;script&gt;x&lt;/script&gt;") > 10
-    assert "&lt;script&gt;alert(1)" in html and "a &amp; b" in html
+
+
+def test_a_report_of_attacks_does_nothing_in_a_browser(one: Study, tmp_path: Path):
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium: install one, or name it with STEERLENS_CHROMIUM")
+    file = tmp_path / "index.html"
+    file.write_text(hostile_page(one, ATTACK), encoding="utf-8")
+    with browser(path) as opened:
+        assert_inert(opened, file, ATTACK)
 
 
 def test_a_steer_that_is_no_better_than_noise_is_said_so_first_and_shows_no_words(tmp_path):
