@@ -63,7 +63,7 @@ def generate_by(
         (p, s, k) for p in range(len(texts)) for s in range(len(by)) for k in range(drawing.samples)
     ]
     written, log_probs = [""] * len(rows), [0.0] * len(rows)
-    for places in _batches(
+    for places in step_batches(
         [len(read[p]) for p, _, _ in rows], drawing.max_new_tokens, n_ctx, pads=habit.pads
     ):
         batch = [rows[place] for place in places]
@@ -188,7 +188,7 @@ def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
     return found
 
 
-def _batches(lengths: list[int], new: int, n_ctx: int, *, pads: bool) -> list[list[int]]:
+def step_batches(lengths: list[int], new: int, n_ctx: int, *, pads: bool) -> list[list[int]]:
     """Put rows in batches of at most ROWS.
 
     Padding on the left takes room in the context, and some models hear it (`pads` is False): where

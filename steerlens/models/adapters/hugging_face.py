@@ -206,6 +206,12 @@ class HuggingFace:
         }
         return self.model(input_ids=tokens, **known)
 
+    def read_behind(self, tokens: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Return the logits of tokens that are read behind keys and values, and these with them."""
+        options = {"use_cache": True} | ({} if cache is None else {"past_key_values": cache})
+        found = self._run(tokens, mask, options)
+        return found.logits, found.past_key_values
+
     def decoder(self) -> Step:
         """Return a step with the model's own cache, prepared as its own `generate` does."""
         cache: dict[str, Any] = {}
