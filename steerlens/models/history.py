@@ -69,7 +69,7 @@ def read_behind(
         >>> from steerlens.models.hooks import eval_mode
         >>> model = sl.load_model("toy-64")
         >>> ids = model.to_tokens("the film was", prepend_bos=True)
-        >>> mask = torch.ones_like(ids)
+        >>> mask = ids.new_ones(ids.shape)
         >>> with eval_mode(model):
         ...     whole = read_behind(model, ids, mask)
         ...     first = read_behind(model, ids[:, :2], mask[:, :2])
