@@ -1,6 +1,7 @@
 """Imports point down only, files are short, and what is forbidden is nowhere."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,43 @@ def test_a_fit_of_a_steer_asks_its_solver_and_no_field_by_name(file: str) -> Non
             assert not called.endswith("_replace") or all(k.arg for k in node.keywords), (
                 f"line {node.lineno}: {ast.unparse(node)}"
             )
+
+
+PATCHED_BY_OTHERS = {("models/conftest.py", "_continuation")}
+"""Where scripts of others look at what is written: it has to stay, so a test does as they do."""
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.name)
+def test_tests_use_no_private_name_of_the_package(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    own = [
+        (node.module, alias)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "steerlens"
+        for alias in node.names
+    ]
+    used = {(module.split(".")[-1], alias.name) for module, alias in own}
+    names = {alias.asname or alias.name for _, alias in own} | {
+        alias.asname or "steerlens"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.split(".")[0] == "steerlens"
+    }
+    private = [name for module, name in used if name.startswith("_") or module.startswith("_")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            whole = ast.unparse(node)
+            if whole.split(".")[0] in names and re.match(
+                r"_(?!_|repr_html_|fields|replace)", node.attr
+            ):
+                private.append(node.attr)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "monkeypatch.setattr":
+            said = [n.value for n in node.args if isinstance(n, ast.Constant)]
+            private += [
+                s.split(".")[-1]
+                for s in said
+                if isinstance(s, str) and re.search(r"(^|\.)_[a-zA-Z]", s)
+            ]
+    allowed = {name for file, name in PATCHED_BY_OTHERS if path.as_posix().endswith(file)}
+    assert not set(private) - allowed

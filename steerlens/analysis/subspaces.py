@@ -108,7 +108,7 @@ def compare_subspaces(
     rows = []
     for layer, edit in edits.items():
         kept = cache_residuals(model, data, layer)
-        h, c = _states(model, kept)
+        h, c = states_and_contexts(model, kept)
         contrast, normal = _directions(kept, seed)
         reads = edit.R[0] if edit.A is None else edit.A[0]
         random = generator(seed)
@@ -204,7 +204,7 @@ def _check_kept(kept: ResidualCache) -> None:
         )
 
 
-def _states(
+def states_and_contexts(
     model: Model, kept: ResidualCache
 ) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:
     """Return the states behind the layer and at the unembedding, at the same places."""

@@ -86,7 +86,9 @@ def plot_written_attribute(
     strengths = sorted(table.strength.unique())
     ax = axes(ax, height=0.9 + 0.24 * len(strengths))
     grid = np.linspace(-1, 1, 401)
-    densities = [_density(table.attribute[table.strength == s].to_numpy(), grid) for s in strengths]
+    densities = [
+        ridge_density(table.attribute[table.strength == s].to_numpy(), grid) for s in strengths
+    ]
     scale = 1.35 / max(d.max() for d in densities)
     top = max(map(abs, strengths))
     for k, (s, density) in reversed(list(enumerate(zip(strengths, densities, strict=True)))):
@@ -220,7 +222,7 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     )
 
 
-def _density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+def ridge_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return a Gaussian density estimate on [-1, 1], reflected at both ends.
 
     The bandwidth is fixed, so that ridges compare.

@@ -73,7 +73,7 @@ def task(name: str, n: int = 200, *, seed: int = 0) -> "Labelled":
 
     if n < 1:
         raise ValueError(f"n is {n}; expected how many texts to draw, 1 or more")
-    pairs = _draw(name, n, np.random.default_rng(_stream(name, seed, WORKBOOK)))
+    pairs = _draw(name, n, np.random.default_rng(random_stream(name, seed, WORKBOOK)))
     return Labelled(
         tuple(text for _, text in pairs), (0.0,) * n, tuple(prompt for prompt, _ in pairs)
     )
@@ -120,7 +120,7 @@ def task_batches(tokenizer: Tokenizer, tokens: int, seed: int) -> Iterator[Batch
     Every token is predicted.
     """
     order = np.random.default_rng(seed)
-    streams = {name: np.random.default_rng(_stream(name, seed, TRAINING)) for name in TASKS}
+    streams = {name: np.random.default_rng(random_stream(name, seed, TRAINING)) for name in TASKS}
     while True:
         pairs = [pair for name in TASKS for pair in _draw(name, SHARES[name], streams[name])]
         rows = [_ids(tokenizer, *pairs[i]) for i in order.permutation(len(pairs))]
@@ -191,7 +191,7 @@ def _ids(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
     return [0, *tokenizer.encode(f"{prompt} {text}", add_special_tokens=False), 0]
 
 
-def _stream(name: str, seed: int, use: int) -> np.random.SeedSequence:
+def random_stream(name: str, seed: int, use: int) -> np.random.SeedSequence:
     if name not in TASKS:
         raise ValueError(f"name is {name!r}; expected one of {TASKS}")
     return np.random.SeedSequence((seed, use, TASKS.index(name)))

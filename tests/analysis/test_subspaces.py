@@ -307,7 +307,7 @@ def test_only_as_many_of_the_steers_directions_count_as_asked(model, few, metric
 def test_an_edit_that_reads_what_the_steer_reads_is_seen(model, data, metric, kept, uncarried):
     direction = torch.randn(D, generator=torch.Generator().manual_seed(3))
     steer = sl.Steer(torch.outer(direction, torch.ones(D)), sl.readout(model))
-    h, c = subspaces._states(model, kept(LAST))
+    h, c = subspaces.states_and_contexts(model, kept(LAST))
     h, read = h - h.mean(0), (c - c.mean(0)) @ direction
     best = torch.linalg.lstsq(h.double(), read.double()[:, None]).solution.mT.float()
     A = torch.cat([best, torch.randn(1, D, generator=torch.Generator().manual_seed(4))])

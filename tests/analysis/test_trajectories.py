@@ -251,7 +251,7 @@ def test_a_silhouette_of_copies_is_that_of_drawn_texts_by_hand():
         np.stack([of_text] * 40),
         np.stack([weight, np.ones(6)] * 20),
     )  # more than are looked at together
-    found = clusters.silhouettes(clusters._distances(X, text), text, sizes, labels, weights)
+    found = clusters.silhouettes(clusters.distances_to_texts(X, text), text, sizes, labels, weights)
     np.testing.assert_allclose(found[::2], np.average(expected, weights=weight[text]))
     np.testing.assert_allclose(found[1::2], silhouette_score(X, of_text[text]))
 
@@ -451,10 +451,11 @@ def test_nulls_keep_what_they_should():
     found = made(kind="walk", texts=3, tasks=1)
     from steerlens.analysis.trajectories import steps
 
-    h, length = steps._padded(found, 0, 10)
+    h, length = steps.padded_states(found, 0, 10)
     real = np.arange(h.shape[1]) < length[:, None]
     walk, shuffled = (
-        null(h, real, np.random.default_rng(0)) for null in (steps._walk, steps._shuffled)
+        null(h, real, np.random.default_rng(0))
+        for null in (steps.random_walk, steps.shuffled_states)
     )
     for i, n in enumerate(length):
         own, other = np.diff(h[i, :n], axis=0), np.diff(walk[i, :n], axis=0)

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.evaluate.leak import leak, summed_nll
-from steerlens.methods.steer.several import SteersFit, _residuals, fit_steers, orthogonal_to
+from steerlens.methods.steer.several import SteersFit, fit_steers, orthogonal_to, residualize
 from steerlens.toy import Condition, grammar
 from tests.methods.make import model
 from tests.values.make import exact_metric, make_readout, make_steer, random
@@ -75,7 +75,7 @@ def test_a_product_that_means_nothing_is_called_so(states) -> None:
 def test_residuals_are_uncorrelated_with_the_others_over_the_positions() -> None:
     Y, weight = random(50, 3, seed=1).double(), random(50, seed=2).double().square()
     Y[:, 1] += 2 * Y[:, 0]
-    r = _residuals(Y, weight, ["a", "b", "c"])
+    r = residualize(Y, weight, ["a", "b", "c"])
     crossed = (weight[:, None] * r).mT @ Y
     assert_close(crossed, torch.diag(crossed.diag()), rtol=1e-8, atol=1e-8)
     assert_close(weight @ r, torch.zeros(3).double(), rtol=1e-8, atol=1e-8)

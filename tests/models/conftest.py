@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import steerlens.models.generate as generating
 from tests.models.zoo import BUILDERS, hook_count, zoo
 
 
@@ -32,3 +33,20 @@ def single(request: pytest.FixtureRequest) -> Iterator[Any]:
 def tiny() -> Iterator[Any]:
     """One model, where the class does not matter."""
     yield from _left_alone("gpt2")
+
+
+@pytest.fixture
+def spelled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int]]]:
+    """The tokens of each prompt and of what was written behind it, in the order of the rows.
+
+    Scripts of others look at them in the same place, so it has to stay and to be asked.
+    """
+    seen: list[tuple[list[int], list[int]]] = []
+    spell = generating._continuation
+
+    def watched(tokenizer: Any, prompt: list[int], new: list[int]) -> str:
+        seen.append((prompt, new))
+        return spell(tokenizer, prompt, new)
+
+    monkeypatch.setattr(generating, "_continuation", watched)
+    return seen

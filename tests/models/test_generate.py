@@ -7,12 +7,10 @@ import pytest
 import torch
 
 import steerlens as sl
-import steerlens.models.generate as generating
 from steerlens.models import writing as module
-from steerlens.models.pieces import continuation
 from steerlens.models.sampling import Warp, sample_tokens
 from tests.models.test_collect import ids_of
-from tests.models.zoo import N_CTX, random_steer, zoo
+from tests.models.zoo import BUILDERS, N_CTX, random_steer, zoo
 
 PROMPTS = ["the film", "a very fine cast , and a slow", "nothing here is"]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 6}
@@ -129,13 +127,8 @@ def test_the_users_hooks_act_while_writing_and_survive(tiny) -> None:
         point.remove_hooks()
 
 
-def test_log_prob_is_the_score_of_the_whole_less_the_prompt(
-    single, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt, written = "the film was", []
-    monkeypatch.setattr(
-        generating, "_continuation", lambda *a: written.append(a[1:]) or continuation(*a)
-    )
+def test_log_prob_is_the_score_of_the_whole_less_the_prompt(single, spelled) -> None:
+    prompt, written = "the film was", spelled
     steer = random_steer(single, size=0.2)
     table = sl.generate(
         single, [prompt], steer, strengths=(0.0, 1.0), samples=4, max_new_tokens=5, seed=0
@@ -268,17 +261,17 @@ def test_a_steer_for_another_model_is_refused(tiny) -> None:
         sl.generate(tiny, PROMPTS, random_steer(zoo("llama")))
 
 
-def test_an_equal_model_is_checked_once_and_not_at_every_token(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from steerlens.models import readout
-    from tests.models.zoo import BUILDERS
-
-    steer, model, probes = random_steer(zoo("gpt2")), BUILDERS["gpt2"](), []
-    probe = readout._probe
-    monkeypatch.setattr(readout, "_probe", lambda *a: probes.append(1) or probe(*a))
+def test_an_equal_model_is_checked_once_and_not_at_every_token() -> None:
+    steer, model, passes = random_steer(zoo("gpt2")), BUILDERS["gpt2"](), []
+    model.register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
+    sl.readout(model)
+    passes.clear()
+    sl.readout(model)  # the probe, of a model that was asked before
+    probe, each = passes[0], len(passes)
+    passes.clear()
     sl.generate(model, PROMPTS, steer, max_new_tokens=6)
-    assert len(probes) <= 2
+    assert probe == (2, 6) and (3, 1) in passes
+    assert each <= passes.count(probe) <= 2 * each
 
 
 def test_modes_are_as_before(single) -> None:

@@ -1,9 +1,12 @@
 """States that are collected in parts are those of `collect`, whoever made the parts and whatever
 happened on the way."""
 
+import gc
 import json
+import weakref
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pytest
@@ -346,5 +349,12 @@ def test_the_index_names_what_was_read(alone: Path) -> None:
 
 
 def test_no_model_stays_behind_in_this_process(tmp_path: Path) -> None:
-    collected(tmp_path / "states")
-    assert not module._LOADED
+    loaded: list[weakref.ref] = []
+
+    def load_seen() -> Any:
+        loaded.append(weakref.ref(model := load_plain()))
+        return model
+
+    collected(tmp_path / "states", load_seen)
+    gc.collect()
+    assert len(loaded) == 1 and loaded[0]() is None

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 import steerlens as sl
-import steerlens.models.generate as generating
 from steerlens.models.pieces import pieces, text_of
 from steerlens.models.tokenization import Convention, encode, encode_prompts
 from steerlens.models.vocabulary import special_ids, token_strings
@@ -233,16 +232,12 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_said_to_be() -> None:
             use()
 
 
-def test_padding_and_begin_of_text_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_and_begin_of_text_are_never_written(
+    spelled: list[tuple[list[int], list[int]]],
+) -> None:
     words = copy_of("fallback")
-    seen: list[int] = []
-
-    def spelled(_: object, prompt: object, new: list[int]) -> str:
-        seen.extend(new)
-        return ""
-
-    monkeypatch.setattr(generating, "_continuation", spelled)
     sl.generate(tiny_with(words), ["the"], samples=200, max_new_tokens=20, temperature=10.0, seed=1)
+    seen = [token for _, new in spelled for token in new]
     assert len(seen) > 9 * len(words)  # all is about as likely
     assert {words.bos_token_id, words.pad_token_id}.isdisjoint(seen)
     assert words.eos_token_id in seen  # it ends a text

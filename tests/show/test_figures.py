@@ -56,7 +56,7 @@ def test_label_curve_marks_the_top_of_each_curve():
 def test_ridges_have_equal_area_and_stay_inside():
     grid = np.linspace(-1, 1, 2001)
     for values in (np.array([1.0, 1.0]), np.array([-0.2, 0.5, 0.9])):
-        density = figures._density(values, grid)
+        density = figures.ridge_density(values, grid)
         assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-2)
     table = pd.DataFrame({"strength": [-1.0, 0.0, 1.0], "attribute": [-0.5, 0.0, 0.5]})
     ax = figures.plot_written_attribute(table, name="tone")

@@ -279,7 +279,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
     def break_(*_):
         raise ValueError("broken")
 
-    monkeypatch.setattr("steerlens.show.report.build._studies", lambda *_: [])
+    monkeypatch.setattr("steerlens.show.report.build.fit_studies", lambda *_: [])
     monkeypatch.setattr("steerlens.show.report.build.page", break_)
     with pytest.raises(ValueError, match="broken"):
         write_report("toy-64", tmp_path / "out", data=sl.toy.corpus("tone", n=40, seed=0))
@@ -287,7 +287,7 @@ def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_only_a_report_is_overwritten(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr("steerlens.show.report.build._studies", lambda *_: [])
+    monkeypatch.setattr("steerlens.show.report.build.fit_studies", lambda *_: [])
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")

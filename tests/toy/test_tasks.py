@@ -14,9 +14,9 @@ from steerlens.toy.tasks import (
     EXTRA_WORDS,
     HELD_OUT_SEED,
     TASKS,
-    _stream,
     exact_answers,
     measure_tasks,
+    random_stream,
     task,
     task_batches,
 )
@@ -100,7 +100,7 @@ def test_exact_answers_are_bayes_rule_by_brute_force():
 
 def test_training_and_what_is_given_share_no_stream():
     states = {
-        tuple(_stream(name, seed, use).generate_state(4))
+        tuple(random_stream(name, seed, use).generate_state(4))
         for name in TASKS
         for seed in (0, 1)
         for use in (0, 1)

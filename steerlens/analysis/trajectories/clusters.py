@@ -93,7 +93,7 @@ def cluster_report(
             ("positions", part.states.numpy(), part.text.numpy()),
         ):
             sizes = np.bincount(text).astype(float)
-            value, *others = silhouettes(_distances(X, text), text, sizes, labels, copies)
+            value, *others = silhouettes(distances_to_texts(X, text), text, sizes, labels, copies)
             null, again = np.array(others[:permutations]), others[permutations:]
             low, high = np.quantile(again, [0.025, 0.975]) if again else (np.nan, np.nan)
             rows.append(
@@ -181,7 +181,7 @@ def adjusted_rand(
     return 1.0 if most == expected else (together - expected) / (most - expected)
 
 
-def _distances(
+def distances_to_texts(
     X: Float[np.ndarray, "n d"], text: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n n_texts"]:
     """Return the sum of each point's distances to the points of each text.

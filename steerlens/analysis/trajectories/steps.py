@@ -67,7 +67,7 @@ def step_statistics(
         )
     rows = []
     for t, name in enumerate(found.names):
-        h, length = _padded(found, t, lags + 2)
+        h, length = padded_states(found, t, lags + 2)
         if len(h) < 2:
             raise ValueError(
                 f"found: {name!r} has {len(h)} texts of {lags + 2} positions or more, expected at least two; let the model write "
@@ -86,7 +86,7 @@ def step_statistics(
                 lags,
                 size,
             )
-            for null in (_walk, _shuffled)
+            for null in (random_walk, shuffled_states)
         ]
         for k, statistic in enumerate(STATISTICS):
             numbers = [own[k], *np.quantile(again[:, k], [0.025, 0.975])]
@@ -97,7 +97,7 @@ def step_statistics(
     return pd.DataFrame(rows, columns=["task", "statistic", "value", "low", "high", *ends, "texts"])
 
 
-def _padded(
+def padded_states(
     found: Trajectories, task: int, shortest: int
 ) -> tuple[Float[np.ndarray, "texts pos d"], Int[np.ndarray, " texts"]]:
     """Return the long enough texts of a task, zeros behind their ends, and their lengths."""
@@ -154,7 +154,7 @@ def _statistics(
     )
 
 
-def _walk(
+def random_walk(
     h: Float[np.ndarray, "texts pos d"],
     real: Bool[np.ndarray, "texts pos"],
     random: np.random.Generator,
@@ -164,7 +164,7 @@ def _walk(
     return np.concatenate([h[:, :1], h[:, :1] + s.cumsum(1)], axis=1)
 
 
-def _shuffled(
+def shuffled_states(
     h: Float[np.ndarray, "texts pos d"],
     real: Bool[np.ndarray, "texts pos"],
     random: np.random.Generator,

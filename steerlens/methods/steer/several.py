@@ -108,7 +108,7 @@ def fit_steers(
     columns = _columns(states, labels, interactions)
     weight = (states.lengths * states.keep).double()
     Y = torch.stack([y.double() for y in columns.values()], 1)
-    residuals = _residuals(Y, weight, list(columns))
+    residuals = residualize(Y, weight, list(columns))
     fits, per_label = {}, {}
     for (name, _), r in zip(columns.items(), residuals.unbind(1), strict=True):
         size = float(r[states.keep].abs().max())
@@ -194,7 +194,7 @@ def _columns(states: States, labels: Columns, interactions: bool) -> dict[str, T
     return found
 
 
-def _residuals(
+def residualize(
     Y: Float[Tensor, "n_texts k"], weight: Float[Tensor, " n_texts"], names: list[str]
 ) -> Float[Tensor, "n_texts k"]:
     """Return each column less what the others and a constant say of it, weighted least squares."""

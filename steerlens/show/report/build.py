@@ -65,7 +65,7 @@ def write_report(
     _check(model, out, data, overwrite)
     say(f"loading {model}")
     lm = load_model(model)
-    studies = list(_studies(lm, data, name, texts, seed, say))
+    studies = list(fit_studies(lm, data, name, texts, seed, say))
     source = (
         f"{texts:,} texts of the toy world per steer"
         if data is None
@@ -124,7 +124,7 @@ def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> No
     write_bytes(folder / "index.html", page(studies, pictures, facts).encode())
 
 
-def _studies(
+def fit_studies(
     lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say
 ) -> list[Study]:
     if data is not None:
