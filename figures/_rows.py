@@ -26,6 +26,7 @@ def kept_rows(
             row = key | measure(**key)
             with file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(row) + "\n")
-            print(row, flush=True)
+            # a table is for the figure to show
+            print({k: v for k, v in row.items() if not isinstance(v, list)}, flush=True)
         rows.append(row)
     return pd.DataFrame(rows)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import as_count
 from steerlens.values.readout import Readout
 
 BLOCK = 512
@@ -88,7 +89,7 @@ class NewTokens:
 
     def __post_init__(self) -> None:
         for name in ("first", "every"):
-            _check_count(name, getattr(self, name))
+            object.__setattr__(self, name, as_count(getattr(self, name), name))
 
     def weight(self, seen: Seen) -> Float[Tensor, "batch pos"]:
         since = seen.new - self.first
@@ -123,7 +124,7 @@ class Schedule:
                     f"{name}: got {getattr(self, name)}, expected a weight from 0 (none of the steer) to 1 (all of it); "
                     "for more give a higher strength"
                 )
-        _check_count("tokens", self.tokens)
+        object.__setattr__(self, "tokens", as_count(self.tokens, "tokens"))
 
     def weight(self, seen: Seen) -> Float[Tensor, "batch pos"]:
         gone = ((seen.new - 1).clamp_min(0) / self.tokens).clamp_max(1)
@@ -206,7 +207,7 @@ class Candidates:
     asks: ClassVar[Asks] = "words"
 
     def __post_init__(self) -> None:
-        _check_count("top", self.top)
+        object.__setattr__(self, "top", as_count(self.top, "top"))
 
     def weight(self, seen: Seen) -> Float[Tensor, "batch pos vocab"]:
         assert seen.z is not None
@@ -256,11 +257,6 @@ class About:
 
     def __str__(self) -> str:
         return f"about {self.name}"
-
-
-def _check_count(name: str, count: object) -> None:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}: got {count!r}, expected a whole number, at least 1")
 
 
 def _ordinal(n: int) -> str:

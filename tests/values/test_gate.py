@@ -3,6 +3,7 @@
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -303,6 +304,20 @@ def test_other_words_are_refused(text: str) -> None:
 def test_what_cannot_be_gated_is_refused_by_name(make, said: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=said):
         make(make_steer(on=ON))
+
+
+def test_counts_of_numpy_are_taken_as_plain_numbers_which_a_file_can_hold(
+    tmp_path: Path, unchecked: None
+) -> None:
+    two = np.int64(2)
+    for given, plain in (
+        (NewTokens(two, two), NewTokens(2, 2)),  # pyright: ignore[reportArgumentType]
+        (Schedule(1, 0, two), Schedule(1, 0, 2)),  # pyright: ignore[reportArgumentType]
+        (Candidates(two), Candidates(2)),  # pyright: ignore[reportArgumentType]
+    ):
+        assert given == plain and str(given) == str(plain)
+        path = save(make_steer(on=ON).when(given), tmp_path / "gated.safetensors")
+        assert str(plain) in str(read_value(path, ON))
 
 
 def test_logits_without_their_states_are_refused() -> None:
