@@ -310,13 +310,13 @@ def test_counts_of_numpy_are_taken_as_plain_numbers_which_a_file_can_hold(
     tmp_path: Path, unchecked: None
 ) -> None:
     two = np.int64(2)
-    for given, plain in (
-        (NewTokens(two, two), NewTokens(2, 2)),  # pyright: ignore[reportArgumentType]
-        (Schedule(1, 0, two), Schedule(1, 0, 2)),  # pyright: ignore[reportArgumentType]
-        (Candidates(two), Candidates(2)),  # pyright: ignore[reportArgumentType]
+    for counted, plain in (
+        (NewTokens(two, two), NewTokens(2, 2)),
+        (Schedule(1, 0, two), Schedule(1, 0, 2)),
+        (Candidates(two), Candidates(2)),
     ):
-        assert given == plain and str(given) == str(plain)
-        path = save(make_steer(on=ON).when(given), tmp_path / "gated.safetensors")
+        assert counted == plain and str(counted) == str(plain)
+        path = save(make_steer(on=ON).when(counted), tmp_path / "gated.safetensors")
         assert str(plain) in str(read_value(path, ON))
 
 
