@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
 from steerlens.models.exclusive import exclusive
+from steerlens.models.restoring import restoring
 from steerlens.models.tokenization import Convention
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import TokenIndex
@@ -143,18 +144,20 @@ def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
     with exclusive(found.model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
         training = [module for module in modules() if module.training]
         learned = [p for p in found.module.parameters() if p.requires_grad] if gradients else []
-        try:
+
+        def restore() -> None:
+            for p in learned:
+                p.requires_grad_(True)
+            for module in training:
+                module.training = True
+
+        with restoring(restore):
             # what `model.eval()` does, at no cost where there is nothing to do
             for module in training:
                 module.training = False
             for p in learned:
                 p.requires_grad_(False)
             yield
-        finally:
-            for p in learned:
-                p.requires_grad_(True)
-            for module in training:
-                module.training = True
 
 
 class _Reached(Exception):

@@ -15,6 +15,7 @@ from steerlens.models.adapters import Model
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
 from steerlens.models.readout import readout
+from steerlens.models.restoring import restoring
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN, Edit
@@ -194,17 +195,19 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
     if len(passed) <= layer:
         raise IndexError(f"layer: {layer}, of which the model shows {len(passed)}")
     before = [block.__dict__.get("_call_impl") for block in passed]
-    try:
+
+    def restore() -> None:
+        for block, own in zip(passed, before, strict=True):
+            block.__dict__.pop("_call_impl", None)
+            if own is not None:
+                block.__dict__["_call_impl"] = own
+
+    with restoring(restore):
         for block in passed:
             # in the instance's own dictionary it goes before the class's method, and comes out
             # again without a trace
             block.__dict__["_call_impl"] = passing(resid if block is passed[-1] else None)
         yield
-    finally:
-        for block, own in zip(passed, before, strict=True):
-            block.__dict__.pop("_call_impl", None)
-            if own is not None:
-                block.__dict__["_call_impl"] = own
 
 
 def resumes(model: Model, layer: int) -> bool:

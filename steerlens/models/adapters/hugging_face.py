@@ -159,8 +159,8 @@ class HuggingFace:
         """Run functions at their hooks inside the block; hooks that were there before stay."""
         with ExitStack() as stack:
             for name, function in functions:
-                handle = self._place(name, function)
-                stack.callback(handle.remove)
+                # in one line, so that Ctrl-C does not come between
+                stack.callback(self._place(name, function).remove)
             yield
 
     def _place(self, name: str, function: Callable[[Tensor], Tensor]) -> Any:

@@ -1,0 +1,72 @@
+"""Threads with different interventions and verbs on one model get what each gets alone."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import steerlens as sl
+from steerlens.models.hooks import adapter
+from tests.models.zoo import TEXTS, random_reft, random_steer, zoo
+
+PROMPTS = ("the film was", "a very fine cast")
+
+
+def at_once(works: list[Callable[[], Any]]) -> list[Any]:
+    """What each work gives, or the error it raises, all begun together."""
+    found: list[Any] = [None] * len(works)
+    start = threading.Barrier(len(works))
+
+    def run(k: int) -> None:
+        start.wait()
+        try:
+            found[k] = works[k]()
+        except RuntimeError as error:
+            found[k] = error
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+@pytest.mark.parametrize("name", ["gpt2", "plain-gpt2"])
+def test_steers_and_verbs_do_not_meet(name: str) -> None:
+    model = zoo(name)
+    one, other, edit = random_steer(model), random_steer(model, seed=5), random_reft(model)
+    works: list[Callable[[], Any]] = [
+        lambda: sl.generate(model, PROMPTS, one, strengths=(2.0,), max_new_tokens=6).text.tolist(),
+        lambda: sl.generate(model, PROMPTS, edit, strengths=(2.0,), max_new_tokens=6).text.tolist(),
+        lambda: sl.score(model, TEXTS, other, strengths=(0.0, -2.0), end=False).log_prob.tolist(),
+        lambda: sl.score(model, TEXTS, one, strengths=(2.0,), end=False).log_prob.tolist(),
+        lambda: sl.collect(model, TEXTS, intervention=edit, progress=False).readout.digest,
+    ]
+    alone = [work() for work in works]
+    assert alone[0] != alone[1]
+    for _ in range(2):
+        assert at_once(works) == alone
+
+
+def test_of_two_threads_that_open_a_block_one_is_refused_by_name_or_comes_after() -> None:
+    model = zoo("plain-gpt2")
+    tokens = torch.tensor([[1, 2, 3, 4]])
+    steers = [random_steer(model, seed=k) for k in range(4)]
+
+    def steered(k: int) -> list[float]:
+        with sl.steered(model, steers[k], 2.0):
+            return [float(adapter(model).logits(tokens, None).sum()) for _ in range(5)]
+
+    alone = [steered(k) for k in range(4)]
+    assert len({tuple(x) for x in alone}) == 4
+    for _ in range(5):
+        for mine, found in zip(
+            alone, at_once([lambda k=k: steered(k) for k in range(4)]), strict=True
+        ):
+            if isinstance(found, RuntimeError):
+                assert "another thread has it inside `with steerlens.steered" in str(found)
+            else:
+                assert found == mine
