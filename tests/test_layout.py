@@ -174,3 +174,42 @@ def test_tests_use_no_private_name_of_the_package(path: Path) -> None:
             ]
     allowed = {name for file, name in PATCHED_BY_OTHERS if path.as_posix().endswith(file)}
     assert not set(private) - allowed
+
+
+MANY = {
+    # each parameter is an option of the shell, which typer reads from the signature
+    "cli/compare.py": "compare", "cli/fit.py": "fit", "cli/move.py": "move", "cli/explore.py": "explore",
+    "cli/report.py": "report", "cli/write.py": "write", "cli/export.py": "export",
+    # what a fit is asked in one call; how it descends is in Training, `epochs` is its short form
+    "methods/reft/fit.py": "fit_reft fit_reft_tasks", "methods/prompt/fit.py": "fit_prompt",
+    "methods/gist/distill.py": "distil_prompt", "methods/steer/fit.py": "fit_steer",
+    "methods/prompt/vae.py": "fit_vae", "methods/baselines/value_lora.py": "fit_value_lora",
+    # the names of sampling that every library of models has
+    "models/generate.py": "generate",
+    # where states go (folder, dtype, memory) and what is read (intervention, strength, end)
+    "models/collect.py": "collect",
+    # what is compared, at which settings, against how much chance (draws, controls, seed)
+    "analysis/state_shift.py": "state_shift_overlap", "analysis/subspaces.py": "compare_subspaces",
+    "analysis/prompts/compare.py": "compare_priors", "analysis/reft.py": "reft_quality",
+    # how spans are cut and priced, each a switch of its own
+    "analysis/highlight.py": "highlight",
+}  # fmt: skip
+"""Functions with more than eight parameters, and why: their keywords are what users write."""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_function_has_more_than_eight_parameters_without_a_reason(file: str) -> None:
+    many = {
+        f.name
+        for f in ast.walk(FILES[file])
+        if isinstance(f, ast.FunctionDef)
+        if len(
+            [
+                a
+                for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)
+                if a.arg not in ("self", "cls")
+            ]
+        )
+        > 8
+    }
+    assert many == set(MANY.get(file, "").split())
