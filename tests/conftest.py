@@ -2,8 +2,9 @@
 checked."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -44,3 +45,20 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def no_resuming(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Once called, no model's passes can be resumed behind a layer, as those of a few classes
+    cannot."""
+
+    def forbid() -> None:
+        monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
+
+    return forbid
+
+
+@pytest.fixture
+def no_bos(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Texts of the model that it is called with begin without begin-of-text."""
+    return lambda model: monkeypatch.setattr(model.cfg, "default_prepend_bos", False)

@@ -23,11 +23,11 @@ def joy(model) -> Steer:
 
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "toy-96-llama"])
-def test_evidence_is_the_log_ratio_of_the_steered_models(
-    name: str, bos: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_evidence_is_the_log_ratio_of_the_steered_models(name: str, bos: bool, no_bos):
     lm = zoo(name)
-    monkeypatch.setattr(lm.cfg, "default_prepend_bos", bos)
+    if not bos:
+        no_bos(lm)
+    assert lm.cfg.default_prepend_bos is bos
     steer = random_steer(lm, size=0.3)
     for text in TEXTS[:2]:
         found = highlight(lm, steer, text, strength=1.5, against=-0.5)
@@ -152,11 +152,9 @@ def test_words_are_those_of_unicode():
 
 
 @pytest.mark.parametrize("whole_words", [True, False])
-def test_no_span_ends_in_a_space_or_in_a_word_without_evidence(
-    whole_words: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_no_span_ends_in_a_space_or_in_a_word_without_evidence(whole_words: bool, no_bos):
     lm = zoo("gpt2")
-    monkeypatch.setattr(lm.cfg, "default_prepend_bos", False)  # nothing predicts the first token
+    no_bos(lm)  # nothing predicts the first token
     for seed in range(4):
         steer = random_steer(lm, seed=seed, size=0.5)
         found = highlight(

@@ -179,11 +179,11 @@ def test_a_direction_of_zeros_carries_nothing(model, kept):
 
 
 def test_carrying_needs_a_known_way_and_passes_that_can_be_resumed(
-    model, data, kept, monkeypatch: pytest.MonkeyPatch, unchecked
+    model, data, kept, no_resuming, unchecked
 ):
     with pytest.raises(ValueError, match="through: got 'lens', expected 'model' or 'norm'"):
         carried(model, kept(0), torch.eye(D)[:1], "lens")
-    monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
+    no_resuming()
     with pytest.raises(ValueError, match="model: its passes cannot be resumed"):
         carried(model, cache_residuals(model, data, 0), torch.eye(D)[:1])
 

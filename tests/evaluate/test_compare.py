@@ -11,10 +11,10 @@ import pytest
 import steerlens as sl
 from steerlens.analysis import reft
 from steerlens.analysis.reft import composition, reft_quality
-from steerlens.evaluate import compare as module
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin
+from steerlens.evaluate.sign_margin import strength_at_kl as strength_on_texts
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.values.steer import Steer
 from steerlens.values.training import Training
@@ -54,22 +54,15 @@ def test_at_equal_cost_the_scale_of_a_steer_does_not_matter(model, held, tone):
         assert kl_at_strength(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
 
 
-def test_the_cost_is_measured_on_the_first_hundred_texts(
-    model, tone, monkeypatch: pytest.MonkeyPatch
-):
-    data, seen = sl.toy.corpus("tone", n=130, seed=5), []
+def test_the_cost_is_measured_on_the_first_hundred_texts(model, tone):
+    data = sl.toy.corpus("tone", n=130, seed=5)
     data = sl.Labelled(data.texts, data.labels, ("it was",) * 130)
-    monkeypatch.setattr(
-        module,
-        "strength_at_kl",
-        lambda _, sample, value, kl: seen.append((sample, value, kl)) or 0.3,
-    )
+    first = sl.Labelled(data.texts[:100], data.labels[:100], data.prompts[:100])
     found = compare(model, {"tone": tone}, data, kl=0.1)
-    assert seen == [
-        (sl.Labelled(data.texts[:100], data.labels[:100], data.prompts[:100]), tone, 0.1)
-    ]
-    assert found.strength.tolist() == [0.3]
-    assert found.sign_margin[0] == sign_margin(model, data, tone, strength=0.3).sign_margin
+    (strength,) = found.strength
+    assert strength == strength_on_texts(model, first, tone, kl=0.1)
+    assert strength != strength_on_texts(model, data, tone, kl=0.1)
+    assert found.sign_margin[0] == sign_margin(model, data, tone, strength=strength).sign_margin
 
 
 KL = 0.04

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,14 +151,20 @@ def test_costs_are_those_at_the_tokens_that_were_written(model, push):
     assert [len(kl) for kl in own_costs(model, push, glued, strength=0.7)] == [0, 0]
 
 
-def test_a_writer_that_breaks_its_word_is_named(model, push, monkeypatch):
-    monkeypatch.setattr(AsWriter, "generate", lambda *_, **__: pd.DataFrame({"text": ["x"]}))
+def test_a_writer_that_breaks_its_word_is_named(model, push):
+    class Says(AsWriter):
+        said: pd.DataFrame
+
+        def generate(self, *_: Any, **__: Any) -> pd.DataFrame:
+            return self.said
+
+    writer = Says(push)
+    writer.said = pd.DataFrame({"text": ["x"]})
     with pytest.raises(ValueError, match="'as writer' gave no column 'prompt'"):
-        write(model, AsWriter(push), ["it"], strength=1.0)
-    one = sl.generate(model, ["it"], push)
-    monkeypatch.setattr(AsWriter, "generate", lambda *_, **__: one)
+        write(model, writer, ["it"], strength=1.0)
+    writer.said = sl.generate(model, ["it"], push)
     with pytest.raises(ValueError, match="gave 1 rows, expected one row per prompt and sample, 5"):
-        write(model, AsWriter(push), ["it"], strength=1.0)
+        write(model, writer, ["it"], strength=1.0)
 
 
 def test_methods_of_another_model_are_refused_before_anything_is_written(model, push, task):

@@ -251,7 +251,9 @@ def test_more_steps_hold_more(case):
     assert many.stored.sum() > 2 * few.stored.sum() > 0
 
 
-def test_where_passes_cannot_be_resumed_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_where_passes_cannot_be_resumed_the_result_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, no_resuming
+):
     model, sequences = zoo("toy-64"), sequences_of(zoo("toy-64"))[2:4]
     kept, layers = module.cache_residuals_of_tokens, []
 
@@ -262,7 +264,7 @@ def test_where_passes_cannot_be_resumed_the_result_is_the_same(monkeypatch: pyte
 
     monkeypatch.setattr(module, "cache_residuals_of_tokens", keeping)
     here = memorise(model, sequences, layer=1, steps=6, progress=False)
-    monkeypatch.setattr("steerlens.models.partial_forward.resumes", lambda *_: False)
+    no_resuming()
     there = memorise(model, sequences, layer=1, steps=6, progress=False)
     assert layers == [1, -1]
     assert there.table.recovered.tolist() == here.table.recovered.tolist()
@@ -317,9 +319,9 @@ def test_as_many_tokens_as_fit_the_context_do():
     assert found.table.length.tolist() == [255]
 
 
-def test_an_empty_prompt_needs_a_begin_of_text(monkeypatch: pytest.MonkeyPatch):
+def test_an_empty_prompt_needs_a_begin_of_text(no_bos):
     model = zoo("toy-64")
     assert memorise(model, [[5]], layer=0, steps=1, progress=False).table.length.tolist() == [1]
-    monkeypatch.setattr(model.cfg, "default_prepend_bos", False)
+    no_bos(model)
     with pytest.raises(ValueError, match="prompt: it holds no token"):
         memorise(model, [[5]], layer=0, steps=1, progress=False)

@@ -19,7 +19,6 @@ import steerlens as sl
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.methods.reft.formulas import FORMS
 from steerlens.methods.reft.parameters import Learned, Shape
-from steerlens.models import partial_forward
 from steerlens.models.hooks import eval_mode
 from steerlens.models.partial_forward import batch_of, cache_residuals, final_states
 from steerlens.values.training import Training
@@ -305,14 +304,14 @@ def test_dropout_and_weight_decay_do_something_and_only_in_training() -> None:
     assert again.equals(sl.score(model(), data(N).texts[:3], dropped.value, strengths=(1.0,)))
 
 
-def test_resumed_fits_are_those_from_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_fits_are_those_from_the_tokens(no_resuming) -> None:
     def fit() -> sl.Fit[sl.Reft]:
         return sl.fit_reft(
             model(), cut(40), variant="noreft", layers=(0, 2), positions="f1+l1+new", **FAST
         )
 
     one = fit()
-    monkeypatch.setattr(partial_forward, "resumes", lambda model, layer: False)
+    no_resuming()
     whole = fit()
     assert (one.report.settings["resumed"], whole.report.settings["resumed"]) == (True, False)
     assert one.report.trials[1]["heldout_nll"] != pytest.approx(

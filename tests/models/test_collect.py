@@ -3,6 +3,8 @@
 import math
 import re
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 import steerlens.models.collect as collecting
-from steerlens.models import collect_folder, final_states
+from steerlens.models import collect_folder
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens
@@ -65,33 +67,46 @@ def test_the_unembedding_never_runs_on_the_texts(model) -> None:
     assert seen == [(2, 6)]  # the probe of the read-out, and nothing else
 
 
-def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(
-    tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
-    run_until = final_states.run_until
-
-    def spy(model, site, tokens, mask):
-        seen.append((tokens, mask))
-        return run_until(model, site, tokens, mask)
-
-    monkeypatch.setattr(final_states, "run_until", spy)
-    monkeypatch.setattr(final_states, "batch_tokens", lambda W_U: 30)
-    sl.collect(tiny, TEXTS, progress=False)
-    widths = [mask.shape[1] for _, mask in seen]
-    assert len(seen) > 1 and widths == sorted(widths)
-    lengths = sorted(int(row.sum()) for _, mask in seen for row in mask)
-    assert lengths == sorted(len(ids_of(tiny, text)) for text in TEXTS)
-    assert all((mask.diff(dim=1) <= 0).all() for _, mask in seen)  # padding is on the right
-    assert all(mask.numel() <= 30 or len(mask) == 1 for _, mask in seen)
+ASKED_FIRST = {(2, 6), (1, 1)}
+"""Shapes of the passes that look at the model before a text is read; no text is as short."""
 
 
-def test_batches_of_any_size_give_the_same_states(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = by_text(sl.collect(tiny, TEXTS, progress=False))
-    monkeypatch.setattr(final_states, "batch_tokens", lambda W_U: 1)
-    two = by_text(sl.collect(tiny, TEXTS, progress=False, seed=5))
-    for i in range(len(TEXTS)):
-        assert_close(one[i], two[i], rtol=1e-4, atol=1e-4)
+@contextmanager
+def masks_seen(model) -> Iterator[list[torch.Tensor]]:
+    """The attention mask of each pass of a model over texts."""
+    seen: list[torch.Tensor] = []
+
+    def look(_: object, given: tuple[torch.Tensor], options: dict[str, torch.Tensor]) -> None:
+        assert options["attention_mask"].shape == given[0].shape
+        if tuple(given[0].shape) not in ASKED_FIRST:
+            seen.append(options["attention_mask"])
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def test_the_attention_mask_is_passed_and_batches_hold_texts_of_similar_length(tiny) -> None:
+    most, texts = batch_tokens(sl.readout(tiny).W_U), [*TEXTS * 100, "good . " * 15]
+    with masks_seen(tiny) as seen:
+        sl.collect(tiny, texts, progress=False)
+    widths = [mask.shape[1] for mask in seen]
+    assert len(seen) > 1 and widths == sorted(widths) and len(set(widths)) > 1
+    lengths = sorted(int(row.sum()) for mask in seen for row in mask)
+    assert lengths == sorted(len(ids_of(tiny, text)) for text in texts)
+    assert any(not mask.all() for mask in seen)
+    assert all((mask.diff(dim=1) <= 0).all() for mask in seen)  # padding is on the right
+    assert all(mask.numel() <= most for mask in seen)
+
+
+def test_batches_of_any_size_give_the_same_states(tiny) -> None:
+    found = by_text(sl.collect(tiny, TEXTS * 100, progress=False, seed=5))
+    for i, text in enumerate(TEXTS):
+        alone = by_text(sl.collect(tiny, [text], progress=False))[0]
+        for row in range(i, len(found), len(TEXTS)):
+            assert_close(found[row], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_texts_beyond_the_context_are_cut_and_counted(tiny) -> None:
@@ -132,17 +147,27 @@ def test_states_are_stored_in_no_other_dtype(tiny, dtype: str | torch.dtype) -> 
         sl.collect(tiny, TEXTS, dtype=dtype, progress=False)
 
 
-def test_states_that_a_dtype_cannot_hold_are_refused(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_until = final_states.run_until
-    monkeypatch.setattr(final_states, "run_until", lambda *given: 1e6 * run_until(*given))
-    kept = sl.collect(tiny, TEXTS, dtype="bfloat16", progress=False)
-    assert next(kept.chunks(10**9)).hidden.abs().max() > 65_504
-    with pytest.raises(ValueError, match="infinity.*store them as bfloat16"):
-        sl.collect(tiny, TEXTS, dtype="float16", progress=False)
+def test_states_that_a_dtype_cannot_hold_are_refused(tiny) -> None:
+    tiny.add_hook("unembed.hook_in", lambda c, hook: 1e6 * c)
+    try:
+        kept = sl.collect(tiny, TEXTS, dtype="bfloat16", progress=False)
+        assert next(kept.chunks(10**9)).hidden.abs().max() > 65_504
+        with pytest.raises(ValueError, match="infinity.*store them as bfloat16"):
+            sl.collect(tiny, TEXTS, dtype="float16", progress=False)
+    finally:
+        tiny.hook_dict["unembed.hook_in"].remove_hooks()
 
 
 @pytest.fixture
-def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def shard_positions(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many positions a file holds, where scripts of others do too."""
+    return lambda n: monkeypatch.setattr(collecting, "SHARD_POSITIONS", n)
+
+
+@pytest.fixture
+def shards_made(
+    monkeypatch: pytest.MonkeyPatch, shard_positions: Callable[[int], None]
+) -> list[int]:
     """Shards of at most 15 positions; the list grows by one with each that is computed."""
     made: list[int] = []
     run = collect_folder.final_states
@@ -152,7 +177,7 @@ def shards_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(len(shard.text))
         return shard
 
-    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 15)
+    shard_positions(15)
     monkeypatch.setattr(collect_folder, "final_states", counted)
     return made
 
@@ -173,23 +198,23 @@ def test_shards_on_disk_hold_what_memory_would(
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(
-    tiny, tmp_path: Path, shards_made: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny, tmp_path: Path, shards_made: list[int]
 ) -> None:
     whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
     n = len(shards_made)
     shards_made.clear()
-    run_until, calls = final_states.run_until, []
+    calls = []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
+    def interrupted(_: object, given: tuple[torch.Tensor]) -> None:
+        calls.append(tuple(given[0].shape) not in ASKED_FIRST)
+        if sum(calls) == 2:
             raise KeyboardInterrupt
-        return run_until(*arguments)
 
     training = [module.training for module in tiny.modules()]
-    monkeypatch.setattr(final_states, "run_until", interrupted)
+    handle = tiny.register_forward_pre_hook(interrupted)
     with pytest.raises(KeyboardInterrupt):
         sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
+    handle.remove()
     assert [module.training for module in tiny.modules()] == training
     assert len(shards_made) == 1 < n - 1
     (tmp_path / "parts" / "states-00001.part").write_bytes(
@@ -232,12 +257,10 @@ def test_a_folder_with_other_content_is_refused(
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_shards_of_another_size_are_not_mixed(
-    tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 15)
+def test_shards_of_another_size_are_not_mixed(tiny, tmp_path: Path, shard_positions) -> None:
+    shard_positions(15)
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
-    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 30)
+    shard_positions(30)
     with pytest.raises(ValueError, match="holds the states of another"):
         sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
 
@@ -262,8 +285,8 @@ def test_bad_texts_are_refused(tiny, data, message: str) -> None:
         sl.collect(tiny, data, progress=False)
 
 
-def test_texts_with_nothing_to_predict_are_refused(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny.cfg, "default_prepend_bos", False)
+def test_texts_with_nothing_to_predict_are_refused(tiny, no_bos) -> None:
+    no_bos(tiny)
     with pytest.raises(ValueError, match="no text holds a token to predict"):
         sl.collect(tiny, ["a"], end=False, progress=False)
     mixed = sl.collect(tiny, ["a", "good ."], end=False, progress=False)
@@ -302,10 +325,10 @@ def test_batches_hold_fewer_tokens_of_wider_models() -> None:
     assert sizes == [2048, 2048, 512, 256, *[16_384] * 4]
 
 
-def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, monkeypatch) -> None:
+def test_jobs_that_collect_into_one_folder_do_not_meet(tmp_path, shard_positions) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setattr(collecting, "SHARD_POSITIONS", 64)
+    shard_positions(64)
     data = sl.toy.corpus("sentiment", n=40, seed=0)
     models = [sl.load_model("toy-64") for _ in range(3)]  # each its own, as each job has
     with ThreadPoolExecutor(3) as jobs:

@@ -216,18 +216,16 @@ def test_a_batch_is_each_text_alone_whatever_the_padding(tiny) -> None:
     assert_close(together, torch.cat(alone), **near(tiny))
 
 
-def test_whole_passes_take_the_place_of_resumed_ones(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_passes_take_the_place_of_resumed_ones(tiny, no_resuming) -> None:
     reft, y = random_reft(tiny, layers=(0, 1), positions="prompt"), torch.tensor(DATA.labels)
     one = states_of(tiny, cache_residuals(tiny, DATA, 0), ALL, reft, y)
-    monkeypatch.setattr(module, "resumes", lambda model, layer: False)
+    no_resuming()
     kept = cache_residuals(tiny, DATA, 0)
     assert kept.layer == -1 and batch_of(kept, [0]).resid is None
     assert_close(states_of(tiny, kept, ALL, reft, y), one, **near(tiny))
 
 
-def test_gradients_of_resumed_passes_are_those_of_whole_ones(
-    single, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_of_resumed_passes_are_those_of_whole_ones(single, no_resuming) -> None:
     on = sl.readout(single)
     values = [
         random_reft(single, "noreft", layers=(0, 1)).R,
@@ -250,7 +248,7 @@ def test_gradients_of_resumed_passes_are_those_of_whole_ones(
     with disturbed(single) as before:
         one = gradients()
         assert traces(single) == before  # no gradient reaches the model's own numbers
-        monkeypatch.setattr(module, "resumes", lambda model, layer: False)
+        no_resuming()
         whole = gradients()
         assert traces(single) == before
     assert min(float(g.abs().max()) for g in one) > 0.1
