@@ -1,9 +1,9 @@
 """Attribute against cost: every method at the same KL, on the toy world, where the judge is exact.
 
-    python figures/equal_kl.py          # writes figures/out/equal_kl.{pdf,png,json}; some twenty minutes
+    python figures/equal_kl.py          # writes figures/out/equal_kl.{pdf,png,json}; some fifteen minutes
 
-toy-64, sentiment: each method is fitted to 800 texts by its defaults, held at four budgets of KL on
-given texts, and continues 60 prompts five times each. The grammar's posterior judges prompt and
+toy-64, sentiment: each method is fitted to 400 texts by its defaults, held at three budgets of KL
+on what it writes itself, and continues 30 prompts four times each. The grammar's posterior judges prompt and
 continuation. Left: how far the mean score moved towards positive; right: how perplexing the texts
 are to the model itself. `--quick` takes four methods, and a minute.
 """
@@ -24,11 +24,13 @@ from steerlens.analysis.recipes import NAMES
 from steerlens.evaluate.compare_writing import compare_writing
 from steerlens.evaluate.protocols import sentiment
 from steerlens.evaluate.scorers import oracle
+from steerlens.evaluate.spend import OwnText
+from steerlens.evaluate.verbs import Sampling
 from steerlens.show import label_panels, look, plot_at_kl, save_figure
 from steerlens.show.figures import records
 from steerlens.show.style import COLUMN
 
-BUDGETS = (0.02, 0.05, 0.15, 0.4)
+BUDGETS = (0.03, 0.1, 0.3)
 QUICK = ("steer", "logit bias", "mean difference", "prefix")
 
 
@@ -36,15 +38,14 @@ def main() -> None:
     quick, start = "--quick" in sys.argv, time.perf_counter()
     model = sl.load_model("toy-64")
     train, data, begun = (
-        sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((800, 0), (200, 1), (60, 2))
+        sl.toy.corpus("sentiment", n=n, seed=s) for n, s in ((400, 0), (60, 1), (30, 2))
     )
     prompts = {"any": [" ".join(text.split()[:4]) for text in begun.texts]}
-    task = sentiment(prompts, oracle("sentiment"))
-    task = replace(task, groups=(("any", tuple(prompts["any"])),))
+    task = replace(sentiment(prompts, oracle("sentiment")), sampling=Sampling(samples=4))
     methods = toy_methods(model, WORDS, QUICK if quick else NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a rival learned nothing is what is drawn
-        table = compare_writing(model, methods, task, data, kl=BUDGETS, train=train)
+        table = compare_writing(model, methods, task, data, kl=OwnText(BUDGETS), train=train)
     with look():
         fig, panels = plt.subplots(1, 2, figsize=(2.9 * COLUMN, 4.8), layout="constrained")
         plot_at_kl(table, "gain", ax=panels[0])
@@ -61,6 +62,8 @@ def main() -> None:
         "method",
         "kl",
         "strength",
+        "own_kl",
+        "given_kl",
         "gain",
         "gain_low",
         "gain_high",
