@@ -1,5 +1,6 @@
 """The numbers of a run: attribute, fluency, variety and cost of each entrant."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -31,9 +32,10 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
         `gain`, how far the mean score moved from the base's the way that is wanted, prompt by
         prompt, with its interval; `anti_steered`, the share of prompts that moved the other way;
         `perplexity`, `corpus_perplexity`, `dropped`, `empty` (see `fluency`); `distinct_1`,
-        `distinct_2`, `distinct_3` (mean over prompts), `repetition`; `own_kl` and `own_kl_p95`,
-        mean and 95th percentile of the KL from the model at the tokens it wrote; `scorer` and
-        `scorer_auc`, what judged and how right it is.
+        `distinct_2`, `distinct_3` (mean over prompts), which like `corpus_perplexity` have `_low`
+        and `_high`; `repetition`; `own_kl` and `own_kl_p95`, mean and 95th percentile of the KL
+        from the model at the tokens it wrote; `scorer` and `scorer_auc`, what judged and how right
+        it is.
 
     Raises:
         ValueError: prompts with unequal numbers of samples, whose maxima do not compare; no base.
@@ -89,16 +91,32 @@ def _mean(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
 
 def _language(part: pd.DataFrame) -> dict[str, float]:
     found = dict(fluency(TextNll(part.nats.to_numpy(), part.tokens.to_numpy()))._asdict())
+    found |= _ends("corpus_perplexity", [np.exp(min(nll, 700.0)) for nll in _mean_nll(part)])
     groups = [some.tolist() for _, some in part.groupby("row", sort=False).text]
     for n in (1, 2, 3):
-        shares = [distinct(some, n) for some in groups]
-        known = [x for x in shares if not np.isnan(x)]
-        found[f"distinct_{n}"] = float(np.mean(known)) if known else float("nan")
+        shares = np.array([distinct(some, n) for some in groups])
+        known = shares[~np.isnan(shares)]
+        mean = _mean(known) if len(known) else (float("nan"),) * 3
+        found |= {f"distinct_{n}": mean[0]} | _ends(f"distinct_{n}", mean)
     found["repetition"] = float(np.mean([repetition(text) for text in part.text]))
     kl = np.concatenate([np.zeros(0), *part.kl])
     found["own_kl"] = float(kl.mean()) if len(kl) else float("nan")
     found["own_kl_p95"] = float(np.quantile(kl, 0.95)) if len(kl) else float("nan")
     return found
+
+
+def _mean_nll(part: pd.DataFrame) -> tuple[float, float, float]:
+    """Return the NLL per token of what was written, with its interval over prompts."""
+    prompt = pd.factorize(part.row)[0]
+    nats, tokens = (np.bincount(prompt, part[name].to_numpy()) for name in ("nats", "tokens"))
+    some = tokens > 0  # empty texts alone say nothing of fluency
+    if some.sum() < 2:
+        return float("nan"), float("nan"), float("nan")
+    return bootstrap_ratio(nats[some], tokens[some])
+
+
+def _ends(name: str, found: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_low": float(found[1]), f"{name}_high": float(found[2])}
 
 
 def _card(protocol: Protocol) -> dict[str, str | float]:

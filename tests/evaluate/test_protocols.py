@@ -335,6 +335,21 @@ def test_the_numbers_are_those_of_the_papers():
     assert up.loc["calm"].gain == pytest.approx(-calm.gain)
 
 
+def test_fluency_and_variety_have_intervals_over_prompts():
+    task = detoxification(["p", "p"], function_scorer(lambda t: [0.0] * len(t), "none"))
+    table = table_of({"base": [[0.9, 0.2], [0.4, 0.6]]})
+    table["nats"], table["tokens"] = [1.0, 3.0, 8.0, 8.0], 2.0  # 1 and 4 nats per token
+    table["text"] = ["a b", "a b", "c d", "e f"]
+    found = summarize(table, task).iloc[0]
+    assert found.corpus_perplexity == pytest.approx(np.exp(20 / 8))
+    ends = found[["corpus_perplexity_low", "corpus_perplexity_high"]].astype(float)
+    np.testing.assert_allclose(ends, np.exp([1.0, 4.0]))  # either prompt may be drawn twice
+    assert (found.distinct_2_low, found.distinct_2, found.distinct_2_high) == (0.25, 0.375, 0.5)
+    table.loc[table.row == 0, "tokens"] = 0.0  # one prompt's texts are empty
+    alone = summarize(table, task).iloc[0]
+    assert np.isnan(alone.corpus_perplexity_low) and not np.isnan(alone.distinct_2_low)
+
+
 def test_unequal_samples_and_a_missing_base_are_refused():
     task = detoxification(["p"], oracle("tone"))
     table = table_of({"base": [[0.1, 0.2]], "other": [[0.3]]})

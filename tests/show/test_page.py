@@ -13,7 +13,7 @@ import pytest
 from markupsafe import Markup
 
 import steerlens as sl
-from steerlens.show.numbers import fixed
+from steerlens.show.numbers import fixed, interval
 from steerlens.show.report.build import write_report
 from steerlens.show.report.page import page, replication
 from steerlens.show.report.study import Study, openings, study
@@ -69,7 +69,7 @@ def test_the_folder_is_whole_and_nothing_is_beside_it(folder):
     for steer in numbers(folder)["steers"]:
         mine = {name.removeprefix(f"{steer}-") for name in names if name.startswith(f"{steer}-")}
         assert mine >= {"label_curve", "cost", "written", "gap"} or mine == {"losses"}
-    assert {"sentiment-gap", "transfer", "rivals"} <= names
+    assert {"sentiment-gap", "transfer", "rivals", "writing"} <= names
     for name in names:
         for ending in ("pdf", "png", "json"):
             assert (folder / "figures" / f"{name}.{ending}").stat().st_size > 100
@@ -272,7 +272,23 @@ def test_rivals_are_shown_at_equal_cost_and_left_out_where_labels_have_one_sign(
     plain = sl.toy.corpus("tone", n=60, seed=0)
     graded = sl.Labelled(plain.texts, tuple(abs(y) for y in plain.labels))
     index = write_report("toy-64", tmp_path / "out", data=graded, name="strength")
-    assert 'id="rivals"' in html and 'id="rivals"' not in index.read_text()
+    for section in ("rivals", "writing"):
+        assert f'id="{section}"' in html and f'id="{section}"' not in index.read_text()
+
+
+def test_what_is_written_stands_beside_rivals_and_controls_at_one_cost(folder):
+    found = numbers(folder)["writing"]
+    rows = {row["method"]: row for row in found["table"]}
+    assert list(rows) == [
+        "base", "steer", "logit bias", "mean difference", "random direction", "shuffled labels (steer)"
+    ]  # fmt: skip
+    spent = [row for row in rows.values() if row["note"] == "" and row["kl"]]
+    assert rows["steer"] in spent and all(abs(row["given_kl"] / 0.1 - 1) < 0.05 for row in spent)
+    html = (folder / "index.html").read_text()
+    assert 'id="writing"' in html and str(Markup.escape(found["judge"])) in html
+    for row in list(rows.values())[1:]:
+        assert interval(row["gain"], row["gain_low"], row["gain_high"]) in html
+    assert "distinct word pairs per word" in html  # the figure
 
 
 def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -53,6 +53,15 @@ def test_what_is_drawn_in_a_dark_notebook_is_drawn_light_for_the_page():
     assert "var(--ink)" in svg and style.DARK[style.INK] not in svg
 
 
+def test_numbers_that_are_read_stay_whole_and_places_are_short():
+    with style.look(dark=False):
+        ax = style.axes()
+        ax.set_title("0.8467")
+    svg = inline_svg(ax.figure, "numbers", "a number")
+    assert "0.8467" in "".join(ET.fromstring(svg).itertext())
+    assert not re.search(r"<path[^>]*\d\.\d{3,}[^>]*>", svg)
+
+
 def test_words_and_descriptions_are_escaped():
     with style.look(dark=False):
         ax = style.axes()

@@ -24,6 +24,7 @@ from steerlens.show.report.drawings import drawn
 from steerlens.show.report.page import page
 from steerlens.show.report.study import Say, Study, study
 from steerlens.show.report.svg import inline_svg
+from steerlens.show.report.writing import writing
 from steerlens.toy import NAMES, corpus
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.labelled import Labelled
@@ -78,6 +79,8 @@ def write_report(
         say(f"{one.name}: on another model, and beside edits of hidden states")
         beyond["transfer"] = moved(lm, one, texts, seed) if data is None else None
         beyond["rivals"] = rivals(lm, one, data, texts, seed)
+        say(f"{one.name}: writing beside rivals at the same cost")
+        beyond["writing"] = writing(lm, one, *_parts(data, one.name, texts, seed), seed)
     facts = beyond | {
         "components": records(space),
         "model": model_id(lm),
@@ -128,18 +131,25 @@ def fit_studies(
     lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say
 ) -> list[Study]:
     if data is not None:
-        train, test = data.split(0.85, seed=seed)
+        train, test = _parts(data, name, texts, seed)
         return [study(lm, train, test, name=name, seed=seed, say=say)]
     found = []
     for attribute in ("sentiment", "tone"):
-        train, test = (
-            corpus(attribute, n=texts, seed=seed),
-            corpus(attribute, n=max(texts // 4, 20), seed=seed + 1),
-        )
+        train, test = _parts(None, attribute, texts, seed)
         found.append(
             study(lm, train, test, name=attribute, attribute=attribute, seed=seed, say=say)
         )
     return found
+
+
+def _parts(data: Labelled | None, name: str, texts: int, seed: int) -> tuple[Labelled, Labelled]:
+    """Return the texts that a steer is fitted to and those that it is measured on: of the data, or
+    of the toy world's attribute of this name."""
+    if data is not None:
+        return data.split(0.85, seed=seed)
+    sizes = texts, max(texts // 4, 20)
+    train, test = (corpus(name, n=n, seed=seed + k) for k, n in enumerate(sizes))  # pyright: ignore[reportArgumentType]
+    return train, test
 
 
 def _numbers(one: Study) -> dict[str, Any]:

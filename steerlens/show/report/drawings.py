@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steerlens.analysis.svd.words import replicates
+from steerlens.show.compare import plot_rows
 from steerlens.show.figures import (
     plot_gap_closed,
     plot_label_curve,
@@ -40,6 +41,17 @@ def drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Dr
         yield (
             "transfer",
             (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved),
+        )
+    if found := facts.get("writing"):
+        with look(dark=False):
+            fig = _columns(pd.DataFrame(found["table"]))
+        yield (
+            "writing",
+            (
+                fig,
+                "Attribute, perplexity and variety of what each method writes at one cost",
+                found,
+            ),
         )
     if found := facts.get("rivals"):
         with look(dark=False):
@@ -122,6 +134,16 @@ def _words(scores: pd.DataFrame, direction: int, name: str) -> Drawing:
     fig.supxlabel("score at strength +1", fontsize=8, color=ink())
     numbers = scores[scores.direction == direction]
     return fig, f"Words that direction {direction} of {name} writes and avoids", numbers
+
+
+def _columns(table: pd.DataFrame) -> Figure:
+    """Draw what methods wrote as a table whose columns are panels."""
+    fig, panels = plt.subplots(
+        1, 3, figsize=(1.9 * COLUMN, 0.6 + 0.2 * len(table)), layout="constrained"
+    )
+    for k, measure in enumerate(("mean_score", "corpus_perplexity", "distinct_2")):
+        plot_rows(table, measure, names=k == 0, ax=panels[k])
+    return fig
 
 
 def _figure(ax: Axes) -> Figure:

@@ -51,7 +51,8 @@ def inline_svg(fig: Figure, name: str, alt: str) -> Markup:
     # names of groups are the same in every figure; ids of what is used again are not, thanks to the
     # salt
     body = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", body).replace("xlink:href", "href")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
+    # two decimals place a point well enough; the numbers that are read, outside of tags, stay whole
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), body)
     body = re.sub(r"\s*\n\s*", " ", body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, variable)
