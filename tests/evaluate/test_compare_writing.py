@@ -114,9 +114,14 @@ def test_all_cost_the_same_on_the_given_texts(model, tone, held, table):
     assert cost_on(model, tone, held)(row.strength) == pytest.approx(row.given_kl, rel=1e-3)
 
 
-def test_budgets_on_own_texts_are_met_there(model, held, task, table, monkeypatch):
-    """What puts words before a text costs another sum on given texts than where it writes."""
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's clock decides here how slow a method is."""
     monkeypatch.setattr(module, "slowdown", lambda *_, strength: 1.0)
+
+
+def test_budgets_on_own_texts_are_met_there(model, held, task, table, untimed):
+    """What puts words before a text costs another sum on given texts than where it writes."""
     asked = instruct(model, instructions=("my dear friend ,", "you idiots ,"))
     few = replace(
         task, groups=(("all", task.prompts[:5]),), sampling=Sampling(samples=3, max_new_tokens=8)
@@ -178,11 +183,10 @@ def test_the_steer_gains_and_the_controls_do_not(table):
 
 
 def test_recipes_are_fitted_once_to_the_labels_and_the_first_once_to_shuffled_ones(
-    model, tone, train, held, task, monkeypatch
+    model, tone, train, held, task, untimed
 ):
     first, second = Recipe(tone, train), Recipe(tone, train)
     quick = replace(task, groups=(("all", ("you are",)),))
-    monkeypatch.setattr(module, "slowdown", lambda *_, strength: 1.0)
     found = compare_writing(
         model,
         {"a": first, "b": second, "c": 2 * tone},
@@ -224,11 +228,10 @@ def test_what_cannot_be_compared_is_refused(model, tone, train, held, task, unch
 
 
 def test_a_method_that_changes_nothing_says_so_and_one_side_has_no_sign(
-    model, tone, train, held, task, monkeypatch
+    model, tone, train, held, task, untimed
 ):
     quick = replace(task, groups=(("all", ("you are",)),))
     methods = {"a": Recipe(tone, train), "nothing": 0 * tone, "one-sided": OneSided(tone)}
-    monkeypatch.setattr(module, "slowdown", lambda *_, strength: 1.0)
     found = compare_writing(model, methods, quick, held, kl=0.1, train=train, progress=False)
     rows = found.set_index("method")
     nothing, one = rows.loc["nothing"], rows.loc["one-sided"]

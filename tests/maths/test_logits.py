@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths import logits as module
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.logits import (
     UnembedWeights,
@@ -140,7 +139,7 @@ def test_token_nll_is_minus_log_softmax() -> None:
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("block, n", [(16, 4), (32, 2)])
 def test_a_vocabulary_in_parts_says_what_it_says_in_one(
-    kind: str, block: int, n: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, block: int, n: int, words_per_block
 ) -> None:
     r = torch.Generator().manual_seed(block)
     scale, softcap = HEADS[kind]
@@ -168,7 +167,7 @@ def test_a_vocabulary_in_parts_says_what_it_says_in_one(
 
     assert len(blocks(head)) == 1
     whole = everything()
-    monkeypatch.setattr(module, "BLOCK", block)
+    words_per_block(block)
     parts = blocks(head)
     assert len(parts) == n and sum(part.W_U.shape[1] for _, part in parts) == 50
     assert_close(everything(), whole, rtol=1e-10, atol=1e-12)
@@ -194,9 +193,9 @@ def step(c: Tensor, gradient: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("block", [4096, 128])
 def test_rounding_a_gradient_is_nothing_beside_the_noise_of_its_minibatch(
-    kind: str, block: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, block: int, words_per_block
 ) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    words_per_block(block)
     head, c, target, weight = single(kind)
     exact, found = (
         nll_gradient(head, c, target, weight),

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from steerlens.maths import logits as head_module
 from steerlens.maths.logits import UnembedWeights, blocks, logits, nll_and_gradient
 from steerlens.maths.moments import costs, moments, second_moments
 
@@ -126,10 +125,10 @@ def directions(seed: int, rank: int = 3) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("softcap", [None, 4.0])
 @pytest.mark.parametrize("block", [4, 4096])
 def test_costs_are_those_computed_position_by_position(
-    softcap: float | None, block: int, monkeypatch: pytest.MonkeyPatch
+    softcap: float | None, block: int, words_per_block
 ) -> None:
     head, c, _, _, weight = problem(5, softcap)
-    monkeypatch.setattr(head_module, "BLOCK", block)
+    words_per_block(block)
     head = head._replace(W_U=head.W_U.repeat(1, 4), b_U=torch.arange(4 * V).double() / 20)
     assert len(blocks(head)) == (1 if block == 4096 else 3)
     probes, writes = directions(5)

@@ -98,19 +98,22 @@ def test_every_model_whose_blocks_are_called_as_modules_resumes_and_the_others_f
     assert len(kept.resid) == (0 if model is zoo("native") else sum(map(len, kept.ids)))
 
 
-def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_states_that_are_not_the_models_are_noticed(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert resumes(tiny, 0)
     run_until = module.run_until
 
     def other(model, site, tokens, mask):
         found = run_until(model, site, tokens, mask)
-        return (
-            found if site == UNEMBED_IN else found.roll(1, -1)
-        )  # kept states that are not the model's
+        return found if site == UNEMBED_IN else found.roll(1, -1)
 
     monkeypatch.setattr(module, "run_until", other)
     assert not resumes(tiny, 0)
-    monkeypatch.setattr(module, "run_until", run_until)
+
+
+def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resumes(tiny, 0)
 
     @contextmanager
     def failing(*_: Any) -> Iterator[None]:

@@ -291,19 +291,23 @@ def test_what_is_written_stands_beside_rivals_and_controls_at_one_cost(folder):
     assert "distinct word pairs per word" in html  # the figure
 
 
-def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch):
+@pytest.fixture
+def no_studies(monkeypatch) -> None:
+    """A report of nothing, for what does not depend on what is fitted."""
+    monkeypatch.setattr("steerlens.show.report.build.fit_studies", lambda *_: [])
+
+
+def test_an_error_leaves_nothing_behind(tmp_path, monkeypatch, no_studies):
     def break_(*_):
         raise ValueError("broken")
 
-    monkeypatch.setattr("steerlens.show.report.build.fit_studies", lambda *_: [])
     monkeypatch.setattr("steerlens.show.report.build.page", break_)
     with pytest.raises(ValueError, match="broken"):
         write_report("toy-64", tmp_path / "out", data=sl.toy.corpus("tone", n=40, seed=0))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_a_report_is_overwritten(tmp_path, folder, monkeypatch):
-    monkeypatch.setattr("steerlens.show.report.build.fit_studies", lambda *_: [])
+def test_only_a_report_is_overwritten(tmp_path, folder, no_studies):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
