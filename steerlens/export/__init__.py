@@ -1,7 +1,8 @@
 """The steer leaves the lab: logits alone, plain checkpoints, adapters, servers, the hub.
 
 `logit_steer` makes a steer that needs nothing but logits. What puts one to work has a module of its
-own with one function `processor`: `hugging_face`, `llama_cpp`, `vllm`, `sglang`. `fold` and `lora`
+own with one function `processor`: `hugging_face`, `llama_cpp`, `vllm`, `sglang`; `inspect_ai` is
+a provider for Inspect's tasks. `fold` and `lora`
 write weights, `rebase` carries a steer between versions of the same weights, `import_lm_steer` and
 `export_lm_steer` know the files of the authors of LM-Steer, and `hub` keeps steers with a card.
 
@@ -14,7 +15,7 @@ Example:
 from importlib import import_module
 from typing import Any
 
-ROOMS = ("hub", "hugging_face", "llama_cpp", "sglang", "vllm")
+ROOMS = ("hub", "hugging_face", "inspect_ai", "llama_cpp", "sglang", "vllm")
 _HOME = {
     "LogitSteer": "values.logit_steer",
     "export_lm_steer": "export.authors",

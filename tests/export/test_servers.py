@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import steerlens as sl
 from steerlens.export import sglang, vllm
+from steerlens.export.inspect_ai import inspect_model
 from steerlens.export.logits import logit_steer
 from steerlens.values.logit_steer import LogitSteer
 from tests.export.test_logits import head, steer_on
@@ -203,3 +205,10 @@ def test_without_the_server_the_import_says_so(path: Path) -> None:
             make(path)
     with pytest.raises(ValueError, match="runner"):
         vllm.processor(path, runner=3)
+
+
+def test_without_inspect_the_provider_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("inspect_ai", "inspect_ai.model"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"inspect_model needs inspect-ai.*steerlens\[inspect\]"):
+        inspect_model(sl.load_model("toy-64"))
