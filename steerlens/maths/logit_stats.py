@@ -1,5 +1,6 @@
 """What several sets of logits say of the same targets, from the products that they share."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,37 +70,54 @@ def logit_stats(
     return LogitStats(nll, (share * torch.stack(gaps)).sum(0) + total[-others:] - total[0])
 
 
+class _Step(NamedTuple):
+    """One term that is added to a sum, which is named by the steps that led to it."""
+
+    before: tuple
+    term: int
+    coefficient: float | Tensor
+
+
 def mixed_logits(
     part: UnembedWeights, terms: Sequence[Float[Tensor, "n d"]], mix: Mix
 ) -> list[Float[Tensor, "n words"]]:
     """Return the sets of logits that a mix of terms makes, before the scale and the soft cap.
 
-    Sums with which several sets begin are made once.
+    Sums with which several sets begin are made once. Products are in the read-out's dtype, which may
+    be bfloat16, sums in that of the terms.
     """
-    # in the read-out's dtype, which may be bfloat16, where it pays; sums in that of the terms
-    products = [(term.to(part.W_U.dtype) @ part.W_U).to(term.dtype) for term in terms]
-    sums, found = {}, []
+    steps, ends = _steps(mix)
+    uses = Counter(step.term for step in steps.values())
+    products: dict[int, Tensor] = {}
+    first = part.b_U.to(terms[0].dtype)
+    sums: dict[tuple, Tensor] = {(): first.expand(len(terms[0]), -1)}
+    for name, (before, k, coefficient) in steps.items():
+        z, term = sums[before], terms[k]
+        plain = not isinstance(coefficient, Tensor) and coefficient == 1.0
+        if plain and uses[k] == 1 and term.dtype == part.W_U.dtype:
+            sums[name] = torch.addmm(z, term, part.W_U)  # the product alone is never held
+            continue
+        if k not in products:
+            products[k] = (term.to(part.W_U.dtype) @ part.W_U).to(term.dtype)
+        if isinstance(coefficient, Tensor):
+            sums[name] = torch.addcmul(z, coefficient[:, None], products[k])
+        else:
+            sums[name] = torch.add(z, products[k], alpha=coefficient)
+    return [sums[end] for end in ends]
+
+
+def _steps(mix: Mix) -> tuple[dict[tuple, _Step], list[tuple]]:
+    """Return every sum on the way to the sets of a mix, once and in order, and where each set
+    ends."""
+    steps: dict[tuple, _Step] = {}
+    ends: list[tuple] = []
     for row in mix:
-        z, begun = part.b_U.to(products[0].dtype).expand_as(products[0]), ()
-        for k, (coefficient, product) in enumerate(zip(row, products, strict=True)):
-            if isinstance(coefficient, Tensor):
-                begun = (*begun, (k, id(coefficient)))
-            elif coefficient:
-                begun = (*begun, (k, float(coefficient)))
-            else:
-                continue
-            if begun not in sums:
-                sums[begun] = _added(z, coefficient, product)
-            z = sums[begun]
-        found.append(z)
-    return found
-
-
-def _added(
-    z: Float[Tensor, "n words"],
-    coefficient: float | Float[Tensor, " n"],
-    product: Float[Tensor, "n words"],
-) -> Float[Tensor, "n words"]:
-    if isinstance(coefficient, Tensor):
-        return torch.addcmul(z, coefficient[:, None], product)
-    return torch.add(z, product, alpha=coefficient)
+        at: tuple = ()
+        for k, coefficient in enumerate(row):
+            rows = isinstance(coefficient, Tensor)
+            if rows or coefficient:  # of a 0 nothing is computed
+                name = (*at, (k, id(coefficient) if rows else float(coefficient)))
+                steps.setdefault(name, _Step(at, k, coefficient))
+                at = name
+        ends.append(at)
+    return steps, ends

@@ -115,7 +115,8 @@ def test_the_same_sums_are_made_once() -> None:
 
     class Sums(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            added.append(func.overloadpacket in (torch.ops.aten.add, torch.ops.aten.addcmul))
+            aten = torch.ops.aten
+            added.append(func.overloadpacket in (aten.add, aten.addcmul, aten.addmm))
             return func(*args, **(kwargs or {}))
 
     with Sums():
