@@ -78,6 +78,17 @@ def test_only_models_knows_transformer_lens(file: str) -> None:
     assert file.startswith("models/") or "transformer_lens" not in users
 
 
+@pytest.mark.parametrize("file", [name for name in FILES if not name.startswith("models/")])
+def test_a_model_is_asked_through_its_adapter(file: str) -> None:
+    """What TransformerLens calls so, a plain model of Hugging Face does not have; a read-out does."""
+    own = {"W_E", "tokenizer", "cfg", "unembed", "blocks"}
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert node.value.id not in ("model", "lm") or node.attr not in own, (
+                f"line {node.lineno}: {ast.unparse(node)}"
+            )
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
     for node in ast.walk(FILES[file]):

@@ -62,7 +62,8 @@ class Highlight:
 
     def __str__(self) -> str:
         """Return the text with its spans in brackets: `a [truly wonderful +3.1] film`."""
-        closing = {int(s.end) - 1: f" {s.evidence:+.1f}]" for s in self.spans.itertuples()}
+        ends = zip(self.spans.end, self.spans.evidence, strict=True)
+        closing = {int(end) - 1: f" {evidence:+.1f}]" for end, evidence in ends}
         opening = set(self.spans.start)
         parts = []
         for i, token in enumerate(self.tokens.token):
@@ -78,7 +79,8 @@ class Highlight:
         """
         scale = max(float(self.tokens.evidence.abs().max()), 1e-9)
         opening = set(self.spans.start)
-        closing = {int(s.end) - 1: s.evidence for s in self.spans.itertuples()}
+        ends = zip(self.spans.end, self.spans.evidence, strict=True)
+        closing = {int(end) - 1: evidence for end, evidence in ends}
         parts: list[str] = []
         for i, (token, x) in enumerate(zip(self.tokens.token, self.tokens.evidence, strict=True)):
             colour = f"rgba({RED if x > 0 else BLUE}, {0.75 * abs(x) / scale:.2f})"

@@ -1,6 +1,7 @@
 """Where in a model a style can be steered: the same map at every layer and site, at equal cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -77,7 +78,7 @@ def steer_by_site(
     """
     sites = sites_of(model) if sites is None else tuple(sites)
     steers = [fit_steer(model, texts, progress=False) for texts in draws]
-    fits: dict[str, Sequence[Fit]] = {STEER: steers}
+    fits: dict[str, Sequence[Fit[Any]]] = {STEER: steers}
     total = len(sites) * len(draws)
     with tqdm(total=total, unit="fit", desc="sites", disable=hidden(progress)) as bar:
         for site in sites:

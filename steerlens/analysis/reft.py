@@ -87,7 +87,7 @@ def reft_quality(
         "strength",
         "seconds",
     ]
-    return pd.concat([about, found], axis=1)[order]
+    return pd.DataFrame(pd.concat([about, found], axis=1)[order])
 
 
 def composition(

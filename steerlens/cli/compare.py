@@ -157,5 +157,6 @@ def _write(table: Any, out: Path) -> None:
     from steerlens.show import plot_at_kl, save_figure
 
     table.to_csv(out / "compare.csv", index=False)
-    save_figure(plot_at_kl(table).get_figure(root=True), out, "compare", table)
+    plot_at_kl(table)
+    save_figure(plt.gcf(), out, "compare", table)
     plt.close("all")

@@ -1,13 +1,10 @@
 """A steer as a classifier of texts, beside a linear probe and a bag of words."""
 
-from typing import Any, cast
-
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from scipy.special import expit, ndtr
-from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -16,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from steerlens.evaluate.strength import check_prior, state_strengths
 from steerlens.maths.numbers import as_numpy_seed
-from steerlens.maths.stats import auc
+from steerlens.maths.stats import auc, rank_correlation
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
@@ -177,7 +174,7 @@ def judge_probabilities(
         "auc": float(auc(q, y)), "auc_low": area[0], "auc_high": area[1],
         "log_loss": float(-(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()),
         "calibration": float(sum(len(b) * abs(q[b].mean() - y[b].mean()) for b in bins) / len(q)),
-        "rank_correlation": float(cast(Any, spearmanr(p, grades)).statistic), "texts": len(q),
+        "rank_correlation": rank_correlation(p, grades), "texts": len(q),
     }  # fmt: skip
 
 

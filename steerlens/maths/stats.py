@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata, t
+from scipy.stats import rankdata, spearmanr, t
 
 
 def mean_interval(
@@ -29,6 +29,19 @@ def mean_interval(
         return float(x[0]), math.nan, math.nan
     half = float(t.ppf(0.5 + level / 2, len(x) - 1)) * x.std(ddof=1) / math.sqrt(len(x))
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def rank_correlation(
+    x: Float[np.ndarray, " n"] | Sequence[float], y: Float[np.ndarray, " n"] | Sequence[float]
+) -> float:
+    """Return Spearman's rank correlation; NaN, with scipy's warning, where one of them is constant.
+
+    Example:
+        >>> rank_correlation([1.0, 2.0, 30.0], [5.0, 6.0, 7.0])
+        1.0
+    """
+    found: Any = spearmanr(x, y)  # whose stubs do not say what it is
+    return float(found.statistic)
 
 
 def bootstrap_ratio(

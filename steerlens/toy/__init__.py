@@ -31,7 +31,7 @@ __all__ = [
     "WordClass",
     "corpus",
     "default_grammar",
-    "grammar",
+    "grammar",  # pyright: ignore[reportUnsupportedDunderAll]
     "weights_folder",
 ]
 

@@ -7,6 +7,7 @@ what a change of the condition's prior acts on; and the condition may be drawn a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -51,7 +52,7 @@ class LinearModel:
             True
         """
         c = self.c if weight is None else self.c @ sparse.diags(weight[self.condition])
-        rows = (c @ self.E).toarray()
+        rows = _dense(c @ self.E)
         total = rows.sum(axis=1, keepdims=True)
         return np.divide(rows, total, out=rows, where=total > 0)
 
@@ -60,7 +61,7 @@ class LinearModel:
         n = int(self.condition.max()) + 1
         ones, columns = np.ones(len(self.condition)), np.arange(len(self.condition))
         by_condition = sparse.csr_matrix((ones, (columns, self.condition)), shape=(len(ones), n))
-        return (self.c @ by_condition).toarray()
+        return _dense(self.c @ by_condition)
 
 
 def exact_linear_model(
@@ -189,8 +190,8 @@ def revealed_grade(
         >>> bool(found[grammar.word_index["superb"]] > 0.5)
         True
     """
-    plain = (model.c @ model.E).toarray()
-    graded = (model.c @ sparse.diags(grade[model.condition]) @ model.E).toarray()
+    plain = _dense(model.c @ model.E)
+    graded = _dense(model.c @ sparse.diags(grade[model.condition]) @ model.E)
     mean = (model.belief() @ grade)[:, None]
     return np.where(plain > 0, graded / np.maximum(plain, 1e-300) - mean, 0.0)
 
@@ -267,3 +268,8 @@ def kl_rows(
     """Return KL(p ‖ q) of each row, nats; infinite where q rules out what p allows."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0).sum(axis=1)
+
+
+def _dense(product: Any) -> Float[np.ndarray, "rows columns"]:
+    """Return a sparse product as an array; scipy's stubs take it for an array already."""
+    return product.toarray()

@@ -1,5 +1,6 @@
 """Labelled texts of the toy world."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0
     drawn = []
     for i, (grade, grade_seed) in enumerate(zip(grades, seeds, strict=False)):
         share = len(range(i, n, len(grades)))
-        condition = Condition(**{attribute: grade})
+        condition = replace(Condition(), **{attribute: grade})
         drawn += [(text, grade) for text in grammar.sample(share, condition, seed=int(grade_seed))]
     order = np.random.default_rng(seeds[-1]).permutation(n)
     return Labelled(

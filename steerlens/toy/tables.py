@@ -151,7 +151,7 @@ def level_affinity(
     if factor == "topic":
         other = leak / max(n_levels - 1, 1)
         return np.array([1.0 - leak if v == level else other for v in levels])
-    distance = np.array(levels, dtype=float) - float(level)
+    distance = np.array(levels, dtype=float) - np.array(level, dtype=float)
     return np.exp(-(distance**2) / (2 * spreads[factor] ** 2))
 
 
@@ -246,7 +246,7 @@ def _finish(
     """Add what follows from the model: first words, and each word's expected share under a
     condition."""
     by_word = np.ascontiguousarray(emission.T)
-    allowed = (by_word[:, row[:, 0]] > 0).any(axis=2)
+    allowed = np.any(by_word[:, row[:, 0]] > 0, axis=2)
     first = np.stack([start[c] @ emission[row[:, 0, c]] for c in range(len(start))])
     usage = np.zeros((len(start), len(emission)))
     for c in range(len(start)):

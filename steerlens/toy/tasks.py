@@ -165,10 +165,10 @@ def measure_tasks(
 
 
 def _right(model: torch.nn.Module, tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> float:
-    right = 0
+    right, following = 0, tokenizer.get_vocab()[NEXT]
     for prompt, text in pairs:
         ids, begin = _ids(tokenizer, prompt, text), len(_ids(tokenizer, prompt, "")) - 1
-        end = ids.index(tokenizer.convert_tokens_to_ids(NEXT), begin) + 1
+        end = ids.index(following, begin) + 1
         with torch.no_grad():
             likeliest = model(torch.tensor([ids[: end - 1]])).logits[0].argmax(-1)
         right += likeliest[begin - 1 :].tolist() == ids[begin:end]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def build_model(recipe: Recipe, n_ids: int) -> torch.nn.Module:
     return LlamaForCausalLM(config)
 
 
-def log_probs_at(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "predictions ids"]:
+def log_probs_at(model: Any, batch: Batch) -> Float[Tensor, "predictions ids"]:
     """Return log p(next id) at the places that predict something.
 
     The unembedding is not run on padding.
@@ -179,7 +180,7 @@ def measure(
     return {key: round(float(value), 5) for key, value in numbers.items()} | {"texts": len(texts)}
 
 
-def save(model: torch.nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
+def save(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a plain Hugging Face folder.
 
     It has float16 on disk, and a config that asks for float32 in memory.
@@ -237,7 +238,7 @@ def measured(name: str, model: torch.nn.Module, tokenizer: Tokenizer) -> dict:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "\n").splitlines()[0])
     parser.add_argument(
         "names", nargs="*", default=SHIPPED, help=f"models, by default all: {', '.join(SHIPPED)}"
     )

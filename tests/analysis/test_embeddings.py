@@ -40,6 +40,16 @@ def test_rows_are_the_models_own(model):
     assert "<|endoftext|>" not in out.place and "." not in out.place
 
 
+def test_a_plain_model_of_hugging_face_has_the_same_rows():
+    name = "toy-96-llama"  # whose embeddings are not tied
+    model, plain = sl.load_model(name), sl.load_model(name, plain=True)
+    for which in ("W_U", "W_E"):
+        found, same = embedding(plain, which), embedding(model, which)
+        assert found.words == same.words
+        torch.testing.assert_close(found.vectors, same.vectors)
+    assert not torch.allclose(embedding(plain, "W_E").vectors, embedding(plain, "W_U").vectors)
+
+
 def test_the_causal_inner_product_does_not_see_the_basis(model):
     on = sl.readout(model)
     A = torch.eye(64) + 0.1 * torch.randn(64, 64, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ def components(
         raise ValueError(
             f"n: got {n}, but the vectors of {emb.name!r} differ in {int((s > 1e-6 * s[0]).sum()) if s[0] else 0} directions only"
         )
-    table = {"component": range(1, n + 1)}
+    table: dict[str, Any] = {"component": range(1, n + 1)}
     halves = [np.array_split(random.permutation(len(X)), 2) for _ in range(repeats)]
     if method == "pca":
         values = U[:, :n] * s[:n]

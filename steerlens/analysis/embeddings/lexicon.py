@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
 
 from steerlens.analysis.embeddings.table import ResultTable, embedding, require_at_least
 from steerlens.maths.numbers import generator
+from steerlens.maths.stats import rank_correlation
 from steerlens.maths.svd import svd
 from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer
@@ -111,7 +111,7 @@ def lexicon_alignment(
         "gain": gains[: len(b)].numpy(),
         "cosine": cosine,
         "p_shuffled": (as_near + 1) / (SHUFFLES + 1),
-        "spearman": [spearmanr(shifts[:, k], scores.numpy()).statistic for k in range(len(b))],
+        "spearman": [rank_correlation(shifts[:, k], scores.numpy()) for k in range(len(b))],
         "words": len(rows),
     }
     found = pd.DataFrame(table)

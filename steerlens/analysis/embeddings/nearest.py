@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
+from steerlens.maths.stats import rank_correlation
 
 Question = tuple[str, str, str, str]
 CHUNK, DRAWS = 512, 1_000
@@ -244,10 +244,10 @@ def word_similarity(
     cosine: Float[np.ndarray, " n"] = (emb.unit[i] * emb.unit[j]).sum(1).numpy()
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(kept), (DRAWS, len(kept)))
-    values = [spearmanr(cosine[d], judged[d]).statistic for d in draws if len(set(judged[d])) > 1]
+    values = [rank_correlation(cosine[d], judged[d]) for d in draws if len(set(judged[d])) > 1]
     low, high = np.nanquantile(values, (0.025, 0.975))
     row = {
-        "correlation": spearmanr(cosine, judged).statistic,
+        "correlation": rank_correlation(cosine, judged),
         "low": low,
         "high": high,
         "pairs": len(kept),

@@ -6,11 +6,11 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 from steerlens.maths.ridge import predict_by_ridge, standardise
+from steerlens.maths.stats import rank_correlation
 
 SUFFIXES = (
     "ation", "ness", "less", "ment", "able", "ible", "ably", "ibly", "ing", "ful", "est", "ous", "ive", "ion", "ish",
@@ -117,7 +117,7 @@ def probe(
     as_high = sum(other >= score - 1e-9 for other in chances)
     ranks = [np.nan]
     if numbers or y.dtype.kind == "b":
-        ranks = [spearmanr(y.astype(float), guess.astype(float)).statistic for guess in guesses]
+        ranks = [rank_correlation(y.astype(float), guess.astype(float)) for guess in guesses]
     classes = 0 if numbers else len(set(y.tolist()))
     auc = (
         np.mean([roc_auc_score(y == np.unique(y)[-1], margins[0]) for _, margins in runs])

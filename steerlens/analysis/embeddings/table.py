@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import symmetric_power
-from steerlens.models.hooks import Model
+from steerlens.models.hooks import Model, adapter
 from steerlens.models.readout import readout
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
@@ -167,8 +167,12 @@ def embedding(
         raise ValueError(
             "which: a Readout has no input embeddings; give the model itself for 'W_E'"
         )
-    on = model if isinstance(model, Readout) else readout(model)
-    rows = (on.W_U.mT if which == "W_U" else model.W_E).detach().double().cpu()
+    if isinstance(model, Readout):
+        on, rows = model, model.W_U.mT
+    else:
+        on = readout(model)
+        rows = on.W_U.mT if which == "W_U" else adapter(model).W_E
+    rows = rows.detach().double().cpu()
     columns = word_columns(on, states)
     if not columns:
         raise ValueError(f"model: {on.model_id!r} has no token that is a whole word")

@@ -53,8 +53,8 @@ def readability(
     ]
     ways = {
         "prompt": [prompt],
-        "nearest words": [of_words(*near, on)],
-        "random words": [of_words(*r, on) for r in random],
+        "nearest words": [of_words(near[0], near[1], on)],
+        "random words": [of_words(more, less, on) for more, less in random],
     }
     rows, columns = [], ["nll", "sign_margin", "low", "high"]
     for what, values in ways.items():

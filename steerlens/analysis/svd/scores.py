@@ -175,7 +175,8 @@ def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
         for role in ("reads", "writes", "avoids")
     }
     table = table.assign(p_noise=1.0)
-    for (_, role), part in table.groupby(["direction", "role"]):
+    for _, part in table.groupby(["direction", "role"]):
+        role = part.role.iloc[0]
         ordered = part.p.sort_values()
         reached = (smallest[str(role)] <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
         table.loc[ordered.index, "p_noise"] = np.maximum.accumulate(

@@ -71,7 +71,7 @@ def read_beliefs(model: Model, texts: Sequence[str], attribute: str) -> Beliefs:
         for site in ("blocks.0.hook_resid_pre", *blocks, UNEMBED_IN)
     }
     text = torch.cat([torch.full((len(at),), float(i)) for i, at in enumerate(ends)])
-    grades = torch.tensor([float(g) for g in grammar.axes[attribute]])
+    grades = torch.from_numpy(np.array(grammar.axes[attribute], dtype=np.float32))
     return Beliefs(states, torch.from_numpy(belief).float(), grades, text)
 
 

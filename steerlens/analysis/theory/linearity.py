@@ -19,6 +19,7 @@ An L1 distance is 2 at most: a bound above says nothing.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -174,7 +175,8 @@ def prior_shift(
             weight = np.exp(kappa * grades - abs(kappa))
             return -float(np.log(rows @ (weight / weight.sum())).sum())
 
-        return float(minimize_scalar(loss, bounds=(-20, 20), method="bounded").x)
+        found: Any = minimize_scalar(loss, bounds=(-20, 20), method="bounded")
+        return float(found.x)
 
     drawn = [best(likelihood[random.integers(len(texts), size=len(texts))]) for _ in range(draws)]
     return best(likelihood), float(np.std(drawn, ddof=1))

@@ -99,7 +99,9 @@ def cluster_report(
             rows.append(
                 (name, points, "silhouette", value, low, high, *_against(value, null), len(task))
             )
-            found_in = KMeans(k, n_init=n_init, random_state=seed).fit_predict(X)
+            # scikit-learn's own default alone is a word
+            means = KMeans(k, n_init=n_init, random_state=seed)  # pyright: ignore[reportArgumentType]
+            found_in = means.fit_predict(X)
             table = np.zeros((len(task), k))
             np.add.at(table, (text, found_in), 1)
             value = adjusted_rand(table, task)

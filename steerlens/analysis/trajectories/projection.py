@@ -63,7 +63,7 @@ def project(
         )
     elif method == "umap":
         try:
-            from umap import UMAP
+            from umap import UMAP  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError(
                 'method: "umap" needs the package umap-learn, which is not installed; install it (pip install umap-learn) or '

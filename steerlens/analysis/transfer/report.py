@@ -152,7 +152,9 @@ def transfer_report(
         "seconds",
     ]
     context = float("nan") if pairs is None else context_map(pairs).r2
-    return TransferReport(table[order], steers, align(src.value.readout, data.readout), context, kl)
+    return TransferReport(
+        pd.DataFrame(table[order]), steers, align(src.value.readout, data.readout), context, kl
+    )
 
 
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:

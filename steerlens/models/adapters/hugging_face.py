@@ -88,6 +88,10 @@ class HuggingFace:
         return head.weight.new_zeros(len(head.weight)) if bias is None else bias
 
     @property
+    def W_E(self) -> Float[Tensor, "vocab width"]:
+        return self.model.get_input_embeddings().weight
+
+    @property
     def unembedding(self) -> Any:
         return self.model.get_output_embeddings()
 

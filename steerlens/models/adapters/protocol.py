@@ -63,6 +63,11 @@ if TYPE_CHECKING:
             ...
 
         @property
+        def W_E(self) -> Float[Tensor, "vocab width"]:
+            """Its input embeddings, as they are stored."""
+            ...
+
+        @property
         def unembedding(self) -> nn.Module | None:
             """The module that multiplies by `W_U`, for messages."""
             ...

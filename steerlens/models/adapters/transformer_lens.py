@@ -40,6 +40,10 @@ class TransformerLens:
         return self.model.b_U
 
     @property
+    def W_E(self) -> Float[Tensor, "vocab width"]:
+        return self.model.W_E
+
+    @property
     def unembedding(self) -> nn.Module | None:
         unembed = getattr(self.model, "unembed", None)
         return getattr(unembed, "original_component", unembed)

@@ -14,7 +14,7 @@ from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.steer.fit import fit_steer
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
-from steerlens.models.hooks import Model, model_id
+from steerlens.models.hooks import Model, adapter, model_id
 from steerlens.models.load import load_model
 from steerlens.models.pair import pair
 from steerlens.show.figures import records
@@ -91,7 +91,8 @@ def rivals(
     states = collect(lm, train, progress=False)
     fit = fit_steer(states, name=one.name, seed=seed, progress=False)
     metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
-    layers = sorted({(int(lm.cfg.n_layers) - 1) // 2, int(lm.cfg.n_layers) - 1})
+    last = adapter(lm).n_layers - 1
+    layers = sorted({last // 2, last})
     edits = {
         k: fit_reft(lm, train, layers=k, rank=RANK, training=TRAINING, seed=seed, progress=False)
         for k in layers
