@@ -227,8 +227,8 @@ def _along(
     parts = []
     for c, target, text in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-        z = (c if over is None else c + c @ over.W) @ head.W_U + head.b_U
-        u = (c @ line.W) @ head.W_U
+        z = (c if over is None else c + c @ over.W.to(c)) @ head.W_U + head.b_U
+        u = (c @ line.W.to(c)) @ head.W_U
         parts.append(log_prob_along(head, z, u, s[text].to(c), target))
     return LogProbDerivatives(
         *(torch.cat(column).double().cpu() for column in zip(*parts, strict=True))

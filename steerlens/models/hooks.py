@@ -126,7 +126,13 @@ def apply_edits(
         k: int, site: str, edit: Callable[[Tensor, TokenIndex], Tensor]
     ) -> Callable[[Tensor], Tensor]:
         heads = site.endswith(("hook_attn_scores", "hook_pattern"))
-        return lambda tensor: edit(tensor, places(k, tensor.transpose(1, 2) if heads else tensor))
+
+        def function(tensor: Tensor) -> Tensor:
+            found = places(k, tensor.transpose(1, 2) if heads else tensor)
+            # layers may be on other devices than the output embedding (device_map)
+            return edit(tensor, TokenIndex(*(t.to(tensor.device) for t in found)))
+
+        return function
 
     with add_hooks(model, ((site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits))):
         yield

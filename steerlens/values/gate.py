@@ -158,7 +158,7 @@ class Gated:
     ) -> Tensor:
         wide = z.to(torch.promote_types(z.dtype, torch.float32))
         c = c.to(wide.dtype)
-        W_U = self.readout.W_U.to(wide)
+        W_U = self.readout.head_on(z.device).W_U.to(wide)
         seen = seen_at(UNEMBED_IN, places, self.readout, c=c, z=wide)
         changes = []
         for site, those in parts.items():

@@ -188,12 +188,31 @@ class Readout:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what can be worked out again, such as a copy of `W_U` in float32."""
-        return {name: x for name, x in vars(self).items() if name not in ("head", "word_ids")}
+        return {
+            name: x for name, x in vars(self).items() if name not in ("head", "word_ids", "_copies")
+        }
 
     @cached_property
     def head(self) -> UnembedWeights:
         """Its numbers alone, in float32."""
         return UnembedWeights(self.W_U.float(), self.b_U.float(), self.scale, self.softcap)
+
+    def head_on(self, device: torch.device) -> UnembedWeights:
+        """Return its numbers on a device: for a value that was made on another than its model's.
+
+        Copied once per device.
+        """
+        if self.W_U.device == device:
+            return self.head
+        if device not in self._copies:
+            head = self.head
+            W_U, b_U = head.W_U.to(device), head.b_U.to(device)
+            self._copies[device] = head._replace(W_U=W_U, b_U=b_U)
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, UnembedWeights]:
+        return {}
 
     def logits(self, c: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Return the logits of context vectors, float32.
@@ -204,7 +223,7 @@ class Readout:
             >>> r.logits(torch.tensor([1.0, 3.0]))
             tensor([1., 3.])
         """
-        return logits(self.head, c.float())
+        return logits(self.head_on(c.device), c.float())
 
 
 def check_readout(readout: object, name: str = "readout") -> None:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 import steerlens as sl
+from steerlens.methods.prompt.soft_prompt import prompt_sites
 from steerlens.models.decoding import habits
 from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
+from steerlens.models.rows import check_rows
 from steerlens.models.tokenization import encode_prompts
 from steerlens.values.positions import TokenIndex
 from tests.models.zoo import random_steer
@@ -39,6 +41,8 @@ def laws() -> dict[str, Callable[[Any], None]]:
         "scored": scored,
         "gradients": gradients,
         "fit": fit,
+        "transfer": transfer,
+        "distilled": distilled,
     }
 
 
@@ -172,6 +176,53 @@ def fit(model: Any) -> None:
         raise Failed("fit: the steer holds NaN")
 
 
+def transfer(model: Any) -> None:
+    """Moved to the same words in another basis and back, a steer adds what it added."""
+    steer, on = random_steer(model), sl.readout(model)
+    W_U = on.W_U.detach().float()
+    turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=generator(2))).Q
+    there = sl.Readout(turn @ W_U, on.b_U.float(), on.tokens, on.special, on.scale, on.softcap)
+    moved = sl.transfer(steer, there)
+    c = torch.randn(5, len(W_U), generator=generator(3))
+    near(c @ turn.mT @ moved.W @ there.W_U, c @ steer.W @ W_U, "transfer from the model", 1e-3)
+    back = sl.transfer(moved, model)
+    near(c @ back.W @ W_U, c @ steer.W @ W_U, "transfer to the model", 1e-3)
+
+
+def distilled(model: Any) -> None:
+    """Read off texts that the model has read itself, a steer is found again in part: it is held
+    back where they say little."""
+    steer, on = random_steer(model), sl.readout(model)
+    W_U = on.W_U.detach().float()
+    read = sl.transfer(steer, model, rule="distil", text=TEXTS * 3, source=model)
+    states = sl.collect(model, TEXTS, progress=False, end=False)
+    c = torch.cat([shard.float() for shard, *_ in states.chunks(64)])
+    p = on.logits(c).softmax(1)  # a word that is never likely says nothing
+
+    def spread(u: Tensor) -> Tensor:
+        return (p * (u - (p * u).sum(1, keepdim=True)).square()).sum()
+
+    left = float(spread(c @ (read.W - steer.W) @ W_U) / spread(c @ steer.W @ W_U))
+    if not left < 0.5:
+        raise Failed(f"distilled: {left:.2f} of what the steer adds on a text is not found there")
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def prompts_read(model: Any) -> list[str]:
+    """The kinds of prompts whose rows the model reads as the tokens that they stand for."""
+    found, n = [], adapter(model).n_layers
+    for kind, layers in (("soft", ()), ("deep", (n - 1,)), ("kv", tuple(range(n)))):
+        try:
+            check_rows(model, prompt_sites(kind, layers))
+        except (ValueError, KeyError):
+            continue
+        found.append(kind)
+    return found
+
+
 def traces(model: Any) -> list[Any]:
     """What a verb could leave behind in a model: hooks, modes, flags, attributes."""
     module = adapter(model).module
@@ -184,7 +235,7 @@ def traces(model: Any) -> list[Any]:
     ]
 
 
-def verdicts(model: Any) -> dict[str, str]:
+def verdicts(model: Any, *, leave_out: tuple[str, ...] = ()) -> dict[str, str]:
     """What became of each law: "" where it holds, else why not; "readout" alone where it refuses."""
     with torch.no_grad():  # some classes set themselves up at their first pass
         adapter(model).logits(torch.zeros(1, 3, dtype=torch.long), None)
@@ -195,6 +246,8 @@ def verdicts(model: Any) -> dict[str, str]:
         return {"readout": str(error)}
     found = {"readout": ""}
     for name, law in laws().items():
+        if name in leave_out:
+            continue
         try:
             law(model)
             found[name] = ""

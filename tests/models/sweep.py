@@ -32,10 +32,15 @@ import steerlens as sl
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import adapter
 from tests.models.families import FAMILIES, model_of
-from tests.models.laws import verdicts
+from tests.models.laws import prompts_read, verdicts
 from tests.models.zoo import tokenizer
 
 SECONDS, PARAMETERS = 120, 3_000_000
+COSTLY = ("distilled",)
+"""Laws that are tried on the plain model in float32 alone."""
+KINDS = ("soft", "deep", "kv")
+HALVES = ("bfloat16", "float16")
+PARTS = ("plain", *HALVES, "other tie", "loaded", "bridge")
 UNKNOWN = "Could not determine supported architecture"
 Found = dict[str, Any]
 
@@ -78,16 +83,19 @@ def _try(family: str) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         words.save_pretrained(folder)
-        half = copy.deepcopy(model).to(torch.bfloat16)
         plain = HuggingFace(model, words)
         found["plain"] = verdicts(plain)
         found["layers"] = "blocks.0.hook_resid_post" in plain.hook_names
         if found["plain"]["readout"]:
             return found
-        found["bfloat16"] = verdicts(HuggingFace(half, words))
+        found["prompts"] = prompts_read(plain)
+        for half in HALVES:
+            coarse = HuggingFace(copy.deepcopy(model).to(getattr(torch, half)), words)
+            found[half] = verdicts(coarse, leave_out=COSTLY)
         found["other tie"] = _tied_otherwise(family, model)
         found["loaded"] = _loaded(folder, plain)
-        found["bridge"] = _bridge(folder, plain)
+        found["bridge"], by_bridge = _bridge(folder, plain)
+        found["prompts"] = [k for k in KINDS if k in (*found["prompts"], *by_bridge)]
     return found
 
 
@@ -98,7 +106,7 @@ def _tied_otherwise(family: str, model: Any) -> Found | str:
         other = model_of(family, tie_word_embeddings=not usual)
     except Exception as error:  # not every head can be tied
         return _short(f"not made: {type(error).__name__}")
-    return verdicts(HuggingFace(other, tokenizer("bytes")))
+    return verdicts(HuggingFace(other, tokenizer("bytes")), leave_out=COSTLY)
 
 
 def _loaded(folder: str, plain: HuggingFace) -> str:
@@ -110,18 +118,18 @@ def _loaded(folder: str, plain: HuggingFace) -> str:
     return "" if sl.readout(again).same_as(sl.readout(plain)) else "another read-out"
 
 
-def _bridge(folder: str, plain: HuggingFace) -> Found | str:
-    """What TransformerLens makes of it."""
+def _bridge(folder: str, plain: HuggingFace) -> tuple[Found | str, list[str]]:
+    """What TransformerLens makes of it, and the kinds of prompts that can be had there."""
     try:
         bridge = sl.load_model(folder)
     except Exception as error:  # of the many ways in which a family can be unknown
-        return _short(f"{type(error).__name__}: {error}")
-    found = verdicts(bridge)
+        return _short(f"{type(error).__name__}: {error}"), []
+    found = verdicts(bridge, leave_out=COSTLY)
     if not found["readout"] and not sl.readout(bridge).same_as(sl.readout(plain)):
         found["readout"] = "another read-out than the plain model's"
     if adapter(bridge).prepends_bos != plain.prepends_bos:
         found["begin-of-text"] = "where the plain model has another beginning"
-    return found
+    return found, [] if found["readout"] else prompts_read(bridge)
 
 
 def _short(text: str) -> str:
@@ -139,9 +147,7 @@ def _broken(found: Found | str) -> list[str]:
 def _line(found: Found) -> str:
     if "not tried" in found:
         return f"not tried: {found['not tried']}"
-    parts = [
-        name for name in ("plain", "bfloat16", "other tie", "loaded", "bridge") if name in found
-    ]
+    parts = [name for name in PARTS if name in found]
     return "; ".join(f"{name}: {', '.join(_broken(found[name])) or 'ok'}" for name in parts)
 
 
@@ -181,17 +187,19 @@ def _page(known: dict[str, Found]) -> str:
         "model bit for bit; what is written in a batch, with cache and padding where they are used, "
         "and its log-probability, are those of whole passes over each prompt alone; a text scored "
         "in a batch is the text alone; gradients reach an edit at the unembedding and between "
-        "layers, and never the model's own numbers; a steer is fitted; nothing is left in the "
-        "model. The vocabulary has rows of padding.",
+        "layers, and never the model's own numbers; a steer is fitted; moved to the same words in "
+        "another basis and back it adds what it added, and read off texts it is found again "
+        "(in float32, plain); nothing is left in the model. The vocabulary has rows of padding.",
         "",
         "*cache* and *padding*: whether `generate` uses the model's cache, and pads prompts on the left (what is not used was "
         "found to change the logits; prompts of one length then go together). *layers*: whether there are hooks between layers "
-        "(for ReFT, deep prompts, mean difference). *tie*: the same with embeddings tied where they usually are not, or untied; "
-        "– where the family has no such model. *bridge*: through TransformerLens; – where it does not load the family or is "
-        "refused because its logits are not the model's.",
+        "(for ReFT, deep prompts, mean difference). *prompts*: the kinds whose rows the model reads as the tokens that they "
+        "stand for (kv through TransformerLens); others are refused. *tie*: the same with embeddings tied where they usually are "
+        "not, or untied; – where the family has no such model. *bridge*: through TransformerLens; – where it does not load the "
+        "family or is refused because its logits are not the model's.",
         "",
-        "| family | class | plain | cache | padding | layers | bfloat16 | tie | bridge |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| family | class | plain | cache | padding | layers | prompts | bfloat16 | float16 | tie | bridge |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in sorted(tried.items()):
         habit = found["plain"].get("habits", "")
@@ -204,7 +212,8 @@ def _page(known: dict[str, Found]) -> str:
                 for way in ("caches", "pads")
             ),
             "yes" if found["layers"] else "no",
-            *(_mark(found.get(part)) for part in ("bfloat16", "other tie", "bridge")),
+            ", ".join(found.get("prompts", ())),
+            *(_mark(found.get(part)) for part in (*HALVES, "other tie", "bridge")),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     unknown = [n for n, f in sorted(tried.items()) if UNKNOWN in str(f.get("bridge"))]
@@ -212,7 +221,7 @@ def _page(known: dict[str, Found]) -> str:
     lines += [f"TransformerLens does not know {len(unknown)} of them: {', '.join(unknown)}.", ""]
     for name, found in sorted(tried.items()):
         found = {part: why for part, why in found.items() if UNKNOWN not in str(why)}
-        for part in ("plain", "bfloat16", "other tie", "loaded", "bridge"):
+        for part in PARTS:
             lines += [f"- **{name}**, {part}: {why}" for why in _broken(found.get(part, ""))]
     lines += ["", "## Not tried", ""]
     lines += [f"- **{n}**: {f['not tried']}" for n, f in sorted(known.items()) if "not tried" in f]

@@ -119,7 +119,7 @@ def strengths_of_texts(src: Steer, states: States) -> Float[Tensor, " n_texts"]:
     slope, information = torch.zeros(2, len(states.labels), dtype=torch.float64).unbind()
     for c, target, text in states.chunks(CHUNK):
         c, target = c.to(head.W_U.device), target.to(head.W_U.device)
-        z, u = c @ head.W_U + head.b_U, (c @ src.W) @ head.W_U
+        z, u = c @ head.W_U + head.b_U, (c @ src.W.to(c)) @ head.W_U
         along = log_prob_along(head, z, u, torch.zeros(len(c), device=c.device), target)
         slope.index_add_(0, text, along.slope.double().cpu())
         information.index_add_(0, text, along.information.double().cpu())
