@@ -27,7 +27,8 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "There":
         # to torch itself it is a "meta" tensor, for which nothing has to be linked
-        made = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+        make: Any = Tensor._make_wrapper_subclass
+        made = make(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
             device="meta", dispatch_device=True,
         )  # fmt: skip

@@ -58,7 +58,7 @@ def test_the_second_device_is_one() -> None:
         one = torch.ones(2, 2, device=NAME)
         assert isinstance(one, There) and one.device == NAME
         with pytest.raises(RuntimeError, match="two devices"):
-            one + torch.ones(2, 2)
+            _ = one + torch.ones(2, 2)
         assert torch.equal((one @ one).cpu(), torch.full((2, 2), 2.0))
 
 
