@@ -63,6 +63,8 @@ def readout(model: Model) -> Readout:
         made = (tokens, special, scale, softcap)
         if known is None or not same or made != known.form:
             on = Readout(W_U, b_U, tokens, special, scale, softcap, model_id(model))
+            # the copy in float32 that it would make anew
+            on.__dict__["head"] = head._replace(scale=scale, softcap=softcap)
             known = _Known(
                 on, None if tokenizer is None else weakref.ref(tokenizer), _size(tokenizer)
             )

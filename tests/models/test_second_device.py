@@ -1,6 +1,7 @@
 """Whatever is made on the CPU works on a model that is elsewhere, or is spread over two devices."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
 from steerlens.methods.prompt.soft_prompt import SoftPrompt
@@ -111,3 +113,37 @@ def test_states_fits_moves_and_files_there_are_those_here(
     torch.testing.assert_close(steered, made.apply(plain, 0.5), atol=1e-4, rtol=1e-4)
     near(strengths, sl.infer_strength(here, joy, TEXTS[:2]).table.strength)
     near(evidence, sl.highlight(here, joy, TEXTS[1]).tokens.evidence)
+
+
+class Copies(TorchDispatchMode):
+    """Counts float32 copies of a matrix of some size that live at once."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers, self.made, self.most = numbers, 0, 0
+        self.alive: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        copied = func is torch.ops.aten._to_copy.default and made.dtype == torch.float32
+        if copied and made.numel() == self.numbers:
+            self.alive = [t for t in self.alive if t() is not None] + [weakref.ref(made)]
+            self.made, self.most = self.made + 1, max(self.most, len(self.alive))
+        return made
+
+
+def test_a_large_read_out_in_half_precision_stands_once_in_float32() -> None:
+    wide = model_of("llama", hidden_size=288).to(torch.bfloat16)  # its digest is of 256 rows each
+    model = HuggingFace(wide, tokenizer("bytes"))
+    numbers = model.W_U.numel()
+    with Copies(numbers) as control:
+        held = [model.W_U.float(), model.W_U.float()]
+    assert control.most == len(held)
+    del held
+    with Copies(numbers) as copies:
+        steer = random_steer(model)
+        sl.score(model, TEXTS[:2], steer, strengths=(0.0, 1.0), end=False)
+        sl.generate(model, ["the film"], steer, max_new_tokens=2)
+        sl.collect(model, DATA, progress=False)
+        sl.score(model, TEXTS[:2], steer.when("top 20"), end=False)
+    assert copies.most == copies.made == 1
