@@ -126,7 +126,9 @@ def export_lm_steer(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
     if not isinstance(value, Steer):
-        raise ValueError(f"steer: got {type(value).__name__}, expected a Steer")
+        raise ValueError(
+            f"steer: got {type(value).__name__}, expected a Steer: a matrix is all that the authors' format holds"
+        )
     if not epsilon > 0:
         raise ValueError(f"epsilon: got {epsilon}, expected a positive number, e.g. {EPSILON}")
     steers = [value] if background is None else [value, background]
