@@ -1,11 +1,13 @@
 """What the two tables of the LM-Steer paper share: worlds, scorers, methods and how a table is
 drawn. Imported after `_setting`."""
 
+import hashlib
 import json
 import sys
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -18,11 +20,13 @@ import pandas as pd
 import steerlens as sl
 from steerlens.analysis.recipes import NAMES, Words, recipes
 from steerlens.evaluate.compare_writing import Recipe, compare_writing
+from steerlens.evaluate.controls import random_steer
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.runs import Entrant, run_protocol, slug
 from steerlens.evaluate.scorers import Scorer, fit_text_classifier
 from steerlens.evaluate.summary import summarize
-from steerlens.evaluate.verbs import cost_on
+from steerlens.evaluate.verbs import cost_on, write
+from steerlens.evaluate.writer import Method
 from steerlens.methods.baselines.copies import FineTuning
 from steerlens.models.hooks import Model
 from steerlens.show import label_panels, look, plot_rows, save_figure
@@ -60,6 +64,62 @@ def toy_methods(model: Model, words: Words, names: tuple[str, ...] = NAMES) -> d
     copies = OUT / "copies"
     made = recipes(model, names, words=words, tuning=TUNING, folder=copies)
     return {name: cache(recipe) for name, recipe in made.items()}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A recipe whose fits are files in a folder: a run that was stopped fits nothing twice."""
+
+    recipe: Recipe
+    model: Model
+    folder: Path
+    name: str
+
+    def path(self, data: sl.Labelled) -> Path:
+        """Return the file of what is fitted to these texts and labels."""
+        said = json.dumps([sl.readout(self.model).digest, data.texts, data.labels])
+        digest = hashlib.blake2b(said.encode(), digest_size=6).hexdigest()
+        return self.folder / f"{slug(self.name)}-{digest}.safetensors"
+
+    def __call__(self, data: sl.Labelled) -> Method:
+        path = self.path(data)
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sl.save(self.recipe(data), path)
+        return sl.load(path, self.model)
+
+    def label(self, data: sl.Labelled) -> float:
+        """Return the strength that a label of 1 asks for."""
+        report = sl.read_metadata(self.path(data))["report"]
+        return 1.0 if report is None else report["strength"]
+
+
+def kept_fits(model: Model, methods: Mapping[str, Recipe], folder: str) -> dict[str, Recipe]:
+    """Return recipes whose fits are kept in figures/out/fits."""
+    at = OUT / "fits" / folder
+    return {name: Kept(recipe, model, at, name) for name, recipe in methods.items()}
+
+
+def expected(world: World) -> str:
+    """Return in a line what a world's table will take beside its fits, by a trial of a few texts."""
+    method, sampling = random_steer(sl.readout(world.model)), world.task.sampling
+    some, prompts = world.data.first(10), world.task.prompts[:2]
+    start = time.perf_counter()
+    cost_on(world.model, method, some)(0.1)  # reads them twice
+    read = (time.perf_counter() - start) / (2 * len(some))
+    start = time.perf_counter()
+    write(world.model, None, prompts, strength=0.0, sampling=sampling)
+    pace = (time.perf_counter() - start) / (len(prompts) * sampling.samples)
+    methods, texts = len(world.methods) + 2, len(world.task.prompts) * sampling.samples
+    # a strength takes some ten looks, a margin four; what is written is read three times, and
+    # twenty texts are written six times more for the slowdown
+    seconds = methods * 14 * len(world.data) * read
+    seconds += (methods + 3) * texts * (pace + 3 * read) + methods * 6 * min(texts, 20) * pace
+    return (
+        f"{world.name}: about {seconds / 60:.0f} min and the fits of {methods - 1} methods, of which "
+        f"{sum(m.path(world.train).exists() for m in world.methods.values() if isinstance(m, Kept))} "
+        f"are there ({read:.2f} s per text read, {pace:.2f} s per text written)"
+    )
 
 
 def asked(*known: str) -> set[str]:
@@ -104,8 +164,10 @@ def _rated(rows: list[dict]) -> sl.Labelled:
 def fill(script: str, world: World) -> pd.DataFrame:
     """Return the table of one world: all methods at one KL, then LM-Steer at the paper's strength.
 
-    Texts are kept in figures/out/texts, so that a run that was stopped goes on.
+    Texts are kept in figures/out/texts, so that a run that was stopped goes on. What it will take is
+    said first.
     """
+    print(expected(world), flush=True)
     kept = OUT / "texts" / script / slug(world.name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -129,8 +191,10 @@ def _at_paper_strength(world: World, kept: Path) -> pd.DataFrame:
     entrants, side = [Entrant("base", None, 0.0)], world.task.side
     for name in ("steer", "authors' recipe"):
         if name in world.methods:
-            fit = world.methods[name](world.train)
+            recipe = world.methods[name]
+            fit = recipe(world.train)
             label = fit.report.strength if isinstance(fit, sl.Fit) else 1.0
+            label = recipe.label(world.train) if isinstance(recipe, Kept) else label
             method = fit.value if isinstance(fit, sl.Fit) else fit
             entrants.append(Entrant(f"{name}, {PAPER:g} labels", method, side * PAPER * label))
     texts = run_protocol(world.model, entrants, world.task, folder=kept)
@@ -191,6 +255,7 @@ __all__ = [
     "asked",
     "draw",
     "fill",
+    "kept_fits",
     "publish",
     "signed",
     "toxicity_scorer",

@@ -3,6 +3,7 @@ paper's strength.
 
     python figures/detox_table.py        # writes figures/out/detox_table.{pdf,png,json}; some half an hour
     python figures/detox_table.py toy    # the toy world alone; or smollm2
+    python figures/detox_table.py smollm2 dry    # two prompts and few texts: does it run, how long will it take
 
 On the toy world toxicity is rudeness, judged by the exact grammar. On SmolLM2-135M, where it and the
 data are at hand, methods are fitted to 300 comments of Jigsaw of at most 25 words, prompts are non-toxic ones of
@@ -11,6 +12,7 @@ the model nor the judge is the paper's: the order of methods may be compared, no
 """
 
 import time
+from dataclasses import replace
 
 from _tables import (
     CHEAP,
@@ -20,6 +22,7 @@ from _tables import (
     asked,
     draw,
     fill,
+    kept_fits,
     publish,
     signed,
     toxicity_scorer,
@@ -31,6 +34,7 @@ import steerlens as sl
 from steerlens.analysis.recipes import Words, recipes
 from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import detoxification
+from steerlens.evaluate.runs import slug
 from steerlens.evaluate.scorers import oracle
 
 WORDS = Words(
@@ -46,22 +50,26 @@ def toy() -> World:
     return World("toy-64", model, train, data, task, toy_methods(model, WORDS))
 
 
-def smollm2() -> World:
-    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=20)
+def smollm2(dry: bool) -> World:
+    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 20)
     task = detoxification(prompts, toxicity_scorer())
-    texts = signed(sl.read_labelled(DATA / "jigsaw_train.jsonl"), 300, 0)
-    data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 40, 0)
+    if dry:
+        task = replace(task, sampling=replace(task.sampling, samples=2, max_new_tokens=5))
+    texts = signed(sl.read_labelled(DATA / "jigsaw_train.jsonl"), 60 if dry else 300, 0)
+    data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 10 if dry else 40, 0)
     model = sl.load_model(SMOLLM2)
-    return World("SmolLM2-135M", model, texts, data, task, recipes(model, CHEAP))
+    name = "SmolLM2-135M, dry" if dry else "SmolLM2-135M"
+    made = recipes(model, ("steer", "log-odds") if dry else CHEAP)
+    return World(name, model, texts, data, task, kept_fits(model, made, slug(name)))
 
 
 def main() -> None:
-    start, words = time.perf_counter(), asked("toy", "smollm2")
+    start, words = time.perf_counter(), asked("toy", "smollm2", "dry")
     worlds = [] if "smollm2" in words else [toy()]
     if "toy" in words:
         pass
     elif SMOLLM2.is_dir() and DATA.is_dir():
-        worlds.append(smollm2())
+        worlds.append(smollm2("dry" in words))
     else:
         print("SmolLM2-135M or the data are not at hand: their table is left out")
     tables = {world.name: fill("detox_table", world) for world in worlds}
