@@ -19,11 +19,16 @@ class Solution(NamedTuple):
     evaluations: int
 
 
+SELDOM = 8
+"""Steps of which one is followed by the proximal step of a penalty."""
+
+
 def averaged_sgd(
     gradients: Iterable[Callable[[Float[Tensor, "2 a b"]], Float[Tensor, "2 a b"]]],
     start: Float[Tensor, "2 a b"],
     lr: float,
     n_steps: int,
+    shrink: Callable[[Float[Tensor, "2 a b"], float], Float[Tensor, "2 a b"]] | None = None,
 ) -> Float[Tensor, "2 a b"]:
     """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of
     the path.
@@ -34,10 +39,22 @@ def averaged_sgd(
 
     Args:
         gradients: one per step: a function from the point to the gradient on that step's minibatch.
+        shrink: from a point and a length to the proximal point of a penalty, times that length;
+            taken every eighth step for all eight, as it may cost more than they do.
+
+    Example:
+        >>> pull = lambda V: V - 3.0
+        >>> shrink = lambda V, length: (V - length).clamp_min(0)     # of the penalty |V|
+        >>> averaged_sgd([pull] * 400, torch.zeros(2, 1, 1), 0.2, 400, shrink).flatten().round(decimals=1).tolist()
+        [2.0, 2.0]
     """
-    V, mean, averaged = start.clone(), torch.zeros_like(start), 0
+    V, mean, averaged, walked = start.clone(), torch.zeros_like(start), 0, 0.0
     for k, gradient in enumerate(gradients):
-        V.sub_(gradient(V), alpha=lr * 10 ** (-k / max(n_steps, 1)))
+        step = lr * 10 ** (-k / max(n_steps, 1))
+        V.sub_(gradient(V), alpha=step)
+        walked += step
+        if shrink is not None and (k + 1) % SELDOM == 0:
+            V, walked = shrink(V, walked), 0.0
         if k >= n_steps // 2:
             averaged += 1
             mean.lerp_(V, 1 / averaged)

@@ -26,7 +26,7 @@ class Report:
     objective is from its minimum; where it is None, `gap_reason` says why. `trials` lists the
     choices that were tried, with their held-out NLL or the margin that halves of the texts gave
     each other, in nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`,
-    `penalty`, `threshold`, `weights`) is None for other values, whose own settings are in
+    `penalty`, `threshold`, `background_threshold`, `weights`) is None for other values, whose own settings are in
     `settings`.
     """
 
@@ -51,6 +51,7 @@ class Report:
     whitening: float | None = None
     penalty: float | None = None
     threshold: float | None = None
+    background_threshold: float | None = None
     strength: float = 1.0
     mean_label: float = 0.0
     weights: str | None = None
@@ -113,6 +114,9 @@ class Report:
                     f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
                 )
             )
+        if self.background_threshold is not None:
+            lowered = f"{self.background_threshold:.3g}"
+            found.append(("background, singular values lowered by", lowered))
         return [
             *found,
             *((name.replace("_", " "), str(value)) for name, value in self.settings.items()),

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from steerlens.evaluate.losses import kl_at_strengths, measure, sign_margins
 from steerlens.maths.logit_stats import Mix, logit_stats, mixed_logits
 from steerlens.maths.logits import BLOCK, UnembedWeights, blocks, logits
-from steerlens.methods.steer.selection import FRACTIONS, LONGER, fraction_of, longer
+from steerlens.methods.steer.background import FRACTIONS, fraction_of
+from steerlens.methods.steer.selection import LONGER, longer
 from tests.maths.test_logits import HEADS, D, N, problem
 from tests.values.make import make_states, make_steer
 

@@ -12,6 +12,7 @@ from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
+from steerlens.methods.steer.background import SHARE, noise_of
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, sums_over
 from steerlens.methods.steer.selection import DAMPING, choose, fixed_settings
@@ -51,8 +52,9 @@ def fit_steer(
 
     predicts the next token, with the label `y ∈ [-1, 1]` of each position's text. The model is
     frozen, so its states `c` are constants and the problems are convex (not under a logit soft
-    cap). By default the background is fitted to all texts without their labels, and the steer is
-    the one whose evidence is largest for the KL it costs,
+    cap). By default the background is fitted to all texts without their labels, in as few
+    directions as stand out of the noise (`methods.steer.background.fit_background`), and the steer
+    is the one whose evidence is largest for the KL it costs,
 
         minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + μ |V|_*        G = E y cᵀ(e_next − E_p e)
 
@@ -75,8 +77,8 @@ def fit_steer(
         states: from `steerlens.collect` on labelled texts; or a model, with `data`.
         data: labelled texts, where a model is given: they are read first, as
             `steerlens.collect(model, data)` does.
-        solver: `"auto"`: the background by averaged SGD, then the steer that explains most for the
-            KL it costs (see `explain`): few directions where halves of the texts say that the style
+        solver: `"auto"`: the background by averaged proximal SGD, then the steer that explains most
+            for the KL it costs (see `explain`): few directions where halves of the texts say that the style
             lives in few, all of them else. No certificate. SGD's steps, the evidence and its cost
             are in bfloat16 where the device multiplies that natively, else in float32, so that a
             seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
@@ -87,8 +89,8 @@ def fit_steer(
         rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in
             the natural metric. None: the rank that the penalty leaves.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those
-            under which each half of a sample says most about the other; `"auto"` has no ridge on
-            the steer then, but its penalty.
+            under which each half of a sample says most about the other; `"auto"` has none then, but
+            penalties on singular values, which a ridge that is given is added to.
         damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of
             20,000 positions; for `"auto"` 0.1 for the background, and 0.03 for the coordinates in
             which singular values are lowered.
@@ -169,6 +171,9 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     if solver.by_evidence and fixed.damping is None:
         # of the background alone, which the search gives no better, and which is cut to fit
         fixed = fixed._replace(damping=DAMPING)
+    if solver.by_evidence and fixed.ridges is None:
+        # penalties on singular values stand for ridges, unless those are asked for
+        fixed = fixed._replace(ridges=(0.0, 0.0))
     sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
     sample = sample if sample.n_texts > 1 else train
     head = solver.head_for_sums(states.readout.head)
@@ -181,7 +186,9 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     setting, trials, tried = choose(
         sample, halves, metric, tuning, given.weights, fixed, solver, given.seed
     )
-    # the penalty on singular values stands for a ridge, unless one is asked for
+    if solver.by_evidence:
+        noise = noise_of(halves, metric.damped(setting.damping))
+        setting = setting._replace(penalty_background=SHARE * noise)
     ridge = 0.0 if fixed.ridges is None else fixed.ridges[0] / train.n_positions
     whitening = WHITENING if given.damping is None else given.damping
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
@@ -204,6 +211,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         lr=solved.lr,
         whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
         threshold=found.steer.threshold if auto else None,
+        background_threshold=found.problem.penalty if auto else None,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
         verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
         objective=solved.objective, optimality_gap=solved.optimality_gap, gap_reason=solved.gap_reason,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.evidence import soft_threshold_singular_values
 from steerlens.maths.logits import UnembedWeights, nll_and_gradient, nll_gradient, quickest
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import averaged_sgd, newton_step
@@ -32,6 +33,8 @@ class Problem:
     labels: Float[Tensor, " n_texts"]
     weights: Float[Tensor, " n_texts"]
     ridge: Float[Tensor, "2 1 1"]
+    penalty: float = 0.0
+    """On the sum of the background's singular values; `shrunk_sgd` alone knows it."""
 
     def gradient(
         self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: UnembedWeights | None = None
@@ -141,7 +144,7 @@ def batch_size(n_positions: int) -> int:
     return min(512, max(32, n_positions // 200))
 
 
-def stable_lr(problem: Problem, lr: float) -> float:
+def stable_lr(problem: Problem, lr: float, size: int | None = None) -> float:
     """Return the step, or what minibatches can bear where that is less: `1 / (1 + λ + R²/b)`.
 
     `b` is the size of the minibatch and `R²`, the mean squared length of a whitened position, the
@@ -151,7 +154,12 @@ def stable_lr(problem: Problem, lr: float) -> float:
     n_C, n_S = problem.metric.dimensions
     return min(
         lr,
-        1 / (1 + float(problem.ridge.max()) + n_C * n_S / batch_size(problem.states.n_positions)),
+        1
+        / (
+            1
+            + float(problem.ridge.max())
+            + n_C * n_S / (size or batch_size(problem.states.n_positions))
+        ),
     )
 
 
@@ -168,6 +176,31 @@ def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"],
     return averaged_sgd(
         problem.batches(size, passes, seed), zero, stable_lr(problem, lr), n_steps
     ), passes
+
+
+FEWEST, SHRUNK_BATCH = 51_200, 256
+"""Positions that the descent under a penalty reads at least, and positions per minibatch: a penalty
+bounds what few texts can teach, so that they may be read until it does."""
+
+
+def shrunk_sgd(
+    problem: Problem, lr: float, seed: int
+) -> tuple[Float[Tensor, "2 d d"], float, float]:
+    """Return what averaged SGD from zero finds under the penalty on singular values, its passes,
+    and its step."""
+    n, d = problem.states.n_positions, problem.states.d_model
+    size = max(SHRUNK_BATCH, batch_size(n))
+    passes = max(1, math.ceil(FEWEST / n))
+    zero = torch.zeros(2, d, d, device=problem.ridge.device)
+
+    def shrink(V: Float[Tensor, "2 d d"], length: float) -> Float[Tensor, "2 d d"]:
+        few = soft_threshold_singular_values(V[1], length * problem.penalty)
+        return torch.stack([V[0], few])
+
+    n_steps = passes * math.ceil(n / size)
+    bears = stable_lr(problem, lr, size)
+    found = averaged_sgd(problem.batches(size, passes, seed), zero, bears, n_steps, shrink)
+    return found, passes, bears
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:

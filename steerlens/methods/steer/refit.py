@@ -1,5 +1,6 @@
 """Fit the same steer anew: to halves of the texts, or to labels in random order."""
 
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -118,7 +119,9 @@ def _like(
     steer, background = (
         ridge * states.n_positions for ridge in (r.ridge[solver.by_evidence], r.ridge[1])
     )
-    setting = Setting(r.damping, steer, background, *(() if r.lr is None else (r.lr,)))
+    lr = math.inf if r.lr is None else r.lr
+    penalty = (r.background_threshold or 0.0) * states.n_positions**0.5
+    setting = Setting(r.damping, steer, background, lr, penalty)
 
     def metric_of(some: States) -> Metric:
         return natural_metric(some.sample(20_000, seed=seed), weights=weights)

@@ -35,6 +35,9 @@ class Setting(NamedTuple):
     lr: float = math.inf
     """No more than minibatches bear; see `stable_lr`."""
 
+    penalty_background: float = 0.0
+    """On singular values, in roots of a position: acts as penalty / √n_positions, as noise does."""
+
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
     device = metric.C.device
@@ -44,7 +47,8 @@ def make_problem(train: States, metric: Metric, weights: Weights, setting: Setti
     labels, weight, ridge = (
         t.to(device) for t in (train.labels, text_weights(train, weights), ridge)
     )
-    return Problem(train, metric.damped(setting.damping), labels, weight, ridge)
+    penalty = setting.penalty_background / train.n_positions**0.5
+    return Problem(train, metric.damped(setting.damping), labels, weight, ridge, penalty)
 
 
 DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3
@@ -180,20 +184,9 @@ def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> flo
     return _nll_along(tuning.readout.head, tuning, D, W, tuning.labels, (1.0,))[0]
 
 
-FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of a background, tried on held-out texts: of few texts it learns what they alone share."""
-
 LONGER, WORTH = (1.0, 1.2, 1.45, 1.75, 2.1), 2e-4
 """Multiples of the length that halves of the texts ask for, which the better steer of all may bear;
 and nats per token that each further one has to bring."""
-
-
-def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> float:
-    """Return the fraction of a background under which held-out texts are likeliest."""
-    every = torch.ones_like(tuning.labels)
-    head = quickest(tuning.readout.head)
-    nll = _nll_along(head, tuning, torch.zeros_like(D), D, every, FRACTIONS)
-    return min(zip(nll, FRACTIONS, strict=True))[1]
 
 
 def longer(
@@ -201,14 +194,24 @@ def longer(
 ) -> float:
     """Return the multiple of a steer, over its background at the mean label, that held-out texts
     ask for."""
-    head = quickest(tuning.readout.head)
-    nll = _nll_along(head, tuning, D, W, tuning.labels - mean_label, LONGER)
+    nll = heldout_nll_along(tuning, D, W, tuning.labels - mean_label, LONGER)
     best = 0
     for k in range(1, len(LONGER)):
         if nll[k] > nll[best] - WORTH:
             break
         best = k
     return LONGER[best]
+
+
+def heldout_nll_along(
+    tuning: States,
+    base: Float[Tensor, "d d"],
+    step: Float[Tensor, "d d"],
+    size: Float[Tensor, " n_texts"],
+    multiples: Sequence[float],
+) -> list[float]:
+    """Return the mean NLL of texts at multiples of a step over a base, by the quickest read-out."""
+    return _nll_along(quickest(tuning.readout.head), tuning, base, step, size, multiples)
 
 
 def _nll_along(

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.methods.steer.background import fit_background
 from steerlens.methods.steer.evidence import Asked, Explained, explain, mean_label
 from steerlens.methods.steer.problem import Problem
-from steerlens.methods.steer.selection import Setting, fraction_of, longer, make_problem
+from steerlens.methods.steer.selection import Setting, longer, make_problem
 from steerlens.methods.steer.solvers import Solved, Solver
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -35,17 +35,13 @@ def solve_both(
     is to be.
     """
     problem = make_problem(train, metric, asked.weights, setting)
-    if solver.by_evidence:
-        # what all texts share is fitted without their labels: what knew them would take from the
-        # evidence, or add to it
-        problem = replace(problem, labels=torch.zeros_like(problem.labels))
-    solved = solver.solve(problem, asked.weights, setting.lr, asked.seed)
-    W, D = (problem.metric.unwhiten(V) for V in solved.V)
     if not solver.by_evidence:
+        solved = solver.solve(problem, asked.weights, setting.lr, asked.seed)
+        W, D = (problem.metric.unwhiten(V) for V in solved.V)
         W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
         return Found(D, Explained(W, 0.0, 0.0), problem, solved)
-    if tuning is not None:
-        D = fraction_of(D, tuning) * D
+    shared = fit_background(problem, solver, setting.lr, asked.seed, tuning)
+    D, solved, problem = shared.D, shared.solved, replace(problem, penalty=shared.penalty)
     steer = explain(train, metric.damped(whitening), D, asked)
     mean = mean_label(train, asked.weights)
     if tuning is not None and steer.strength:

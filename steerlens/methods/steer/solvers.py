@@ -14,6 +14,7 @@ from steerlens.methods.steer.problem import (
     Weights,
     closed_form,
     sgd,
+    shrunk_sgd,
     stable_lr,
     sums_over,
 )
@@ -79,10 +80,10 @@ class Auto:
         return sgd(problem, lr, seed)
 
     def solve(self, problem: Problem, weights: Weights, lr: float, seed: int) -> Solved:
-        """Run averaged SGD, of which the background is used."""
-        V, passes = sgd(problem, lr, seed)
+        """Run averaged SGD under the penalty, of which the background is used."""
+        V, passes, used = shrunk_sgd(problem, lr, seed)
         reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
-        return Solved(V, passes, stable_lr(problem, lr), gap_reason=reason)
+        return Solved(V, passes, used, gap_reason=reason)
 
 
 @dataclass(frozen=True)
