@@ -57,7 +57,7 @@ def fit_background(
 
     What texts of a kind share lives in few directions and the noise of few texts in all, so that
     `μ` is a share of the noise, which falls as one over the root of the positions. On held-out
-    texts half of it is tried too, where they ask for all of what was found.
+    texts half of it is tried too, from there, where they ask for all of what was found.
 
     Args:
         problem: with the first penalty.
@@ -67,7 +67,9 @@ def fit_background(
     problem = replace(problem, labels=torch.zeros_like(problem.labels))
     best, passes, lowest = None, 0.0, float("inf")
     for penalty in (problem.penalty, problem.penalty / 2):
-        solved = solver.solve(replace(problem, penalty=penalty), "labels", lr, seed)
+        problem = replace(problem, penalty=penalty)
+        solved = solver.solve(problem, "labels", lr, seed)
+        problem = replace(problem, start=solved.V)
         D = problem.metric.unwhiten(solved.V[1])
         passes += solved.passes
         if tuning is None:

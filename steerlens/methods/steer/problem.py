@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, get_args
 
 import torch
@@ -35,6 +36,8 @@ class Problem:
     ridge: Float[Tensor, "2 1 1"]
     penalty: float = 0.0
     """On the sum of the background's singular values; `shrunk_sgd` alone knows it."""
+    start: Float[Tensor, "2 d d"] | None = None
+    """Where that descent begins; None: at zero."""
 
     def gradient(
         self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: UnembedWeights | None = None
@@ -186,21 +189,28 @@ bounds what few texts can teach, so that they may be read until it does."""
 def shrunk_sgd(
     problem: Problem, lr: float, seed: int
 ) -> tuple[Float[Tensor, "2 d d"], float, float]:
-    """Return what averaged SGD from zero finds under the penalty on singular values, its passes,
-    and its step."""
+    """Return what averaged SGD finds under the penalty on singular values, its passes, and its
+    step.
+
+    From zero it reads all positions once at least; from where another descent ended half as many.
+    """
     n, d = problem.states.n_positions, problem.states.d_model
     size = max(SHRUNK_BATCH, batch_size(n))
-    passes = max(1, math.ceil(FEWEST / n))
-    zero = torch.zeros(2, d, d, device=problem.ridge.device)
+    n_steps = math.ceil(max(n, FEWEST) / size)
+    start = problem.start
+    if start is None:
+        start = torch.zeros(2, d, d, device=problem.ridge.device)
+    else:
+        n_steps = math.ceil(n_steps / 2)
 
     def shrink(V: Float[Tensor, "2 d d"], length: float) -> Float[Tensor, "2 d d"]:
         few = soft_threshold_singular_values(V[1], length * problem.penalty)
         return torch.stack([V[0], few])
 
-    n_steps = passes * math.ceil(n / size)
     bears = stable_lr(problem, lr, size)
-    found = averaged_sgd(problem.batches(size, passes, seed), zero, bears, n_steps, shrink)
-    return found, passes, bears
+    per_pass = math.ceil(n / size)
+    steps = islice(problem.batches(size, math.ceil(n_steps / per_pass), seed), n_steps)
+    return averaged_sgd(steps, start, bears, n_steps, shrink), n_steps / per_pass, bears
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:
