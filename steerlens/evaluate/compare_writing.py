@@ -13,7 +13,8 @@ import pandas as pd
 
 from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.protocols import Protocol
-from steerlens.evaluate.runs import Entrant, run_protocol
+from steerlens.evaluate.run_folder import open_folder
+from steerlens.evaluate.runs import Entrant, run_protocol, settings_of
 from steerlens.evaluate.sign_margin import with_nonzero_label
 from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
@@ -110,6 +111,8 @@ def compare_writing(
     check_labelled(data)
     if train is not None:
         check_labelled(train, "train")
+    if folder is not None:  # one of other settings is refused before anything is fitted
+        open_folder(Path(folder), settings_of(model, protocol), "a run")
     fitted = _candidates(model, methods, train)
     sample = data.first(SAMPLE)
     entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}

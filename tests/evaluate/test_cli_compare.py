@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import steerlens as sl
 from steerlens.cli import app
+from steerlens.evaluate.spend import OwnText
 
 
 def run(*arguments: object):
@@ -51,6 +52,26 @@ def test_methods_are_fitted_compared_and_kept(data: Path, tmp_path: Path):
     }  # fmt: skip
     again = run(*options[:-2], prompts, "--preset", "lm-steer", "--quiet")
     assert again.exit_code == 2 and "samples was 5 and is 25" in again.output
+
+
+@pytest.mark.parametrize("flag", [(), ("--own-text",)])
+def test_budgets_are_of_given_texts_or_of_own_ones(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: tuple[str, ...]
+):
+    asked = []
+
+    def compare(*_: object, kl: object, **others: object) -> None:
+        asked.append(kl)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("steerlens.evaluate.compare_writing.compare_writing", compare)
+    found = run(
+        "--model", "toy-64", "--data", data, "--out", tmp_path / "out", "--kl", "0.1,0.2",
+        "--scorer", "grammar:tone", "--quiet", *flag,
+    )  # fmt: skip
+    assert found.exit_code == 2 and "enough" in found.output
+    budgets = asked[0].kl if flag else asked[0]
+    assert isinstance(asked[0], OwnText) == bool(flag) and list(budgets) == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
