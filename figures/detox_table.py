@@ -2,7 +2,8 @@
 paper's strength.
 
     python figures/detox_table.py        # writes figures/out/detox_table.{pdf,png,json}; some half an hour
-    python figures/detox_table.py toy    # the toy world alone; or smollm2
+    python figures/detox_table.py toy    # the toy world alone
+    python figures/detox_table.py smollm2        # SmolLM2 alone; some 25 minutes, goes on where it was stopped
     python figures/detox_table.py smollm2 dry    # two prompts and few texts: does it run, how long will it take
 
 On the toy world toxicity is rudeness, judged by the exact grammar. On SmolLM2-135M, where it and the
@@ -51,12 +52,12 @@ def toy() -> World:
 
 
 def smollm2(dry: bool) -> World:
-    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 20)
+    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 15)
     task = detoxification(prompts, toxicity_scorer())
     if dry:
         task = replace(task, sampling=replace(task.sampling, samples=2, max_new_tokens=5))
     texts = signed(sl.read_labelled(DATA / "jigsaw_train.jsonl"), 60 if dry else 300, 0)
-    data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 10 if dry else 40, 0)
+    data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 10 if dry else 30, 0)
     model = sl.load_model(SMOLLM2)
     name = "SmolLM2-135M, dry" if dry else "SmolLM2-135M"
     made = recipes(model, ("steer", "log-odds") if dry else CHEAP)
