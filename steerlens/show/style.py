@@ -4,15 +4,17 @@ black."""
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
-from typing import Literal
+from typing import Any, Literal, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb, to_rgba
 from matplotlib.container import Container
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.typing import ColorType
 
 COLUMN = 3.3
 """Width of a column of a paper, inches (8.5 cm)."""
@@ -31,7 +33,7 @@ INK, SOFT, PAPER, LINE = "#1d1f23", "#5d636b", "#ffffff", "#d9dce0"
 in a dark figure."""
 DARK = {INK: "#e8e8e6", SOFT: "#a3a8ae", PAPER: "#17181b", LINE: "#44484e"}
 
-RC = {
+RC: dict[Any, Any] = {  # matplotlib's types know each name, not that these are such names
     "figure.dpi": 110,
     "savefig.dpi": 220,
     "font.family": "DejaVu Sans",
@@ -109,8 +111,7 @@ def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) 
     """
     if ax is None:
         ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
-    root = ax.get_figure(root=True)
-    mpl.rcParams.update(_colours(_is_dark(root.get_facecolor())))
+    mpl.rcParams.update(_colours(_is_dark(figure_of(ax).get_facecolor())))
     ax.set_facecolor("none")
     ax.grid(False, which="both")
     ax.spines[["top", "right"]].set_visible(False)
@@ -134,6 +135,11 @@ def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) 
     return ax
 
 
+def figure_of(ax: Axes) -> Figure:
+    """Return the whole figure that axes stand in, whatever part of it they were made for."""
+    return cast(Figure, ax.get_figure(root=True))
+
+
 def legend_above(
     ax: Axes, *, title: str | None = None, handles: Sequence[Artist | Container] | None = None
 ) -> None:
@@ -141,7 +147,6 @@ def legend_above(
     shown, labels = ax.get_legend_handles_labels()
     if handles is not None:
         shown, labels = handles, [str(handle.get_label()) for handle in handles]
-    renderer = ax.get_figure(root=True).canvas.get_renderer()
     for columns in range(len(shown), 0, -1):
         legend = ax.legend(
             shown, labels, title=title, ncols=columns, loc="lower left", bbox_to_anchor=(-0.02, 1.0), borderaxespad=0.1,
@@ -149,7 +154,7 @@ def legend_above(
         )  # fmt: skip
         if title:
             legend.get_title().set_color(ink())
-        if legend.get_window_extent(renderer).width <= 1.02 * ax.bbox.width:
+        if legend.get_window_extent().width <= 1.02 * ax.bbox.width:
             return
 
 
@@ -199,28 +204,25 @@ def on(ground: str) -> str:
     return max(("#ffffff", "#000000"), key=lambda colour: contrast(colour, ground))
 
 
-def _luminance(colour: str | tuple[float, ...]) -> float:
+def _luminance(colour: ColorType) -> float:
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def _is_dark(ground: str | tuple[float, ...]) -> bool:
+def _is_dark(ground: ColorType) -> bool:
     # a ground that is seen through lies on an unknown page: taken for white
-    transparent = ground == "none" or (
-        not isinstance(ground, str) and len(ground) == 4 and not ground[3]
-    )
-    return not transparent and _luminance(ground) < 0.18
+    return to_rgba(ground)[3] > 0 and _luminance(ground) < 0.18
 
 
-def _colours(dark: bool) -> dict[str, str]:
+def _colours(dark: bool) -> dict[Any, str]:
     colours = dict.fromkeys(GROUND, PAPER) | dict.fromkeys(WORDS, INK) | {"grid.color": LINE}
     return {name: DARK[colour] for name, colour in colours.items()} if dark else colours
 
 
 def _height_above(ax: Axes) -> float:
     """Return how high the legend above the axes is, points; 0 if it is inside or there is none."""
-    legend, root = ax.get_legend(), ax.get_figure(root=True)
+    legend = ax.get_legend()
     if legend is None:
         return 0.0
-    extent = legend.get_window_extent(root.canvas.get_renderer())
-    return ceil(72 * extent.height / root.dpi) if extent.y0 >= ax.bbox.y1 - 2 else 0.0
+    extent = legend.get_window_extent()
+    return ceil(72 * extent.height / figure_of(ax).dpi) if extent.y0 >= ax.bbox.y1 - 2 else 0.0

@@ -14,7 +14,13 @@ import seaborn as sns
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 import steerlens.show as show
 from steerlens.show import style
@@ -154,6 +160,30 @@ def test_what_is_new_in_a_dark_notebook_is_dark_and_the_page_asks_for_light():
             assert style.ink() == style.DARK[style.INK]
     with style.look(dark=False):
         assert style.ink() == style.INK and style.neutral(style.LINE) == style.LINE
+
+
+@pytest.mark.parametrize("ground", ["none", "#0000", (0, 0, 0, 0), ("black", 0.0)])
+def test_a_ground_that_is_seen_through_is_taken_for_white_however_it_is_written(ground: ColorType):
+    with mpl.rc_context({"figure.facecolor": "black"}), style.look():
+        assert style.ink() == style.DARK[style.INK]
+    with mpl.rc_context({"figure.facecolor": ground}), style.look():
+        assert style.ink() == style.INK
+
+
+@pytest.mark.parametrize("canvas", [FigureCanvasPdf, FigureCanvasSVG])
+def test_the_legend_is_laid_out_alike_where_the_backend_only_writes_files(
+    canvas: type[FigureCanvasBase],
+):
+    columns = []
+    for kind in (FigureCanvasAgg, canvas):
+        ax = Figure((3, 2)).subplots()
+        kind(style.figure_of(ax))
+        for name in ("short", "a long name", "a name that is longer", "a last one"):
+            ax.plot([0, 1], label=name)
+        style.legend_above(ax)
+        style.title_above(ax, "title")
+        columns.append(ax.get_legend()._ncols)
+    assert columns[0] == columns[1] < 4
 
 
 @given(st.floats(-30, 30), st.floats(0, 30))
