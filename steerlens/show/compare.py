@@ -1,12 +1,10 @@
 """Methods held against each other at the same cost."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from steerlens.show.style import (
@@ -20,9 +18,11 @@ from steerlens.show.style import (
     RED,
     TEAL,
     axes,
+    figure_of,
     ink,
     look,
 )
+from steerlens.show.tables import groups, select
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, AMBER, TEAL, PINK, OLIVE)
 STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -78,14 +78,14 @@ def plot_at_kl(
     """
     some = _of_kind(table, measure, kind)
     ax = axes(ax, height=2.9)
-    base = cast(pd.DataFrame, some[some.kl == 0])
+    base = select(some, some.kl == 0)
     if len(base):
         ax.axhline(float(base[measure].to_numpy()[0]), color=GREY, lw=0.8, zorder=0)
     ends: list[tuple[float, float, str, str]] = []
     cost = f"{some.kl_on.iloc[0]}_kl" if "kl_on" in some else "given_kl"
     rivals = 0
-    for method, rows in some[some.kl > 0].groupby("method", sort=False):
-        rows = cast(pd.DataFrame, rows).sort_values(by=cost)
+    for method, rows in groups(select(some, some.kl > 0), "method"):
+        rows = rows.sort_values(by=cost)
         control = str(method).startswith(CONTROLS)
         colour = GREY if control else COLOURS[rivals % len(COLOURS)]
         style = STYLES[1] if control else STYLES[rivals // len(COLOURS) % len(STYLES)]
@@ -136,7 +136,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
     shown = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
     if not shown:
         return
-    root = cast(Figure, ax.get_figure(root=True))
+    root = figure_of(ax)
     root.draw_without_rendering()  # scales and sizes are final from here on
     to_axes = ax.transData + ax.transAxes.inverted()
     at = np.array([to_axes.transform((x, y)) for x, y, _, _ in shown])
@@ -222,4 +222,4 @@ def _of_kind(table: pd.DataFrame, measure: str, kind: str | None) -> pd.DataFram
         raise ValueError(f"kind: got None, expected one of {kinds}")
     if measure not in table:
         raise ValueError(f"measure: got {measure!r}, expected a column of the table, e.g. 'gain'")
-    return cast(pd.DataFrame, table[table.kind == (kinds[0] if kind is None else kind)])
+    return select(table, table.kind == (kinds[0] if kind is None else kind))

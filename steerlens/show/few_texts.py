@@ -1,5 +1,7 @@
 """How much a number of texts is worth."""
 
+from typing import cast
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -14,6 +16,7 @@ from steerlens.show.style import (
     look,
     title_above,
 )
+from steerlens.show.tables import groups
 
 COLOURS, MARKERS = (RED, BLUE, GREEN, GREY), "osDv"
 
@@ -33,14 +36,15 @@ def plot_few_texts(
             per token, at the same cost), `found` (the verdict).
     """
     ax = axes(ax, height=2.6)
-    groups = table.groupby("method", sort=False)
+    methods = list(groups(table, "method"))
     for k, ((method, rows), colour, marker) in enumerate(
-        zip(groups, COLOURS, MARKERS, strict=False)
+        zip(methods, COLOURS, MARKERS, strict=False)
     ):
         x = rows.texts * 1.05 ** (
-            k - (len(groups) - 1) / 2
+            k - (len(methods) - 1) / 2
         )  # beside one another where they are the same
-        means = rows.assign(x=x).groupby("texts")[["x", "sign_margin"]].mean()
+        by_texts = rows.assign(x=x).groupby("texts")[["x", "sign_margin"]]
+        means = cast(pd.DataFrame, by_texts.mean())
         ax.plot(
             means.x,
             means.sign_margin,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +25,7 @@ from steerlens.show.style import (
     neutral,
     shade,
 )
+from steerlens.show.tables import groups, select
 from steerlens.values.atomic import write_json
 
 
@@ -43,7 +44,7 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = axes(ax)
     top = max(table.label.abs().max(), 1e-9)
-    for label, part in table.sort_values("strength").groupby("label"):
+    for label, part in groups(table.sort_values("strength"), "label", sort=True):
         colour = shade(float(label), top)
         sns.lineplot(
             x=part.strength,
@@ -135,13 +136,13 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     top = max(abs(g) for g in table.grade if g != "all")
     multiple = float(table.multiple.iloc[0])
-    shown = table[table.grade != 0].reset_index(drop=True)
+    shown = select(table, table.grade != 0)
     bars = [("", "strength = grade", True)]
     if multiple != 1:
         bars.append(("best_", f"strength = {multiple:g} × grade", False))
     width = 0.68 / len(bars)
     for j, (prefix, label, full) in enumerate(bars):
-        for x, row in shown.iterrows():
+        for x, (_, row) in enumerate(shown.iterrows()):
             colour = neutral(SOFT) if row.grade == "all" else shade(row.grade, top)
             y, low, high = (
                 100 * row[f"{prefix}{column}"] for column in ("gap_closed", "low", "high")
@@ -177,9 +178,10 @@ def plot_singular_words(
     """Draw the words that one side of a direction writes and avoids; `scores` from
     `singular_scores`."""
     ax = axes(ax, height=2.6)
-    mine = scores[
-        (scores.direction == direction) & (scores.side == side) & (scores.role != "reads")
-    ]
+    mine = select(
+        scores,
+        (scores.direction == direction) & (scores.side == side) & (scores.role != "reads"),
+    )
     mine = mine.sort_values("score").drop_duplicates("word")
     ax.barh(
         range(len(mine)), mine.score, color=[RED if s > 0 else BLUE for s in mine.score], height=0.7
@@ -217,9 +219,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
     What is missing or not finite becomes null.
     """
-    return json.loads(
-        table.replace([np.inf, -np.inf], np.nan).to_json(orient="records", double_precision=10)
-    )
+    finite = table.replace([np.inf, -np.inf], np.nan)
+    return json.loads(cast(str, finite.to_json(orient="records", double_precision=10)))
 
 
 def ridge_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
+from steerlens.show.tables import rows_of, select
 
 KINDS = {
     "resid_pre": ("before the layer", AMBER, "<"),
@@ -47,13 +48,13 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None
     ax.axhline(steer.sign_margin, color=RED, lw=1.2, label="steer")
     ax.axhline(0, color=neutral(SOFT), lw=0.6)
     for k, (part, (label, colour, marker)) in enumerate(KINDS.items()):
-        rows = [row for row in table.itertuples() if str(row.site).endswith(f"hook_{part}")]
+        rows = [row for row in rows_of(table) if str(row.site).endswith(f"hook_{part}")]
         if not rows:
             continue
         x = [places.index(int(str(row.site).split(".")[1])) + 0.13 * (k - 2) for row in rows]
         _points(ax, x, pd.DataFrame(rows), colour, marker, label)
     for site in ENDS:
-        rows = table[table.site == site]
+        rows = select(table, table.site == site)
         if len(rows):
             _points(ax, [places.index(site)], rows, ink(), "s", None)
     ax.set_xticks(range(len(places)), [ENDS.get(str(p), f"layer {p}") for p in places])

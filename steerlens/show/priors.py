@@ -19,6 +19,7 @@ from steerlens.show.style import (
     look,
     neutral,
 )
+from steerlens.show.tables import select
 
 WAYS = ("prompt", "nearest words", "random words")
 
@@ -39,7 +40,7 @@ def plot_priors(
     ax = axes(ax, height=2.6)
     names = list(dict.fromkeys(table.prior))
     for k, name in enumerate(names):
-        rows = table[table.prior == name]
+        rows = select(table, table.prior == name)
         mean, low, high = mean_interval(rows[number].to_numpy())
         ax.plot(rows[number], np.full(len(rows), k), "o", ms=2.2, color=RED, alpha=0.35, mew=0)
         ax.errorbar(
@@ -107,12 +108,12 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
         question: "writes", "reads" or "steer's move".
     """
     ax = axes(ax, height=2.2)
-    rows = table[table.question == question]
+    rows = select(table, table.question == question)
     kinds, steers = list(dict.fromkeys(rows.intervention)), list(dict.fromkeys(rows.steer))
     width = 0.8 / len(kinds)
     for j, (kind, colour) in enumerate(zip(kinds, (RED, BLUE, GREEN, PURPLE), strict=False)):
         for k, steer in enumerate(steers):
-            some = rows[(rows.intervention == kind) & (rows.steer == steer)]
+            some = select(rows, (rows.intervention == kind) & (rows.steer == steer))
             mean, low, high = mean_interval(some.share.to_numpy())
             x = k + (j - (len(kinds) - 1) / 2) * width
             ax.bar(x, mean, 0.62 * width, color=colour, yerr=[[mean - low], [high - mean]], label=None if k else kind,

@@ -20,12 +20,14 @@ from steerlens.show.style import (
     RED,
     SOFT,
     axes,
+    figure_of,
     ink,
     legend_above,
     look,
     neutral,
     shade,
 )
+from steerlens.show.tables import groups, rows_of
 
 PITCH, SIZE = 17.0, 9.0
 """Distance of lines and size of type in a highlighted text, points."""
@@ -45,9 +47,9 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
     """
     own = ax is None
     ax = plt.subplots(figsize=(width, 1.0))[1] if ax is None else axes(ax)
-    renderer = ax.figure.canvas.get_renderer()  # pyright: ignore[reportAttributeAccessIssue]
-    points = 72 / ax.figure.dpi
-    limit = 72 * width if own else 72 * ax.get_window_extent(renderer).width / ax.figure.dpi
+    root = figure_of(ax)
+    points = 72 / root.dpi
+    limit = 72 * width if own else points * ax.bbox.width
     ax.set(xlim=(0, limit), xticks=[], yticks=[])
     ax.axis("off")
     scale = max(float(found.tokens.evidence.abs().max()), 1e-9)
@@ -55,15 +57,13 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
 
     def extent(text: str) -> float:
         shown = ax.text(0, 0, text.replace(" ", "\u00a0"), fontsize=SIZE, parse_math=False)
-        wide = shown.get_window_extent(renderer).width * points
+        wide = shown.get_window_extent().width * points
         shown.remove()
         return wide
 
-    sums = {int(s.end) - 1: s.evidence for s in found.spans.itertuples()}
+    sums = {int(s.end) - 1: s.evidence for s in rows_of(found.spans)}
     within = {
-        i: k
-        for k, s in enumerate(found.spans.itertuples())
-        for i in range(int(s.start), int(s.end))
+        i: k for k, s in enumerate(rows_of(found.spans)) for i in range(int(s.start), int(s.end))
     }
     begins = set(found.spans.start)
     boxes: dict[tuple[int, int], list[float]] = {}
@@ -116,7 +116,7 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
         ax.add_patch(outline)
     ax.set_ylim(-PITCH * line - 8, PITCH - 4)
     if own:
-        ax.figure.set_size_inches(width, (PITCH * line + 8 + PITCH - 4) / 72)
+        root.set_size_inches(width, (PITCH * line + 8 + PITCH - 4) / 72)
         ax.set_position((0, 0, 1, 1))
     return ax
 
@@ -135,7 +135,7 @@ def plot_text_strengths(
     ax = axes(ax)
     top = max(float(found.table.strength.abs().clip(upper=2).max()), 1e-9)
     for (text, curve), row in zip(
-        found.curve.groupby("text"), found.table.itertuples(), strict=True
+        groups(found.curve, "text", sort=True), rows_of(found.table), strict=True
     ):
         colour = shade(row.strength, top)
         curve = curve.sort_values("strength")
@@ -194,7 +194,7 @@ def plot_spectrum(
         ax.errorbar(
             again.direction, kept, yerr=[below, spread], fmt="none", color=ink(), linewidth=0.8
         )
-    for row in table.head(1).itertuples():
+    for row in rows_of(table.head(1)):
         ax.text(
             row.direction,
             row.gain,

@@ -24,6 +24,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
+from steerlens.show.tables import groups
 
 KINDS = {"text": RED, "scrambled": BLUE, "random": GREY}
 QUESTIONS = {
@@ -126,15 +127,15 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         table: of `reft_quality`.
     """
     ax = axes(ax, height=2.6)
-    groups = list(table.groupby(["method", "layers"], sort=False))
+    lines = list(groups(table, ["method", "layers"]))
     colours = [
         RED if method == "steer" else colour
-        for ((method, _), _), colour in zip(groups, _colours(len(groups)), strict=True)
+        for ((method, _), _), colour in zip(lines, _colours(len(lines)), strict=True)
     ]
-    for k, (((method, layers), rows), colour) in enumerate(zip(groups, colours, strict=True)):
+    for k, (((method, layers), rows), colour) in enumerate(zip(lines, colours, strict=True)):
         rows = rows.sort_values("parameters")
         x = rows.parameters * 1.04 ** (
-            k - len(groups) / 2
+            k - len(lines) / 2
         )  # beside one another where they are the same
         name = (
             "steer"

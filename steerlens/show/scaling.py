@@ -15,6 +15,7 @@ from steerlens.show.style import (
     look,
     title_above,
 )
+from steerlens.show.tables import column, groups, select
 
 COLOURS = (RED, BLUE, GREEN, GREY)
 
@@ -54,10 +55,10 @@ def plot_scaling(
         tail: so many of the largest sizes are fitted; small ones cost what calling costs.
     """
     ax = axes(ax, height=2.6)
-    for (way, runs), colour in zip(table.groupby("way", sort=False), COLOURS, strict=False):
+    for (way, runs), colour in zip(groups(table, "way"), COLOURS, strict=False):
         sizes = sorted(runs["size"].unique())
-        fitted = runs[runs["size"].isin(sizes[-tail:])]
-        k, error, a = exponent(fitted["size"], fitted.seconds)
+        fitted = select(runs, column(runs, "size").isin(sizes[-tail:]))
+        k, error, a = exponent(column(fitted, "size"), fitted.seconds)
         median = runs.groupby("size").seconds.median()
         ax.plot(runs["size"], runs.seconds, ".", ms=3, color=colour, alpha=0.45, mew=0)
         ax.plot(

@@ -4,6 +4,8 @@ import textwrap
 
 import pandas as pd
 
+from steerlens.show.tables import groups
+
 
 def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
     """Return what a model wrote as lines: each prompt, below it a line per strength with the whole
@@ -24,7 +26,7 @@ def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
     signs = [f"{strength:+g}" if strength else "0" for strength in table.strength]
     costs = [
         f"  ({cost:.3f} nats)" if cost == cost else ""
-        for cost in table.get("kl", [float("nan")] * len(table))
+        for cost in (table.kl if "kl" in table else [float("nan")] * len(table))
     ]
     wide = max(map(len, signs), default=0)
     room = max(map(len, costs), default=0)
@@ -32,7 +34,7 @@ def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
         head=[f"  {sign:>{wide}}{cost:<{room}}  " for sign, cost in zip(signs, costs, strict=True)]
     )
     lines: list[str] = []
-    for (prompt, _), part in shown.groupby(["prompt", "sample"], sort=False):
+    for (prompt, _), part in groups(shown, ["prompt", "sample"]):
         lines.append(str(prompt))
         for head, text in zip(part["head"], part.text, strict=True):
             flat = " ".join(text.split()) or "(ends here)"

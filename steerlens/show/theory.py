@@ -22,6 +22,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
+from steerlens.show.tables import groups, select
 
 
 @look()
@@ -37,9 +38,9 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
         table: from `steerlens.analysis.theory.gap_parts`, with `model` and `attribute` beside.
     """
     ax = axes(ax, height=2.6)
-    groups = list(table.groupby(["attribute", "model"], sort=False))
-    places = np.arange(len(groups))[::-1].astype(float)
-    shares = [rows.set_index("part").share for _, rows in groups]
+    bars = list(groups(table, ["attribute", "model"]))
+    places = np.arange(len(bars))[::-1].astype(float)
+    shares = [rows.set_index("part").share for _, rows in bars]
     fit, more, learned = (
         np.array([share[part] for share in shares])
         for part in ("closed by the fit", "not in the data", "not learned by the model")
@@ -50,7 +51,7 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
         (more, AMBER, "best linear steer"),
         (rest, neutral(LINE), "beyond a linear steer"),
     )
-    left = np.zeros(len(groups))
+    left = np.zeros(len(bars))
     for width, colour, label in parts:
         ax.barh(places, width, left=left, height=0.6, color=colour, label=label)
         for at, x, share in zip(places, left, width, strict=True):
@@ -62,7 +63,7 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     for k, (at, x) in enumerate(zip(places, 1 - learned, strict=True)):
         label = None if k else "knowing the grade"
         ax.plot([x, x], [at + 0.3, at + 0.48], color=ink(), lw=1.6, label=label)
-    ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in groups])
+    ax.set_yticks(places, [f"{model}\n{attribute}" for (attribute, model), _ in bars])
     ax.tick_params(axis="y", length=0, labelsize=7)
     ax.spines["left"].set_visible(False)
     ax.set(xlabel="share of the gap to the grammar told the grade", xlim=(0, 1.01))
@@ -96,7 +97,7 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     floor = 10 ** np.floor(np.log10(least) - 0.3)
     ticks = sorted(table.redraw.unique())
     for way, (colour, marker) in WAYS.items():
-        rows = table[table.way == way].sort_values("redraw")
+        rows = select(table, table.way == way).sort_values("redraw")
         if not len(rows):
             continue
         x = np.array([ticks.index(r) for r in rows.redraw])

@@ -27,6 +27,7 @@ from steerlens.show.style import (
     look,
     neutral,
 )
+from steerlens.show.tables import select
 
 COLOURS = (BLUE, GREEN, RED, PURPLE, AMBER, TEAL)
 SET_COLOURS = (PURPLE, AMBER, TEAL, PINK, OLIVE, GREY)
@@ -111,12 +112,13 @@ def plot_clusters(
         points: "texts" or "positions".
     """
     ax = axes(ax)
-    table = table[(table.measure == measure) & (table.points == points)]
+    table = select(table, (table.measure == measure) & (table.points == points))
     sets, layers = list(dict.fromkeys(table.tasks)), list(dict.fromkeys(table.layer))
     for k, name in enumerate(sets):
         colour = ink() if name == "all" else SET_COLOURS[(k - ("all" in sets)) % len(SET_COLOURS)]
         label = "all tasks" if name == "all" else name.replace(" | ", " / ")
-        _line(ax, table[table.tasks == name], layers, k - (len(sets) - 1) / 2, colour, label)
+        mine = select(table, table.tasks == name)
+        _line(ax, mine, layers, k - (len(sets) - 1) / 2, colour, label)
     chance = table.groupby("layer").null_high.max().reindex(layers).to_numpy()
     place = np.arange(-1, len(layers) + 1)
     ax.fill_between(
@@ -148,7 +150,7 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
         statistic: "step", "spread", "cosine" or "exponent".
     """
     ax = axes(ax)
-    table = table[table.statistic == statistic]
+    table = select(table, table.statistic == statistic)
     tasks, layers = list(dict.fromkeys(table.task)), list(dict.fromkeys(table.layer))
     place = np.arange(-1, len(layers) + 1)
     for null, (colour, _) in NULLS.items():
@@ -159,7 +161,8 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
         ax.fill_between(place, low, high, color=colour, alpha=0.35, lw=1.5, zorder=0)
     for k, name in enumerate(tasks):
         colour = COLOURS[k % len(COLOURS)]
-        _line(ax, table[table.task == name], layers, k - (len(tasks) - 1) / 2, colour, name)
+        mine = select(table, table.task == name)
+        _line(ax, mine, layers, k - (len(tasks) - 1) / 2, colour, name)
     _layers(ax, layers)
     ax.set_ylabel(LABELS[statistic])
     bands = [Patch(color=colour, alpha=0.35, label=label) for colour, label in NULLS.values()]
@@ -173,7 +176,7 @@ def _line(
     """Draw mean and interval at each layer, a little beside the others'."""
     means = []
     for layer in layers:
-        here = rows[rows.layer == layer]
+        here = select(rows, rows.layer == layer)
         several = len(here) > 1
         means.append(
             mean_interval(here.value.tolist())

@@ -15,11 +15,13 @@ from steerlens.show.style import (
     PAPER,
     RED,
     axes,
+    figure_of,
     ink,
     look,
     neutral,
     title_above,
 )
+from steerlens.show.tables import rows_of
 
 KIND = {
     "trained": (INK, "trained on the target, labels"),
@@ -50,7 +52,7 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
     order = table.sort_values("rule", key=lambda rules: rules.map(place))
     ax.axvline(0, color=neutral(LINE), lw=0.8)
     ax.axvline(1, color=ink(), lw=0.8, ls=(0, (4, 3)))
-    for y, row in enumerate(order.itertuples()):
+    for y, row in enumerate(rows_of(order)):
         colour = _colour(KIND.get(str(row.rule), EMBEDDINGS)[0])
         ax.plot(
             [row.low, row.high], [y, y], color=colour, lw=2.2, alpha=0.45, solid_capstyle="round"
@@ -63,7 +65,7 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
     if title is not None:
         title_above(ax, title)
     if own:
-        legend(ax.get_figure(root=True), table.rule)
+        legend(figure_of(ax), table.rule)
     return ax
 
 

@@ -11,8 +11,11 @@ from steerlens.toy.world import default_grammar
 if TYPE_CHECKING:
     from steerlens.values.labelled import Labelled
 
+Attribute = Literal["sentiment", "tone"]
+"""A factor of the default grammar whose levels are numbers."""
 
-def corpus(attribute: Literal["sentiment", "tone"], n: int = 2000, seed: int = 0) -> "Labelled":
+
+def corpus(attribute: Attribute, n: int = 2000, seed: int = 0) -> "Labelled":
     """Draw `n` texts labelled with their grade of `attribute` (-1 … 1).
 
     Every grade comes equally often, and the other factors are uniform.

@@ -1,7 +1,7 @@
 """Positions of a toy model whose next token is known as a distribution, not as a draw."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter
 from steerlens.toy import Condition, corpus, default_grammar
 from steerlens.toy.batches import build_pieces
+from steerlens.toy.corpus import Attribute
 from steerlens.toy.expected import ExpectedIds, expected_ids
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
@@ -20,8 +21,6 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 CHUNK = 2048
-
-Attribute = Literal["sentiment", "tone"]
 
 
 @dataclass(frozen=True, eq=False)

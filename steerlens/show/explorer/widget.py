@@ -59,7 +59,8 @@ def explore_live(
             max_new_tokens=max_new_tokens, seed=seed,
         ).html  # fmt: skip
 
-    widget = AnyWidget(_esm=SCRIPT.read_text(encoding="utf-8"))
+    # Any: its traits are added here
+    widget: Any = AnyWidget(_esm=SCRIPT.read_text(encoding="utf-8"))
     first = {"html": html(prompt), "prompt": prompt, "said": ""}
     widget.add_traits(**{name: Unicode(x).tag(sync=True) for name, x in first.items()})
 

@@ -1,15 +1,16 @@
 """What a report says beyond one steer: the steer on another model, and beside edits of hidden
 states and tuned prompts."""
 
-from typing import Any
+from typing import Any, cast
 
 from steerlens.analysis.prompts import nearest_tokens, readability
 from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.analysis.subspaces import compare_subspaces
 from steerlens.analysis.transfer import transfer_report
 from steerlens.evaluate.compare import compare
+from steerlens.evaluate.writer import Method
 from steerlens.methods.prompt.fit import fit_prompt
-from steerlens.methods.prompt.soft_prompt import SoftPrompt
+from steerlens.methods.prompt.soft_prompt import Kind, SoftPrompt
 from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.steer.fit import fit_steer
 from steerlens.methods.steer.natural_metric import natural_metric
@@ -19,7 +20,7 @@ from steerlens.models.load import load_model
 from steerlens.models.pair import pair
 from steerlens.show.figures import records
 from steerlens.show.report.study import Study
-from steerlens.toy import corpus
+from steerlens.toy.corpus import Attribute, corpus
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -41,7 +42,7 @@ def moved(lm: Model, one: Study, texts: int, seed: int) -> dict[str, Any]:
     """
     to = "toy-64" if model_id(lm) != "toy-64" else "toy-128"
     train, new, plain = (
-        corpus(one.name, n=n, seed=seed + k)
+        corpus(cast(Attribute, one.name), n=n, seed=seed + k)
         for k, n in enumerate((min(texts, 1500), max(texts // 4, 20), max(min(texts, 400), 20)))
     )
     target = load_model(to)
@@ -73,7 +74,7 @@ def rivals(
     """
     if data is None:
         train, test = (
-            corpus(one.name, n=min(n, most), seed=seed + k)
+            corpus(cast(Attribute, one.name), n=min(n, most), seed=seed + k)
             for k, (n, most) in enumerate(
                 ((texts, RIVAL_TEXTS), (max(texts // 4, 30), RIVAL_TESTS))
             )
@@ -98,16 +99,20 @@ def rivals(
         for k in layers
     }
     d = states.d_model
-    values = {"steer": fit.value, f"steer, rank {RANK}": fit.value.truncate(RANK, metric)}
+    values: dict[str, Method] = {
+        "steer": fit.value,
+        f"steer, rank {RANK}": fit.value.truncate(RANK, metric),
+    }
     numbers = {
         "steer": (d * d, fit.report.seconds),
         f"steer, rank {RANK}": (2 * d * RANK, fit.report.seconds),
     }
+    kinds: dict[str, Kind] = {"soft prompt": "soft", "key/value prefix": "kv"}
     prompts = {
         name: fit_prompt(
             lm, train, kind=kind, length=ROWS, training=TRAINING, seed=seed, progress=False
         )
-        for name, kind in (("soft prompt", "soft"), ("key/value prefix", "kv"))
+        for name, kind in kinds.items()
     }
     fitted = {f"LoReFT, rank {RANK}, layer {layer}": found for layer, found in edits.items()}
     fitted |= {f"{name}, {ROWS} rows": found for name, found in prompts.items()}

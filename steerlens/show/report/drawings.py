@@ -6,7 +6,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from steerlens.analysis.svd.words import replicates
@@ -21,7 +20,8 @@ from steerlens.show.losses import plot_cost, plot_losses
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.reft import plot_subspaces
 from steerlens.show.report.study import Study
-from steerlens.show.style import COLUMN, axes, ink, look
+from steerlens.show.style import COLUMN, axes, figure_of, ink, look
+from steerlens.show.tables import rows_of, select
 from steerlens.show.transfer import plot_transfer
 
 Drawing = tuple[Figure, str, Any]
@@ -37,7 +37,7 @@ def drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Dr
             yield f"{one.name}-{name}", drawing
     if moved := facts.get("transfer"):
         with look(dark=False):
-            fig = _figure(plot_transfer(pd.DataFrame(moved["rules"])))
+            fig = figure_of(plot_transfer(pd.DataFrame(moved["rules"])))
         yield (
             "transfer",
             (fig, "Share of the trained effect that each rule keeps, with 95 % intervals", moved),
@@ -55,7 +55,7 @@ def drawn(studies: list[Study], facts: dict[str, Any]) -> Iterator[tuple[str, Dr
         )
     if found := facts.get("rivals"):
         with look(dark=False):
-            fig = _figure(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
+            fig = figure_of(plot_subspaces(pd.DataFrame(found["subspaces"]), ax=axes()))
         yield (
             "rivals",
             (fig, "How much of LoReFT's subspaces the steer and two simple directions use", found),
@@ -67,23 +67,23 @@ def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
     t, name = one.tables, one.name
     losses = {
         "losses": lambda: (
-            _figure(plot_losses(t["losses"])),
+            figure_of(plot_losses(t["losses"])),
             f"NLL of new texts with {name}",
             t["losses"],
         )
     }
     if one.doubt is not None:
         return losses
-    kl = t["kl"][t["kl"].strength.abs() <= one.strengths[-1]]
+    kl = select(t["kl"], t["kl"].strength.abs() <= one.strengths[-1])
     costs = t["writing"].merge(t["kl"], on="strength", how="outer")
     some: dict[str, Callable[[], Drawing]] = {
         "label_curve": lambda: (
-            _figure(plot_label_curve(t["label_curve"])),
+            figure_of(plot_label_curve(t["label_curve"])),
             f"Log-likelihood of texts of each label against the strength of {name}",
             t["label_curve"],
         ),
         "cost": lambda: (
-            _figure(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
+            figure_of(plot_cost(kl, t["writing"])), f"Cost of each strength of {name} in nats per token", costs
         ),
     }  # fmt: skip
     for k in _meaning(t["words"])[:2]:
@@ -91,7 +91,7 @@ def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
     gains = one.spectrum.table.gain
     if (gains > 1e-6 * gains.max()).sum() > 1:
         some["spectrum"] = lambda: (
-            _figure(plot_spectrum(one.spectrum, t.get("stability"))),
+            figure_of(plot_spectrum(one.spectrum, t.get("stability"))),
             f"Gains of the directions of {name}, and what another half of the texts keeps of them",
             one.spectrum.table,
         )
@@ -99,12 +99,12 @@ def _figures(one: Study) -> dict[str, Callable[[], Drawing]]:
         return some | losses
     return some | {
         "written": lambda: (
-            _figure(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
+            figure_of(plot_written_attribute(t["written"], name=name, ax=axes(height=3.4))),
             f"Distribution of {name} of the written texts at each strength",
             t["written"].drop(columns=["prompt", "sample"]),
         ),
         "gap": lambda: (
-            _figure(plot_gap_closed(t["gap"])),
+            figure_of(plot_gap_closed(t["gap"])),
             f"Gap closed by {name} on texts of each grade",
             t["gap"],
         ),
@@ -116,10 +116,10 @@ def _meaning(words: pd.DataFrame) -> list[int]:
 
     They have a gain, and another half of the texts has it too.
     """
-    rows = words[words.gain > 0].drop_duplicates("direction")
+    rows = select(words, words.gain > 0).drop_duplicates("direction")
     return [
         int(w.direction)
-        for w in rows.itertuples()
+        for w in rows_of(rows)
         if "kept" not in words or replicates(w.kept, w.spread)
     ]
 
@@ -144,7 +144,3 @@ def _columns(table: pd.DataFrame) -> Figure:
     for k, measure in enumerate(("mean_score", "corpus_perplexity", "distinct_2")):
         plot_rows(table, measure, names=k == 0, ax=panels[k])
     return fig
-
-
-def _figure(ax: Axes) -> Figure:
-    return ax.get_figure(root=True)

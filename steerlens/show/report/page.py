@@ -13,6 +13,7 @@ from steerlens.analysis.svd.words import replicates
 from steerlens.show.numbers import fixed, format_signed, interval, percent, tidy
 from steerlens.show.report.study import KL_BUDGET, Study
 from steerlens.show.style import BLUE, RED, on, shade
+from steerlens.show.tables import rows_of, select
 
 
 def page(studies: Sequence[Study], pictures: Mapping[str, Markup], facts: Mapping[str, Any]) -> str:
@@ -95,7 +96,7 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
     tables, prefix = one.tables, f"{one.name}-"
     kl = tables["kl"].set_index("strength").kl
     top = one.strengths[-1]
-    words = tables["words"][tables["words"].gain > 0]
+    words = select(tables["words"], tables["words"].gain > 0)
     view = {
         "name": one.name,
         "id": f"steer-{anchor(one.name)}",
@@ -121,8 +122,7 @@ def _steer(one: Study, pictures: Mapping[str, Markup]) -> dict[str, Any]:
         ],
         "writing": tables["writing"].merge(tables["kl"], on="strength", how="left"),
         "words": [
-            (row, "kept" not in words or replicates(row.kept, row.spread))
-            for row in words.itertuples()
+            (row, "kept" not in words or replicates(row.kept, row.spread)) for row in rows_of(words)
         ],
         "has_kept": "kept" in words,
         "effective_rank": one.spectrum.effective_rank,

@@ -28,6 +28,7 @@ from steerlens.methods.steer.refit import fit_split_halves
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
+from steerlens.show.tables import column, select
 from steerlens.toy import default_grammar
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
@@ -186,7 +187,7 @@ def _read(
     Directions with their words, which of them replicate, and the steer as a classifier.
     """
     states, known = train
-    metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping)
+    metric = natural_metric(states.sample(16_384, seed=seed), damping=fit.report.damping or 0.0)
     pairs = (
         fit_split_halves(states, fit, pairs=2, seed=seed, progress=False)
         if len(known) >= ENOUGH
@@ -259,7 +260,7 @@ def _written(
             seed=seed,
             max_new_tokens=30,
         )
-        texts = many[many["sample"] == 0].reset_index(drop=True)
+        texts = select(many, column(many, "sample") == 0).reset_index(drop=True)
         return {"texts": texts, "writing": writing_cost(model, many)}
     texts = written_attribute(
         model,

@@ -1,0 +1,55 @@
+"""Parts of a table with the types that pandas leaves open: what is selected is again a table, and
+columns are read by name."""
+
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, cast
+
+import pandas as pd
+
+
+def column(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return the column of this name, which a method of tables may have too, such as `size`.
+
+    Example:
+        >>> column(pd.DataFrame({"size": [1, 2]}), "size").tolist()
+        [1, 2]
+    """
+    return cast(pd.Series, table[name])
+
+
+def select(table: pd.DataFrame, which: pd.Series) -> pd.DataFrame:
+    """Return the rows of a table that are marked.
+
+    Args:
+        which: true or false for each row.
+
+    Example:
+        >>> table = pd.DataFrame({"site": ["a", "b", "a"], "value": [1, 2, 3]})
+        >>> select(table, table.site == "a").value.tolist()
+        [1, 3]
+    """
+    return cast(pd.DataFrame, table[which])
+
+
+def groups(
+    table: pd.DataFrame, by: Hashable | Sequence[Hashable], *, sort: bool = False
+) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Yield what each group has in common, and its rows; the groups as they come, or sorted.
+
+    Example:
+        >>> table = pd.DataFrame({"site": ["b", "a", "b"], "value": [1, 2, 3]})
+        >>> [(site, rows.value.tolist()) for site, rows in groups(table, "site")]
+        [('b', [1, 3]), ('a', [2])]
+    """
+    yield from table.groupby(by, sort=sort)
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield each row as a named tuple, its `Index` first.
+
+    Example:
+        >>> table = pd.DataFrame({"site": ["a", "b"], "value": [1, 2]})
+        >>> [f"{row.Index} {row.site} {row.value}" for row in rows_of(table)]
+        ['0 a 1', '1 b 2']
+    """
+    yield from table.itertuples()
