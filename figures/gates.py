@@ -1,15 +1,19 @@
 """Gates at equal KL: is a steer cheaper for the same effect where it acts in places alone?
 
     python figures/gates.py          # writes figures/out/gates.{pdf,png,json}; a minute or two
+    python figures/gates.py --model reviews-192 --texts 3000      # gates_reviews-192.*; SST-5
 
-toy-64, sentiment: five draws of 400 training texts and of test texts, some hundred of labels −1 and
-1. The same fitted steer behind each gate, at twelve strengths; KL and sign margin on the test texts
+Sentiment: five draws of the training texts (toy-64: 400), which chose nothing, and the new texts of labels −1
+and 1. The same fitted steer behind each gate, at twelve strengths; KL and sign margin on the test texts
 at each, between them by a monotone cubic. Left: the margin at equal KL, as a part of the ungated
 steer's in the same draw. Right: the KL at which a gate has the margin that the ungated steer has at
 0.05 nats, as a multiple of that; gates that never reach it are named. Means and 95 % intervals over the
 draws (Student's t). Bounds of entropy are quantiles over the training texts.
 """
 
+import argparse
+import shlex
+import sys
 import time
 
 from _setting import OUT
@@ -18,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from _worlds import World, world
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import t as student
 
@@ -42,7 +47,7 @@ from steerlens.values.gate import seen_at
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.positions import TokenIndex
 
-DRAWS, BUDGETS, ANCHOR = 5, (0.02, 0.05, 0.1, 0.2), 0.05
+DRAWS, JUDGES, BUDGETS, ANCHOR = 5, 700, (0.02, 0.05, 0.1, 0.2), 0.05
 STRENGTHS = np.geomspace(0.25, 12, 12)
 COLOURS = {
     "entropy > lower quartile": TEAL, "entropy > median": BLUE, "entropy > upper quartile": PURPLE,
@@ -86,14 +91,10 @@ def curve(
     return rows
 
 
-def measured(draw: int) -> pd.DataFrame:
+def measured(here: World, texts: int, judged: sl.States, draw: int) -> pd.DataFrame:
     """Return the curve of every gate in one draw of texts."""
-    model = sl.load_model("toy-64")
-    train, test = (sl.toy.corpus("sentiment", n=n, seed=100 * draw + k) for k, n in enumerate((400, 300)))  # fmt: skip
-    states = sl.collect(model, train, progress=False)
+    states = sl.collect(here.model, here.texts(texts, 200 + draw), progress=False)
     steer = sl.fit_steer(states, seed=draw, progress=False).value
-    ends = test.pick([row for row, y in enumerate(test.labels) if abs(y) == 1])
-    judged = sl.collect(model, ends, progress=False)
     parts = [
         pd.DataFrame(curve(judged, steer, condition), columns=["strength", "kl", "sign_margin", "open"]).assign(name=name)
         for name, condition in gates(states).items()
@@ -166,17 +167,27 @@ def draw_panels(margins: pd.DataFrame, costs: pd.DataFrame) -> plt.Figure:
 
 
 def main() -> None:
-    start = time.perf_counter()
-    table = pd.concat([measured(draw) for draw in range(DRAWS)], ignore_index=True)
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--model", default="toy-64")
+    asked.add_argument("--texts", type=int, default=400)
+    given = asked.parse_args()
+    start, here = time.perf_counter(), world(given.model)
+    new = here.new(JUDGES)
+    ends = new.pick([row for row, y in enumerate(new.labels) if abs(y) == 1])
+    judged = sl.collect(here.model, ends, progress=False)
+    table = pd.concat(
+        [measured(here, given.texts, judged, draw) for draw in range(DRAWS)], ignore_index=True
+    )
     margins, costs = map(interval, beside(table))
     about = {
-        "command": "python figures/gates.py",
+        "command": shlex.join(["python", "figures/gates.py", *sys.argv[1:]]),
         "seconds": round(time.perf_counter() - start),
         "margins": records(margins),
         "costs": records(costs),
         "curves": records(table),
     }
-    save_figure(draw_panels(margins, costs), OUT, "gates", about)
+    name = "gates" if given.model == "toy-64" else f"gates_{given.model}"
+    save_figure(draw_panels(margins, costs), OUT, name, about)
     opened = table.groupby("name").open.mean().round(3)
     print(margins.round(3).to_string(), costs.round(3).to_string(), opened.to_string(), sep="\n")
 

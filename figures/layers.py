@@ -2,6 +2,7 @@
 
     python figures/layers.py                       # some ten minutes on one core that is free
     python figures/layers.py --model toy-64 --attribute tone
+    python figures/layers.py --model reviews-192 --attribute SST-5
 
 Writes figures/out/layers.{pdf,png,json}; each model and attribute is kept when it is done, so that an
 interrupted run goes on. A map of rank 4 is fitted to 500 texts at the input embeddings, at what attention and MLP add,
@@ -18,8 +19,8 @@ from _setting import OUT
 import matplotlib.pyplot as plt
 import pandas as pd
 from _rows import kept_rows
+from _worlds import world
 
-import steerlens as sl
 from steerlens.analysis.layers import steer_by_site
 from steerlens.show.figures import records, save_figure
 from steerlens.show.layers import plot_sites
@@ -43,9 +44,9 @@ def main() -> None:
 def measured(
     model: str, attribute: str, draws: list[int], texts: int, judges: int, kl: float, rank: int
 ) -> dict[str, list]:
-    train = [sl.toy.corpus(attribute, n=texts, seed=seed) for seed in draws]
-    test = sl.toy.corpus(attribute, n=judges, seed=20_000)
-    table = steer_by_site(sl.load_model(model), train, test, rank=rank, kl=kl)
+    here = world(model, attribute)
+    train = [here.texts(texts, seed) for seed in draws]
+    table = steer_by_site(here.model, train, here.new(judges), rank=rank, kl=kl)
     return {"table": records(table.assign(model=model, attribute=attribute))}
 
 
