@@ -1,5 +1,6 @@
 """Rows before the input are read as the tokens that they stand for, or refused by name."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_keys_and_values_that_are_not_all_that_is_kept_are_refused(
     family: str, tmp_path: Path
 ) -> None:
     """A state beside them; a part of the keys that comes by another way."""
+    if family == "deepseek_v3" and int(version("transformer-lens").split(".")[0]) < 4:
+        pytest.skip("this TransformerLens' bridge of DeepSeek is another model, which is refused")
     model = bridge(family, tmp_path)
     with pytest.raises(ValueError, match="does not read rows at blocks.0.attn.hook_k and"):
         sl.fit_prompt(model, DATA, length=2, kind="kv", progress=False)
