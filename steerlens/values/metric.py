@@ -121,6 +121,13 @@ class Metric:
         """Undo `whiten`."""
         return self.C_inverse_root.to(V) @ V @ self.S_inverse_root.to(V)
 
+    def whiten_slope(
+        self, G: Float[Tensor, "*batch d_model d_model"]
+    ) -> Float[Tensor, "*batch d_model d_model"]:
+        """Return `C^{-1/2} G S^{-1/2}` in float64, the slope in the coordinates of `whiten`: with
+        `V` a whitened `W`, `⟨W, G⟩` is its product with `V`."""
+        return self.C_inverse_root.double() @ G.double() @ self.S_inverse_root.double()
+
     def kl(self, W: Float[Tensor, "d_model d_model"]) -> Float[Tensor, ""]:
         """Approximate what a matrix costs at strength 1, undamped: `½ tr(Wᵀ C W S)`.
 

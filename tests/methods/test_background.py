@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.methods.steer.background import fit_background, fraction_of, noise_of
+from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.problem import Problem, sgd, shrunk_sgd, sums_over
 from steerlens.methods.steer.selection import Setting, make_problem
 from steerlens.methods.steer.solvers import Auto
@@ -53,7 +54,7 @@ def test_few_directions_of_few_texts_are_nearer_the_truth_than_a_ridge_of_any_si
     def nll(W: torch.Tensor) -> float:
         return nll_of(new, W)
 
-    found = fit_background(problem_of(train, 0.5 * noise), Auto(), 0.5, 0, new)
+    found = fit_background(problem_of(train, 0.5 * noise), Auto(), 0.5, Asked(), new)
     ridges = []
     for ridge in (10.0, 100.0, 1e3, 1e4):
         problem = make_problem(train, metric, "labels", Setting(0.1, ridge, ridge, 0.5))
@@ -112,12 +113,12 @@ def test_held_out_texts_choose_half_the_penalty_and_the_fraction() -> None:
     train, new = states_of(80), states_of(300, seed=1)
     first = 3 * noise_of(*halves_of(train))
     problem = problem_of(train, first)
-    asked = fit_background(problem, Auto(), 0.5, 0, new)
+    asked = fit_background(problem, Auto(), 0.5, Asked(), new)
     assert asked.penalty == problem.penalty / 2  # the first leaves too little
     weak = problem_of(train, 1e-4)
-    kept = fit_background(weak, Auto(), 0.5, 0, new)
+    kept = fit_background(weak, Auto(), 0.5, Asked(), new)
     assert kept.penalty == weak.penalty  # what has learned the noise is cut, not learned further
-    whole = fit_background(weak, Auto(), 0.5, 0, None)
+    whole = fit_background(weak, Auto(), 0.5, Asked(), None)
     fraction = fraction_of(whole.D, new)[1]
     assert fraction < 1
     assert_close(kept.D, fraction * whole.D)

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments
+from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.problem import Problem
 from steerlens.methods.steer.selection import heldout_nll_along
 from steerlens.methods.steer.solvers import Solved, Solver
@@ -43,13 +45,13 @@ def noise_of(halves: tuple[Moments, Moments], metric: Metric) -> float:
     share. A sum of `m` positions has `σ / √m`.
     """
     one, other = (half.background / half.weight for half in halves)
-    white = metric.C_inverse_root.double() @ (one - other) @ metric.S_inverse_root.double()
+    white = metric.whiten_slope(one - other)
     n = float(halves[0].weight + halves[1].weight)
     return float(torch.linalg.matrix_norm(white, 2)) / 2 * n**0.5
 
 
 def fit_background(
-    problem: Problem, solver: Solver, lr: float, seed: int, tuning: States | None
+    problem: Problem, solver: Solver, lr: float, asked: Asked, tuning: States | None
 ) -> Background:
     """Fit the background of all texts, whatever their labels.
 
@@ -68,7 +70,7 @@ def fit_background(
     best, passes, lowest = None, 0.0, float("inf")
     for penalty in (problem.penalty, problem.penalty / 2):
         problem = replace(problem, penalty=penalty)
-        solved = solver.solve(problem, "labels", lr, seed)
+        solved = solver.solve(problem, asked.weights, lr, asked.seed)
         problem = replace(problem, start=solved.V)
         D = problem.metric.unwhiten(solved.V[1])
         passes += solved.passes
@@ -87,5 +89,6 @@ def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> tuple[float, float]:
     """Return the NLL of held-out texts under the fraction of a background that they like best, and
     that fraction."""
     every = torch.ones_like(tuning.labels)
-    nll = heldout_nll_along(tuning, torch.zeros_like(D), D, every, FRACTIONS)
+    head = quickest(tuning.readout.head)
+    nll = heldout_nll_along(head, tuning, torch.zeros_like(D), D, every, FRACTIONS)
     return min(zip(nll, FRACTIONS, strict=True))

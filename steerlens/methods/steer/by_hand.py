@@ -156,7 +156,7 @@ def steer_from_texts(
 def _of_cost(slope: Float[Tensor, "d d"], around: States, kl: float, name: str) -> Steer:
     """Return the natural gradient, scaled to a cost."""
     metric = natural_metric(around, damping=DAMPING, weights="tokens")
-    white = metric.C_inverse_root.double() @ slope.double() @ metric.S_inverse_root.double()
+    white = metric.whiten_slope(slope)
     if not float(white.norm()) > 0:
         raise ValueError(f"{name!r}: nothing here raises one side over the other; are the words used at all?")  # fmt: skip
     direction = metric.unwhiten((white / white.norm()).float())

@@ -243,8 +243,8 @@ def _evidence(
             total += (c.mT @ (weight[text, None] * pull)).double()
             if judging and asked.share is None:  # a penalty that is given needs no judges
                 pulls.append(pull.bfloat16())
-    white = metric.C_inverse_root.double() @ total @ metric.S_inverse_root.double()
-    return Half((white / states.n_positions).float(), judges, pulls)
+    slope = metric.whiten_slope(total) / states.n_positions
+    return Half(slope.float(), judges, pulls)
 
 
 def _last(states: States) -> int:

@@ -220,6 +220,6 @@ def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:
     """
     metric, n = problem.metric, sums.weight
     slope = -torch.stack([sums.steer, sums.background]) / n
-    white = metric.C_inverse_root.double() @ slope @ metric.S_inverse_root.double()
+    white = metric.whiten_slope(slope)
     V = newton_step(white, float(sums.label / n), float(sums.label2 / n), problem.ridge)
     return V.float()

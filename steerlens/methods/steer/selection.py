@@ -181,7 +181,7 @@ def best_ridges(halves: tuple[Moments, Moments], metric: Metric) -> tuple[float,
 def tuning_nll(metric: Metric, V: Float[Tensor, "2 d d"], tuning: States) -> float:
     """Return the mean held-out NLL of a point; classes balanced as by default."""
     W, D = metric.unwhiten(V[0]), metric.unwhiten(V[1])
-    return _nll_along(tuning.readout.head, tuning, D, W, tuning.labels, (1.0,))[0]
+    return heldout_nll_along(tuning.readout.head, tuning, D, W, tuning.labels, (1.0,))[0]
 
 
 LONGER, WORTH = (1.0, 1.2, 1.45, 1.75, 2.1), 2e-4
@@ -194,7 +194,8 @@ def longer(
 ) -> float:
     """Return the multiple of a steer, over its background at the mean label, that held-out texts
     ask for."""
-    nll = heldout_nll_along(tuning, D, W, tuning.labels - mean_label, LONGER)
+    head = quickest(tuning.readout.head)
+    nll = heldout_nll_along(head, tuning, D, W, tuning.labels - mean_label, LONGER)
     best = 0
     for k in range(1, len(LONGER)):
         if nll[k] > nll[best] - WORTH:
@@ -204,17 +205,6 @@ def longer(
 
 
 def heldout_nll_along(
-    tuning: States,
-    base: Float[Tensor, "d d"],
-    step: Float[Tensor, "d d"],
-    size: Float[Tensor, " n_texts"],
-    multiples: Sequence[float],
-) -> list[float]:
-    """Return the mean NLL of texts at multiples of a step over a base, by the quickest read-out."""
-    return _nll_along(quickest(tuning.readout.head), tuning, base, step, size, multiples)
-
-
-def _nll_along(
     head: UnembedWeights,
     tuning: States,
     base: Float[Tensor, "d d"],

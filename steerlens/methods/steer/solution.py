@@ -40,7 +40,7 @@ def solve_both(
         W, D = (problem.metric.unwhiten(V) for V in solved.V)
         W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
         return Found(D, Explained(W, 0.0, 0.0), problem, solved)
-    shared = fit_background(problem, solver, setting.lr, asked.seed, tuning)
+    shared = fit_background(problem, solver, setting.lr, asked, tuning)
     D, solved, problem = shared.D, shared.solved, replace(problem, penalty=shared.penalty)
     steer = explain(train, metric.damped(whitening), D, asked)
     mean = mean_label(train, asked.weights)
