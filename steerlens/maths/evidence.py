@@ -6,7 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, apply_softcap, log_sum_exp, softcap_gradient
+from steerlens.maths.logits import (
+    UnembedWeights,
+    apply_softcap,
+    log_sum_exp,
+    normalised,
+    softcap_gradient,
+)
 from steerlens.maths.svd import svd
 from steerlens.maths.tail import Tail
 
@@ -67,7 +73,7 @@ def _linear(
     if head.scale != 1.0:
         z, u = z.mul_(head.scale), u.mul_(head.scale)
     plain = log_sum_exp(z)
-    (plus, p), (minus, q) = _normalised(z + u), _normalised(z.sub_(u))
+    (plus, p), (minus, q) = normalised(z + u), normalised(z.sub_(u))
     return (plus + minus) / 2 - plain, p.sub_(q).mul_(head.scale / 2)
 
 
@@ -83,7 +89,7 @@ def _lumped(
     if head.scale != 1.0:
         z, u = z.mul_(head.scale), u.mul_(head.scale)
     plain = torch.logaddexp(log_sum_exp(z), tail.log_mass)
-    (plus, p), (minus, q) = _normalised(z + u), _normalised(z.sub_(u))
+    (plus, p), (minus, q) = normalised(z + u), normalised(z.sub_(u))
     up, up_slope, down, down_slope = tail.moved(m)
     ahead, behind = torch.logaddexp(plus, up), torch.logaddexp(minus, down)
     p, q = p.mul_((plus - ahead).exp()[:, None]), q.mul_((minus - behind).exp()[:, None])
@@ -106,15 +112,6 @@ def _capped(
     return cost, pull
 
 
-def _normalised(
-    z: Float[Tensor, "n vocab"],
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
-    """Return `logΣexp z` and `softmax z` by one exponential each; `z` is overwritten."""
-    top = z.amax(1)
-    p = torch.softmax(z, 1, out=z)
-    return top - p.amax(1).log(), p
-
-
 def soft_threshold_singular_values(
     M: Float[Tensor, "rows cols"], threshold: float, rank: int | None = None
 ) -> Float[Tensor, "rows cols"]:
@@ -127,6 +124,8 @@ def soft_threshold_singular_values(
         >>> soft_threshold_singular_values(torch.diag(torch.tensor([3.0, 1.0])), 2.0).diagonal().tolist()
         [1.0, 0.0]
     """
+    if threshold == 0 and rank is None:
+        return M
     U, s, Vh = svd(M)
     s = (s - threshold).clamp_min(0)
     if rank is not None:
@@ -180,12 +179,13 @@ def _descend(
     n_steps: int,
 ) -> Tensor | None:
     V, Y, inertia, first = start, start, 1.0, None
-    size = float(torch.linalg.matrix_norm(start, "nuc"))
     for _ in range(n_steps):
         value, pull = smooth(Y)
         first = value if first is None else first
-        # what the penalty may give up for a smaller |V|_* is no sign of a step too long
-        if not value <= first + threshold * size + ROUNDING * max(abs(first), 1e-4):
+        rise = value - first - ROUNDING * max(abs(first), 1e-4)
+        # what the penalty may give up for a smaller |V|_* is no sign of a step too long; that norm
+        # costs as much as a step, and is hardly ever asked for
+        if not rise <= 0 and not rise <= threshold * float(torch.linalg.matrix_norm(start, "nuc")):
             return None
         new = soft_threshold_singular_values(Y - pull / curvature, threshold / curvature, rank)
         if float(((Y - new) * (new - V)).sum()) > 0:

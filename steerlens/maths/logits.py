@@ -52,6 +52,20 @@ def log_sum_exp(z: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
     return token_nll(z, torch.zeros(len(z), dtype=torch.long, device=z.device)) + z[:, 0]
 
 
+def normalised(
+    z: Float[Tensor, "n vocab"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n vocab"]]:
+    """Return `log Σ exp z` and `softmax z` by one exponential each; `z` is overwritten.
+
+    Of logits in bfloat16 the first is in float32.
+    """
+    exact = torch.promote_types(z.dtype, torch.float32)
+    top = z.amax(1)
+    p = torch.softmax(z, 1, out=z)
+    # the largest probability is at least 1/vocab, so its logarithm is safe
+    return top.to(exact) - p.amax(1).to(exact).log(), p
+
+
 BLOCK = 4096
 """Words whose logits are read at once. A row of 50,257 is 200 kB: on a processor blocks of it stay
 in the cache, products that make them run a quarter faster, and no array is so large that the system

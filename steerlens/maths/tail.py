@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, blocks, log_sum_exp, logits
+from steerlens.maths.logits import UnembedWeights, blocks, logits, normalised
 from steerlens.maths.moments import second_moment
 
 ROWS, SEEN = 512, 1_024
@@ -51,8 +51,8 @@ def two_tiers(
     0.93 of the probability on film reviews.
 
     The whole read-out and no tail where the vocabulary is not at least twice as large, and under a
-    soft cap, where logits are not linear in the move. Cost: two products with the tail's part of
-    `W_U` per position, once.
+    soft cap, where logits are not linear in the move. Cost: two products with `W_U` per position,
+    once.
 
     Example:
         >>> head = UnembedWeights(torch.eye(4), torch.tensor([2.0, 1.0, 0.0, 0.0]))
@@ -63,22 +63,21 @@ def two_tiers(
     vocab = head.W_U.shape[1]
     if vocab < 2 * n_words or head.softcap is not None:
         return head, None
-    seen = [torch.softmax(logits(head, at), 1).float().sum(0) for at in _parts(head, c[:SEEN])]
-    order = torch.stack(seen).sum(0).argsort(descending=True)
-    likely, rare = (
-        # sorted: neighbours in memory are read together
-        head._replace(
-            W_U=head.W_U.mT.index_select(0, ids).mT.contiguous(), b_U=head.b_U.index_select(0, ids)
-        )
-        for ids in (order[:n_words].sort().values, order[n_words:].sort().values)
-    )
-    lumps = [_lump(likely, rare, at) for at in _parts(head, c)]
+    seen = [
+        torch.softmax(logits(head, at), 1).sum(0, dtype=torch.float32)
+        for at in _parts(head, c[:SEEN])
+    ]
+    # sorted: neighbours in memory are read together
+    ids = torch.stack(seen).sum(0).argsort(descending=True)[:n_words].sort().values
+    W_U = head.W_U.mT.index_select(0, ids).mT.contiguous()
+    likely = head._replace(W_U=W_U, b_U=head.b_U.index_select(0, ids))
+    # marked, not taken out: the rest is nearly all of a matrix that is too large to stand twice
+    rare = torch.ones(vocab, dtype=head.W_U.dtype, device=c.device).index_fill_(0, ids, 0)
+    lumps = [_lump(head, rare, at) for at in _parts(head, c)]
     log_mass, mean, mass = (torch.cat([lump[k] for lump in lumps]) for k in range(3))
     # of what words add to a logit, in float64: a covariance is a difference
-    second = head.scale**2 * second_moment(rare, torch.stack([lump[3] for lump in lumps]).sum(0))
-    cov = (second - (mass[:, None] * mean).mT.double() @ mean.double()) / mass.sum().clamp_min(
-        1e-30
-    )
+    second = head.scale**2 * second_moment(head, torch.stack([lump[3] for lump in lumps]).sum(0))
+    cov = (second - (mass[:, None] * mean).mT.double() @ mean.double()) / mass.sum()
     return likely, Tail(log_mass, mean, ((cov + cov.mT) / 2).to(mean))
 
 
@@ -87,23 +86,19 @@ def _parts(head: UnembedWeights, c: Float[Tensor, "n d"]) -> list[Float[Tensor, 
 
 
 def _lump(
-    likely: UnembedWeights, rare: UnembedWeights, c: Float[Tensor, "n d"]
-) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " rare"]]:
+    head: UnembedWeights, rare: Float[Tensor, " vocab"], c: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"], Float[Tensor, " n"], Float[Tensor, " vocab"]]:
     """Return the rare words' log-mass, the mean of what they add to a logit, their share of all
-    probability, and each word's sum of that over the positions."""
-    z = [logits(part, c) for _, part in blocks(rare)]
-    sizes = torch.stack([log_sum_exp(part).float() for part in z])
-    log_mass = sizes.logsumexp(0)
-    share = (log_mass - _log_mass(likely, c)).sigmoid()
-    mean, sums = torch.zeros(c.shape, device=c.device), []
-    for (_, part), here, size in zip(blocks(rare), z, sizes, strict=True):
-        # of the lump's probability, not of all
-        p = torch.softmax(here, 1, out=here).mul_((size - log_mass).exp().to(here)[:, None])
-        mean += (p @ part.W_U.mT).float()
-        sums.append(share @ p.float())
-    return log_mass, rare.scale * mean, share, torch.cat(sums)
-
-
-def _log_mass(head: UnembedWeights, c: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
-    sizes = [log_sum_exp(logits(part, c)).float() for _, part in blocks(head)]
-    return torch.stack(sizes).logsumexp(0)
+    probability, and each word's sum of that over the positions; `rare` is 0 at the other words."""
+    parts = blocks(head)
+    told = [normalised(logits(part, c)) for _, part in parts]
+    sizes = torch.stack([size for size, _ in told])
+    whole = sizes.logsumexp(0)
+    mean, share, sums = torch.zeros(c.shape, device=c.device), torch.zeros_like(whole), []
+    for (start, part), (_, p), of in zip(parts, told, (sizes - whole).exp(), strict=True):
+        p *= rare[start : start + p.shape[1]]
+        mean += of[:, None] * (p @ part.W_U.mT).float()
+        share += of * p.sum(1, dtype=of.dtype)
+        sums.append((of.to(p) @ p).float())
+    share = share.clamp_min(1e-30)
+    return whole + share.log(), head.scale * mean / share[:, None], share, torch.cat(sums)

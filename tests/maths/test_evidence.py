@@ -6,7 +6,11 @@ import torch
 from torch.testing import assert_close
 
 from steerlens.maths import evidence
-from steerlens.maths.evidence import even_kl, nuclear_descent
+from steerlens.maths.evidence import (
+    even_kl,
+    nuclear_descent,
+    soft_threshold_singular_values,
+)
 from steerlens.maths.logits import UnembedWeights
 from tests.values.make import random
 
@@ -64,6 +68,25 @@ def test_of_a_quadratic_the_minimum_has_every_singular_value_lowered() -> None:
     assert_close(point, (U * (s - threshold).clamp_min(0)) @ Vh, atol=1e-3, rtol=1e-3)
     assert torch.linalg.matrix_rank(point, rtol=1e-5) == 4 < torch.linalg.matrix_rank(target)
     assert nuclear_descent(quadratic(target), target, 1.01 * float(s[0]), 1.0).norm() == 0
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_lowered_singular_values_gain_their_square(rank: int | None) -> None:
+    M = random(7, 7, seed=8)
+    threshold = float(torch.linalg.svdvals(M)[4])
+    V = soft_threshold_singular_values(M, threshold, rank)
+    assert torch.linalg.matrix_rank(V, rtol=1e-5) == (rank or 4)
+    gain = (V * M).sum() - threshold * torch.linalg.matrix_norm(V, "nuc")
+    assert_close(gain, V.square().sum())
+
+
+def test_nothing_is_decomposed_where_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = random(7, 7, seed=5)
+    lowered = soft_threshold_singular_values(target, 1e-6)
+    monkeypatch.setattr(evidence, "svd", None)
+    assert soft_threshold_singular_values(target, 0.0) is target
+    assert_close(lowered, target, atol=1e-5, rtol=1e-5)
+    assert_close(nuclear_descent(quadratic(target), torch.zeros(7, 7), 0.0, 1.0), target)
 
 
 def test_a_curvature_taken_too_small_is_noticed_and_the_rank_is_kept_to() -> None:

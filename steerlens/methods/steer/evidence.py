@@ -190,11 +190,10 @@ class _Objective(NamedTuple):
         """Return the minimum for a cost that is the same in all directions, as long as this cost
         has it."""
         V = soft_threshold_singular_values(self.evidence, threshold, rank)
-        gain = float((V * self.evidence).sum()) - threshold * float(
-            torch.linalg.matrix_norm(V, "nuc")
-        )
-        # along a ray the cost is nearly a square
-        return V * (gain / max(2 * self.cost(V)[0] + self.ridge * float(V.square().sum()), 1e-30))
+        # what V gains, ⟨V, evidence⟩ − threshold · |V|_*, since all it keeps was lowered by the
+        # threshold; along a ray the cost is nearly a square
+        gain = float(V.square().sum())
+        return V * (gain / max(2 * self.cost(V)[0] + self.ridge * gain, 1e-30))
 
     def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
         kl, pull = self.cost(V)

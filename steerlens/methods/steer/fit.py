@@ -15,7 +15,13 @@ from steerlens.maths.numbers import as_count, as_number
 from steerlens.methods.steer.background import SHARE, noise_of
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, sums_over
-from steerlens.methods.steer.selection import DAMPING, choose, fixed_settings
+from steerlens.methods.steer.selection import (
+    DAMPING,
+    Fixed,
+    Setting,
+    choose,
+    fixed_settings,
+)
 from steerlens.methods.steer.solution import of_unit_cost, solve_both
 from steerlens.methods.steer.solvers import Solver, SolverName, solver_named
 from steerlens.models.collect import collect
@@ -174,21 +180,8 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     if solver.by_evidence and fixed.ridges is None:
         # penalties on singular values stand for ridges, unless those are asked for
         fixed = fixed._replace(ridges=(0.0, 0.0))
-    sample = train.sample(max(20_000, 16 * states.d_model), seed=given.seed)
-    sample = sample if sample.n_texts > 1 else train
-    head = solver.head_for_sums(states.readout.head)
-    halves = cast(
-        tuple[Moments, Moments],
-        tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=given.seed)),
-    )
-    metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
     tuning = heldout.sample(8_192, seed=given.seed)
-    setting, trials, tried = choose(
-        sample, halves, metric, tuning, given.weights, fixed, solver, given.seed
-    )
-    if solver.by_evidence:
-        noise = noise_of(halves, metric.damped(setting.damping))
-        setting = setting._replace(penalty_background=SHARE * noise)
+    metric, setting, trials, cost = _metric_and_setting(train, tuning, given, fixed)
     ridge = 0.0 if fixed.ridges is None else fixed.ridges[0] / train.n_positions
     whitening = WHITENING if given.damping is None else given.damping
     asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
@@ -216,12 +209,38 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
         objective=solved.objective, optimality_gap=solved.optimality_gap, gap_reason=solved.gap_reason,
         # two more for the evidence, and for what each text says of it
-        passes=solved.passes + 2 * auto + (1 + tried) * sample.n_positions / train.n_positions,
+        passes=solved.passes + 2 * auto + cost,
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
         n_truncated=states.n_truncated, seed=given.seed, trials=(*trials, *found.steer.trials),
     )  # fmt: skip
     bar.update()
     return Fit(value, background, report)
+
+
+def _metric_and_setting(
+    train: States, tuning: States, given: Given, fixed: Fixed
+) -> tuple[Metric, Setting, tuple[dict[str, float], ...], float]:
+    """Return the metric of a sample, the settings, the trials that chose them, and what all of it
+    cost, in passes over the texts.
+
+    Sums and the read-out in bfloat16, which together may be larger than `W_U`, end with it.
+    """
+    solver, seed = given.solver, given.seed
+    sample = train.sample(max(20_000, 16 * train.d_model), seed=seed)
+    sample = sample if sample.n_texts > 1 else train
+    head = solver.head_for_sums(train.readout.head)
+    halves = cast(
+        tuple[Moments, Moments],
+        tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=seed)),
+    )
+    metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
+    setting, trials, passes = choose(
+        sample, halves, metric, tuning, given.weights, fixed, solver, seed
+    )
+    if solver.by_evidence:
+        noise = noise_of(halves, metric.damped(setting.damping))
+        setting = setting._replace(penalty_background=SHARE * noise)
+    return metric, setting, trials, (1 + passes) * sample.n_positions / train.n_positions
 
 
 def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:
