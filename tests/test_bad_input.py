@@ -296,6 +296,43 @@ def test_what_is_wrong_is_refused_by_the_name_of_its_argument(
         assert re.search(rf"\b({argument}|no column)\b", str(refused.value)), (wrong, refused.value)
 
 
+def numbers(found: Any) -> str:
+    """Return what a function found, to be held against another time."""
+    if isinstance(found, pd.DataFrame):
+        return found.to_csv()
+    if hasattr(found, "pack"):
+        return numbers(found.pack()[0])
+    if isinstance(found, dict):
+        return str({key: numbers(value) for key, value in found.items()})
+    if isinstance(found, torch.Tensor):
+        return str(found.tolist())
+    if isinstance(found, sl.Metric):
+        return numbers(vars(found))
+    return numbers(found.value) if isinstance(found, sl.Fit) else str(found)
+
+
+NOT_ASKED_AGAIN = {
+    "evaluate.advise", "evaluate.compare", "export.fold", "fit_prompt", "fit_split_halves", "gap_closed",
+    "transfer that reads", "transfer_report", "written_attribute",
+}  # fmt: skip
+"""One writes a folder that must not be there yet, one says how long it took; the others take long."""
+
+
+@pytest.mark.parametrize("name", sorted(ASKED.keys() - NOT_ASKED_AGAIN))
+def test_what_torch_was_set_to_changes_no_number(name: str) -> None:
+    """A notebook's default device and dtype, and autocast around it."""
+    function, arguments = good()[name]
+    before = numbers(function(**arguments))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
+            assert numbers(function(**arguments)) == before
+            assert torch.get_default_device().type == "meta" and torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3), st.binary(max_size=3),
     st.complex_numbers(), st.lists(st.floats(), max_size=2), st.dictionaries(st.text(max_size=1), st.floats(), max_size=1),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.spans import Sign, best_spans
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.pieces import pieces
@@ -126,6 +127,7 @@ def _shown(piece: str) -> str:
     return "".join(chr(0x2400 + ord(c)) if ord(c) < 0x20 else c for c in shown)
 
 
+@torch_defaults()
 def highlight(
     model: Model,
     steer: Steer | SteerWithBackground | Fit,

@@ -7,6 +7,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from steerlens.evaluate.draws import compare_draws
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.hidden.fit import fit_hidden_steer
 from steerlens.methods.hidden.hidden_steer import HiddenSteer
 from steerlens.methods.steer.fit import fit_steer
@@ -22,6 +23,7 @@ STEER = "steer"
 """The name of the steer at the unembedding in a table of sites."""
 
 
+@torch_defaults()
 def sites_of(model: Model) -> tuple[str, ...]:
     """Return the sites at which a model's states can be steered, in the order in which they are run.
 
@@ -42,6 +44,7 @@ def sites_of(model: Model) -> tuple[str, ...]:
     return tuple(site for site in (EMBED, *names, UNEMBED_IN) if site in found.hook_names)
 
 
+@torch_defaults()
 def steer_by_site(
     model: Model,
     draws: Sequence[Labelled],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from steerlens.evaluate.compare_writing import Recipe
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.causal_direction import fit_causal_direction
 from steerlens.methods.baselines.copies import USUAL, FineTuning
 from steerlens.methods.baselines.ctrl import CODES, fit_ctrl
@@ -60,6 +61,7 @@ class Words(NamedTuple):
 SAID = Words()
 
 
+@torch_defaults()
 def recipes(
     model: Model,
     names: tuple[str, ...] = NAMES,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.sign_margin import sign_margin
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.reft.fit import fit_reft
 from steerlens.methods.reft.formulas import Variant
 from steerlens.methods.reft.reft import Reft
@@ -21,6 +22,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.training import USUAL, Training
 
 
+@torch_defaults()
 def reft_quality(
     model: Model,
     train: Labelled,
@@ -90,6 +92,7 @@ def reft_quality(
     return pd.DataFrame(pd.concat([about, found], axis=1)[order])
 
 
+@torch_defaults()
 def composition(
     model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]
 ) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.values.intervention import Intervention
@@ -19,6 +20,7 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 
+@torch_defaults()
 def state_shift_overlap(
     model: Model,
     intervention: Intervention,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.reft.reft import Reft
 from steerlens.models.hooks import Model, adapter, eval_mode, run_until
 from steerlens.models.partial_forward import (
@@ -29,6 +30,7 @@ RESPONSE = 1e-2
 """Size of the step of a difference quotient, relative to the size of the states."""
 
 
+@torch_defaults()
 def compare_subspaces(
     model: Model,
     steer: Steer,
@@ -151,6 +153,7 @@ def compare_subspaces(
     return pd.DataFrame(rows, columns=columns)
 
 
+@torch_defaults()
 def carried(
     model: Model,
     kept: ResidualCache,
@@ -204,6 +207,7 @@ def _check_kept(kept: ResidualCache) -> None:
         )
 
 
+@torch_defaults()
 def states_and_contexts(
     model: Model, kept: ResidualCache
 ) -> tuple[Float[Tensor, "n d_resid"], Float[Tensor, "n d_model"]]:

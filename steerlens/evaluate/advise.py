@@ -19,6 +19,7 @@ from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
 from steerlens.maths.numbers import as_number, as_numpy_seed
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled
@@ -94,6 +95,7 @@ class Advice:
         return f"<p><b>{html.escape(self.verdict)}</b></p><table>{rows}</table>"
 
 
+@torch_defaults()
 def advise(
     model: Model,
     method: Method | Fit | Recipe,

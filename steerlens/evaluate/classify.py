@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from steerlens.evaluate.strength import check_prior, state_strengths
 from steerlens.maths.numbers import as_numpy_seed
 from steerlens.maths.stats import auc, rank_correlation
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
@@ -28,6 +29,7 @@ DRAWS = 500
 BINS = 10
 
 
+@torch_defaults()
 def classify(
     model: Model,
     steer: Steer | SteerWithBackground | Fit,

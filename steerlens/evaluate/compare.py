@@ -17,6 +17,7 @@ from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
@@ -24,6 +25,7 @@ from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def compare(
     model: Model,
     interventions: Mapping[str, Method | Fit],

@@ -22,6 +22,7 @@ from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, wr
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.numbers import as_floats
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled
@@ -44,6 +45,7 @@ class Candidate(NamedTuple):
     seconds: float
 
 
+@torch_defaults()
 def compare_writing(
     model: Model,
     methods: Mapping[str, Method | Fit | Recipe],

@@ -8,6 +8,7 @@ import torch
 
 from steerlens.maths.numbers import as_count, as_floats, as_numpy_seed
 from steerlens.maths.stats import ratio_error
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
@@ -25,6 +26,7 @@ DRAWS = 1_000
 """Bootstrap samples of the texts behind an interval."""
 
 
+@torch_defaults()
 def label_curve(
     states: States,
     steer: Steer | Fit,
@@ -80,6 +82,7 @@ def label_curve(
     )
 
 
+@torch_defaults()
 def gap_closed(
     model: Model,
     steer: Steer | SteerWithBackground | Fit,
@@ -162,6 +165,7 @@ def gap_closed(
     return pd.DataFrame(rows)
 
 
+@torch_defaults()
 def written_attribute(
     model: Model,
     steer: Intervention | Fit,

@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 
 from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.maths.numbers import as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import check_same_model, line_of
 from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
@@ -17,6 +18,7 @@ ROUGHLY = 1_024
 """Positions on which a strength is looked for first."""
 
 
+@torch_defaults()
 def strength_at_kl(
     steer: Steer | SteerWithBackground | Fit, states: States, *, kl: float = 0.05
 ) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from steerlens.evaluate.matched_kl import solve_strength
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
@@ -22,6 +23,7 @@ from steerlens.values.states import States
 CHUNK = 1024
 
 
+@torch_defaults()
 def sign_margin(
     model: Model, data: Labelled, intervention: Intervention | Fit, *, strength: float = 1.0
 ) -> pd.Series:

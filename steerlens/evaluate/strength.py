@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerlens.maths.newton import LogProbDerivatives, log_prob_along, maximize_concave
 from steerlens.maths.numbers import as_floats, as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
@@ -64,6 +65,7 @@ class TextStrengths:
         return self.table.round(3).to_html(index=False, escape=True)
 
 
+@torch_defaults()
 def infer_strength(
     model: Model,
     steer: Steer | SteerWithBackground | Fit,

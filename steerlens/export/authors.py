@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import svd
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.affine import AffineSteer
@@ -31,6 +32,7 @@ class LmSteer(NamedTuple):
     background: Steer | None
 
 
+@torch_defaults()
 def import_lm_steer(
     path: str | Path,
     model: Model,
@@ -95,6 +97,7 @@ def import_lm_steer(
     return LmSteer(at(chosen, name), None if dummy is None else at(dummy, f"{name} dummy"))
 
 
+@torch_defaults()
 def export_lm_steer(
     steer: Steer | Fit,
     path: str | Path,
@@ -154,6 +157,7 @@ def export_lm_steer(
     return path
 
 
+@torch_defaults()
 def import_direction(
     vector: Float[Tensor, " d_model"], model: Model, *, name: str = "direction"
 ) -> AffineSteer:

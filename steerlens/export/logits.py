@@ -4,12 +4,14 @@ import torch
 
 from steerlens.maths import from_logits
 from steerlens.maths.svd import svd
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.affine import AffineSteer
 from steerlens.values.gate import Gated
 from steerlens.values.logit_steer import LogitSteer
 from steerlens.values.steer import Steer
 
 
+@torch_defaults()
 def logit_steer(
     steer: Steer | AffineSteer,
     *,

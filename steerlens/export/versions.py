@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.affine import AffineSteer
@@ -18,6 +19,7 @@ ROUNDING = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 """How far equal weights may lie apart, of their size; 1e-5 for float32, in which norms are folded."""
 
 
+@torch_defaults()
 def rebase(steer: Steer | Fit, model: Model) -> Steer:
     """Return the same steer on another version of the same weights.
 
@@ -54,6 +56,7 @@ def rebase(steer: Steer | Fit, model: Model) -> Steer:
     return found.steer
 
 
+@torch_defaults()
 def rebase_affine(steer: Steer | AffineSteer | Fit, model: Model) -> AffineSteer:
     """Return the same steer on another version of the same weights, with what a norm's bias adds.
 

@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from steerlens import methods
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.gist.mask import GistMask, check_heeds
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -91,6 +92,7 @@ def known_kinds() -> dict[str, Any]:
     return found
 
 
+@torch_defaults()
 def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
     """Write an intervention to one `.safetensors` file; an existing file is replaced, at once or
     not at all.
@@ -155,6 +157,7 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
     return path
 
 
+@torch_defaults()
 def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
     """Load the intervention of a file that `steerlens.save` wrote, bound to a model.
 

@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.collect_folder import collect_folder
 from steerlens.models.dtypes import as_dtype
@@ -32,6 +33,7 @@ SHARD_POSITIONS = 1 << 14
 there are."""
 
 
+@torch_defaults()
 def collect(
     model: Model,
     data: Labelled | Iterable[str],

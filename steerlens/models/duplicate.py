@@ -4,15 +4,15 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.compatibility import same_history
 from steerlens.models.hooks import adapter
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be learned
+@torch_defaults()
 def duplicate(model: Model) -> Model:
     """Return a copy of a model that can be changed without changing the model.
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.load import without_bars
 from steerlens.models.readout import PROBE_TOLERANCE, readout
@@ -31,6 +32,7 @@ NOTE = "steerlens.json"
 """The file of a folded checkpoint that says what is in it."""
 
 
+@torch_defaults()
 def fold(
     model: Model,
     steer: Steer | AffineSteer | SteerWithBackground | Fit,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
@@ -21,6 +22,7 @@ from steerlens.values.intervention import Intervention
 from steerlens.values.positions import places_of
 
 
+@torch_defaults()
 def generate(
     model: Model,
     prompts: Iterable[str],

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
 from steerlens.models.exclusive import exclusive
 from steerlens.models.restoring import restoring
@@ -129,8 +130,9 @@ def apply_edits(
 
         def function(tensor: Tensor) -> Tensor:
             found = places(k, tensor.transpose(1, 2) if heads else tensor)
-            # layers may be on other devices than the output embedding (device_map)
-            return edit(tensor, TokenIndex(*(t.to(tensor.device) for t in found)))
+            with torch_defaults():  # a user may run the model under autocast
+                # layers may be on other devices than the output embedding (device_map)
+                return edit(tensor, TokenIndex(*(t.to(tensor.device) for t in found)))
 
         return function
 
@@ -147,7 +149,7 @@ def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
     """
     found = adapter(model)
     modules = found.module.modules
-    with exclusive(found.model), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+    with exclusive(found.model), torch_defaults(), torch.set_grad_enabled(gradients):
         training = [module for module in modules() if module.training]
         learned = [p for p in found.module.parameters() if p.requires_grad] if gradients else []
 

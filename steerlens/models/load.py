@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.compatibility import check_processed
 from steerlens.models.dtypes import as_dtype
@@ -21,7 +22,7 @@ AGREES, AGREES_IN_HALF = 1e-3, 1e-1
 size."""
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be learned through
+@torch_defaults()
 def load_model(
     name: str | Path,
     *,

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save as to_bytes
 
 from steerlens.maths.svd import svd
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.fold import head_name, plain_source
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -16,6 +17,7 @@ from steerlens.values.fit import Fit, value_of
 from steerlens.values.steer import Steer, SteerWithBackground
 
 
+@torch_defaults()
 def lora(
     model: Model,
     steer: Steer | AffineSteer | SteerWithBackground | Fit,

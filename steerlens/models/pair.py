@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.collect import collect
 from steerlens.models.hooks import adapter, check_model, convention
@@ -19,6 +20,7 @@ from steerlens.values.states import States
 from steerlens.values.texts import as_texts
 
 
+@torch_defaults()
 def pair(
     source: Model,
     target: Model,

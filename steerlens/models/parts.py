@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_count
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.collect import collect_whole, unlearned_end
 from steerlens.models.dtypes import as_dtype
@@ -33,6 +34,7 @@ SAME, SAME_IN_HALF = 3e-3, 5e-2
 loads of one model: processors round otherwise, another model is far off."""
 
 
+@torch_defaults()
 def collect_parts(
     load: Callable[[], Model],
     data: Labelled | Iterable[str | Labelled],

@@ -11,6 +11,7 @@ from torch import Tensor
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.causality import check_causal
 from steerlens.models.compatibility import check_processed
@@ -31,6 +32,7 @@ PROBE_TOLERANCE = 1e-3
 top (see below)."""
 
 
+@torch_defaults()
 def readout(model: Model) -> Readout:
     """Return the frozen read-out of a model, checked against the model itself.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import as_floats
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.collect import collect, reader
 from steerlens.models.hooks import adapter, convention
@@ -28,6 +29,7 @@ BLOCK = 1 << 19
 cache."""
 
 
+@torch_defaults()
 def score(
     model: Model,
     texts: Labelled | Iterable[str],

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.toy.condition import Condition
 from steerlens.toy.world import default_grammar
 
@@ -15,6 +16,7 @@ Attribute = Literal["sentiment", "tone"]
 """A factor of the default grammar whose levels are numbers."""
 
 
+@torch_defaults()
 def corpus(attribute: Attribute, n: int = 2000, seed: int = 0) -> "Labelled":
     """Draw `n` texts labelled with their grade of `attribute` (-1 … 1).
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from steerlens.maths.numbers import as_number, generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.columns import Columns, Table, read_columns
 from steerlens.values.tables import dataset_table, dict_table, frame_table
 from steerlens.values.texts import as_list, label_fault, plain_labels, plain_texts
@@ -231,6 +232,7 @@ class Labelled:
             f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"
         )
 
+    @torch_defaults()
     def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
         """Split at random in two, the first with `share` of the texts; same seed, same parts."""
         expected = "a part of 1, e.g. 0.8"

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths import from_logits
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.intervention import Strength
 from steerlens.values.steer import per_row
 from steerlens.values.tensor_file import read_tensors, write_tensors
@@ -280,6 +281,7 @@ class LogitSteer:
         )
 
 
+@torch_defaults()
 def load_logit_steer(path: str | Path) -> LogitSteer:
     """Load what `LogitSteer.save` wrote; no model and no TransformerLens are needed.
 

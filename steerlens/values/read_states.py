@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.readout import Readout
 from steerlens.values.state_folder import (
     FORMAT,
@@ -51,6 +52,7 @@ def read_origin(folder: Path) -> Origin:
     return Origin(on, Settings(about["dtype"], about["end"]), tensors["probe"])
 
 
+@torch_defaults()
 def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     """Return the states in one or several folders that `collect_parts` filled; no model is needed.
 

@@ -14,8 +14,8 @@ def warn_user(message: str) -> None:
         <class 'UserWarning'>
     """
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(
-        "steerlens."
-    ):
+    # a verb that is decorated is called by contextlib
+    ours = ("steerlens.", "contextlib.")
+    while frame.f_back is not None and f"{frame.f_globals.get('__name__')}.".startswith(ours):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, require_at_least
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 
 LEADING = 10
 CHUNK = 2_048
@@ -30,6 +31,7 @@ class Comparison:
         return self.table.round(3).to_html(index=False, escape=True) + note
 
 
+@torch_defaults()
 def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0) -> Comparison:
     """Measure how alike two embeddings are on their shared words: input and output, or two models.
 

@@ -13,10 +13,12 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable
+from steerlens.maths.torch_defaults import torch_defaults
 
 ITERATIONS = 400
 
 
+@torch_defaults()
 def components(
     emb: Embedding,
     n: int = 10,

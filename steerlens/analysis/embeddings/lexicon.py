@@ -10,6 +10,7 @@ from steerlens.analysis.embeddings.table import ResultTable, embedding, require_
 from steerlens.maths.numbers import generator
 from steerlens.maths.stats import rank_correlation
 from steerlens.maths.svd import svd
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer
 
@@ -18,6 +19,7 @@ EMPTY = 1e-6
 """Gains below this share of the first are 0 up to rounding."""
 
 
+@torch_defaults()
 def lexicon_alignment(
     steer: Steer,
     lexicon: Mapping[str, float],

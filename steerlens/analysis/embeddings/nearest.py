@@ -11,11 +11,13 @@ from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 from steerlens.maths.stats import rank_correlation
+from steerlens.maths.torch_defaults import torch_defaults
 
 Question = tuple[str, str, str, str]
 CHUNK, DRAWS = 512, 1_000
 
 
+@torch_defaults()
 def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> ResultTable:
     """Return the nearest words by cosine, `cos(e, e') = e · e' / |e| |e'|`.
 
@@ -55,6 +57,7 @@ def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Resul
     )
 
 
+@torch_defaults()
 def analogies(
     emb: Embedding,
     questions: Iterable[Question] | Mapping[str, Iterable[Question]],
@@ -195,6 +198,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return float(max((middle - half) / factor, 0)), float(min((middle + half) / factor, 1))
 
 
+@torch_defaults()
 def word_similarity(
     emb: Embedding, pairs: Iterable[tuple[str, str, float]], *, seed: int = 0
 ) -> ResultTable:

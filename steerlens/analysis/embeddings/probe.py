@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 from steerlens.maths.ridge import predict_by_ridge, standardise
 from steerlens.maths.stats import rank_correlation
+from steerlens.maths.torch_defaults import torch_defaults
 
 SUFFIXES = (
     "ation", "ness", "less", "ment", "able", "ible", "ably", "ibly", "ing", "ful", "est", "ous", "ive", "ion", "ish",
@@ -18,6 +19,7 @@ SUFFIXES = (
 )  # fmt: skip
 
 
+@torch_defaults()
 def probe(
     emb: Embedding,
     labels: Mapping[str, str | bool | float],

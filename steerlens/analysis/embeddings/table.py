@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.svd import symmetric_power
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, adapter
 from steerlens.models.readout import readout
 from steerlens.values.readout import Readout
@@ -122,6 +123,7 @@ class ResultTable:
         return f"<p>Left out, as they are no single token ({len(self.dropped)}): {escape(some)}</p>"
 
 
+@torch_defaults()
 def embedding(
     model: Model | Readout,
     which: Which = "W_U",

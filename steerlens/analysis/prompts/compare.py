@@ -11,6 +11,7 @@ from steerlens.analysis.prompts.rows import drift, embedding_geometry
 from steerlens.analysis.prompts.words import of_words
 from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
 from steerlens.maths.stats import mean_interval
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.fit import fit_prompt
 from steerlens.methods.prompt.priors import Prior
 from steerlens.methods.prompt.soft_prompt import Kind
@@ -21,6 +22,7 @@ from steerlens.values.progress import hidden
 from steerlens.values.training import Training
 
 
+@torch_defaults()
 def compare_priors(
     model: Model,
     train: Labelled,
@@ -91,6 +93,7 @@ def compare_priors(
     return pd.DataFrame(rows)
 
 
+@torch_defaults()
 def over_seeds(table: pd.DataFrame, by: str = "prior") -> pd.DataFrame:
     """Return the mean of every number and the 95 % t interval of the mean over seeds.
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.priors import Gaussian, Prior, fit_gaussian
 from steerlens.models.embeddings import embeddings
 from steerlens.models.hooks import Model
@@ -22,6 +23,7 @@ DRAWS = 20
 """Random sets of words, or samples of a prior, behind what is usual."""
 
 
+@torch_defaults()
 def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> pd.DataFrame:
     """Return the ordinary tokens whose embeddings are nearest to each row.
 
@@ -57,6 +59,7 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     )
 
 
+@torch_defaults()
 def embedding_geometry(
     model: Model,
     rows: Float[Tensor, "n d"],
@@ -109,6 +112,7 @@ def embedding_geometry(
     return pd.Series(found)
 
 
+@torch_defaults()
 def drift(
     rows: Float[Tensor, "n d"], priors: Mapping[str, Prior], *, seed: int = 0
 ) -> pd.DataFrame:
@@ -161,6 +165,7 @@ def drift(
     return pd.DataFrame(found, columns=["prior", "distance", "own_low", "own_high", "log_prob"])
 
 
+@torch_defaults()
 def effective_rank(rows: Float[Tensor, "n d"]) -> float:
     """Return `exp(−Σ p ln p)`, `p` the shares of the centred rows' squared singular values.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from steerlens.analysis.prompts.rows import distances, ordinary_words
 from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.priors import Vocabulary
 from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.models.hooks import Model
@@ -16,6 +17,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 
 
+@torch_defaults()
 def readability(
     model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0
 ) -> pd.DataFrame:
@@ -73,6 +75,7 @@ def readability(
     )
 
 
+@torch_defaults()
 def of_words(
     plus: Float[Tensor, "n d"], minus: Float[Tensor, "n d"], on: Readout, name: str = "words"
 ) -> SoftPrompt:

@@ -14,6 +14,7 @@ from torch import Tensor
 from steerlens.maths.moments import Costs, costs
 from steerlens.maths.numbers import as_count
 from steerlens.maths.svd import svd
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import check_metric, check_same_model, steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
@@ -98,6 +99,7 @@ def directions(W: Float[Tensor, "d d"], rank: int, metric: Metric | None = None)
     return Directions(gains[:rank], a @ inverse, a @ root, b @ S_inverse, shares, a, b)
 
 
+@torch_defaults()
 def spectrum(
     steer: Steer | Fit, *, metric: Metric | None = None, states: States | None = None
 ) -> Spectrum:
@@ -169,6 +171,7 @@ def _costs(found: Directions, states: States) -> Costs:
     return reduce(Costs.plus, parts)
 
 
+@torch_defaults()
 def split_half_reliability(
     steer: Steer | Fit,
     pairs: Sequence[tuple[Steer, Steer]],

@@ -7,6 +7,7 @@ import pandas as pd
 
 from steerlens.analysis.svd.directions import check_pairs, split_half_reliability
 from steerlens.analysis.svd.scores import singular_scores
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
@@ -17,6 +18,7 @@ ORDINARY = 0.05
 """Words whose `p_noise`, or `p` where there is none, is above this are shown in parentheses."""
 
 
+@torch_defaults()
 def singular_words(
     steer: Steer | Fit,
     *,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
@@ -49,6 +50,7 @@ class Beliefs(NamedTuple):
     text: Float[Tensor, " n"]
 
 
+@torch_defaults()
 def read_beliefs(model: Model, texts: Sequence[str], attribute: str) -> Beliefs:
     """Read texts of the toy world, and work out the exact belief after every word.
 
@@ -75,6 +77,7 @@ def read_beliefs(model: Model, texts: Sequence[str], attribute: str) -> Beliefs:
     return Beliefs(states, torch.from_numpy(belief).float(), grades, text)
 
 
+@torch_defaults()
 def belief_probe(beliefs: Beliefs, *, share: float = 0.7, seed: int = 0) -> pd.DataFrame:
     """Return how much of the exact belief is a linear function of the states, place by place.
 
@@ -114,6 +117,7 @@ def _given_to_another(beliefs: Beliefs, seed: int) -> Float[Tensor, "n grades"]:
     return torch.cat(found)
 
 
+@torch_defaults()
 def belief_alignment(
     steers: Mapping[str, Steer],
     model: Model,

@@ -11,6 +11,7 @@ from steerlens.analysis.theory.truth import Truth
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, zero_steer
 
@@ -18,6 +19,7 @@ PARTS = ("closed by the fit", "not in the data", "not linear", "not learned by t
 DRAWS = 1_000
 
 
+@torch_defaults()
 def gap_parts(truth: Truth, fit: Steer, best: Steer, *, seed: int = 0) -> pd.DataFrame:
     """Return the distance from a model to the grammar that is told the grade, in four parts.
 
@@ -61,6 +63,7 @@ class Margin(NamedTuple):
     strength: float
 
 
+@torch_defaults()
 def margin_at_kl(steer: Steer, states: States, *, kl: float = 0.05) -> Margin:
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
@@ -76,6 +79,7 @@ def margin_at_kl(steer: Steer, states: States, *, kl: float = 0.05) -> Margin:
     return Margin(*bootstrap_ratio(gains.numpy(), tokens.numpy()), strength)
 
 
+@torch_defaults()
 def head_limit(truth: Truth, *, steps: int = 30, damping: float = 1e-6) -> Float[Tensor, " n"]:
     """Return the least cross-entropy that any context vector reaches at each position, nats.
 

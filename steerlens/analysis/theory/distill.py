@@ -9,6 +9,7 @@ from torch import Tensor
 from steerlens.analysis.theory.truth import CHUNK, Truth
 from steerlens.maths.logits import log_sum_exp
 from steerlens.maths.solvers import lbfgs
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -30,6 +31,7 @@ class Distilled(NamedTuple):
     passes: int
 
 
+@torch_defaults()
 def metric_of(states: States) -> Metric:
     """Return the natural metric, damped little, every token the same.
 
@@ -42,6 +44,7 @@ def metric_of(states: States) -> Metric:
     return natural_metric(states, damping=DAMPING, weights="tokens")
 
 
+@torch_defaults()
 def distil_truth(
     truth: Truth,
     metric: Metric,

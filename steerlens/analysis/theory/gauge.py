@@ -6,12 +6,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 POINTS = 512
 
 
+@torch_defaults()
 def random_gauge(d: int, condition: float, seed: int = 0) -> Float[Tensor, "d d"]:
     """Return a random matrix with singular values evenly spaced in logarithm, of this condition
     number and determinant ±1.
@@ -29,6 +31,7 @@ def random_gauge(d: int, condition: float, seed: int = 0) -> Float[Tensor, "d d"
     return (U * singular) @ V
 
 
+@torch_defaults()
 def gauge_errors(
     steer: Steer,
     states: States,

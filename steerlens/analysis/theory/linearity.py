@@ -30,6 +30,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.toy import default_grammar
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
@@ -38,6 +39,7 @@ POINTS = 512
 """Contexts that are looked at, by default."""
 
 
+@torch_defaults()
 def interpolation_error(
     steer: Steer,
     states: States,
@@ -89,6 +91,7 @@ def interpolation_error(
     return pd.DataFrame(rows, columns=columns)
 
 
+@torch_defaults()
 def composition_error(
     one: Steer,
     other: Steer,
@@ -142,6 +145,7 @@ def _unit_norm(
     return float(torch.linalg.matrix_norm(steer.W.to(c), 2)) * longest
 
 
+@torch_defaults()
 def prior_shift(
     texts: Sequence[str], attribute: str, *, draws: int = 200, seed: int = 0
 ) -> tuple[float, float]:

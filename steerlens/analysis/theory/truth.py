@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerlens.maths.logits import log_sum_exp
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter
 from steerlens.toy import Condition, corpus, default_grammar
@@ -91,6 +92,7 @@ class Truth:
         return total.index_add_(0, self.text, x.double())
 
 
+@torch_defaults()
 def exact_truth(model: Model, attribute: Attribute, *, n: int = 1000, seed: int = 0) -> Truth:
     """Read texts of the toy world, and work out what follows at each position.
 
@@ -104,6 +106,7 @@ def exact_truth(model: Model, attribute: Attribute, *, n: int = 1000, seed: int 
     return truth_of(model, data, attribute, collect(model, data, progress=False))
 
 
+@torch_defaults()
 def truth_of(model: Model, data: Labelled, attribute: Attribute, states: States) -> Truth:
     """Return the truth about texts whose states are known.
 

@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 
 from steerlens.analysis.trajectories.states import Trajectories
+from steerlens.maths.torch_defaults import torch_defaults
 
 ROWS = 512
 TOGETHER = 16
 """Labellings that are looked at together."""
 
 
+@torch_defaults()
 def cluster_report(
     found: Trajectories,
     *,

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from steerlens.analysis.trajectories.states import Trajectories
+from steerlens.maths.torch_defaults import torch_defaults
 
 MAX_PERPLEXITY = 30.0
 
@@ -21,6 +22,7 @@ class Projection:
     method: str
 
 
+@torch_defaults()
 def project(
     found: Trajectories, *, method: str = "pca", components: int = 2, seed: int = 0
 ) -> Projection:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.embeddings import states_at
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model, adapter, check_site, convention
@@ -90,6 +91,7 @@ class Trajectories:
         )
 
 
+@torch_defaults()
 def write(
     model: Model,
     tasks: Mapping[str, Labelled | Sequence[str]],
@@ -136,6 +138,7 @@ def write(
     return written
 
 
+@torch_defaults()
 def trajectories(
     model: Model,
     tasks: Mapping[str, Labelled | Sequence[str]],

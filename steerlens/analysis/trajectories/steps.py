@@ -6,10 +6,12 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from steerlens.analysis.trajectories.states import Trajectories
+from steerlens.maths.torch_defaults import torch_defaults
 
 STATISTICS = ("step", "spread", "cosine", "exponent")
 
 
+@torch_defaults()
 def step_statistics(
     found: Trajectories, *, lags: int = 8, walks: int = 100, draws: int = 500, seed: int = 0
 ) -> pd.DataFrame:

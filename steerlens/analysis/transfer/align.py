@@ -10,6 +10,7 @@ from torch import Tensor
 from steerlens.maths.least_squares import regress
 from steerlens.maths.logits import logits
 from steerlens.maths.numbers import as_number, as_seed
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import as_readout
 from steerlens.values.alignment import Alignment, shared_tokens, spellings
@@ -19,6 +20,7 @@ from steerlens.values.states import States
 CHUNK = 1024
 
 
+@torch_defaults()
 def align(
     src: Model | Readout,
     tgt: Model | Readout,
@@ -99,6 +101,7 @@ def align(
     )  # fmt: skip
 
 
+@torch_defaults()
 def token_weights(
     states: States, kind: Literal["predicted", "counted"] = "predicted"
 ) -> dict[str, float]:

@@ -12,6 +12,7 @@ from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.distill import context_map, distil, selftrain
 from steerlens.maths.least_squares import procrustes, pseudo_inverse
 from steerlens.maths.numbers import as_seed
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, check_model
 from steerlens.models.load import load_model
 from steerlens.models.pair import pair
@@ -26,6 +27,7 @@ from steerlens.values.steer import Steer
 from steerlens.values.texts import as_choice, as_texts
 
 
+@torch_defaults()
 def transfer(
     src: Steer | Fit,
     tgt: Model | Readout | str | Path,

@@ -17,6 +17,7 @@ from steerlens.analysis.transfer.move import transfer
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment
 from steerlens.values.arguments import check_fit
@@ -57,6 +58,7 @@ class TransferReport:
         return f"<p>{escape(note)}</p>{self.table.round(3).to_html(index=False, escape=True)}"
 
 
+@torch_defaults()
 def transfer_report(
     src: Fit,
     tgt: Fit,

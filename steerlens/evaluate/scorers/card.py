@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
 
 
@@ -97,6 +98,7 @@ def ask(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
     return found
 
 
+@torch_defaults()
 def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldout:
     """Return how well a scorer tells texts of positive labels from those of negative ones.
 

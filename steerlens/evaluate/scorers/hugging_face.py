@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from steerlens.evaluate.scorers.card import Card, heldout
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
 
 BATCH = 32
@@ -41,6 +42,7 @@ class HuggingFaceScorer:
         return found
 
 
+@torch_defaults()
 def hugging_face_scorer(
     name: str | Path,
     *,

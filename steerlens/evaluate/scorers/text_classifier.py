@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from steerlens.evaluate.scorers.card import Card, Heldout, heldout
 from steerlens.evaluate.scorers.ngrams import Grams, tfidf
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.atomic import write_bytes
 from steerlens.values.labelled import Labelled
 from steerlens.values.tensor_file import open_tensors
@@ -56,6 +57,7 @@ class TextClassifier:
         return f"TextClassifier({self.card}; {len(self.weights):,} terms)"
 
 
+@torch_defaults()
 def fit_text_classifier(
     data: Labelled,
     *,

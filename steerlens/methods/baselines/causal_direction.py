@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.shift import Shift
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout
@@ -54,6 +55,7 @@ def causal_direction(
     return Shift(causal_dual(readout, gamma), UNEMBED_IN, readout, name)
 
 
+@torch_defaults()
 def fit_causal_direction(states: States, *, name: str = "causal direction") -> Shift:
     """Return the concept that labels change in the words of texts, under the causal inner product.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from steerlens.maths.numbers import as_count, as_number, as_seed, generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.duplicate import duplicate
 from steerlens.models.exclusive import exclusive
@@ -60,7 +61,7 @@ class FineTuning:
 USUAL = FineTuning()
 
 
-@torch.inference_mode(False)  # weights made in that mode could never be learned
+@torch_defaults()
 def fine_tuned_copy(
     model: Model,
     texts: Sequence[str],

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.copies import USUAL, FineTuning, fine_tuned_copy
 from steerlens.methods.baselines.mixing import Voice, encode_lead, toward_sides
 from steerlens.methods.baselines.mixture import Mixture, count_parameters
@@ -13,6 +14,7 @@ CODES = ("Reviews Rating 5.0", "Reviews Rating 1.0")
 """The codes that CTRL was trained with and DExperts' comparison wrote behind."""
 
 
+@torch_defaults()
 def fit_ctrl(
     model: Model,
     data: Labelled,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.copies import USUAL, FineTuning, fine_tuned_copy
 from steerlens.methods.baselines.mixing import Voice, toward_sides
 from steerlens.methods.baselines.mixture import Mixture, count_parameters, of_sign
@@ -10,6 +11,7 @@ from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def fit_dapt(
     model: Model,
     data: Labelled,

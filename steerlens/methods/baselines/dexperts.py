@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.copies import USUAL, FineTuning, fine_tuned_copy
 from steerlens.methods.baselines.mixing import Heard, Voice
 from steerlens.methods.baselines.mixture import Mixture, count_parameters, of_sign
@@ -13,6 +14,7 @@ from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def fit_dexperts(
     model: Model,
     data: Labelled,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.least_squares import regress
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.fisher import cheapest_step, walk
 from steerlens.values.arguments import check_labels_differ
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
@@ -89,6 +90,7 @@ class DualSteering:
         )
 
 
+@torch_defaults()
 def fit_dual_steering(
     states: States, *, n_steps: int = 4, seed: int = 0, name: str = "dual steering"
 ) -> DualSteering:

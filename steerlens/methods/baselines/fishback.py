@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steerlens.maths.logits import logits, softcap_gradient
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.fisher import cheapest_step, walk
 from steerlens.methods.baselines.log_odds import fit_log_odds
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
@@ -109,6 +110,7 @@ def bend_of(bend: Tensor | float, ids: Tensor) -> Tensor | float:
     return bend[:, ids] if isinstance(bend, Tensor) else bend
 
 
+@torch_defaults()
 def fit_fishback(
     states: States, *, n_words: int = 50, n_steps: int = 4, name: str = "fishback"
 ) -> FishBack:

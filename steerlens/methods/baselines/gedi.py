@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.copies import USUAL, FineTuning
 from steerlens.methods.baselines.ctrl import CODES, coded_copy
 from steerlens.methods.baselines.mixing import Heard, Voice
@@ -15,6 +16,7 @@ from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def fit_gedi(
     model: Model,
     data: Labelled,

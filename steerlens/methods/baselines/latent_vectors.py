@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.shift import Shift
 from steerlens.methods.training import backward
 from steerlens.models.embeddings import states_at
@@ -27,7 +28,7 @@ LR = 0.3
 """Highest learning rate, in the size of a usual state's entries."""
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_latent_vectors(
     model: Model,
     data: Labelled,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerlens.maths.logits import nll_gradient
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
@@ -41,6 +42,7 @@ Loss = Callable[[list[int], Tensor, Tensor], Tensor]
 """From rows of texts, `W` and background to the mean NLL."""
 
 
+@torch_defaults()
 def fit_lm_steer_recipe(
     states: States,
     *,

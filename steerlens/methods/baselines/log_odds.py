@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.logit_bias import LogitBias
 from steerlens.values.states import States, check_states
 
@@ -11,6 +12,7 @@ PRIOR = 0.5
 """Times that each word is taken to be seen by each class beforehand (Jeffreys)."""
 
 
+@torch_defaults()
 def fit_log_odds(
     states: States, *, top: int | None = 50, prior: float = PRIOR, name: str = "log-odds"
 ) -> LogitBias:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
 from steerlens.values.intervention import UNEMBED_OUT, Edit, Strength
 from steerlens.values.positions import TokenIndex
@@ -83,6 +84,7 @@ class LogitBias:
         return f"LogitBias({self.name!r}{gate}, on {r.model_id!r} [{r.digest[:8]}])"
 
 
+@torch_defaults()
 def fit_logit_bias(states: States, *, seed: int = 0, name: str = "logit bias") -> LogitBias:
     """Fit the constant that a label adds to the logit of each word: the paper's soft blacklist.
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.shift import Shift
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
@@ -15,6 +16,7 @@ from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def fit_mean_difference(
     model: Model,
     data: Labelled,

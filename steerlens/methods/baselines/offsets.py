@@ -10,6 +10,7 @@ from torch import Tensor
 from steerlens.maths.logits import apply_softcap, softcap_gradient, token_nll
 from steerlens.maths.moments import Moments, moments
 from steerlens.maths.solvers import lbfgs
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import check_labels_differ
 from steerlens.values.states import States, check_states
 
@@ -31,6 +32,7 @@ class Span(NamedTuple):
     reduce: Callable[[Float[Tensor, "n vocab"]], Float[Tensor, "n size"]]
 
 
+@torch_defaults()
 def fit_offsets(states: States, span: Span, seed: int) -> Float[Tensor, "2 size"]:
     """Return the offset that a label of 1 adds to logits, and the one that is always on, as
     coordinates.

@@ -17,6 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from steerlens.evaluate.classify import mean_states
 from steerlens.evaluate.writer import check_base
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.collect import collect
@@ -245,6 +246,7 @@ def _stepped(
     return k, v
 
 
+@torch_defaults()
 def fit_pplm(model: Model, data: Labelled, *, ascent: Ascent = USUAL, name: str = "pplm") -> Pplm:
     """Fit the classifier that PPLM follows: logistic regression of a label's sign on the mean
     context of its text, its penalty chosen by cross-validation.

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.moments import second_moments
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
@@ -77,6 +78,7 @@ class Shift:
         return f"Shift({self.name!r} at {self.site}, on {r.model_id!r} [{r.digest[:8]}])"
 
 
+@torch_defaults()
 def fit_shift(states: States, *, seed: int = 0, name: str = "shift") -> Shift:
     """Fit the vector that a label adds to the input of the unembedding.
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.training import Schedule, build_fit, split, train_on_texts
 from steerlens.models.hooks import Model, adapter, check_site, eval_mode, run_until
 from steerlens.models.partial_forward import cache_residuals
@@ -113,7 +114,7 @@ def value_edits(
     return ((values_site(layer), edit),)
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_value_lora(
     model: Model,
     data: Labelled,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.maths.logits import kl_and_gradient
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.gist.controls import against_controls, compression, task_of, tokens_of
 from steerlens.methods.gist.mask import Distilled
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
@@ -31,7 +32,7 @@ from steerlens.values.training import USUAL, Training, lasting
 __all__ = ["compression", "distil_prompt"]
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def distil_prompt(
     model: Model,
     prompt: str,

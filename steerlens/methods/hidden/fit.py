@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlens.maths.numbers import as_count, generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.hidden.evidence import evidence, map_edits, newton_factors
 from steerlens.methods.hidden.hidden_steer import HiddenSteer, last_layer_below
 from steerlens.methods.training import Schedule, build_fit, nll, split, train_on_texts
@@ -26,7 +27,7 @@ LENGTHS = (1.5, 1.0, 0.7, 0.5, 0.35, 0.25, 0.15, 0.1)
 """Multiples of Newton's step that are tried: few texts make it longer than others want it."""
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_hidden_steer(
     model: Model,
     data: Labelled,

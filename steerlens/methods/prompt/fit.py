@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerlens.maths.numbers import as_count, as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
 from steerlens.methods.prompt.priors import Prior, total_log_prob
 from steerlens.methods.prompt.soft_prompt import (
@@ -34,7 +35,7 @@ from steerlens.values.training import USUAL, Training, lasting
 Encoder = Literal["none", "mlp", "lstm"]
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_prompt(
     model: Model,
     data: Labelled,

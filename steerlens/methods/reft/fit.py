@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import as_count, as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.reft.formulas import Activation, Variant
 from steerlens.methods.reft.parameters import IDLE, Learned, Shape, dropping
 from steerlens.methods.reft.reft import Reft, check_form, edits_at
@@ -32,7 +33,7 @@ LR = 0.02
 (trials: 0.01 … 0.03)."""
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_reft(
     model: Model,
     data: Labelled,
@@ -114,7 +115,7 @@ def fit_reft(
     return _fit(model, data, None, shape, background, schedule, dropout, name)
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_reft_tasks(
     model: Model,
     tasks: Mapping[str, Labelled],

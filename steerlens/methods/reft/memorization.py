@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from steerlens.maths.logits import apply_softcap, token_nll
 from steerlens.maths.numbers import generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.reft.reft import Reft, edits_at
 from steerlens.methods.training import backward
 from steerlens.models.hooks import Model, adapter, convention, eval_mode, run_until
@@ -42,7 +43,7 @@ class Memories:
     edits: tuple[Reft, ...]
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def memorise(
     model: Model,
     sequences: Sequence[Sequence[int]],

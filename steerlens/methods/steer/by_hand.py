@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.logits import logits, softcap_gradient
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import sums_over
 from steerlens.models.collect import collect
@@ -29,6 +30,7 @@ FLOOR = 1e-6
 """Of the embeddings' covariance, relative to its largest eigenvalue."""
 
 
+@torch_defaults()
 def steer_from_words(readout: Readout, words: Words, *, name: str = "words") -> Steer:
     """Return the steer that scales the logits of given words, and moves all other words least.
 

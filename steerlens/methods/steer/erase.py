@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
@@ -13,6 +14,7 @@ FLOOR = 1e-8
 """Of eigenvalues, relative to the largest: directions that states never use."""
 
 
+@torch_defaults()
 def fit_eraser(
     states: States, labels: Float[Tensor, "n_texts k"] | None = None, *, name: str = "eraser"
 ) -> Steer:

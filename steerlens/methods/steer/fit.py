@@ -12,6 +12,7 @@ from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.background import SHARE, noise_of
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, sums_over
@@ -35,7 +36,7 @@ from steerlens.values.steer import Steer
 from steerlens.values.texts import as_choice, as_name
 
 
-@torch.inference_mode(False)  # what is made in that mode could never be learned from
+@torch_defaults()
 def fit_steer(
     states: States | Model,
     data: Labelled | None = None,

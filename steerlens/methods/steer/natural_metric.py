@@ -1,11 +1,13 @@
 """The natural metric of a model on a text."""
 
 from steerlens.maths.moments import second_moments
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.problem import Weights, sums_over
 from steerlens.values.metric import Metric
 from steerlens.values.states import States, check_states
 
 
+@torch_defaults()
 def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "labels") -> Metric:
     """Return the natural metric of a model on a text: coordinates in which costs are nearly equal.
     See `Metric`.

@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_count, as_seed, generator
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.evidence import Asked, explain
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import Weights
@@ -22,6 +23,7 @@ from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
 
+@torch_defaults()
 def fit_split_halves(
     states: States, fit: Fit, *, pairs: int = 3, seed: int = 0, progress: bool = True
 ) -> tuple[tuple[Steer, Steer], ...]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.fit import fit_steer
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.metric import Metric
@@ -55,6 +56,7 @@ class SteersFit:
         return "\n".join(["SteersFit", *lines])
 
 
+@torch_defaults()
 def fit_steers(
     states: States,
     labels: Columns,

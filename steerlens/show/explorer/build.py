@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.files import read_metadata
 from steerlens.models.hooks import Model
 from steerlens.show.explorer.page import page
@@ -58,6 +59,7 @@ class Explorer:
         )
 
 
+@torch_defaults()
 def explore(
     model: Model,
     steers: Mapping[str, Steer | Fit],

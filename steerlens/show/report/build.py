@@ -12,6 +12,7 @@ import torch
 from markupsafe import Markup
 
 from steerlens.analysis.embeddings import components, embedding
+from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.files import save
 from steerlens.models.hooks import Model, model_id
 from steerlens.models.load import load_model
@@ -30,6 +31,7 @@ from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.labelled import Labelled
 
 
+@torch_defaults()
 def write_report(
     model: str,
     out: str | Path,
