@@ -179,25 +179,25 @@ def test_factors_start_near_nothing_and_grow() -> None:
 # ---- quality ----
 
 
-@pytest.fixture
-def quality(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, whose imports are those of its own folder."""
+@pytest.fixture(autouse=True)
+def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scripts import from their own folder, which Python adds where it starts one."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def quality(own_folder: None) -> ModuleType:
     return import_module("quality")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
-def test_every_module_finds_what_it_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_every_module_finds_what_it_imports(name: str) -> None:
     if name == "parallel":
         pytest.importorskip("distributed", reason="the extra cluster is not installed")
     assert import_module(name).__doc__
 
 
-def test_the_page_on_scale_has_the_table_that_its_script_makes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def test_the_page_on_scale_has_the_table_that_its_script_makes() -> None:
     sizes = import_module("sizes")
     page = sizes.PAGE.read_text(encoding="utf-8")
     assert m.into(page, sizes.table()) == page

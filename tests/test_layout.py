@@ -2,9 +2,11 @@
 
 import ast
 import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 ROOT = Path(__file__).parent.parent / "steerlens"
 LEVEL = {
@@ -17,6 +19,25 @@ FILES = {
     str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted(ROOT.rglob("*.py"))
 }
+
+
+def on_each(files: Iterable[Any]) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """A rule as one test of all files: one per file and rule would be two thousand."""
+
+    def over(rule: Callable[[Any], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for file in files:
+                try:
+                    rule(file)
+                except AssertionError as error:
+                    broken.append(f"{file}: {error}")
+            assert not broken, "\n".join(broken)
+
+        test.__doc__ = rule.__doc__
+        return test
+
+    return over
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -40,7 +61,7 @@ def test_no_file_is_longer_than_a_reader_takes_in() -> None:
     assert not {name: n for name, n in lines.items() if n > 300}
 
 
-@pytest.mark.parametrize("file", [name for name in FILES if name != "__init__.py"])
+@on_each([name for name in FILES if name != "__init__.py"])
 def test_imports_point_down_only(file: str) -> None:
     package, unit, *_ = [*Path(file).with_suffix("").parts, ""]
     for name in imports(FILES[file]):
@@ -60,7 +81,7 @@ def test_imports_point_down_only(file: str) -> None:
                 assert below, f"{file} imports its sibling {name}"
 
 
-@pytest.mark.parametrize("file", FILES)
+@on_each(FILES)
 def test_logits_travel_as_terms_and_coefficients_not_as_callbacks(file: str) -> None:
     """See `maths.logit_stats`."""
     for node in ast.walk(FILES[file]):
@@ -72,13 +93,28 @@ def test_logits_travel_as_terms_and_coefficients_not_as_callbacks(file: str) -> 
             assert "UnembedWeights" not in given, f"line {node.lineno}: {node.name}"
 
 
-@pytest.mark.parametrize("file", FILES)
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIRED = {re.split(r"[^\w-]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]} | {
+    "sklearn", "matplotlib", "markupsafe", "steerlens", *sys.stdlib_module_names,
+}  # fmt: skip
+"""scikit-learn under its other name; seaborn brings Matplotlib, and Jinja2 MarkupSafe."""
+
+
+def test_modules_are_loaded_without_any_extra() -> None:
+    """Extras are asked for in the functions that use them."""
+    for file, tree in FILES.items():
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        asked = {name.split(".")[0] for name in imports(ast.Module(top, []))}
+        assert asked <= REQUIRED, f"{file} imports {asked - REQUIRED}"
+
+
+@on_each(FILES)
 def test_only_models_knows_transformer_lens(file: str) -> None:
     users = {name.split(".")[0] for name in imports(FILES[file])}
     assert file.startswith("models/") or "transformer_lens" not in users
 
 
-@pytest.mark.parametrize("file", [name for name in FILES if not name.startswith("models/")])
+@on_each([name for name in FILES if not name.startswith("models/")])
 def test_a_model_is_asked_through_its_adapter(file: str) -> None:
     """What TransformerLens calls so, a plain model of Hugging Face does not have; a read-out does."""
     own = {"W_E", "tokenizer", "cfg", "unembed", "blocks"}
@@ -89,7 +125,7 @@ def test_a_model_is_asked_through_its_adapter(file: str) -> None:
             )
 
 
-@pytest.mark.parametrize("file", FILES)
+@on_each(FILES)
 def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
     for node in ast.walk(FILES[file]):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -130,7 +166,7 @@ def test_no_options_by_mood_no_prints_no_pickle(file: str) -> None:
 SOLVERS = frozenset({"auto", "closed-form", "lbfgs"})
 
 
-@pytest.mark.parametrize("file", [name for name in FILES if name.startswith("methods/steer/")])
+@on_each([name for name in FILES if name.startswith("methods/steer/")])
 def test_a_fit_of_a_steer_asks_its_solver_and_no_field_by_name(file: str) -> None:
     """Which solver it is, only the one table of them knows; settings are fields, not strings."""
     for node in ast.walk(FILES[file]):
@@ -151,7 +187,7 @@ PATCHED_BY_OTHERS = {("models/conftest.py", "_continuation")}
 """Where scripts of others look at what is written: it has to stay, so a test does as they do."""
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.name)
+@on_each(sorted(Path(__file__).parent.rglob("*.py")))
 def test_tests_use_no_private_name_of_the_package(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     own = [
@@ -208,7 +244,7 @@ MANY = {
 """Functions with more than eight parameters, and why: their keywords are what users write."""
 
 
-@pytest.mark.parametrize("file", FILES)
+@on_each(FILES)
 def test_no_function_has_more_than_eight_parameters_without_a_reason(file: str) -> None:
     many = {
         f.name

@@ -1,6 +1,7 @@
 """Prompts, protocols, runs that go on, and their numbers."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,33 +219,37 @@ def test_fluency_is_judged_by_the_named_model(model, task, texts):
 
 def test_an_interrupted_run_goes_on(model, push, task, texts, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(runs, "ROWS", 4)  # blocks of two prompts
-    done, real = [], runs.write
+    judged: list[int] = []
 
-    def until_the_third_block(*args, **options):
-        if len(done) == 3:
+    def judge(texts: Sequence[str]) -> list[float]:
+        judged.append(len(texts) // SHORT.samples)
+        return [0.0] * len(texts)
+
+    def until_the_third_block(texts: Sequence[str]) -> list[float]:
+        if len(judged) == 3:
             raise KeyboardInterrupt
-        done.append(args)
-        return real(*args, **options)
+        return judge(texts)
 
     both = [BASE, Entrant("push", push, 0.5)]
-    monkeypatch.setattr(runs, "write", until_the_third_block)
+    task, stopped = (
+        replace(task, scorer=function_scorer(f, "watched")) for f in (judge, until_the_third_block)
+    )
     with pytest.raises(KeyboardInterrupt):
-        run_protocol(model, both, task, folder=tmp_path / "run", progress=False)
+        run_protocol(model, both, stopped, folder=tmp_path / "run", progress=False)
     assert len(list((tmp_path / "run").glob("*/block-*.json"))) == 3
-    asked = []
-    monkeypatch.setattr(runs, "write", lambda *a, **o: asked.append(a[2]) or real(*a, **o))
+    judged.clear()
     found = run_protocol(model, both, task, folder=tmp_path / "run", progress=False)
-    assert [len(prompts) for prompts in asked] == [2, 2, 1]  # the second entrant's alone
+    assert judged == [2, 2, 1]  # the second entrant's alone
     columns = ["entrant", "kind", "row", "prompt", "sample", "text"]
     pd.testing.assert_frame_equal(found[columns], texts[columns])
     np.testing.assert_allclose(found.nats, texts.nats, atol=1e-3)
     for a, b in zip(found.kl, texts.kl, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    asked.clear()
+    judged.clear()
     run_protocol(
         model, [*both, Entrant("more", push, 0.1)], task, folder=tmp_path / "run", progress=False
     )
-    assert len(asked) == 3  # only who is new
+    assert len(judged) == 3  # only who is new
 
 
 def test_a_run_with_other_settings_is_refused_by_name(model, push, task, tmp_path: Path):

@@ -483,13 +483,19 @@ def test_no_tensor_of_positions_times_vocabulary_ever_exists(solver: Any) -> Non
     assert largest[300] >= 32 * 300  # logits of some positions did exist
 
 
-def test_a_second_attribute_needs_no_second_pass_of_the_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_second_attribute_needs_no_second_pass_of_the_model() -> None:
     model, states = toy()
     first = sl.fit_steer(states, seed=0, **GIVEN)
-    monkeypatch.setattr(type(model), "forward", None)
-    second = sl.fit_steer(states.relabel(states.labels.roll(1)), seed=0, **GIVEN)
+    passes: list[Any] = []
+    seen = [m.register_forward_pre_hook(lambda m, _: passes.append(m)) for m in model.modules()]
+    try:
+        second = sl.fit_steer(states.relabel(states.labels.roll(1)), seed=0, **GIVEN)
+        assert not passes
+        sl.collect(model, ["it was good ."], progress=False)
+        assert passes
+    finally:
+        for handle in seen:
+            handle.remove()
     assert not torch.equal(first.value.W, second.value.W)
     # sentiment can be learned, labels that belong to other texts cannot
     assert first.report.heldout.sign_margin > 5 * abs(second.report.heldout.sign_margin)

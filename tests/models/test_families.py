@@ -12,7 +12,7 @@ import steerlens as sl
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.decoding import habits
 from tests.models import laws
-from tests.models.families import V, model_of
+from tests.models.families import V, config_of, model_of
 from tests.models.zoo import tokenizer
 
 KINDS = [
@@ -111,17 +111,18 @@ def test_a_model_that_sees_the_word_it_predicts_is_refused() -> None:
             sl.readout(HuggingFace(made.eval(), tokenizer("bytes")))
 
 
-def test_a_model_that_hears_a_mask_of_ones_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = of("gpt2")
-    forward = type(model.model).forward
+class HearsOnes(transformers.GPT2LMHeadModel):
+    """A model that reads other words where it is given a mask, be it one of ones."""
 
-    def hears(self: Any, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
+    def forward(self, input_ids: Any, attention_mask: Any = None, **options: Any) -> Any:
         ids = input_ids if attention_mask is None else (input_ids + 1) % V
-        return forward(self, input_ids=ids, **options)
+        return super().forward(input_ids=ids, **options)
 
-    monkeypatch.setattr(model.model, "forward", hears.__get__(model.model))
-    with pytest.raises(ValueError, match="mask of ones moves the logits of GPT2LMHeadModel"):
-        sl.readout(model)
+
+def test_a_model_that_hears_a_mask_of_ones_is_refused() -> None:
+    model = HearsOnes(config_of("gpt2")).eval()
+    with pytest.raises(ValueError, match="mask of ones moves the logits of HearsOnes"):
+        sl.readout(HuggingFace(model, tokenizer("bytes")))
 
 
 def test_a_bridge_that_differs_from_the_model_it_was_made_of_is_refused(

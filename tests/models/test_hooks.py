@@ -86,10 +86,9 @@ def test_a_space_comes_first_where_the_model_expects_one(
         assert convention(tiny, expected).space is favoured
 
 
-def test_a_model_without_tokenizer_has_numbers_for_names_and_reads_no_text(
-    tiny, monkeypatch
-) -> None:
-    monkeypatch.setattr(tiny, "tokenizer", None)
-    assert readout(tiny).tokens[:3] == ("0", "1", "2")
+def test_a_model_without_tokenizer_has_numbers_for_names_and_reads_no_text() -> None:
+    model = BUILDERS["gpt2"]()
+    model.tokenizer = None
+    assert readout(model).tokens[:3] == ("0", "1", "2")
     with pytest.raises(ValueError, match="no tokenizer"):
-        sl.collect(tiny, ["the film"])
+        sl.collect(model, ["the film"])
