@@ -35,6 +35,20 @@ if _spec and _spec.origin and not type(_spec.loader).__module__.startswith("jaxt
     )
 
 
+LONGEST = (
+    "tests/test_api.py",
+    "tests/show/test_page.py",
+    "tests/test_cli.py",
+    "tests/test_readme.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files that would come last come first: a worker that begins one when the other has
+    nothing left to do ends alone."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Without the checks, as users run the package: for tests of the errors that we raise
