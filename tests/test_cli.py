@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import chdir
 
 import pytest
 from typer.testing import CliRunner
@@ -352,13 +353,13 @@ def test_a_warning_is_a_note_in_one_line(steer: str) -> None:
         "report --data {data} --seed -1 --out {new}.d", "report --data {data} --labels a --out {new}.d",
     ],
 )  # fmt: skip
-def test_whatever_is_wrong_is_one_line(tmp_path, monkeypatch, good, steer: str, wrong: str) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_whatever_is_wrong_is_one_line(tmp_path, good, steer: str, wrong: str) -> None:
     junk = write(tmp_path / "junk.safetensors", b"\0" * 99)
     before = set(tmp_path.iterdir())
     names = {"junk": junk, "folder": ".", "steer": steer, "data": str(good), "new": "x.safetensors"}
     command, *options = (part.format(**names) for part in wrong.split())
-    result = run(command, "--model", "toy-64", *options)
+    with chdir(tmp_path):
+        result = run(command, "--model", "toy-64", *options)
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.exception
     *_, last = result.stderr.splitlines()  # behind what says how far it is
     assert last.startswith("error: ") and result.stderr.count("error: ") == 1, result.stderr

@@ -113,8 +113,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise RemoteEntryNotFoundError("404", response=answer)
         return str(root / repo_id / filename)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    stand_in = type(
+        "HfApi",
+        (huggingface_hub.HfApi,),
+        {"create_repo": create_repo, "upload_folder": upload_folder},
+    )
+    monkeypatch.setattr(huggingface_hub, "HfApi", stand_in)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return root
 

@@ -238,14 +238,13 @@ def test_a_row_of_weight_two_is_the_row_twice() -> None:
     assert_close(procrustes(X, Y, weight), procrustes(X[twice], Y[twice]))
 
 
-def test_sums_over_chunks_are_those_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    X, Y, weight, _ = clouds()
-    whole = regress(X, Y, weight, ridge=None), procrustes(X, Y, weight)
-    monkeypatch.setattr(least_squares, "CHUNK", 7)
-    parts = regress(X, Y, weight, ridge=None), procrustes(X, Y, weight)
-    assert_close(whole[0].M, parts[0].M)
-    assert whole[0][1:] == pytest.approx(parts[0][1:])
-    assert_close(whole[1], parts[1])
+def test_sums_over_chunks_are_those_of_all_rows() -> None:
+    X, Y, weight, _ = clouds(6 * least_squares.CHUNK)  # a fifth of them is more than one chunk
+    found = regress(X, Y, weight, ridge=1e-2)
+    assert_close(found.M, by_rows(X, Y, weight, 1e-2), rtol=1e-7, atol=1e-8)
+    assert found.r2 == pytest.approx(five_folds(X, Y, weight, 1e-2, seed=0), rel=1e-9)
+    chosen = regress(X, Y, weight, ridge=None)
+    assert chosen.M.allclose(by_rows(X, Y, weight, chosen.ridge), rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 9, 14])

@@ -189,10 +189,11 @@ def test_writing_stops_at_the_end_of_text() -> None:
 
 
 def test_writing_stops_where_the_context_is_full_and_no_row_takes_room_from_another(single) -> None:
-    longest = "the film was good . " * 9
+    sentence = "the film was good . "
+    longest = 60 * sentence
     while len(ids_of(single, longest, end=False)) >= single.cfg.n_ctx - 2:
-        longest = longest[len("the film was good . ") :]
-    prompts = ["the film", longest.strip()]
+        longest = longest[len(sentence) :]
+    prompts = [longest[: -3 * len(sentence)].strip() or "the film", longest.strip()]
     room = {p: single.cfg.n_ctx - len(ids_of(single, p, end=False)) for p in prompts}
     eos, single.tokenizer.eos_token = (
         single.tokenizer.eos_token,
