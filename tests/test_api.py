@@ -58,11 +58,12 @@ def test_importing_the_package_loads_neither_torch_nor_transformer_lens() -> Non
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer the same question with the same object."""
+    """Answer the same question with the same object, bars or no bars."""
     kept = cache(function)
 
     @wraps(function)
     def answer(*given: Any, **options: Any) -> Any:
+        options.pop("progress", None)
         known = all(isinstance(x, Hashable) for x in (*given, *options.values()))
         return (kept if known else function)(*given, **options)
 
