@@ -190,7 +190,7 @@ def test_writing_stops_at_the_end_of_text() -> None:
 
 def test_writing_stops_where_the_context_is_full_and_no_row_takes_room_from_another(single) -> None:
     sentence = "the film was good . "
-    longest = 60 * sentence
+    longest = single.cfg.n_ctx // 4 * sentence
     while len(ids_of(single, longest, end=False)) >= single.cfg.n_ctx - 2:
         longest = longest[len(sentence) :]
     prompts = [longest[: -3 * len(sentence)].strip() or "the film", longest.strip()]
