@@ -1,6 +1,6 @@
 """Maximise what a steer explains at the KL that it costs: a convex problem with few directions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -124,13 +124,19 @@ def soft_threshold_singular_values(
         >>> soft_threshold_singular_values(torch.diag(torch.tensor([3.0, 1.0])), 2.0).diagonal().tolist()
         [1.0, 0.0]
     """
-    if threshold == 0 and rank is None:
-        return M
+    return soft_thresholds(M, [threshold], rank)[0]
+
+
+def soft_thresholds(
+    M: Float[Tensor, "rows cols"], thresholds: Sequence[float], rank: int | None = None
+) -> list[Float[Tensor, "rows cols"]]:
+    """Return the same for several thresholds, from one SVD; from none where nothing is lowered."""
+    if rank is None and not any(thresholds):
+        return [M] * len(thresholds)
     U, s, Vh = svd(M)
-    s = (s - threshold).clamp_min(0)
     if rank is not None:
         s[rank:] = 0
-    return (U * s) @ Vh
+    return [(U * (s - threshold).clamp_min(0)) @ Vh for threshold in thresholds]
 
 
 def nuclear_descent(

@@ -1,7 +1,7 @@
 """Minimise a convex function of matrices in coordinates where it is nearly isotropic."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,17 +19,20 @@ class Solution(NamedTuple):
     evaluations: int
 
 
+Shrink = Callable[[Float[Tensor, "k a b"], Sequence[float]], Sequence[Float[Tensor, "k a b"]]]
+"""From a point and some lengths to the proximal points of a penalty, times each of the lengths."""
+
 SELDOM = 8
 """Steps of which one is followed by the proximal step of a penalty."""
 
 
 def averaged_sgd(
-    gradients: Iterable[Callable[[Float[Tensor, "2 a b"]], Float[Tensor, "2 a b"]]],
-    start: Float[Tensor, "2 a b"],
+    gradients: Iterable[Callable[[Float[Tensor, "k a b"]], Float[Tensor, "k a b"]]],
+    start: Float[Tensor, "k a b"],
     lr: float,
     n_steps: int,
-    shrink: Callable[[Float[Tensor, "2 a b"], float], Float[Tensor, "2 a b"]] | None = None,
-) -> Float[Tensor, "2 a b"]:
+    shrink: Shrink | None = None,
+) -> Float[Tensor, "k a b"]:
     """Run stochastic gradient descent, the step falling tenfold, averaged over the second half of
     the path.
 
@@ -39,12 +42,12 @@ def averaged_sgd(
 
     Args:
         gradients: one per step: a function from the point to the gradient on that step's minibatch.
-        shrink: from a point and a length to the proximal point of a penalty, times that length;
-            taken every eighth step for all eight, as it may cost more than they do.
+        shrink: what gives the proximal points of a penalty; taken every eighth step for all eight,
+            as it may cost more than they do.
 
     Example:
         >>> pull = lambda V: V - 3.0
-        >>> shrink = lambda V, length: (V - length).clamp_min(0)     # of the penalty |V|
+        >>> shrink = lambda V, lengths: [(V - size).clamp_min(0) for size in lengths]     # of the penalty |V|
         >>> found = averaged_sgd([pull] * 400, torch.zeros(2, 1, 1), 0.05, 400, shrink)
         >>> bool((found - 2).abs().max() < 0.1)
         True
@@ -55,11 +58,11 @@ def averaged_sgd(
         V.sub_(gradient(V), alpha=step)
         walked += step
         point: Tensor | None = V
-        if shrink is not None:
+        if shrink is not None and (k + 1) % SELDOM == 0:
             # half-way: V is as much too far before as it is too near after
-            due = (k + 1) % SELDOM == 0
-            point = shrink(V, walked / 2) if due and k >= n_steps // 2 else None
-            V, walked = (shrink(V, walked), 0.0) if due else (V, walked)
+            (point, V), walked = shrink(V, (walked / 2, walked)), 0.0
+        elif shrink is not None:
+            point = None
         if k >= n_steps // 2 and point is not None:
             averaged += 1
             mean.lerp_(point, 1 / averaged)

@@ -1,9 +1,10 @@
-"""A large vocabulary in two tiers: likely words one by one, the others as one lump."""
+"""A large vocabulary in two tiers: likely words one by one, the others as one lump or by some that
+are drawn."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights, blocks, logits, normalised
@@ -63,12 +64,8 @@ def two_tiers(
     vocab = head.W_U.shape[1]
     if vocab < 2 * n_words or head.softcap is not None:
         return head, None
-    seen = [
-        torch.softmax(logits(head, at), 1).sum(0, dtype=torch.float32)
-        for at in _parts(head, c[:SEEN])
-    ]
     # sorted: neighbours in memory are read together
-    ids = torch.stack(seen).sum(0).argsort(descending=True)[:n_words].sort().values
+    ids = _mass(head, c[:SEEN]).argsort(descending=True)[:n_words].sort().values
     W_U = head.W_U.mT.index_select(0, ids).mT.contiguous()
     likely = head._replace(W_U=W_U, b_U=head.b_U.index_select(0, ids))
     # marked, not taken out: the rest is nearly all of a matrix that is too large to stand twice
@@ -79,6 +76,70 @@ def two_tiers(
     second = head.scale**2 * second_moment(head, torch.stack([lump[3] for lump in lumps]).sum(0))
     cov = (second - (mass[:, None] * mean).mT.double() @ mean.double()) / mass.sum()
     return likely, Tail(log_mass, mean, ((cov + cov.mT) / 2).to(mean))
+
+
+FLOOR = 0.01
+"""Of all chances, what is the same for every word: none is left out for ever."""
+
+
+def word_chances(
+    head: UnembedWeights, c: Float[Tensor, "n d"], n_words: int
+) -> Float[Tensor, " vocab"]:
+    """Return each word's chance to be drawn, `min(1, κ q)`, of which the sum is `n_words`.
+
+    `q` is the word's mean probability at some positions: likely words are drawn for certain, others
+    the more often the likelier they are.
+
+    Example:
+        >>> head = UnembedWeights(torch.eye(3), torch.tensor([9.0, 1.0, 1.0]))
+        >>> word_chances(head, torch.zeros(1, 3), 2).tolist()
+        [1.0, 0.5, 0.5]
+    """
+    mass = _mass(head, c).double()
+    q = (1 - FLOOR) * mass / mass.sum() + FLOOR / len(mass)
+    # κ is where the sum is right: with the k likeliest certain, κ = (n_words − k) / Σ of the others
+    largest, order = q.sort(descending=True)
+    rest = q.sum() - largest.cumsum(0) + largest
+    k = torch.arange(len(q), device=q.device)
+    certain = int(((n_words - k) * largest > rest).sum())
+    chances = (q * (n_words - certain) / rest[certain]).clamp_max(1)
+    chances[order[:certain]] = 1
+    return chances.float()
+
+
+def draw_words(
+    head: UnembedWeights,
+    chances: Float[Tensor, " vocab"],
+    target: Int[Tensor, " n"],
+    random: torch.Generator,
+) -> tuple[UnembedWeights, Int[Tensor, " n"]]:
+    """Return the read-out of words drawn by their chances, and the targets in it.
+
+    A word of chance `π` stands for `1/π` of its kind, so that `Σ exp z` over the drawn is right on
+    average, at every position and wherever the context is moved (Horvitz and Thompson 1952): its
+    logit is raised by `−log π`. Targets are always drawn, since a model that knows what comes next
+    gives it nearly all of the probability. Draws are systematic: a word of chance 1 is always
+    there, and the number of the others is nearly the same each time.
+    """
+    chances = chances.clone().index_fill_(0, target, 1.0)
+    u = torch.rand((), generator=random, dtype=torch.float64).to(chances.device)
+    steps = (chances.double().cumsum(0) + u).floor()
+    # sums of ones are exact in float64, so that a certain word is never lost by rounding
+    drawn = steps.diff(prepend=torch.zeros_like(steps[:1])) > 0
+    ids = drawn.logical_or_(chances >= 1).nonzero().squeeze(1)
+    raised = chances.index_select(0, ids).log().neg_().div_(head.scale).to(head.b_U)
+    some = head._replace(
+        W_U=head.W_U.mT.index_select(0, ids).mT, b_U=head.b_U.index_select(0, ids) + raised
+    )
+    return some, torch.searchsorted(ids, target)
+
+
+def _mass(head: UnembedWeights, c: Float[Tensor, "n d"]) -> Float[Tensor, " vocab"]:
+    """Return each word's sum of probability over some positions."""
+    each = [
+        torch.softmax(logits(head, at), 1).sum(0, dtype=torch.float32) for at in _parts(head, c)
+    ]
+    return torch.stack(each).sum(0)
 
 
 def _parts(head: UnembedWeights, c: Float[Tensor, "n d"]) -> list[Float[Tensor, "rows d"]]:

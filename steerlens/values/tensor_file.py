@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
     """
     if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
         raise ValueError(
-            f"{name}: got {path!r}, expected the path of a file, e.g. 'joy.safetensors'"
+            f"{name}: got {reprlib.repr(path)}, expected the path of a file, e.g. 'joy.safetensors'"
         )
     return Path(path)
 

@@ -1,18 +1,21 @@
 """The background: few directions out of the noise, by descent under a penalty on singular values."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.maths.moments import Moments, second_moments
-from steerlens.methods.steer.background import fit_background, fraction_of, noise_of
+from steerlens.methods.steer.background import (
+    background_problem,
+    fit_background,
+    fraction_of,
+    noise_of,
+    shrunk_sgd,
+)
 from steerlens.methods.steer.judge import Asked
-from steerlens.methods.steer.problem import Problem, sgd, shrunk_sgd, sums_over
-from steerlens.methods.steer.selection import Setting, make_problem
-from steerlens.methods.steer.solvers import Auto
+from steerlens.methods.steer.problem import Problem, sgd, sums_over
+from steerlens.methods.steer.selection import Setting
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from tests.values.make import make_readout, make_states, random
@@ -33,11 +36,13 @@ def halves_of(states: States) -> tuple[tuple[Moments, Moments], Metric]:
     return (one, other), metric.damped(0.1)
 
 
-def problem_of(states: States, penalty: float) -> Problem:
-    """`penalty` is per root of a position, as a setting has it."""
+def problem_of(states: States, ridge: float = 0.0) -> Problem:
     _, metric = halves_of(states)
-    found = make_problem(states, metric, "labels", Setting(0.1, 0.0, 0.0, 0.5, penalty))
-    return replace(found, labels=torch.zeros_like(found.labels))
+    return background_problem(states, metric, Asked(), Setting(0.1, 0.0, ridge, 0.5))
+
+
+def at(problem: Problem, penalty: float) -> torch.Tensor:
+    return fit_background(problem, penalty, 0.5, 0, None).D
 
 
 def nll_of(states: States, W: torch.Tensor) -> float:
@@ -48,34 +53,35 @@ def nll_of(states: States, W: torch.Tensor) -> float:
 
 def test_few_directions_of_few_texts_are_nearer_the_truth_than_a_ridge_of_any_size() -> None:
     train, new = states_of(80), states_of(600, seed=1)
-    halves, metric = halves_of(train)
-    noise = noise_of(halves, metric)
+    noise = noise_of(*halves_of(train))
 
     def nll(W: torch.Tensor) -> float:
         return nll_of(new, W)
 
-    found = fit_background(problem_of(train, 0.5 * noise), Auto(), 0.5, Asked(), new)
+    found = fit_background(problem_of(train), 0.5 * noise / train.n_positions**0.5, 0.5, 0, new)
     ridges = []
     for ridge in (10.0, 100.0, 1e3, 1e4):
-        problem = make_problem(train, metric, "labels", Setting(0.1, ridge, ridge, 0.5))
-        V, _ = sgd(replace(problem, labels=torch.zeros_like(problem.labels)), 0.5, 0)
-        ridges.append(nll(problem.metric.unwhiten(V[1])))
+        problem = problem_of(train, ridge)
+        V, _ = sgd(problem, 0.5, 0)
+        ridges.append(nll(problem.metric.unwhiten(V[0])))
     assert nll(torch.zeros(D, D)) > min(ridges) > nll(found.D) > nll(SHARED)
 
 
 def test_the_descent_ends_near_the_minimum_under_its_penalty() -> None:
-    problem = problem_of(states_of(120), 3.0)
-    V, passes, lr = shrunk_sgd(problem, 0.5, 0)
-    assert passes == pytest.approx(51_200 / problem.states.n_positions, rel=0.05) and lr <= 0.5
-    on, more, _ = shrunk_sgd(replace(problem, start=V), 0.5, 0)
-    assert more == passes / 2 and (on - V).norm() < 0.2 * V.norm()
+    problem = problem_of(states_of(120))
+    n = problem.states.n_positions
+    penalty = 3.0 / n**0.5
+    V, passes = shrunk_sgd(problem, penalty, 0.1, 0, None)
+    assert 51_200 <= passes * n < 51_200 + n
+    on, more = shrunk_sgd(problem, penalty, 0.1, 1, V)
+    assert more == passes and (on - V).norm() < 0.2 * V.norm()
 
     def subgradient(V: torch.Tensor) -> tuple[float, float]:
         """Both are 1 at the minimum, where the slope is the penalty times a subgradient of |V|_*."""
-        slope = problem.objective(V)[1][1]
-        top = float(torch.linalg.matrix_norm(slope, 2)) / problem.penalty
-        along = -float((slope * V[1]).sum()) / problem.penalty
-        return top, along / max(float(torch.linalg.matrix_norm(V[1], "nuc")), 1e-9)
+        slope = problem.objective(V)[1][0]
+        top = float(torch.linalg.matrix_norm(slope, 2)) / penalty
+        along = -float((slope * V[0]).sum()) / penalty
+        return top, along / max(float(torch.linalg.matrix_norm(V[0], "nuc")), 1e-9)
 
     before, _ = subgradient(torch.zeros_like(V))
     top, along = subgradient(V)
@@ -84,12 +90,9 @@ def test_the_descent_ends_near_the_minimum_under_its_penalty() -> None:
 
 
 def test_above_the_noise_and_the_signal_nothing_is_left() -> None:
-    states = states_of(120)
-    slope = problem_of(states, 0.0).objective(torch.zeros(2, D, D))[1][1]
-    most = float(torch.linalg.matrix_norm(slope, 2)) * states.n_positions**0.5
-    none, some = (
-        shrunk_sgd(problem_of(states, part * most), 0.5, 0)[0].norm() for part in (3.0, 0.1)
-    )
+    problem = problem_of(states_of(120))
+    most = float(torch.linalg.matrix_norm(problem.objective(torch.zeros(1, D, D))[1][0], 2))
+    none, some = (shrunk_sgd(problem, part * most, 0.1, 0, None)[0].norm() for part in (3.0, 0.1))
     assert none == 0 and some > 1
 
 
@@ -109,16 +112,17 @@ def test_noise_is_what_halves_do_not_share_whatever_their_number() -> None:
     assert float(size) * n**0.5 == pytest.approx(noise_of(null, there), rel=0.4)
 
 
-def test_held_out_texts_choose_half_the_penalty_and_the_fraction() -> None:
+def test_held_out_texts_choose_the_penalty_and_the_fraction() -> None:
     train, new = states_of(80), states_of(300, seed=1)
-    first = 3 * noise_of(*halves_of(train))
-    problem = problem_of(train, first)
-    asked = fit_background(problem, Auto(), 0.5, Asked(), new)
-    assert asked.penalty == problem.penalty / 2  # the first leaves too little
-    weak = problem_of(train, 1e-4)
-    kept = fit_background(weak, Auto(), 0.5, Asked(), new)
-    assert kept.penalty == weak.penalty  # what has learned the noise is cut, not learned further
-    whole = fit_background(weak, Auto(), 0.5, Asked(), None)
+    problem, noise = problem_of(train), noise_of(*halves_of(train)) / train.n_positions**0.5
+    asked = fit_background(problem, 3 * noise, 0.5, 0, new)
+    assert asked.penalty < 3 * noise  # which leaves too little
+    stages = [fraction_of(at(problem, part * 3 * noise), new)[0] for part in (1.0, 0.5)]
+    assert stages[1] < stages[0]
+    weak = 1e-4 * noise
+    kept = fit_background(problem, weak, 0.5, 0, new)
+    assert kept.penalty == weak  # what has learned the noise is cut, not learned further
+    whole = fit_background(problem, weak, 0.5, 0, None)
     fraction = fraction_of(whole.D, new)[1]
     assert fraction < 1
     assert_close(kept.D, fraction * whole.D)
@@ -130,7 +134,7 @@ def test_a_fit_says_its_penalty_and_fits_of_halves_have_it_larger_by_the_root_of
     train, _ = states.split(0.9, seed=0)
     noise = noise_of(*halves_of(train.sample(20_000, seed=0)))
     shares = report.background_threshold * train.n_positions**0.5 / noise
-    assert min(abs(shares / share - 1) for share in (0.5, 0.25)) < 0.1
+    assert min(abs(shares / share - 1) for share in (0.5, 0.25, 0.125)) < 0.1
     assert (
         "background, singular values lowered by",
         f"{report.background_threshold:.3g}",

@@ -28,8 +28,8 @@ from steerlens.methods.steer.selection import (
     choose,
     make_problem,
 )
-from steerlens.methods.steer.solution import solve_both
-from steerlens.methods.steer.solvers import Solved
+from steerlens.methods.steer.solution import by_likelihood
+from steerlens.methods.steer.solvers import Effort, Solved
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 from tests.values.make import make_readout, make_states, on_disk, random
@@ -256,7 +256,7 @@ def test_duplicating_a_class_does_not_move_the_balanced_objective(weights: Any) 
     values = {}
     for kind in (weights, "tokens"):
         values[kind] = [
-            Problem(s, metric, s.labels, text_weights(s, kind), ridge).objective(point)
+            Problem(s, metric, mixed(s.labels), text_weights(s, kind), ridge).objective(point)
             for s in (states, doubled(states, 1.0))
         ]
     (before, slope), (after, slope_after) = values[weights]
@@ -265,6 +265,10 @@ def test_duplicating_a_class_does_not_move_the_balanced_objective(weights: Any) 
     assert (
         abs(values["tokens"][0][0] - values["tokens"][1][0]) > 1e-3
     )  # where every token counts it does move
+
+
+def mixed(labels: torch.Tensor) -> torch.Tensor:
+    return torch.stack([labels, torch.ones_like(labels)], 1)
 
 
 @pytest.mark.parametrize("weights", ["labels", "texts", "tokens"])
@@ -334,10 +338,7 @@ def test_a_fit_knows_its_solver_by_what_it_does() -> None:
     class Planted:
         """Knows the answer, whitened, and takes no pass."""
 
-        name, by_evidence, second_order = "lbfgs", False, True
-
-        def head_for_sums(self, head: Any) -> Any:
-            return head
+        name, second_order = "lbfgs", True
 
         def trial(self, problem: Problem, *_: Any) -> tuple[torch.Tensor, float]:
             asked.append("trial")
@@ -345,7 +346,7 @@ def test_a_fit_knows_its_solver_by_what_it_does() -> None:
 
         def solve(self, problem: Problem, *_: Any) -> Solved:
             asked.append("solve")
-            return Solved(self.answer(problem), 7.0)
+            return Solved(self.answer(problem), Effort(7.0))
 
         def answer(self, problem: Problem) -> torch.Tensor:
             both = torch.stack([PLANTED, BACKGROUND])
@@ -362,10 +363,8 @@ def test_a_fit_knows_its_solver_by_what_it_does() -> None:
     tried = {(t["damping"], t["ridge"], t["ridge_background"]) for t in trials}
     assert len(tried) == 7 and len({round(t["heldout_nll"], 5) for t in trials}) == 1
     assert setting == Setting(DAMPING, START, START, 0.1)
-    found = solve_both(
-        states, metric, setting, 0.0, Asked("labels", None, 0.0, None, 0.05, 0), Planted()
-    )
-    assert asked[7:] == ["solve"] and found.solved.passes == 7
+    found = by_likelihood(states, metric, setting, Asked(), Planted())
+    assert asked[7:] == ["solve"] and found.effort.passes == 7
     assert_close(found.steer.W, PLANTED, rtol=1e-3, atol=1e-4)
     assert_close(found.D, BACKGROUND, rtol=1e-3, atol=1e-4)
 
@@ -576,7 +575,7 @@ def test_a_step_on_another_device_stays_there(rough: bool) -> None:
     metric = Metric(there(D, D, dtype=torch.float64), there(D, D, dtype=torch.float64), damping=0.1)
     states = dataclasses.replace(planted(), readout=on)
     head = to_bfloat16(on.head) if rough else None
-    problem = Problem(states, metric, there(9), there(9), there(2, 1, 1))
+    problem = Problem(states, metric, there(9, 2), there(9), there(2, 1, 1))
     chunk = Shard(there(32, D), there(32, dtype=torch.long), there(32, dtype=torch.long))
     gradient = problem.gradient(chunk, there(2, D, D), head)
     assert gradient.device.type == "meta" and gradient.shape == (2, D, D)

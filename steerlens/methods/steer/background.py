@@ -1,38 +1,43 @@
 """Fit what all texts share, without their labels: as many directions as stand out of the noise."""
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.evidence import soft_thresholds
 from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments
+from steerlens.maths.solvers import averaged_sgd
+from steerlens.maths.tail import SEEN, word_chances
 from steerlens.methods.steer.judge import Asked
-from steerlens.methods.steer.problem import Problem
-from steerlens.methods.steer.selection import heldout_nll_along
-from steerlens.methods.steer.solvers import Solved, Solver
+from steerlens.methods.steer.problem import Problem, batch_size, problem_of, stable_lr
+from steerlens.methods.steer.selection import Setting, heldout_nll_along
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
-SHARE = 0.5
-"""The penalty tried first, as a share of the noise; half of it next, where held-out texts like all
-of what was found."""
+SHARE, PARTS = 0.5, (1.0, 0.5, 0.25)
+"""The penalty tried first, as a share of the noise, and what parts of it are tried in turn, as long
+as held-out texts like all of what was found, and better than what was found before."""
 
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of a background, tried on held-out texts: of few texts it learns what they alone share."""
 
 
 class Background(NamedTuple):
-    """The map, the penalty of the fit that it is from, and what is known of that.
+    """The map, the penalty of the fit that it is from, its learning rate, and the passes over the
+    texts in all.
 
     `D` is the fraction of it that held-out texts like best.
     """
 
     D: Float[Tensor, "d d"]
     penalty: float
-    solved: Solved
+    lr: float
+    passes: float
 
 
 def noise_of(halves: tuple[Moments, Moments], metric: Metric) -> float:
@@ -50,39 +55,99 @@ def noise_of(halves: tuple[Moments, Moments], metric: Metric) -> float:
     return float(torch.linalg.matrix_norm(white, 2)) / 2 * n**0.5
 
 
+def background_problem(train: States, metric: Metric, asked: Asked, setting: Setting) -> Problem:
+    """Return the problem of a background alone: what knew the labels would take from the evidence
+    of the steer, or add to it."""
+    ones = torch.ones_like(train.labels)[:, None]
+    ridge = torch.tensor([setting.ridge_background])
+    return problem_of(train, metric.damped(setting.damping), asked.weights, ones, ridge)
+
+
 def fit_background(
-    problem: Problem, solver: Solver, lr: float, asked: Asked, tuning: States | None
+    problem: Problem, penalty: float, lr: float, seed: int, tuning: States | None
 ) -> Background:
     """Fit the background of all texts, whatever their labels.
 
         minimise  mean w · CE + μ |V|_* + λ/2 |V|²        V = C^{1/2} D S^{1/2}
 
     What texts of a kind share lives in few directions and the noise of few texts in all, so that
-    `μ` is a share of the noise, which falls as one over the root of the positions. On held-out
-    texts half of it is tried too, from there, where they ask for all of what was found.
+    `μ` is a share of the noise, which falls as one over the root of the positions. Half of it and a
+    quarter are tried too, each from where the last one ended, as long as held-out texts ask for all
+    of what is found and gain by it.
 
     Args:
-        problem: with the first penalty.
+        problem: of one matrix.
+        penalty: the first one, `μ`.
+        lr: of the descent, lowered where minibatches would diverge.
+        seed: of the order of the minibatches.
         tuning: held-out texts; None: the penalty is as given, and all of the map is kept.
     """
-    # what knew the labels would take from the evidence of the steer, or add to it
-    problem = replace(problem, labels=torch.zeros_like(problem.labels))
+    lr, V = stable_lr(problem, lr, minibatch(problem.states.n_positions)), None
     best, passes, lowest = None, 0.0, float("inf")
-    for penalty in (problem.penalty, problem.penalty / 2):
-        problem = replace(problem, penalty=penalty)
-        solved = solver.solve(problem, asked.weights, lr, asked.seed)
-        problem = replace(problem, start=solved.V)
-        D = problem.metric.unwhiten(solved.V[1])
-        passes += solved.passes
+    for stage, part in enumerate(PARTS):
+        threshold = part * penalty
+        V, cost = shrunk_sgd(problem, threshold, lr, seed + stage, V)
+        passes += cost
+        D = problem.metric.unwhiten(V[0])
+        found = Background(D, threshold, lr, passes)
         if tuning is None:
-            return Background(D, penalty, solved)
+            return found
         nll, fraction = fraction_of(D, tuning)
-        if nll < lowest:
-            best, lowest = Background(fraction * D, penalty, solved), nll
+        if nll >= lowest:
+            break
+        best, lowest = found._replace(D=fraction * D), nll
         if fraction < 1 or penalty == 0:
             break
     assert best is not None
-    return best._replace(solved=best.solved._replace(passes=passes))
+    return best._replace(passes=passes)
+
+
+FEWEST = 51_200
+"""Positions that the descent reads at least: a penalty bounds what few texts can teach, so that
+they may be read until it does."""
+
+IN_SOFTMAX = 8_192
+"""Words in the softmax of a step, about, where a vocabulary has twice as many."""
+
+
+def minibatch(n_positions: int) -> int:
+    """Return the positions per step."""
+    return max(256, batch_size(n_positions))
+
+
+def shrunk_sgd(
+    problem: Problem, penalty: float, lr: float, seed: int, start: Float[Tensor, "k d d"] | None
+) -> tuple[Float[Tensor, "k d d"], float]:
+    """Return what averaged SGD finds under a penalty on singular values, and its passes.
+
+    Passes are whole: what one that breaks off leaves out would be noise that is taken for signal.
+    From where another descent ended (`start`) it goes on with a quarter of the step. Of a large
+    vocabulary each step's softmax has the likely words and some of the others, drawn anew, without
+    bias (`maths.tail.draw_words`): what that adds to the noise of a minibatch is small.
+    """
+    n, d = problem.states.n_positions, problem.states.d_model
+    size, passes = minibatch(n), math.ceil(FEWEST / n)
+    if start is None:
+        start = torch.zeros(len(problem.ridge), d, d, device=problem.ridge.device)
+    else:
+        lr /= 4
+
+    def shrink(V: Float[Tensor, "k d d"], lengths: Sequence[float]) -> list[Float[Tensor, "k d d"]]:
+        each = [soft_thresholds(one, [length * penalty for length in lengths]) for one in V]
+        return [torch.stack(some) for some in zip(*each, strict=True)]
+
+    steps = problem.batches(size, passes, seed, _chances(problem.states, seed))
+    return averaged_sgd(steps, start, lr, passes * math.ceil(n / size), shrink), passes
+
+
+def _chances(states: States, seed: int) -> Float[Tensor, " vocab"] | None:
+    """Return each word's chance to be in the softmax of a step, from what is likely on some
+    positions; None: every word is."""
+    head = states.readout.head
+    if head.W_U.shape[1] < 2 * IN_SOFTMAX or head.softcap is not None:
+        return None
+    some = next(states.chunks(SEEN, seed=seed, device=head.W_U.device))
+    return word_chances(quickest(head), some.hidden, IN_SOFTMAX)
 
 
 def fraction_of(D: Float[Tensor, "d d"], tuning: States) -> tuple[float, float]:

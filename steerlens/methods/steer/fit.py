@@ -10,20 +10,15 @@ from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
+from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.background import SHARE, noise_of
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, sums_over
-from steerlens.methods.steer.selection import (
-    DAMPING,
-    Fixed,
-    Setting,
-    choose,
-    fixed_settings,
-)
-from steerlens.methods.steer.solution import of_unit_cost, solve_both
+from steerlens.methods.steer.selection import DAMPING, Fixed, Setting, choose, fixed_settings
+from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import Solver, SolverName, solver_named
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -144,9 +139,10 @@ def fit_steer(
 
 
 class Given(NamedTuple):
-    """The arguments of a fit, the solver as the object that its name stands for."""
+    """The arguments of a fit, the solver as the object that its name stands for; None: the steer is
+    what the evidence explains."""
 
-    solver: Solver
+    solver: Solver | None
     rank: int | None
     ridge: float | tuple[float, float] | None
     damping: float | None
@@ -167,27 +163,22 @@ def _read(model: Model, data: Labelled | None, progress: bool) -> States:
 
 
 def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
-    started = time.perf_counter()
+    started, solver = time.perf_counter(), given.solver
     train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
         raise ValueError(
             "states: after a tenth of the texts was held out only one label is left; collect more texts"
         )
-    solver = given.solver
-    fixed = fixed_settings(given.ridge, given.damping, given.lr, train.n_positions)
-    if solver.by_evidence and fixed.damping is None:
-        # of the background alone, which the search gives no better, and which is cut to fit
-        fixed = fixed._replace(damping=DAMPING)
-    if solver.by_evidence and fixed.ridges is None:
-        # penalties on singular values stand for ridges, unless those are asked for
-        fixed = fixed._replace(ridges=(0.0, 0.0))
     tuning = heldout.sample(8_192, seed=given.seed)
-    metric, setting, trials, cost = _metric_and_setting(train, tuning, given, fixed)
-    ridge = 0.0 if fixed.ridges is None else fixed.ridges[0] / train.n_positions
+    metric, setting, trials, cost = _metric_and_setting(train, tuning, given)
     whitening = WHITENING if given.damping is None else given.damping
-    asked = Asked(given.weights, given.rank, ridge, None, given.kl, given.seed)
+    asked = Asked(given.weights, given.rank, 0.0, None, given.kl, given.seed)
     bar.update()
-    found = solve_both(train, metric, setting, whitening, asked, solver, tuning)
+    if solver is None:
+        asked = asked._replace(ridge=setting.ridge / train.n_positions)
+        found = by_evidence(train, metric, setting, whitening, asked, tuning)
+    else:
+        found = by_likelihood(train, metric, setting, asked, solver)
     bar.update()
 
     value, strength = of_unit_cost(found.steer, train, asked, name)
@@ -197,20 +188,19 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         measure(part, value, background, strength=strength, mean_label=mean)
         for part in (heldout, train.sample(2_048, seed=given.seed))
     )
-    auto, solved = solver.by_evidence, found.solved
-    lambdas = found.problem.ridge.flatten().tolist()
+    auto, effort = solver is None, found.effort
     report = Report(
-        solver=solver.name, heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        damping=setting.damping, ridge=(ridge if auto else lambdas[0], lambdas[1]),
-        lr=solved.lr,
+        solver="auto" if solver is None else solver.name,
+        heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
+        damping=setting.damping, ridge=found.ridges, lr=effort.lr,
         whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
         threshold=found.steer.threshold if auto else None,
-        background_threshold=found.problem.penalty if auto else None,
+        background_threshold=found.penalty,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
         verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
-        objective=solved.objective, optimality_gap=solved.optimality_gap, gap_reason=solved.gap_reason,
+        objective=effort.objective, optimality_gap=effort.optimality_gap, gap_reason=effort.gap_reason,
         # two more for the evidence, and for what each text says of it
-        passes=solved.passes + 2 * auto + cost,
+        passes=effort.passes + 2 * auto + cost,
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
         n_truncated=states.n_truncated, seed=given.seed, trials=(*trials, *found.steer.trials),
     )  # fmt: skip
@@ -219,29 +209,42 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
 
 
 def _metric_and_setting(
-    train: States, tuning: States, given: Given, fixed: Fixed
+    train: States, tuning: States, given: Given
 ) -> tuple[Metric, Setting, tuple[dict[str, float], ...], float]:
     """Return the metric of a sample, the settings, the trials that chose them, and what all of it
     cost, in passes over the texts.
 
     Sums and the read-out in bfloat16, which together may be larger than `W_U`, end with it.
     """
-    solver, seed = given.solver, given.seed
+    solver, seed, on = given.solver, given.seed, train.readout.head
+    fixed = fixed_settings(given.ridge, given.damping, given.lr, train.n_positions)
     sample = train.sample(max(20_000, 16 * train.d_model), seed=seed)
     sample = sample if sample.n_texts > 1 else train
-    head = solver.head_for_sums(train.readout.head)
+    # the evidence needs coordinates only; of a solver the sums may be the fit itself
+    head = quickest(on) if solver is None else on
     halves = cast(
         tuple[Moments, Moments],
         tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=seed)),
     )
     metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
-    setting, trials, passes = choose(
-        sample, halves, metric, tuning, given.weights, fixed, solver, seed
-    )
-    if solver.by_evidence:
-        noise = noise_of(halves, metric.damped(setting.damping))
-        setting = setting._replace(penalty_background=SHARE * noise)
+    if solver is None:
+        setting, trials, passes = _of_evidence(halves, metric, fixed), (), 0.0
+    else:
+        setting, trials, passes = choose(
+            sample, halves, metric, tuning, given.weights, fixed, solver, seed
+        )
     return metric, setting, trials, (1 + passes) * sample.n_positions / train.n_positions
+
+
+def _of_evidence(halves: tuple[Moments, Moments], metric: Metric, fixed: Fixed) -> Setting:
+    """Return the settings of the background, which no trial would make better: it is cut to fit.
+
+    Penalties on singular values stand for ridges, unless those are asked for.
+    """
+    damping = DAMPING if fixed.damping is None else fixed.damping
+    ridges = (0.0, 0.0) if fixed.ridges is None else fixed.ridges
+    noise = noise_of(halves, metric.damped(damping))
+    return Setting(damping, *ridges, fixed.lr, SHARE * noise)
 
 
 def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:

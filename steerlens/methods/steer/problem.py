@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.evidence import soft_threshold_singular_values
 from steerlens.maths.logits import UnembedWeights, nll_and_gradient, nll_gradient, quickest
 from steerlens.maths.moments import Moments, moments
+from steerlens.maths.numbers import generator
 from steerlens.maths.solvers import averaged_sgd, newton_step
+from steerlens.maths.tail import draw_words
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
 from steerlens.values.texts import as_choice
@@ -26,33 +26,33 @@ Weights = Literal["labels", "texts", "tokens"]
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The fit in whitened coordinates `V[0] = C^{1/2} W S^{1/2}`, `V[1]` the same of `D`: gradient
-    and objective."""
+    """The fit of matrices in whitened coordinates, `V_k = C^{1/2} W_k S^{1/2}`: gradient and
+    objective.
+
+    A text is predicted under `Σ_k mix_k W_k`: its label and 1 for a steer and its background, 1
+    for a background alone.
+    """
 
     states: States
     metric: Metric
-    labels: Float[Tensor, " n_texts"]
+    mix: Float[Tensor, "n_texts k"]
     weights: Float[Tensor, " n_texts"]
-    ridge: Float[Tensor, "2 1 1"]
-    penalty: float = 0.0
-    """On the sum of the background's singular values; `shrunk_sgd` alone knows it."""
-    start: Float[Tensor, "2 d d"] | None = None
-    """Where that descent begins; None: at zero."""
+    ridge: Float[Tensor, "k 1 1"]
 
     def gradient(
-        self, chunk: Shard, V: Float[Tensor, "2 d d"], rough: UnembedWeights | None = None
-    ) -> Float[Tensor, "2 d d"]:
+        self, chunk: Shard, V: Float[Tensor, "k d d"], rough: UnembedWeights | None = None
+    ) -> Float[Tensor, "k d d"]:
         """Return the gradient of the summed weighted NLL of some positions; without the ridge.
 
-        `rough`: a read-out to use instead.
+        `rough`: a read-out to use instead, in whose words the targets of the chunk are then.
         """
-        y, white, (head, *asked) = self._asked(chunk, V)
-        return self._whitened(y, white, nll_gradient(rough or head, *asked))
+        white, (head, *asked) = self._asked(chunk, V)
+        return self._whitened(white, nll_gradient(rough or head, *asked))
 
     def _asked(
-        self, chunk: Shard, V: Float[Tensor, "2 d d"]
-    ) -> tuple[Tensor, Tensor, tuple[UnembedWeights, Tensor, Tensor, Tensor]]:
-        """Return labels and whitened states, then what `nll_gradient` is asked.
+        self, chunk: Shard, V: Float[Tensor, "k d d"]
+    ) -> tuple[list[Tensor], tuple[UnembedWeights, Tensor, Tensor, Tensor]]:
+        """Return whitened states, times each of the mix, then what `nll_gradient` is asked.
 
         That is read-out, steered states, targets, weights.
         """
@@ -60,35 +60,45 @@ class Problem:
         head = head._replace(
             W_U=head.W_U.to(V), b_U=head.b_U.to(V)
         )  # a float64 point is judged in float64
-        c, y = chunk.hidden.to(V), self.labels[chunk.text].to(V)[:, None]
-        white = c @ self.metric.C_inverse_root.to(V)
-        moved = torch.addmm(c, y * (white @ V[0]) + white @ V[1], self.metric.S_inverse_root.to(V))
-        return y, white, (head, moved, chunk.next, self.weights[chunk.text].to(V))
+        c, mix = chunk.hidden.to(V), self.mix[chunk.text].to(V)
+        plain = c @ self.metric.C_inverse_root.to(V)
+        white = [y[:, None] * plain for y in mix.mT]
+        move = torch.stack([part @ one for part, one in zip(white, V, strict=True)]).sum(0)
+        moved = torch.addmm(c, move, self.metric.S_inverse_root.to(V))
+        return white, (head, moved, chunk.next, self.weights[chunk.text].to(V))
 
     def _whitened(
-        self, y: Float[Tensor, "n 1"], white: Float[Tensor, "n d"], slope: Float[Tensor, "n d"]
-    ) -> Float[Tensor, "2 d d"]:
+        self, white: list[Float[Tensor, "n d"]], slope: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "k d d"]:
         slope = slope @ self.metric.S_inverse_root.to(slope)
-        return (torch.cat([y * white, white], 1).mT @ slope).unflatten(0, (2, -1))
+        return (torch.cat(white, 1).mT @ slope).unflatten(0, (len(white), -1))
 
-    def batches(self, size: int, passes: int, seed: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    def batches(
+        self, size: int, passes: int, seed: int, chances: Float[Tensor, " vocab"] | None = None
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
         """Yield gradients of the mean objective on shuffled minibatches, ridge included.
 
         In bfloat16 where that is native.
+
+        Args:
+            chances: of each word to be in a step's softmax, see `draw_words`; None: all are.
         """
-        device = self.labels.device
+        device, random = self.mix.device, generator(seed)
         # what rounding does to a step is far below what the choice of its minibatch does
-        rough = quickest(self.states.readout.head)
+        rough = whole = quickest(self.states.readout.head)
         for epoch in range(passes):
             for chunk in self.states.chunks(size, seed=seed + epoch, device=device):
+                if chances is not None:
+                    rough, target = draw_words(whole, chances, chunk.next, random)
+                    chunk = chunk._replace(next=target)
                 # in place: a matrix of a wide model is larger than any cache
                 yield (
-                    lambda V, chunk=chunk: (
+                    lambda V, chunk=chunk, rough=rough: (
                         self.gradient(chunk, V, rough).div_(len(chunk.next)).addcmul_(self.ridge, V)
                     )
                 )
 
-    def objective(self, V: Float[Tensor, "2 d d"]) -> tuple[float, Float[Tensor, "2 d d"]]:
+    def objective(self, V: Float[Tensor, "k d d"]) -> tuple[float, Float[Tensor, "k d d"]]:
         """Return the objective over all positions and its gradient.
 
         One pass, two products with `W_U` per position.
@@ -97,14 +107,27 @@ class Problem:
             torch.zeros_like(V[0, 0, 0], dtype=torch.float64),
             torch.zeros_like(V, dtype=torch.float64),
         )
-        for chunk in self.states.chunks(CHUNK, device=self.labels.device):
-            y, white, asked = self._asked(chunk, V)
+        for chunk in self.states.chunks(CHUNK, device=self.mix.device):
+            white, asked = self._asked(chunk, V)
             loss, part = nll_and_gradient(*asked)
             total += loss
-            slope += self._whitened(y, white, part)
+            slope += self._whitened(white, part)
         n = self.states.n_positions
         penalty = float((self.ridge * V.double().square()).sum()) / 2
         return float(total) / n + penalty, (slope / n + self.ridge * V).to(V.dtype)
+
+
+def problem_of(
+    states: States,
+    metric: Metric,
+    weights: Weights,
+    mix: Float[Tensor, "n_texts k"],
+    ridges: Float[Tensor, " k"],
+) -> Problem:
+    """Return the problem of some states, where the metric lives; ridges are in positions."""
+    device = metric.C.device
+    ridge = (ridges / states.n_positions)[:, None, None].to(device)
+    return Problem(states, metric, mix.to(device), text_weights(states, weights).to(device), ridge)
 
 
 def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
@@ -166,7 +189,7 @@ def stable_lr(problem: Problem, lr: float, size: int | None = None) -> float:
     )
 
 
-def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"], float]:
+def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "k d d"], float]:
     """Return what averaged SGD from zero finds, and its passes.
 
     It takes some 200 steps at least, so small data is read more than once.
@@ -174,43 +197,11 @@ def sgd(problem: Problem, lr: float, seed: int) -> tuple[Float[Tensor, "2 d d"],
     n, d = problem.states.n_positions, problem.states.d_model
     size = batch_size(n)
     passes = max(1, math.ceil(200 * size / n))
-    zero = torch.zeros(2, d, d, device=problem.ridge.device)
+    zero = torch.zeros(len(problem.ridge), d, d, device=problem.ridge.device)
     n_steps = passes * math.ceil(n / size)
     return averaged_sgd(
         problem.batches(size, passes, seed), zero, stable_lr(problem, lr), n_steps
     ), passes
-
-
-FEWEST, SHRUNK_BATCH = 51_200, 256
-"""Positions that the descent under a penalty reads at least, and positions per minibatch: a penalty
-bounds what few texts can teach, so that they may be read until it does."""
-
-
-def shrunk_sgd(
-    problem: Problem, lr: float, seed: int
-) -> tuple[Float[Tensor, "2 d d"], float, float]:
-    """Return what averaged SGD finds under the penalty on singular values, its passes, and its
-    step.
-
-    From zero it reads all positions once at least; from where another descent ended half as many.
-    """
-    n, d = problem.states.n_positions, problem.states.d_model
-    size = max(SHRUNK_BATCH, batch_size(n))
-    n_steps = math.ceil(max(n, FEWEST) / size)
-    start = problem.start
-    if start is None:
-        start = torch.zeros(2, d, d, device=problem.ridge.device)
-    else:
-        n_steps = math.ceil(n_steps / 2)
-
-    def shrink(V: Float[Tensor, "2 d d"], length: float) -> Float[Tensor, "2 d d"]:
-        few = soft_threshold_singular_values(V[1], length * problem.penalty)
-        return torch.stack([V[0], few])
-
-    bears = stable_lr(problem, lr, size)
-    per_pass = math.ceil(n / size)
-    steps = islice(problem.batches(size, math.ceil(n_steps / per_pass), seed), n_steps)
-    return averaged_sgd(steps, start, bears, n_steps, shrink), n_steps / per_pass, bears
 
 
 def closed_form(problem: Problem, sums: Moments) -> Float[Tensor, "2 d d"]:

@@ -13,7 +13,7 @@ from steerlens.methods.steer.evidence import Asked, explain
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import Weights
 from steerlens.methods.steer.selection import Setting
-from steerlens.methods.steer.solution import of_unit_cost, solve_both
+from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import SolverName, solver_named
 from steerlens.values.arguments import check_fit, check_same_model
 from steerlens.values.fit import Fit
@@ -119,7 +119,7 @@ def _like(
     asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, sum(r.kl) / 2, seed)
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (
-        ridge * states.n_positions for ridge in (r.ridge[solver.by_evidence], r.ridge[1])
+        ridge * states.n_positions for ridge in (0.0 if solver is None else r.ridge[0], r.ridge[1])
     )
     lr = math.inf if r.lr is None else r.lr
     penalty = (r.background_threshold or 0.0) * states.n_positions**0.5
@@ -133,12 +133,14 @@ def _like(
     shared = None if over is None else metric_of(states)
 
     def again(some: States, name: str) -> Steer:
-        metric = shared or metric_of(some)
-        if over is None or not solver.by_evidence:
-            found = solve_both(some, metric, setting, r.whitening or 0.0, asked, solver).steer
+        metric, whitening = shared or metric_of(some), r.whitening or 0.0
+        if solver is not None:
+            found = by_likelihood(some, metric, setting, asked, solver).steer
+        elif over is None:
+            found = by_evidence(some, metric, setting, whitening, asked).steer
         else:
             base = over.background.W + r.mean_label * r.strength * over.value.W
-            found = explain(some, metric.damped(r.whitening or 0.0), base, asked)
+            found = explain(some, metric.damped(whitening), base, asked)
         return of_unit_cost(found, some, asked, f"{fit.value.name} ({name})")[0]
 
     return again

@@ -17,6 +17,7 @@ from steerlens.methods.steer.problem import (
     CHUNK,
     Problem,
     Weights,
+    problem_of,
     text_weights,
 )
 from steerlens.methods.steer.solvers import Solver
@@ -40,15 +41,10 @@ class Setting(NamedTuple):
 
 
 def make_problem(train: States, metric: Metric, weights: Weights, setting: Setting) -> Problem:
-    device = metric.C.device
-    ridge = (
-        torch.tensor([setting.ridge, setting.ridge_background])[:, None, None] / train.n_positions
-    )
-    labels, weight, ridge = (
-        t.to(device) for t in (train.labels, text_weights(train, weights), ridge)
-    )
-    penalty = setting.penalty_background / train.n_positions**0.5
-    return Problem(train, metric.damped(setting.damping), labels, weight, ridge, penalty)
+    """Return the problem of steer and background."""
+    ridges = torch.tensor([setting.ridge, setting.ridge_background])
+    mix = torch.stack([train.labels, torch.ones_like(train.labels)], 1)
+    return problem_of(train, metric.damped(setting.damping), weights, mix, ridges)
 
 
 DAMPING, FACTOR, CHANCE = 0.1, 10.0, 1e-3

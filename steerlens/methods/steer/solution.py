@@ -1,55 +1,68 @@
 """From chosen settings to a steer: solve, keep what held-out texts like, give it its unit."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
-from steerlens.methods.steer.background import fit_background
+from steerlens.methods.steer.background import background_problem, fit_background
 from steerlens.methods.steer.evidence import Asked, Explained, explain, mean_label
-from steerlens.methods.steer.problem import Problem
 from steerlens.methods.steer.selection import Setting, longer, make_problem
-from steerlens.methods.steer.solvers import Solved, Solver
+from steerlens.methods.steer.solvers import Effort, Solver
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
 
 class Found(NamedTuple):
-    """A steer, the background of the length that labels ask for, and what is known of both."""
+    """A steer, the background of the length that labels ask for, and what is known of both.
+
+    `ridges` are those of steer and background; `penalty`: on the background's singular values, where
+    it has one.
+    """
 
     D: Float[Tensor, "d d"]
     steer: Explained
-    problem: Problem
-    solved: Solved
+    effort: Effort
+    ridges: tuple[float, float]
+    penalty: float | None = None
 
 
-def solve_both(
-    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, solver: Solver, tuning: States | None = None
+def by_likelihood(
+    train: States, metric: Metric, setting: Setting, asked: Asked, solver: Solver
+) -> Found:
+    """Solve the likelihood's own problem of steer and background."""
+    problem = make_problem(train, metric, asked.weights, setting)
+    solved = solver.solve(problem, asked.weights, setting.lr, asked.seed)
+    W, D = (problem.metric.unwhiten(V) for V in solved.V)
+    W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
+    steer, background = problem.ridge.flatten().tolist()
+    return Found(D, Explained(W, 0.0, 0.0), solved.effort, (steer, background))
+
+
+def by_evidence(
+    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, tuning: States | None = None
 ) -> Found:  # fmt: skip
-    """Fit steer and background under settings that are chosen.
+    """Fit a background without labels, and the steer that explains most over it.
 
     `tuning` are held-out texts that say how much of the background to keep, and how long the steer
     is to be.
     """
-    problem = make_problem(train, metric, asked.weights, setting)
-    if not solver.by_evidence:
-        solved = solver.solve(problem, asked.weights, setting.lr, asked.seed)
-        W, D = (problem.metric.unwhiten(V) for V in solved.V)
-        W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
-        return Found(D, Explained(W, 0.0, 0.0), problem, solved)
-    shared = fit_background(problem, solver, setting.lr, asked, tuning)
-    D, solved, problem = shared.D, shared.solved, replace(problem, penalty=shared.penalty)
+    problem = background_problem(train, metric, asked, setting)
+    penalty = setting.penalty_background / train.n_positions**0.5
+    shared = fit_background(problem, penalty, setting.lr, asked.seed, tuning)
+    D, mean = shared.D, mean_label(train, asked.weights)
     steer = explain(train, metric.damped(whitening), D, asked)
-    mean = mean_label(train, asked.weights)
     if tuning is not None and steer.strength:
         steer = steer._replace(
             strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning)
         )
     length = 1.0 if steer.strength is None else steer.strength
-    return Found(D - mean * length * steer.W, steer, problem, solved)
+    reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
+    effort = Effort(shared.passes, shared.lr, gap_reason=reason)
+    ridges = (asked.ridge, float(problem.ridge))
+    return Found(D - mean * length * steer.W, steer, effort, ridges, shared.penalty)
 
 
 def of_unit_cost(found: Explained, train: States, asked: Asked, name: str) -> tuple[Steer, float]:

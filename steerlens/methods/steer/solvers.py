@@ -1,4 +1,5 @@
-"""The ways to solve the problem of a steer: an object each, which `fit_steer` knows by its name."""
+"""The ways to solve the likelihood's own problem: an object each, which `fit_steer` knows by its
+name."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -6,7 +7,6 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.logits import UnembedWeights, quickest
 from steerlens.maths.moments import Moments
 from steerlens.maths.solvers import lbfgs
 from steerlens.methods.steer.problem import (
@@ -14,7 +14,6 @@ from steerlens.methods.steer.problem import (
     Weights,
     closed_form,
     sgd,
-    shrunk_sgd,
     stable_lr,
     sums_over,
 )
@@ -22,11 +21,10 @@ from steerlens.methods.steer.problem import (
 SolverName = Literal["auto", "closed-form", "lbfgs"]
 
 
-class Solved(NamedTuple):
-    """A point in whitened coordinates, what it cost, what is known of its distance to the optimum,
-    and the learning rate, where there is one."""
+class Effort(NamedTuple):
+    """What a solution cost, the learning rate where there is one, and what is known of its distance
+    to the optimum."""
 
-    V: Float[Tensor, "2 d d"]
     passes: float
     lr: float | None = None
     objective: float | None = None
@@ -34,21 +32,21 @@ class Solved(NamedTuple):
     gap_reason: str | None = None
 
 
+class Solved(NamedTuple):
+    """A point in whitened coordinates, and what it cost."""
+
+    V: Float[Tensor, "2 d d"]
+    effort: Effort
+
+
 @runtime_checkable
 class Solver(Protocol):
     """What a fit asks of a way to solve its problem."""
 
     name: ClassVar[SolverName]
-    by_evidence: ClassVar[bool]
-    """Whether only the background is used, which is then fitted without labels: the steer comes from
-    its evidence, see `explain`."""
     second_order: ClassVar[bool]
     """Whether a trial needs nothing but sums over a sample, so that all settings are searched for by
     trials."""
-
-    def head_for_sums(self, head: UnembedWeights) -> UnembedWeights:
-        """Return the read-out with which the sums over a sample are taken."""
-        ...
 
     def trial(
         self, problem: Problem, sums: Moments, lr: float, seed: int
@@ -62,41 +60,11 @@ class Solver(Protocol):
 
 
 @dataclass(frozen=True)
-class Auto:
-    """Averaged SGD for the background, its evidence for the steer."""
-
-    name: ClassVar[SolverName] = "auto"
-    by_evidence: ClassVar[bool] = True
-    second_order: ClassVar[bool] = False
-
-    def head_for_sums(self, head: UnembedWeights) -> UnembedWeights:
-        """Return the quickest: the evidence needs coordinates only."""
-        return quickest(head)
-
-    def trial(
-        self, problem: Problem, sums: Moments, lr: float, seed: int
-    ) -> tuple[Float[Tensor, "2 d d"], float]:
-        """Run averaged SGD."""
-        return sgd(problem, lr, seed)
-
-    def solve(self, problem: Problem, weights: Weights, lr: float, seed: int) -> Solved:
-        """Run averaged SGD under the penalty, of which the background is used."""
-        V, passes, used = shrunk_sgd(problem, lr, seed)
-        reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
-        return Solved(V, passes, used, gap_reason=reason)
-
-
-@dataclass(frozen=True)
 class ClosedForm:
     """One Newton step from zero, from sums."""
 
     name: ClassVar[SolverName] = "closed-form"
-    by_evidence: ClassVar[bool] = False
     second_order: ClassVar[bool] = True
-
-    def head_for_sums(self, head: UnembedWeights) -> UnembedWeights:
-        """Return the read-out as it is: the sums are the fit itself."""
-        return head
 
     def trial(
         self, problem: Problem, sums: Moments, lr: float, seed: int
@@ -108,7 +76,7 @@ class ClosedForm:
         """Take the step."""
         V = closed_form(problem, sums_over(problem.states, weights))
         reason = "solver='closed-form' is one Newton step; solver='lbfgs' gives a certificate"
-        return Solved(V, 1, gap_reason=reason)
+        return Solved(V, Effort(1, gap_reason=reason))
 
 
 @dataclass(frozen=True)
@@ -117,12 +85,7 @@ class Lbfgs:
 
     tolerance: float
     name: ClassVar[SolverName] = "lbfgs"
-    by_evidence: ClassVar[bool] = False
     second_order: ClassVar[bool] = False
-
-    def head_for_sums(self, head: UnembedWeights) -> UnembedWeights:
-        """Return the read-out as it is: the same everywhere."""
-        return head
 
     def trial(
         self, problem: Problem, sums: Moments, lr: float, seed: int
@@ -140,16 +103,19 @@ class Lbfgs:
             reason = f"the logits of {on.model_id!r} have a soft cap, under which the problem is not convex"
         elif found.optimality_gap is None:
             reason = "without a ridge on both matrices the objective has no lower bound"
-        return Solved(
-            found.V,
+        effort = Effort(
             passes + found.evaluations,
             stable_lr(problem, lr),
             objective=found.objective,
             optimality_gap=found.optimality_gap,
             gap_reason=reason,
         )
+        return Solved(found.V, effort)
 
 
-def solver_named(name: SolverName, tolerance: float) -> Solver:
-    """Return the solver of a name; `tolerance` is that of `Lbfgs`."""
-    return {"auto": Auto(), "closed-form": ClosedForm(), "lbfgs": Lbfgs(tolerance)}[name]
+def solver_named(name: SolverName, tolerance: float) -> Solver | None:
+    """Return the solver of a name; `tolerance` is that of `Lbfgs`.
+
+    None for "auto": the steer is then what the evidence explains, see `explain`.
+    """
+    return {"auto": None, "closed-form": ClosedForm(), "lbfgs": Lbfgs(tolerance)}[name]
