@@ -15,7 +15,7 @@ from steerlens.maths.solvers import averaged_sgd
 from steerlens.maths.tail import SEEN, word_chances
 from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.problem import Problem, batch_size, problem_of, stable_lr
-from steerlens.methods.steer.selection import Setting, heldout_nll_along
+from steerlens.methods.steer.selection import DAMPING, Fixed, Setting, heldout_nll_along
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
@@ -53,6 +53,17 @@ def noise_of(halves: tuple[Moments, Moments], metric: Metric) -> float:
     white = metric.whiten_slope(one - other)
     n = float(halves[0].weight + halves[1].weight)
     return float(torch.linalg.matrix_norm(white, 2)) / 2 * n**0.5
+
+
+def background_setting(halves: tuple[Moments, Moments], metric: Metric, fixed: Fixed) -> Setting:
+    """Return the settings of the background, which no trial would make better: it is cut to fit.
+
+    Penalties on singular values stand for ridges, unless those are asked for.
+    """
+    damping = DAMPING if fixed.damping is None else fixed.damping
+    ridges = (0.0, 0.0) if fixed.ridges is None else fixed.ridges
+    noise = noise_of(halves, metric.damped(damping))
+    return Setting(damping, *ridges, fixed.lr, SHARE * noise)
 
 
 def background_problem(train: States, metric: Metric, asked: Asked, setting: Setting) -> Problem:

@@ -14,10 +14,10 @@ from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.steer.background import SHARE, noise_of
+from steerlens.methods.steer.background import background_setting
 from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
 from steerlens.methods.steer.problem import Weights, sums_over
-from steerlens.methods.steer.selection import DAMPING, Fixed, Setting, choose, fixed_settings
+from steerlens.methods.steer.selection import Setting, choose, fixed_settings
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import Solver, SolverName, solver_named
 from steerlens.models.collect import collect
@@ -228,23 +228,12 @@ def _metric_and_setting(
     )
     metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
     if solver is None:
-        setting, trials, passes = _of_evidence(halves, metric, fixed), (), 0.0
+        setting, trials, passes = background_setting(halves, metric, fixed), (), 0.0
     else:
         setting, trials, passes = choose(
             sample, halves, metric, tuning, given.weights, fixed, solver, seed
         )
     return metric, setting, trials, (1 + passes) * sample.n_positions / train.n_positions
-
-
-def _of_evidence(halves: tuple[Moments, Moments], metric: Metric, fixed: Fixed) -> Setting:
-    """Return the settings of the background, which no trial would make better: it is cut to fit.
-
-    Penalties on singular values stand for ridges, unless those are asked for.
-    """
-    damping = DAMPING if fixed.damping is None else fixed.damping
-    ridges = (0.0, 0.0) if fixed.ridges is None else fixed.ridges
-    noise = noise_of(halves, metric.damped(damping))
-    return Setting(damping, *ridges, fixed.lr, SHARE * noise)
 
 
 def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:
