@@ -21,6 +21,7 @@ def duplicate(model: Model) -> Model:
     model, and fail once that is gone. They are taken off; the copy sets its own as it runs.
 
     Example:
+        >>> import torch
         >>> import steerlens as sl
         >>> model = sl.load_model("toy-64")
         >>> other = duplicate(model)
