@@ -3,12 +3,14 @@
     export MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=33554432    # see MEMORY
     python benchmarks/parallel.py                          # toy-128; some minutes
     python benchmarks/parallel.py --model FOLDER --parts 4     # a Hugging Face model
+    python benchmarks/parallel.py --alone 0.42 2 10 --rounds 3     # Dask's own time on parts of so many seconds
 
 Every way reads the same texts twice, N parts and 2 N parts; what a part costs is the difference over
 N, so that what is done once per call, given by itself, does not count. Workers are started and the
 model is loaded in them before. Wall clock, and processor time of this process and of all those it
 started: on a machine with other work the second is the one to trust. Ways alternate; medians with
-quartiles over the rounds. Results go to benchmarks/parallel.json, by model. Needs the extra `cluster`.
+quartiles over the rounds. Results go to benchmarks/parallel.json, by model and size of a part. Needs
+the extra `cluster`.
 """
 
 import argparse
@@ -17,10 +19,10 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +34,7 @@ import _worker
 import joblib
 import psutil
 import torch
+from dask import config as config_of_dask
 from distributed import Client, LocalCluster
 
 import steerlens as sl
@@ -88,18 +91,32 @@ def cluster(memory: dict[str, str]) -> Iterator[Client]:
             yield client
 
 
-PLAIN = "plain loop"
+LESS = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+}
+"""Of Dask: no sampling of each worker's stack a hundred times a second, no look at each process's
+event loop fifty times."""
+SECONDS = 0.42
+"""That a part of the default size takes on toy-128."""
+PLAIN, DASK, USUAL = "plain loop", "dask, 2 workers", "dask, 2 workers that give memory back"
+NAMES = (PLAIN, "this process", "loky, 2 workers", DASK, USUAL)
 Way = tuple[Callable[[], AbstractContextManager[None]], Callable[..., None]]
 
 
-def ways(kept: Client, usual: Client) -> dict[str, Way]:
-    return {
-        PLAIN: (nullcontext, plain),
-        "this process": (nullcontext, in_folder),
-        "loky, 2 workers": (loky, in_folder),
-        "dask, 2 workers": (partial(dask, kept), in_folder),
-        "dask, 2 workers that give memory back": (partial(dask, usual), in_folder),
-    }
+@contextmanager
+def ways(names: Sequence[str]) -> Iterator[dict[str, Way]]:
+    """The ways of these names; clusters are started for them alone, as idle workers cost time too."""
+    with ExitStack() as held:
+        found: dict[str, Way] = {
+            PLAIN: (nullcontext, plain),
+            "this process": (nullcontext, in_folder),
+            "loky, 2 workers": (loky, in_folder),
+        }
+        for name, memory in ((DASK, MEMORY), (USUAL, {})):
+            if name in names:
+                found[name] = (partial(dask, held.enter_context(cluster(memory))), in_folder)
+        yield {name: found[name] for name in names}
 
 
 def run(way: Way, load: Callable[[], object], texts: list[str], size: int) -> tuple[float, float]:
@@ -111,6 +128,42 @@ def run(way: Way, load: Callable[[], object], texts: list[str], size: int) -> tu
         return time.perf_counter() - begun, processor_seconds() - spent
 
 
+def engine(client: Client, seconds: float, n: int) -> float:
+    """Return the processor seconds per part that Dask itself takes, of two workers whose parts take
+    so long and do nothing: messages, texts on their way, and watching."""
+    size = int(PART_BYTES * seconds / SECONDS)
+    texts = sl.toy.corpus("sentiment", n=1_000, seed=0).texts
+    parts = list(islice(in_parts(cycle(texts), part_bytes=size), n))
+    with dask(client):
+        spent = processor_seconds()
+        tasks = (joblib.delayed(_worker.wait)(part, seconds) for part in parts)
+        done = list(joblib.Parallel(return_as="generator_unordered")(tasks))
+        spent = processor_seconds() - spent
+    assert sum(done) == sum(len(part.rows) for part in parts)
+    return spent / n
+
+
+def engine_alone(lengths: Sequence[float], rounds: int) -> None:
+    """Measure `engine`, as Dask comes and with less watching, and keep it."""
+    found: dict[str, dict[str, object]] = {}
+    for how, config in (("as it comes", {}), ("watching less", LESS)):
+        with config_of_dask.set(config), cluster(MEMORY) as client:
+            engine(client, 0.1, 4)  # workers import what they need
+            for seconds in lengths:
+                spent = [engine(client, seconds, 8) for _ in range(rounds)]
+                shares = _measure.quartiles([each / seconds for each in spent])
+                found[f"{seconds:g} s, {how}"] = {
+                    "processor seconds per part": _measure.quartiles(spent),
+                    "of the part": shares,
+                }
+                print(f"{seconds:g} s per part, {how}: {shares[0]:.2%} of it", flush=True)
+    setting = _measure.setting(quick=False, threads=1)._asdict()
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    command = f"python benchmarks/parallel.py --alone {' '.join(f'{s:g}' for s in lengths)} --rounds {rounds}"
+    known["engine alone"] = {"command": command, "setting": setting, "parts": found}
+    RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -119,7 +172,14 @@ def main() -> None:
     asked.add_argument("--parts", type=int, default=12, help="N")
     asked.add_argument("--part-bytes", type=int, default=PART_BYTES)
     asked.add_argument("--rounds", type=int, default=5)
+    asked.add_argument("--alone", nargs="+", type=float, help="seconds per part; the engine alone")
+    asked.add_argument("--ways", nargs="+", choices=NAMES, default=NAMES)
     given = asked.parse_args()
+    if given.alone:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        engine_alone(given.alone, given.rounds)
+        return
+    names = (PLAIN, *(name for name in NAMES[1:] if name in given.ways))
     torch.set_num_threads(1)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])  # workers'
     load = partial(_worker.load, given.model)
@@ -131,9 +191,9 @@ def main() -> None:
     n_tokens = sl.collect(load(), texts[:200], progress=False).n_positions / 200 * len(texts)
     marginal: dict[str, list[tuple[float, float]]] = defaultdict(list)
     fixed: dict[str, list[float]] = defaultdict(list)
-    with cluster(MEMORY) as kept, cluster({}) as usual:
+    with ways(names) as known_ways:
         for k in range(given.rounds + 1):
-            for name, way in ways(kept, usual).items():
+            for name, way in known_ways.items():
                 short, long = (run(way, load, some, given.part_bytes) for some in (half, texts))
                 if k:  # the first round starts the workers
                     a, b = ((y - x) / given.parts for x, y in zip(short, long, strict=True))
@@ -143,7 +203,8 @@ def main() -> None:
     wall, spent = ({name: [x[i] for x in xs] for name, xs in marginal.items()} for i in (0, 1))
     found = {
         "command": f"python benchmarks/parallel.py --model {Path(given.model).name} --parts {given.parts}"
-        f" --part-bytes {given.part_bytes} --rounds {given.rounds}",
+        f" --part-bytes {given.part_bytes} --rounds {given.rounds}"
+        + ("" if names == NAMES else " --ways " + " ".join(f'"{name}"' for name in names)),
         "setting": _measure.setting(quick=False, threads=1)._asdict(),
         "memory kept": all(os.environ.get(name) == value for name, value in MEMORY.items()),
         "parts": given.parts,
@@ -157,7 +218,8 @@ def main() -> None:
         },
     }
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    known[Path(given.model).name] = found
+    size = "" if given.part_bytes == PART_BYTES else f", parts of {given.part_bytes:,} bytes"
+    known[f"{Path(given.model).name}{size}"] = found
     RESULTS.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1, ensure_ascii=False))
 

@@ -1,6 +1,7 @@
-"""What collecting states of large models costs, by arithmetic from what was measured on a small one.
+"""What collecting states of large models costs, by arithmetic from what was measured on a small one,
+and what a fit to them costs, which `growth.py` measures.
 
-    python benchmarks/sizes.py             # the table, as docs/scale.md has it
+    python benchmarks/sizes.py             # the tables, as docs/scale.md has them
     python benchmarks/sizes.py --page      # into docs/scale.md; measures nothing
 
 Work per token is 2 floating-point operations per weight of the layers. The rate of two CPU cores is
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import _measure
+import growth
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 TOKENS = 1_000_000
@@ -80,15 +82,25 @@ def table() -> str:
     return "\n".join(rows) + f"\n\n{about}"
 
 
+def block() -> str:
+    """What docs/scale.md has between its marks: of what `growth.py` was not yet run for, nothing."""
+    tables = [table()]
+    if growth.measured_all("shapes"):
+        tables.append(growth.fit_table())
+    if growth.points():
+        tables.append(growth.growth_table())
+    return "\n\n".join(tables)
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("--page", action="store_true")
     if asked.parse_args().page:
-        PAGE.write_text(_measure.into(PAGE.read_text(encoding="utf-8"), table()), encoding="utf-8")
+        PAGE.write_text(_measure.into(PAGE.read_text(encoding="utf-8"), block()), encoding="utf-8")
     else:
-        print(table())
+        print(block())
 
 
 if __name__ == "__main__":

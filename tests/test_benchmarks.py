@@ -197,10 +197,49 @@ def test_every_module_finds_what_it_imports(name: str) -> None:
     assert import_module(name).__doc__
 
 
-def test_the_page_on_scale_has_the_table_that_its_script_makes() -> None:
+def test_what_a_fit_works_on_is_told_apart() -> None:
+    growth = import_module("growth")
+    with growth.Work(5) as work:
+        torch.linalg.svd(torch.ones(2, 5) @ torch.ones(5, 7))
+        torch.addmm(torch.ones(5), torch.ones(3, 5), torch.ones(5, 5).double().float())
+        _ = torch.ones(4) + 1
+    assert work.flops == {"float32, d^1": 2 * 2 * 5 * 7, "float32, d^2": 2 * 3 * 5 * 5}
+    assert work.calls == {"linalg_svd": 1} and set(work.seconds) == {"float32", "linalg_svd"}
+
+
+def test_growth_is_a_power_between_neighbours_and_a_whole_fit_the_sum_of_its_kinds_of_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    growth = import_module("growth")
+
+    def made(key: dict, seconds: float, much: int) -> dict:
+        work = {"flops": {"float32, d^1": 100 * much}, "calls": {"linalg_svd": 3 * much}}
+        return {
+            **key,
+            **work,
+            "seconds": seconds,
+            "seconds of": {"float32": 1.0, "linalg_svd": 0.5},
+        }
+
+    axis = [key for key in growth.AXES["tokens"] if key["kind"] == "fit"]
+    short, fit = ({"d_model": growth.SMALL, "vocabulary": 9, "kind": k} for k in ("short", "fit"))
+    found = [
+        made(axis[0], 2.0, 1), made(axis[1], 8.0, 1), made(short, 2.0, 1), made(fit, 4.0, 3),
+    ]  # fmt: skip
+    monkeypatch.setattr(growth, "points", lambda: found)
+    assert [power for _, power in growth.exponents("tokens", "fit")] == [None, pytest.approx(1.0)]
+    assert not growth.measured_all("tokens")
+    assert growth.whole(found[2], growth.SMALL, 9) == {
+        "products": pytest.approx(3.0), "decompositions": pytest.approx(1.5), "else": pytest.approx(2.5),
+    }  # fmt: skip
+    wide = growth.whole(found[2], 2 * growth.SMALL, 9)
+    assert wide["products"] == pytest.approx(6.0) and wide["decompositions"] == pytest.approx(12.0)
+
+
+def test_the_page_on_scale_has_the_tables_that_its_script_makes() -> None:
     sizes = import_module("sizes")
     page = sizes.PAGE.read_text(encoding="utf-8")
-    assert m.into(page, sizes.table()) == page
+    assert m.into(page, sizes.block()) == page
 
 
 def test_at_equal_kl_a_steer_is_judged_whatever_its_norm(quality: ModuleType) -> None:
