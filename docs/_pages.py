@@ -139,12 +139,18 @@ def gallery() -> str:
         title = script.stem.replace("_", " ")
         parts.append(f"## {title[0].upper()}{title[1:]}\n\n{escaped(head)}\n\n{escaped(rest)}\n")
         for name in names:
-            words = name.removeprefix(script.stem).split("_")
             parts.append(
                 f"![{head.split('.')[0]}](../../figures/gallery/{name}.png)\n\n"
-                f"```sh\n{' '.join(['python', f'figures/{script.name}', *filter(None, words)])}\n```\n"
+                f"```sh\n{command_of(name, script)}\n```\n"
             )
     return "\n".join(parts)
+
+
+def command_of(name: str, script: Path) -> str:
+    """Return the command that made a picture, which its numbers say where they are of one run."""
+    said = json.loads((ROOT / f"figures/gallery/{name}.json").read_text(encoding="utf-8"))
+    known = said.get("command") if isinstance(said, dict) else None
+    return known or f"python figures/{script.name}"
 
 
 def by_script(pictures: list[str]) -> dict[Path, list[str]]:

@@ -3,7 +3,7 @@ paper's strength.
 
     python figures/detox_table.py        # writes figures/out/detox_table.{pdf,png,json}; some half an hour
     python figures/detox_table.py toy    # the toy world alone
-    python figures/detox_table.py smollm2        # SmolLM2 alone; some 25 minutes, goes on where it was stopped
+    python figures/detox_table.py smollm2        # SmolLM2 alone; about an hour, goes on where it was stopped
     python figures/detox_table.py smollm2 dry    # two prompts and few texts: does it run, how long will it take
 
 On the toy world toxicity is rudeness, judged by the exact grammar. On SmolLM2-135M, where it and the
@@ -14,6 +14,9 @@ the model nor the judge is the paper's: the order of methods may be compared, no
 
 import time
 from dataclasses import replace
+from functools import cache
+
+from _setting import OUT
 
 from _tables import (
     CHEAP,
@@ -37,10 +40,17 @@ from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import detoxification
 from steerlens.evaluate.runs import slug
 from steerlens.evaluate.scorers import oracle
+from steerlens.methods.baselines.copies import FineTuning
 
 WORDS = Words(
     codes=("please", "idiots"), instructions=("thank you , dears .", "shut up , you idiots .")
 )
+ASKED = Words(
+    codes=("polite", "rude"),
+    instructions=("Write in a polite and respectful way.", "Write in a rude and insulting way."),
+)
+RIVALS = ("DAPT", "GeDi", "DExperts", "instruction")
+"""On a real model beside the cheap ones: three whose copies are fine-tuned, which takes minutes each."""
 MEASURES = ("expected_max", "any_above", "corpus_perplexity", "distinct_2")
 
 
@@ -52,7 +62,7 @@ def toy() -> World:
 
 
 def smollm2(dry: bool) -> World:
-    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 15)
+    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 40)
     task = detoxification(prompts, toxicity_scorer())
     if dry:
         task = replace(task, sampling=replace(task.sampling, samples=2, max_new_tokens=5))
@@ -60,8 +70,11 @@ def smollm2(dry: bool) -> World:
     data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 10 if dry else 30, 0)
     model = sl.load_model(SMOLLM2)
     name = "SmolLM2-135M, dry" if dry else "SmolLM2-135M"
-    made = recipes(model, ("steer", "log-odds") if dry else CHEAP)
-    return World(name, model, texts, data, task, kept_fits(model, made, slug(name)))
+    made = kept_fits(model, recipes(model, ("steer", "log-odds") if dry else CHEAP), slug(name))
+    if not dry:
+        rivals = recipes(model, RIVALS, words=ASKED, tuning=FineTuning(), folder=OUT / "copies")
+        made |= {rival: cache(recipe) for rival, recipe in rivals.items()}
+    return World(name, model, texts, data, task, made)
 
 
 def main() -> None:

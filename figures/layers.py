@@ -4,14 +4,16 @@
     python figures/layers.py --model toy-64 --attribute tone
     python figures/layers.py --model reviews-192 --attribute SST-5
 
-Writes figures/out/layers.{pdf,png,json}; each model and attribute is kept when it is done, so that an
-interrupted run goes on. A map of rank 4 is fitted to 500 texts at the input embeddings, at what attention and MLP add,
+Writes figures/out/layers.{pdf,png,json}; other models' names follow in the file names. Each model and
+attribute is kept when it is done, so that an interrupted run goes on. A map of rank 4 is fitted to 500 texts at the input embeddings, at what attention and MLP add,
 behind each layer and at the unembedding, by a closed form and a short descent (`fit_hidden_steer`), and
 held at 0.05 nats of KL against the steer, which is a convex fit at the unembedding. Means over three
 draws of the training texts, 95 % intervals over 300 new texts; draws and texts chose nothing.
 """
 
 import argparse
+import shlex
+import sys
 from itertools import product
 
 from _setting import OUT
@@ -62,8 +64,11 @@ def draw(found: dict[tuple[str, str], pd.DataFrame]) -> None:
         else:
             title_above(panels[0, 0], titles[0])
     rows = [row for table in found.values() for row in records(table)]
-    about = {"command": "python figures/layers.py", "settings": SETTINGS, "rows": rows}
-    save_figure(fig, OUT, "layers", about)
+    command = shlex.join(["python", "figures/layers.py", *sys.argv[1:]])
+    about = {"command": command, "settings": SETTINGS, "rows": rows}
+    names = sorted({model for model, _ in found})
+    name = "layers" if names == ["toy-128"] else "_".join(["layers", *names])
+    save_figure(fig, OUT, name, about)
     plt.close(fig)
 
 
