@@ -62,7 +62,7 @@ def toy() -> World:
 
 
 def smollm2(dry: bool) -> World:
-    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 40)
+    prompts = read_prompts(DATA / "rtp_prompts.jsonl", below=0.5, n=2 if dry else 15)
     task = detoxification(prompts, toxicity_scorer())
     if dry:
         task = replace(task, sampling=replace(task.sampling, samples=2, max_new_tokens=5))

@@ -5,10 +5,11 @@
     python figures/layers.py --model reviews-192 --attribute SST-5
 
 Writes figures/out/layers.{pdf,png,json}; other models' names follow in the file names. Each model and
-attribute is kept when it is done, so that an interrupted run goes on. A map of rank 4 is fitted to 500 texts at the input embeddings, at what attention and MLP add,
-behind each layer and at the unembedding, by a closed form and a short descent (`fit_hidden_steer`), and
-held at 0.05 nats of KL against the steer, which is a convex fit at the unembedding. Means over three
-draws of the training texts, 95 % intervals over 300 new texts; draws and texts chose nothing.
+attribute is kept when it is done, so that an interrupted run goes on. A map of rank 4 is fitted to 500
+texts at the input embeddings, at what attention and MLP add, behind each layer and at the unembedding,
+by a closed form and a short descent (`fit_hidden_steer`), and held at 0.05 nats of KL against the steer,
+which is a convex fit at the unembedding. Means over three draws of the training texts, 95 % intervals
+over 300 new texts; draws and texts chose nothing.
 """
 
 import argparse

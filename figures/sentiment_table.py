@@ -4,7 +4,7 @@ paper's strength.
     python figures/sentiment_table.py            # both targets; writes figures/out/sentiment_table.{pdf,png,json}
     python figures/sentiment_table.py positive   # one of them; or negative
     python figures/sentiment_table.py reviews    # reviews-192 in the place of the toy model
-    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; some 40 minutes, goes on where it was stopped
+    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; some 50 minutes, goes on where it was stopped
 
 On toy-64 the exact grammar judges what 15 prompts of a kind are continued with, five times each, by
 the paper's rivals as far as they are here and three of ours; the others are in equal_kl. On
@@ -50,10 +50,10 @@ ROWS = (
 MEASURES = ("above_half", "corpus_perplexity", "distinct_2", "own_kl")
 TARGETS = ("positive", "negative")
 REAL = {
-    "reviews": ("reviews-192", DATA.parent / "lms/reviews-192", 20),
-    "smollm2": ("SmolLM2-135M", SMOLLM2, 10),
+    "reviews": ("reviews-192", DATA.parent / "lms/reviews-192", 20, 100),
+    "smollm2": ("SmolLM2-135M", SMOLLM2, 10, 30),
 }
-"""By the word that asks for it: a model of real text, its folder, prompts of each kind."""
+"""By the word that asks for it: a model of real text, its folder, prompts of each kind, texts that set the cost."""
 LONGEST = 60
 """Tokens of a prompt; one in Russian has 112, which with what is written is more than some contexts."""
 AGAINST = {"positive": "negative", "negative": "positive"}
@@ -75,8 +75,9 @@ def toy() -> list[World]:
     ]  # fmt: skip
 
 
-def real(name: str, folder: Path, n: int) -> list[World]:
-    """Return both targets on a model of real text, by `n` prompts of each kind."""
+def real(name: str, folder: Path, n: int, given: int) -> list[World]:
+    """Return both targets on a model of real text, by `n` prompts of each kind; `given` texts set
+    the cost."""
     model = sl.load_model(folder)
     texts, dev = (sl.read_labelled(DATA / f"sst5_{part}.jsonl") for part in ("train", "dev"))
     judge = fit_text_classifier(
@@ -95,7 +96,7 @@ def real(name: str, folder: Path, n: int) -> list[World]:
     methods = kept_fits(model, recipes(model, CHEAP), f"{name}-sst5")
     return [
         World(
-            f"{name}, {target}", model, train, signed(dev, 100, 0),
+            f"{name}, {target}", model, train, signed(dev, given, 0),
             sentiment({k: prompts[k] for k in ("neutral", AGAINST[target])}, judge, target=target),
             methods,
         )
@@ -106,11 +107,11 @@ def real(name: str, folder: Path, n: int) -> list[World]:
 def main() -> None:
     start, words = time.perf_counter(), asked(*REAL, *TARGETS)
     found = []
-    for name, folder, n in (REAL[word] for word in words & REAL.keys()):
+    for name, folder, n, given in (REAL[word] for word in words & REAL.keys()):
         if not (folder.is_dir() and DATA.is_dir()):
             print(f"{name} or SST-5 are not at hand")
             return
-        found += real(name, folder, n)
+        found += real(name, folder, n, given)
     wanted = [target for target in TARGETS if target in words] or list(TARGETS)
     worlds = [world for world in found or toy() if world.name.endswith(tuple(wanted))]
     tables = {world.name: fill("sentiment_table", world) for world in worlds}
