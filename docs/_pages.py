@@ -109,8 +109,13 @@ def tutorials() -> str:
 
 
 def tutorial(path: Path) -> str:
-    """Return a notebook without what needs a kernel: bars of progress."""
+    """Return a notebook without what needs a kernel, bars of progress, and with links that open it
+    where one runs."""
     book = json.loads(path.read_text(encoding="utf-8"))
+    if links := open_elsewhere(path.stem, _cited().get("repository-code", "")):
+        book["cells"].insert(
+            1, {"cell_type": "markdown", "id": "elsewhere", "metadata": {}, "source": links}
+        )
     book["metadata"].pop("widgets", None)
     for cell in book["cells"]:
         if "outputs" in cell:
@@ -118,6 +123,26 @@ def tutorial(path: Path) -> str:
         if cell["cell_type"] == "markdown":
             cell["source"] = linked("".join(cell["source"]), path.parent)
     return json.dumps(book)
+
+
+def open_elsewhere(name: str, repository: str) -> str:
+    """Return a line that opens a notebook in Colab and on GitHub.
+
+    Nothing as long as the repository has no address there (`repository-code` in CITATION.cff). No
+    badges: the site loads no picture from elsewhere.
+    """
+    path = repository.rstrip("/").removeprefix("https://github.com/")
+    if path == repository.rstrip("/"):
+        return ""
+    at = f"{path}/blob/main/notebooks/{name}.ipynb"
+    return (
+        f"[Open in Colab](https://colab.research.google.com/github/{at}), where the first cell is to be "
+        f"`%pip install git+https://github.com/{path}`, or [on GitHub](https://github.com/{at})."
+    )
+
+
+def _cited() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 
 
 def _is_widget(output: dict[str, Any]) -> bool:
@@ -172,7 +197,7 @@ def copied(name: str) -> str:
 
 def citation() -> str:
     """Return how to cite the package and the paper that it builds on, from CITATION.cff."""
-    ours = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    ours = _cited()
     parts = [f"# Citation\n\n{ours['message']}\n"]
     for key, kind, one in (
         ("steerlens", "software", ours),

@@ -109,6 +109,25 @@ def test_the_gallery_shows_every_picture_with_the_command_that_makes_it():
     )
 
 
+def test_a_picture_of_other_arguments_has_the_command_that_its_numbers_keep():
+    pages = load("_pages")
+    script = pages.ROOT / "figures" / "layers.py"
+    known = pages.command_of("layers_reviews-192", script)
+    assert known == "python figures/layers.py --model reviews-192 --attribute SST-5"
+    assert known in pages.gallery()
+    assert pages.command_of("scaling", script.with_stem("scaling")) == "python figures/scaling.py"
+
+
+def test_notebooks_are_opened_elsewhere_once_there_is_an_address():
+    open_elsewhere = load("_pages").open_elsewhere
+    found = open_elsewhere("01_first_steer", "https://github.com/lab/steerlens/")
+    at = "lab/steerlens/blob/main/notebooks/01_first_steer.ipynb"
+    assert f"(https://colab.research.google.com/github/{at})" in found
+    assert f"(https://github.com/{at})" in found
+    assert open_elsewhere("01_first_steer", "") == ""
+    assert open_elsewhere("01_first_steer", "https://example.org/steerlens") == ""
+
+
 def test_docstrings_become_rest():
     docstrings = load("_docstrings")
     lines = [
