@@ -23,6 +23,8 @@ from steerlens.methods.baselines.instruction import instruct
 from steerlens.methods.baselines.mixing import Voice, toward_sides
 from steerlens.methods.baselines.mixture import Mixture
 from steerlens.models.duplicate import duplicate
+from steerlens.models.hooks import convention
+from steerlens.models.tokenization import batch_tokens, encode
 from tests.models.zoo import zoo
 
 TEXTS = ["the film was good .", "a very fine cast , and a slow plot ?"]
@@ -150,6 +152,33 @@ def test_a_copy_is_made_once_and_kept_and_the_model_is_as_before(tmp_path: Path)
     assert len(list(tmp_path.iterdir())) == 2  # of other texts it is another
     led: Any = fine_tuned_copy(model, texts, leads=[(5,)] * len(texts), tuning=SHORT)
     assert not torch.equal(led.W_U, made.W_U)
+
+
+def test_a_step_over_texts_that_do_not_fit_at_once_is_that_over_all_of_them() -> None:
+    model: Any = sl.load_model("toy-64")
+    text = " ".join(sl.toy.corpus("tone", n=5, seed=0).texts)
+    how = convention(model, sl.readout(model))
+    (ids,) = encode(model.tokenizer, [text], how, end=True).ids
+    assert 22 * len(ids) > batch_tokens(model.W_U) > len(ids)  # the 22 that are learned from
+    tuning = FineTuning(lr=1e-3, epochs=1, batch_size=32)
+    copy: Any = fine_tuned_copy(model, [text] * 24, tuning=tuning)
+    # all texts are one text, so the step is that of its gradient
+    by_hand: Any = duplicate(model)
+    tokens = torch.tensor([ids])
+    logits = by_hand(tokens)[0, :-1]
+    torch.nn.functional.cross_entropy(logits, tokens[0, 1:]).backward()
+    learned = [p for p in by_hand.parameters() if p.grad is not None]
+    torch.optim.AdamW(learned, lr=1e-3, weight_decay=0.0).step()
+    moved = (by_hand.W_U - model.W_U).norm()
+    assert moved > 0.01 and (copy.W_U - by_hand.W_U).norm() < 0.02 * moved
+
+
+def test_a_copy_that_learned_nothing_says_so_and_is_the_model() -> None:
+    model = sl.load_model("toy-64")
+    texts = sl.toy.corpus("tone", n=12, seed=0).texts
+    with pytest.warns(UserWarning, match="nothing was learnt"):
+        copy: Any = fine_tuned_copy(model, texts, tuning=FineTuning(lr=0.0, epochs=2))
+    assert torch.equal(copy.W_U, model.W_U)
 
 
 @pytest.mark.parametrize(

@@ -143,17 +143,19 @@ def _train(model: Model, rows: list[list[int]], read: list[int], tuning: FineTun
     adam = torch.optim.AdamW(learned, lr=tuning.lr, weight_decay=0.0)
     total = tuning.epochs * -(-len(fitting) // tuning.batch_size)
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / total)
-    best = start = _heldout(model, rows, read, heldout)
+    best = before = _heldout(model, rows, read, heldout)
     kept = _weights(model)
     for _ in range(tuning.epochs):
         shuffled = [fitting[i] for i in torch.randperm(len(fitting), generator=random).tolist()]
         for start in range(0, len(shuffled), tuning.batch_size):
             some = shuffled[start : start + tuning.batch_size]
             adam.zero_grad()
-            with exclusive(model), torch.enable_grad():
-                (
-                    _nll(model, rows, read, some) / sum(len(rows[k]) - read[k] for k in some)
-                ).backward()
+            predicted = sum(len(rows[k]) - read[k] for k in some)
+            # part by part: one long text pads all others, and a real vocabulary's logits of all of
+            # them take gigabytes
+            for batch in _batches(model, rows, some):
+                with exclusive(model), torch.enable_grad():
+                    (_nll(model, rows, read, batch) / predicted).backward()
             adam.step()
             falling.step()
         loss = _heldout(model, rows, read, heldout)
@@ -161,7 +163,7 @@ def _train(model: Model, rows: list[list[int]], read: list[int], tuning: FineTun
             best, kept = loss, _weights(model)
     adam.zero_grad()
     _restore(model, kept)
-    if best == start:
+    if best == before:
         warn_user(
             f"fine_tuned_copy: nothing was learnt. After none of {tuning.epochs} epochs are {len(heldout)} held-out texts "
             f"better predicted than by the model itself, which is what you get ({len(fitting)} texts, lr {tuning.lr:g}). "
@@ -181,11 +183,14 @@ def _nll(model: Model, rows: list[list[int]], read: list[int], some: Sequence[in
 
 
 def _heldout(model: Model, rows: list[list[int]], read: list[int], some: list[int]) -> float:
-    total = 0.0
-    with eval_mode(model):
-        for batch in batches([len(rows[k]) for k in some], batch_tokens(adapter(model).W_U)):
-            total += float(_nll(model, rows, read, [some[i] for i in batch]))
-    return total
+    with eval_mode(model), torch.no_grad():
+        return sum(float(_nll(model, rows, read, batch)) for batch in _batches(model, rows, some))
+
+
+def _batches(model: Model, rows: list[list[int]], some: list[int]) -> list[list[int]]:
+    """Return some texts in batches that fit into memory, by length."""
+    parts = batches([len(rows[k]) for k in some], batch_tokens(adapter(model).W_U))
+    return [[some[i] for i in part] for part in parts]
 
 
 def _weights(model: Model) -> dict[str, Tensor]:
