@@ -160,7 +160,11 @@ def sums_over(states: States, weights: Weights, head: UnembedWeights | None = No
     total: Moments | None = None
     for c, target, text in states.chunks(CHUNK, device=device):
         part = moments(head, c, target, labels[text], weight[text])
-        total = part if total is None else total.plus(part)
+        if total is None:
+            total = part
+            continue
+        for all_, some in zip(total, part, strict=True):
+            all_.add_(some)  # in place: of a wide model a few such matrices take a gigabyte
     assert total is not None  # states hold a position at least
     return total
 
