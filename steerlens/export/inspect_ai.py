@@ -195,10 +195,10 @@ def _answer(loaded: Loaded, strength: float, prompt: str, config: Any, name: str
         Drawing(config.num_choices or 1, seed, most, Warp(temperature, top_p, config.top_k)),
         prefix=0 if steer is None else steer.prefix, as_text=spelled,
     )  # fmt: skip
-    end, choices = adapter(lm).tokenizer.eos_token_id, []
+    ends, choices = adapter(lm).end_ids, []
     for text, (_, new) in zip(table.text, sizes, strict=True):
         cut = min((text.find(s) for s in config.stop_seqs or () if s in text), default=None)
-        stopped = cut is not None or new[-1:] == [end]
+        stopped = cut is not None or not ends.isdisjoint(new[-1:])
         reason = "stop" if stopped else "max_tokens" if len(new) == most else "model_length"
         message = ChatMessageAssistant(content=text[:cut], model=name, source="generate")
         choices.append(ChatCompletionChoice(message=message, stop_reason=reason))

@@ -127,8 +127,9 @@ def _write(
         device = on.W_U.device
         tokens, mask = (t.to(device) for t in pad(prompts, left=True))
         tokenizer = adapter(model).tokenizer
-        end = tokenizer.eos_token_id
-        barred = _barred(on, tokenizer).to(device)
+        end_ids = adapter(model).end_ids
+        ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=device)
+        barred = _barred(on, tokenizer, end_ids).to(device)
         alive = torch.ones(len(prompts), dtype=torch.bool, device=device)
         log_prob = torch.zeros(len(prompts), dtype=torch.float64, device=device)
         written: list[Tensor] = []
@@ -142,8 +143,7 @@ def _write(
             gained = torch.log_softmax(logits, 1).gather(1, tokens).squeeze(1)
             log_prob += torch.where(alive, gained.double(), 0.0)
             written.append(torch.where(alive, tokens.squeeze(1), -1))
-            if end is not None:
-                alive &= tokens.squeeze(1) != end
+            alive &= ~torch.isin(tokens.squeeze(1), ends)
             if not bool(alive.any()):
                 break
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
@@ -174,15 +174,12 @@ def _finite(
     return logits
 
 
-def _barred(on: Readout, tokenizer: Tokenizer) -> Float[Tensor, " n_tokens"]:
+def _barred(on: Readout, tokenizer: Tokenizer, ends: frozenset[int]) -> Float[Tensor, " n_tokens"]:
     """Return −∞ for what is never written.
 
     That is ids that no token has, padding and begin-of-text, but where they end a text.
     """
-    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {
-        None,
-        tokenizer.eos_token_id,
-    }
+    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {None} - ends
     found = torch.zeros(on.n_tokens)
     found[[i for i in never if i < on.n_tokens]] = -torch.inf
     return found

@@ -8,6 +8,7 @@ import torch
 
 import steerlens as sl
 from steerlens.models import writing as module
+from steerlens.models.hooks import adapter
 from steerlens.models.sampling import Warp, sample_tokens
 from tests.models.test_collect import ids_of
 from tests.models.zoo import BUILDERS, N_CTX, random_steer, zoo
@@ -186,6 +187,20 @@ def test_writing_stops_at_the_end_of_text() -> None:
     assert len(ended) >= 4  # the toy's texts are shorter than that
     assert not any("<|" in text for text in table.text)
     assert max(len(text.split()) for text in table.text) < 60
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_writing_stops_where_a_chat_model_ends_its_turn(plain: bool) -> None:
+    """Gemma's `<end_of_turn>` is no end-of-text of its tokenizer; `generation_config` names it."""
+    model: Any = sl.load_model("toy-64", plain=plain)
+    published = (model.model if plain else model.original_model).generation_config
+    before = sl.generate(model, ["the film was"], samples=8, max_new_tokens=20, seed=0).text
+    stop = adapter(model).tokenizer.encode(" .", add_special_tokens=False)[-1]
+    published.eos_token_id = [0, stop]
+    after = sl.generate(model, ["the film was"], samples=8, max_new_tokens=20, seed=0).text
+    assert before.str.count(r"\.").max() > 1
+    assert [text.split(".")[0] for text in before] == [text.split(".")[0] for text in after]
+    assert after.str.count(r"\.").max() == 1 and not after.str.contains(r"\. .").any()
 
 
 def test_writing_stops_where_the_context_is_full_and_no_row_takes_room_from_another(single) -> None:

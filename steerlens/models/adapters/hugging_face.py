@@ -1,5 +1,4 @@
-"""Plain Hugging Face models, as `AutoModelForCausalLM` loads them; TransformerLens has no part in
-it."""
+"""Plain Hugging Face models, as `AutoModelForCausalLM` loads them, without TransformerLens."""
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
-from steerlens.models.adapters.protocol import Hook, Step, positions_of
+from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
 from steerlens.values.hook_names import EMBED, resid_post, resid_pre
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 
@@ -135,6 +134,10 @@ class HuggingFace:
         decides too; what the tokenizer adds by itself says little (SmolLM2's adds nothing)."""
         bos = getattr(self.tokenizer, "bos_token_id", None)
         return bos is not None and self.text_config.model_type not in WITHOUT_BOS
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return ends_of(self.tokenizer, self.model)
 
     @property
     def hook_names(self) -> Collection[str]:
@@ -277,7 +280,7 @@ def check_plain(model: Any) -> None:
 
 
 _TOKENIZERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""What was read beside the weights of a model, so that it is read once."""
+"""The tokenizer beside the weights of a model, read once."""
 _LAYERS: WeakKeyDictionary[Any, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
 """The paths of a model's layers and whether they return their states alone, looked for once."""
 

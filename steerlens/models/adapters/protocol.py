@@ -27,6 +27,24 @@ def positions_of(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
+def ends_of(tokenizer: Any, model: Any) -> frozenset[int]:
+    """Return the tokens that end a text: the tokenizer's end-of-text, and with it whatever the model
+    was published to stop at (its `generation_config`), such as the end of a chat's turn.
+
+    None for a tokenizer without end-of-text.
+
+    Example:
+        >>> from types import SimpleNamespace as Of
+        >>> chat = Of(generation_config=Of(eos_token_id=[1, 106]))
+        >>> sorted(ends_of(Of(eos_token_id=1), chat)), sorted(ends_of(Of(eos_token_id=1), None))
+        ([1, 106], [1])
+    """
+    own = getattr(tokenizer, "eos_token_id", None)
+    said = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = [said] if isinstance(said, int) else said or []
+    return frozenset() if own is None else frozenset([own, *more])
+
+
 if TYPE_CHECKING:
 
     class Adapter(Protocol):
@@ -99,6 +117,11 @@ if TYPE_CHECKING:
         @property
         def prepends_bos(self) -> bool:
             """Whether texts begin with the tokenizer's begin-of-text token."""
+            ...
+
+        @property
+        def end_ids(self) -> frozenset[int]:
+            """The tokens that end a text while it is written; see `ends_of`."""
             ...
 
         @property

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters import bridge, hooked_transformer
-from steerlens.models.adapters.protocol import Hook, Step
+from steerlens.models.adapters.protocol import Hook, Step, ends_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,10 @@ class TransformerLens:
     @property
     def prepends_bos(self) -> bool:
         return bool(self.model.cfg.default_prepend_bos)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return ends_of(self.tokenizer, getattr(self.model, "original_model", None))
 
     @property
     def hook_names(self) -> Collection[str]:
