@@ -25,7 +25,7 @@ from steerlens.evaluate.leak import leak
 from steerlens.methods.steer.several import fit_steers, orthogonal_to
 from steerlens.models.hooks import Model
 from steerlens.show.figures import records, save_figure
-from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.style import AMBER, BLUE, COLUMN, label_panels, look
 from steerlens.toy import Condition, grammar
 
 DRAWS, CORRELATION, FITTED, JUDGES = range(101, 106), 0.8, 600, 240
@@ -82,11 +82,19 @@ def draw(found: pd.DataFrame) -> plt.Figure:
                 rows = found[(found.of == of) & (found.attribute == attribute)]
                 at = np.arange(len(rows)) + 0.15 * (2 * k - 1)
                 error = [rows["mean"] - rows.low, rows.high - rows["mean"]]
-                ax.errorbar(rows["mean"], at, xerr=error, fmt="os"[k], label=f"of {attribute}")
+                ax.errorbar(
+                    rows["mean"],
+                    at,
+                    xerr=error,
+                    fmt="os"[k],
+                    ms=4,
+                    color=(BLUE, AMBER)[k],
+                    label=f"of {attribute}",
+                )
             ax.axvline(0, color="0.5", lw=0.8, zorder=0)
             ax.set(yticks=range(len(WAYS)), yticklabels=WAYS, xlabel="sign margin (nats per token)")
         panels[0].invert_yaxis()
-        panels[1].legend(loc="lower right")
+        panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
         label_panels(panels, [f"steers of {of}" for of in ATTRIBUTES])
     return fig
 

@@ -2,6 +2,7 @@
 checked."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files that would come last come first: a worker that begins one when the other has
     nothing left to do ends alone."""
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders_that_pytest_takes_away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Models that are built once per process are in folders that outlive a test, not the run."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("made"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture
