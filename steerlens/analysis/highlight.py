@@ -202,6 +202,8 @@ def highlight(
             f"text: got {type(text).__name__}, expected one text; for several: [highlight(model, steer, t) for t in texts]"
         )
     check_lives_on(steer, model, "steer")
+    if not text.strip():
+        raise ValueError("text: it is empty, expected a text to read")
     states = collect(model, as_texts([text], "text"), end=False, progress=False)
     high, low = state_log_probs(states, steer, (strength, other))
     tokens, evidence = _pieces(model, states, text, (high - low).double())

@@ -2,8 +2,9 @@
 
 import json
 from os import PathLike
-from pathlib import Path
 from typing import Any
+
+from steerlens.values.paths import as_path
 
 
 def read_prompts(
@@ -35,7 +36,7 @@ def read_prompts(
             ...
         ValueError: prompts.jsonl, line 2: no prompt.toxicity, which below=0.5 asks for
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: no file {path}")
     if n is not None and n < 1:

@@ -18,6 +18,7 @@ from steerlens.models.readout import readout
 from steerlens.values.affine import AffineSteer
 from steerlens.values.atomic import written_whole
 from steerlens.values.fit import Fit, value_of
+from steerlens.values.paths import as_path, check_folder
 from steerlens.values.steer import Steer, zero_steer
 
 EPSILON = 1e-3
@@ -74,7 +75,7 @@ def import_lm_steer(
         >>> bool((found.steer.W - joy.truncate(8).W).norm() < 1e-5 * joy.W.norm())
         True
     """
-    path = Path(path)
+    path = as_path(path)
     args, P1, P2 = _projections(path)
     on = readout(model)
     if P1.shape != P2.shape or P1.shape[1] != on.d_model:
@@ -123,11 +124,10 @@ def export_lm_steer(
         ValueError: another ending, a rank or an epsilon out of range, two read-outs.
         FileNotFoundError: no such folder.
     """
-    path, value = Path(path), value_of(steer)
+    path, value = as_path(path), value_of(steer)
     if path.suffix != ".pt":
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .pt")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
+    check_folder(path)
     if not isinstance(value, Steer):
         raise ValueError(
             f"steer: got {type(value).__name__}, expected a Steer: a matrix is all that the authors' format holds"

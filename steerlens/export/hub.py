@@ -12,6 +12,7 @@ from steerlens.methods.files import load, read_metadata, save
 from steerlens.models.hooks import Model
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report, value_of
+from steerlens.values.paths import as_path
 
 FILE, BACKGROUND, CARD = "steer.safetensors", "background.safetensors", "README.md"
 FIGURES = {".png", ".svg", ".jpg", ".jpeg", ".webp", ".pdf"}
@@ -53,7 +54,7 @@ def save_pretrained(
         >>> from_pretrained(folder, model).name == fit.value.name
         True
     """
-    pictures = [Path(figure) for figure in figures]
+    pictures = [as_path(figure, "figures") for figure in figures]
     for picture in pictures:
         if picture.suffix.lower() not in FIGURES:
             raise ValueError(
@@ -61,7 +62,7 @@ def save_pretrained(
             )
         if not picture.is_file():
             raise FileNotFoundError(f"figures: no file {picture}")
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     save(value, folder / FILE, report=report)
     if isinstance(value, Fit):
@@ -96,7 +97,7 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     for name in (FILE, CARD):
         if not (folder / name).is_file():
             raise ValueError(f"folder: {folder} holds no {name}; write it with save_pretrained")
@@ -138,7 +139,7 @@ def from_pretrained(
         FileNotFoundError: the folder holds no steer, or the hub no such repository or file.
         ValueError: the file is broken, or the steer lives on another `W_U` than the model's.
     """
-    wanted, folder = BACKGROUND if background else FILE, Path(name)
+    wanted, folder = BACKGROUND if background else FILE, as_path(name, "name")
     if folder.is_dir():
         if not (folder / wanted).is_file():
             raise FileNotFoundError(f"name: the folder {folder} holds no {wanted}")

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LARGEST = torch.finfo(torch.float32).max
+"""What a number must not be beyond that multiplies tensors."""
+
 
 def as_seed(seed: Any) -> int:
     """Return a seed as a plain integer, NumPy's and torch's too.
@@ -24,7 +27,7 @@ def as_seed(seed: Any) -> int:
         found = operator.index(seed)
         torch.Generator().manual_seed(found)  # 64 bits hold it
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"seed: got {seed!r}, expected an integer, e.g. 0") from None
+        raise ValueError(f"seed: got {seed!r}, expected an integer of 64 bits, e.g. 0") from None
     return found
 
 
@@ -130,8 +133,10 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
         ) from None
     if len(found) < least:
         raise ValueError(f"{name}: got none, expected at least one, e.g. (-2, 0, 2)")
-    if not all(map(math.isfinite, found)):
-        raise ValueError(f"{name}: got {list(found)}, expected finite numbers")
+    if not all(abs(x) <= LARGEST for x in found):
+        raise ValueError(
+            f"{name}: got {list(found)}, expected finite numbers, as float32 holds them"
+        )
     return found
 
 

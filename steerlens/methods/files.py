@@ -19,9 +19,9 @@ from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, Report
+from steerlens.values.paths import as_path
 from steerlens.values.readout import Readout
 from steerlens.values.tensor_file import (
-    as_path,
     as_plain,
     check_digest,
     check_target,

@@ -19,6 +19,7 @@ from steerlens.models.prepared_texts import prepare_texts
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
+from steerlens.values.paths import as_path
 from steerlens.values.progress import hidden
 from steerlens.values.states import Shard, States
 from steerlens.values.warn import warn_user
@@ -115,7 +116,8 @@ def collect(
                 final_states(model, given.order, given.encoded, under, kind, bar),
             )
         else:
-            shards = collect_folder(Path(folder), model, given, kind, seed, SHARD_POSITIONS, bar)
+            where = as_path(folder, "folder", "a folder for the states")
+            shards = collect_folder(where, model, given, kind, seed, SHARD_POSITIONS, bar)
     states = given.states(shards)
     if end and intervention is None:
         tokenizer = adapter(model).tokenizer

@@ -23,6 +23,7 @@ from steerlens.values.affine import AffineSteer, affine_map
 from steerlens.values.atomic import write_json
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.paths import as_path
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer, SteerWithBackground
 
@@ -92,7 +93,7 @@ def fold(
     plain.load_state_dict(weights, strict=False, assign=True)
     about = {"steer": getattr(value, "name", "steer"), "strength": float(strength)}
     about |= {"model_id": on.model_id, "readout_digest": on.digest}
-    with _in_place(Path(path), overwrite) as folder:
+    with _in_place(as_path(path), overwrite) as folder:
         with without_bars():
             plain.save_pretrained(folder)
         tokenizer = _tokenizer(plain_source(model))
@@ -108,7 +109,7 @@ def fold(
                 "untied, or its weights are processed (load them raw, with steerlens.load_model). Nothing "
                 "was written; steer it while it runs instead"
             )
-    return Path(path)
+    return as_path(path)
 
 
 def plain_source(model: Model) -> Any:

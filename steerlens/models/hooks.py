@@ -46,7 +46,7 @@ def adapter(model: Model, name: str = "model") -> Adapter:
             + (
                 f"load it first: steerlens.load_model({str(model)!r})"
                 if isinstance(model, str | Path)
-                else "models come first: f(model, texts, ...); steerlens.load_model(name) loads one"
+                else _next_step(model)
             )
         )
     if found.W_U.is_meta:
@@ -61,6 +61,15 @@ def adapter(model: Model, name: str = "model") -> Adapter:
             )
         )
     return found
+
+
+def _next_step(given: object) -> str:
+    """Say what to do with what is no model: something around one, or anything else."""
+    for part in ("module", "model"):  # DataParallel and its kin; pipelines and trainers
+        inner = getattr(given, part, None)
+        if hasattr(inner, "config") and hasattr(inner, "get_output_embeddings"):
+            return f"give the {type(inner).__name__} in it, its .{part}"
+    return "models come first: f(model, texts, ...); steerlens.load_model(name) loads one"
 
 
 def architecture(model: Model) -> str:

@@ -98,6 +98,8 @@ def _device(device: str | torch.device) -> torch.device:
     TransformerLens records a name without moving anything.
     """
     try:
+        if not isinstance(device, str | int | torch.device):
+            raise ValueError(f"a {type(device).__name__} is no name of a device")
         found = torch.device(device)
         if found.type == "meta":
             raise ValueError("it holds no numbers")

@@ -14,6 +14,7 @@ from steerlens.models.steering import check_lives_on
 from steerlens.values.affine import AffineSteer, affine_map
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.fit import Fit, value_of
+from steerlens.values.paths import as_path
 from steerlens.values.steer import Steer, SteerWithBackground
 
 
@@ -61,7 +62,7 @@ def lora(
     W_U = on.W_U.double().cpu()
     A, B = (U[:, :kept] * root).mT, (root[:, None] * Vh[:kept]) @ W_U
     name = head_name(source).removesuffix(".weight")
-    folder = Path(path)
+    folder = as_path(path)
     folder.mkdir(parents=True, exist_ok=True)
     affine = bool(constant.any())
     weights = {"lora_A.weight": A, "lora_B.weight": B.mT}

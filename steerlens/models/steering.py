@@ -64,7 +64,8 @@ def steered(
     if isinstance(strength, Tensor) and strength.ndim:
         as_floats(strength.tolist(), "strength")  # in one copy from the device
     else:
-        as_number(strength, "strength", "a finite number, or a tensor with one per row")
+        one = as_number(strength, "strength", "a finite number, or a tensor with one per row")
+        as_floats(one, "strength")  # that float32 holds it
     if prompt is not None:
         as_count(prompt, "prompt", "how many tokens the prompt has, at least 1, or None")
     if intervention.prefix:

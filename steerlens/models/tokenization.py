@@ -73,7 +73,7 @@ def encode(
     whole = [[*begin(tokenizer, convention, ids), *ids, *finish] for ids in plain]
     if convention.d_vocab is not None:
         check_embedded(tokenizer, whole, [s.whole for s in strings], convention.d_vocab)
-    check_known(tokenizer, plain, [s.whole for s in strings])
+    check_known(tokenizer, plain, [s.whole for s in strings], "texts" if any(texts) else "prompts")
     read = [min(len(ids), 1) for ids in whole]
     if prompts:
         heads = lay_out(tokenizer, [""] * len(prompts), convention, prompts)

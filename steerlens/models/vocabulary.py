@@ -101,7 +101,9 @@ def check_embedded(
             )
 
 
-def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str]) -> None:
+def check_known(
+    tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Sequence[str], name: str = "texts"
+) -> None:
     """Warn where a text is wholly unknown to the tokenizer, or more than a tenth of all, or is left
     out by it.
 
@@ -125,7 +127,7 @@ def check_known(tokenizer: Tokenizer, ids: Sequence[Sequence[int]], texts: Seque
     example = f"e.g. {_excerpt(word)} of text {row}"
     if share == 1:
         raise ValueError(
-            f"texts: the tokenizer knows nothing in them, {example}; take a model of this language"
+            f"{name}: the tokenizer knows nothing in them, {example}; take a model of this language"
         )
     warn_user(
         f"the tokenizer does not know {share:.0%} of the texts, {example}: the model does not see it; take a model whose "

@@ -103,9 +103,10 @@ def _encode(
                 f"prompts: {prompt!r} holds no token and this model has no begin-of-text; give at least a word"
             )
         if len(tokens) + prefix >= n_ctx:
+            more = " or more" if len(tokens) == how.n_ctx else ""  # longer ones come cut
             before = f" behind {prefix + reserved} rows" if prefix + reserved else ""
             raise ValueError(
-                f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{before}, the context is {how.n_ctx}; shorten it"
+                f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens{more}{before}, the context is {how.n_ctx}; shorten it"
             )
     return ids, n_ctx
 

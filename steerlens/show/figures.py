@@ -27,6 +27,7 @@ from steerlens.show.style import (
 )
 from steerlens.show.tables import groups, select
 from steerlens.values.atomic import write_json
+from steerlens.values.paths import as_path
 
 
 @look()
@@ -204,7 +205,7 @@ def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> lis
 
     `numbers` is a DataFrame, or anything that JSON can say. The figure is closed.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     paths = [folder / f"{name}.{ending}" for ending in ("pdf", "png", "json")]
     with look():
         fig.savefig(paths[0], bbox_inches="tight", metadata={"CreationDate": None})

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -17,16 +19,31 @@ def written_whole(path: Path) -> Iterator[Path]:
     Each caller gets a name of its own, so that two jobs that write one file do not meet: the last
     to finish wins. It begins with a dot and the path's name; one that was killed leaves its file
     behind.
+
+    Raises:
+        OSError: the system's own (a full disk, one that is read only), under the path's name.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
         yield Path(name)
         os.chmod(name, 0o644)  # mkstemp makes files for the owner only
         os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+    except BaseException as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path}: {error}; nothing was written") from error
+        if isinstance(error, OSError) and error.errno and _is_aside(error.filename, path):
+            said = f"{error.strerror}; nothing was written"
+            raise OSError(error.errno, said, str(path)) from None
         raise
+
+
+def _is_aside(name: Any, path: Path) -> bool:
+    """Tell whether an error is about the file beside a path, of which a user knows nothing."""
+    return name is None or Path(name).name.startswith(f".{path.name}.")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

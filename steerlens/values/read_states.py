@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.values.paths import as_path
 from steerlens.values.readout import Readout
 from steerlens.values.state_folder import (
     FORMAT,
@@ -21,7 +22,7 @@ from steerlens.values.state_folder import (
     read_part,
 )
 from steerlens.values.states import States, StoredShard
-from steerlens.values.tensor_file import as_path, open_tensors
+from steerlens.values.tensor_file import open_tensors
 from steerlens.values.warn import warn_user
 
 UNEVEN = 0.1

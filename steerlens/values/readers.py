@@ -14,6 +14,7 @@ import pandas as pd
 from steerlens.values.columns import Absent, Columns, Table, read_column, read_columns
 from steerlens.values.csv_table import csv_table
 from steerlens.values.labelled import Labelled
+from steerlens.values.paths import as_path
 from steerlens.values.tables import frame_table
 from steerlens.values.texts import listed
 
@@ -84,8 +85,12 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
 
 
 def path_of_table(path: Any) -> Path:
+    if isinstance(path, str) and "://" in path:
+        raise ValueError(
+            f"path: got the address {path!r}, expected a file here; nothing is downloaded: get it first"
+        )
     if isinstance(path, str | PathLike):
-        return Path(path)
+        return as_path(path)
     raise ValueError(
         f"path: got {type(path).__name__}, expected the name of a file; a table goes to Labelled.from_pandas, "
         "Labelled.from_dict or Labelled.from_dataset"
@@ -93,6 +98,8 @@ def path_of_table(path: Any) -> Path:
 
 
 def kind_of(path: Path, kinds: Sequence[str]) -> str:
+    if path.is_dir():
+        raise ValueError(f"path: {path} is a folder, expected a file; read each with read_labelled")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix.lower()
     if kind not in kinds or (kind == ".parquet" and suffixes[-1] == ".gz"):
@@ -214,11 +221,11 @@ def read_json(raw: str, path: Path, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         at = where or (f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "")
         said = error.msg if isinstance(error, json.JSONDecodeError) else error
-        more = (
-            "; a file with an object per line is called .jsonl"
-            if said == "Extra data" and not where
-            else ""
-        )
+        more = ""
+        if said == "Extra data" and not where:
+            more = "; a file with an object per line is called .jsonl"
+        elif where and raw.rstrip().endswith(","):
+            more = "; lines of .jsonl end without a comma; in brackets, [...], they are .json"
         raise ValueError(f"{path}, {at}: not JSON ({said}){more}") from None
 
 

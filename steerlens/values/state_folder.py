@@ -8,8 +8,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steerlens.values.paths import as_path
 from steerlens.values.readout import Readout
-from steerlens.values.tensor_file import as_path
 
 FORMAT = 1
 READOUT, INDEX, PARTS = "readout.safetensors", "index.json", "part-*.safetensors"

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from steerlens.values.atomic import write_bytes
+from steerlens.values.paths import as_path, check_folder
 
 FORMAT = 1
 
@@ -55,23 +54,6 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
     return tensors, about
 
 
-def as_path(path: str | os.PathLike[str], name: str = "path") -> Path:
-    """Return a path to a file as a `Path`.
-
-    Raises:
-        ValueError: something else than text or a path, or a text with a zero byte.
-
-    Example:
-        >>> as_path("joy.safetensors").suffix
-        '.safetensors'
-    """
-    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise ValueError(
-            f"{name}: got {reprlib.repr(path)}, expected the path of a file, e.g. 'joy.safetensors'"
-        )
-    return Path(path)
-
-
 def check_target(path: str | Path) -> Path:
     """Return a path that can be written to, as a `Path`.
 
@@ -82,9 +64,7 @@ def check_target(path: str | Path) -> Path:
     path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: the folder {path.parent} does not exist; create it first")
-    return path
+    return check_folder(path)
 
 
 def as_plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -369,3 +370,35 @@ def test_a_vocabulary_that_grew_is_the_same_basis_and_one_that_changed_is_not(
     shrunk = Readout(on.W_U[:, :-1], on.b_U[:-1], on.tokens[: on.d_vocab - 1])
     with pytest.raises(ValueError, match="was fitted on the W_U"):
         read_value(path, shrunk)
+
+
+# ---- what lies around a model, and numbers that float32 does not hold ----
+
+
+def test_what_holds_a_model_names_the_part_to_give() -> None:
+    plain: Any = sl.load_model("toy-64", plain=True)
+    with pytest.raises(ValueError, match=r"model: got DataParallel.* in it, its \.module"):
+        sl.readout(torch.nn.DataParallel(plain.model))
+    quantised = copy.deepcopy(plain.model)
+    quantised.lm_head = torch.nn.Identity()
+    with pytest.raises(ValueError, match="has a Identity for its output embedding"):
+        sl.readout(quantised)
+
+
+def test_a_strength_that_float32_does_not_hold_is_refused(model, fit: sl.Fit) -> None:
+    for use in (
+        lambda: sl.steered(model, fit, 1e39).__enter__(),
+        lambda: sl.generate(model, ["the"], fit, strengths=1e39),
+        lambda: sl.score(model, ["the"], fit, strengths=(0, -1e39)),
+    ):
+        with pytest.raises(ValueError, match=r"strengths?: got .*finite"):
+            use()
+
+
+def test_a_prompt_that_no_tokenizer_knows_is_called_a_prompt(model) -> None:
+    with pytest.raises(ValueError, match="prompts: the tokenizer knows nothing"):
+        sl.generate(model, ["Xyzzy"])
+    with pytest.raises(ValueError, match="text: it is empty"):
+        sl.highlight(model, sl.Steer(torch.eye(64), sl.readout(model)), " ")
+    with pytest.raises(ValueError, match="prompts: .* tokens or more, the context is"):
+        sl.generate(model, ["the " * 2000])

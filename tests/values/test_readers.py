@@ -359,3 +359,22 @@ def test_messages_stay_short_where_columns_are_many(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="480 more") as raised:
         read_labelled(path)
     assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "path, said",
+    [
+        ("https://example.org/reviews.csv", "path: got the address .*nothing is downloaded"),
+        (".", "path: . is a folder"),
+    ],
+)
+def test_what_is_no_file_here_is_said_to_be_none(path: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_labelled(path)
+
+
+def test_commas_between_the_lines_of_jsonl_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"text": "good", "label": 1},\n{"text": "bad", "label": -1}\n')
+    with pytest.raises(ValueError, match="line 1: not JSON .*end without a comma"):
+        read_labelled(path)

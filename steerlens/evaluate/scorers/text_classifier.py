@@ -19,6 +19,7 @@ from steerlens.evaluate.scorers.ngrams import Grams, tfidf
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.atomic import write_bytes
 from steerlens.values.labelled import Labelled
+from steerlens.values.paths import as_path
 from steerlens.values.tensor_file import open_tensors
 
 CUTS = (Grams("word", 1, 2), Grams("char_wb", 2, 5))
@@ -150,7 +151,7 @@ def save_text_classifier(scorer: TextClassifier, path: str | Path) -> Path:
         >>> load_text_classifier(path).card == joy.card
         True
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path: got {path.name!r}, expected a name that ends in .safetensors")
     about = {
@@ -177,7 +178,7 @@ def load_text_classifier(path: str | Path) -> TextClassifier:
             ...
         FileNotFoundError: path: no file none.safetensors
     """
-    path = Path(path)
+    path = as_path(path)
     tensors, about = open_tensors(path, "steerlens scorer")
     if not about:
         raise ValueError(f"{path}: not a file that save_text_classifier wrote")

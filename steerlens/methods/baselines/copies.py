@@ -22,6 +22,7 @@ from steerlens.models.hooks import adapter, convention, eval_mode, model_id
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, encode, pad
 from steerlens.values.atomic import write_bytes
+from steerlens.values.paths import as_path
 from steerlens.values.warn import warn_user
 
 HELDOUT = 0.1
@@ -105,8 +106,10 @@ def fine_tuned_copy(
     rows, read = _tokens(model, texts, leads)
     path = None
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        path = Path(folder) / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
+        as_path(folder, "folder").mkdir(parents=True, exist_ok=True)
+        path = (
+            as_path(folder, "folder") / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
+        )
     made = duplicate(model)
     if path is not None and path.exists():
         _restore(made, load_file(path))

@@ -167,7 +167,8 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     train, heldout = states.split(0.9, seed=given.seed)
     if not two_labels(train):
         raise ValueError(
-            "states: after a tenth of the texts was held out only one label is left; collect more texts"
+            "states: after a tenth of the texts was held out only one label is left (copies of a text stay "
+            "together); collect more texts, of both labels, that differ"
         )
     tuning = heldout.sample(8_192, seed=given.seed)
     metric, setting, trials, cost = _metric_and_setting(train, tuning, given)

@@ -13,6 +13,7 @@ from steerlens.show.explorer.study import Asked, Exploration, Known, study
 from steerlens.values.atomic import write_bytes
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
+from steerlens.values.paths import as_path, check_folder
 from steerlens.values.steer import Steer
 from steerlens.values.verdict import Verdict
 
@@ -36,7 +37,7 @@ class Explorer:
         Raises:
             FileExistsError: the file is there and `overwrite` is false.
         """
-        path = Path(path)
+        path = check_folder(as_path(path))
         if path.exists() and not overwrite:
             raise FileExistsError(
                 f"path: {path} exists; choose another name, or pass overwrite=True"

@@ -29,6 +29,7 @@ from steerlens.show.report.writing import writing
 from steerlens.toy import NAMES, corpus
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.labelled import Labelled
+from steerlens.values.paths import as_path
 
 
 @torch_defaults()
@@ -64,7 +65,7 @@ def write_report(
         FileExistsError: `out` is there and not empty.
         FileNotFoundError: no such model, or no folder to put `out` in.
     """
-    started, out = time.perf_counter(), Path(out)
+    started, out = time.perf_counter(), as_path(out, "out")
     _check(model, out, data, overwrite)
     say(f"loading {model}")
     lm = load_model(model)

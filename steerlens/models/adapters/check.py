@@ -1,0 +1,47 @@
+"""Tell plain causal language models from what is none."""
+
+from typing import Any
+
+from torch import Tensor
+
+UNQUANTISED = "leave it out of the quantisation (llm_int8_skip_modules=['lm_head'] or the like)"
+
+
+def check_plain(model: Any) -> None:
+    """Raise, with the next step, where something is no plain causal language model.
+
+    Raises:
+        ValueError: a model without output embedding, with a quantised one, one of an encoder and a
+            decoder, one that was compiled, or one that a `TransformerBridge` holds.
+    """
+    kind = type(model).__name__
+    if not all(hasattr(model, name) for name in ("config", "get_output_embeddings", "forward")):
+        raise ValueError(f"model: got {kind}, expected a Hugging Face AutoModelForCausalLM")
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise ValueError(
+            f"model: {kind} was compiled, and hooks that are added afterwards may be passed over in "
+            "silence; give the model as it was before torch.compile"
+        )
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model: {kind} reads with an encoder and writes with a decoder; steers are expressed on "
+            "models that do both in one, such as AutoModelForCausalLM loads"
+        )
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    if head is None or not isinstance(weight, Tensor):
+        fault = (
+            "has no output embedding, so it gives no logits of words; load it with AutoModelForCausalLM"
+            if head is None
+            else f"has a {type(head).__name__} for its output embedding, which shows no weights; {UNQUANTISED}"
+        )
+        raise ValueError(f"model: {kind} {fault}")
+    if type(head).__module__.startswith("transformer_lens"):
+        raise ValueError(
+            f"model: {kind} lies inside a TransformerBridge, which changed it; give the bridge"
+        )
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise ValueError(
+            f"model: the output embedding of {kind} holds {weight.dtype} of shape "
+            f"{tuple(weight.shape)}, expected numbers [vocab, d_model]; {UNQUANTISED}"
+        )

@@ -1,0 +1,42 @@
+"""Paths as users give them."""
+
+import os
+import reprlib
+from pathlib import Path
+from typing import Any
+
+
+def as_path(given: Any, name: str = "path", expected: str = "the path of a file") -> Path:
+    """Return a path as a `Path`, with `~` as the home folder.
+
+    Raises:
+        ValueError: something else than text or a path, a text with a zero byte, a home folder that
+            there is not; the message names the argument.
+
+    Example:
+        >>> as_path("joy.safetensors").suffix, as_path("~/joy.safetensors").parent == Path.home()
+        ('.safetensors', True)
+    """
+    if not isinstance(given, str | os.PathLike) or "\0" in str(os.fspath(given)):
+        raise ValueError(
+            f"{name}: got {reprlib.repr(given)}, expected {expected}, e.g. 'joy.safetensors'"
+        )
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name}: got {given!r}, and there is no such home folder") from None
+
+
+def check_folder(path: Path, name: str = "path") -> Path:
+    """Return the path of a file whose folder is there.
+
+    Raises:
+        FileNotFoundError: it is not.
+
+    Example:
+        >>> check_folder(Path("joy.safetensors")).name
+        'joy.safetensors'
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name}: the folder {path.parent} does not exist; create it first")
+    return path
