@@ -29,7 +29,6 @@ from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.paths import as_path
 
 Recipe = Callable[[Labelled], Method | Fit]
 """How a method is fitted to labelled texts."""
@@ -115,7 +114,7 @@ def compare_writing(
     if train is not None:
         check_labelled(train, "train")
     if folder is not None:  # one of other settings is refused before anything is fitted
-        open_folder(as_path(folder, "folder"), settings_of(model, protocol), "a run")
+        open_folder(folder, settings_of(model, protocol), "a run")
     fitted = _candidates(model, methods, train)
     sample = data.first(SAMPLE)
     entrants, spent = [Entrant(BASE, None, 0.0)], {BASE: (BASE, 0.0, Spent(0.0, 0.0, ""))}

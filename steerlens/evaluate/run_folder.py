@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from steerlens.values.atomic import write_json
+from steerlens.values.paths import as_path
 
 SETTINGS = "settings.json"
 
 
-def open_folder(path: Path, settings: dict[str, Any], what: str) -> Path:
+def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path:
     """Make a folder for what is written under some settings, or go on with one of the same.
 
     Args:
@@ -24,12 +25,13 @@ def open_folder(path: Path, settings: dict[str, Any], what: str) -> Path:
         ValueError: it was written with other settings, which are named, or holds something else.
 
     Example:
-        >>> folder = open_folder(Path("run"), {"seed": 0}, "a run")
-        >>> open_folder(Path("run"), {"seed": 1}, "a run")
+        >>> folder = open_folder("run", {"seed": 0}, "a run")
+        >>> open_folder("run", {"seed": 1}, "a run")
         Traceback (most recent call last):
             ...
         ValueError: folder: run holds a run with other settings: seed was 0 and is 1; take another folder
     """
+    path = as_path(folder, "folder")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"folder: {path.parent} does not exist; create it first")
     path.mkdir(exist_ok=True)

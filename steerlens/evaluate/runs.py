@@ -22,7 +22,6 @@ from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode_prompts
 from steerlens.values.intervention import Intervention
-from steerlens.values.paths import as_path
 from steerlens.values.progress import hidden
 
 ROWS = 250
@@ -75,11 +74,7 @@ def run_protocol(
         range(k, min(k + step, len(protocol.prompts)))
         for k in range(0, len(protocol.prompts), step)
     ]
-    run = (
-        None
-        if folder is None
-        else open_folder(as_path(folder, "folder"), settings_of(model, protocol), "a run")
-    )
+    run = None if folder is None else open_folder(folder, settings_of(model, protocol), "a run")
     if progress and not hidden(progress):
         tqdm.write(planned(model, len(entrants), protocol), file=sys.stderr)
     found = []
