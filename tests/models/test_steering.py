@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
+from steerlens.models.hooks import adapter
 from tests.models.zoo import (
     BUILDERS,
     add_hook,
@@ -147,3 +148,25 @@ def test_a_strength_that_is_no_number_is_refused_before_the_block(tiny, strength
         sl.steered(tiny, random_steer(tiny), strength),
     ):
         raise AssertionError("the block was entered")
+
+
+def test_hooks_that_are_taken_away_inside_the_block_are_missed(model) -> None:
+    steer, tokens = random_steer(model), tokens_of(model)
+    plain = logits_of(model, tokens)
+
+    def take_away() -> None:
+        if hasattr(model, "reset_hooks"):
+            model.reset_hooks()
+        else:  # as pyvene does at each call
+            adapter(model).unembedding._forward_pre_hooks.clear()
+
+    with pytest.raises(RuntimeError, match="hooks were taken away"), sl.steered(model, steer):
+        assert not torch.equal(logits_of(model, tokens), plain)
+        take_away()
+        assert torch.equal(logits_of(model, tokens), plain)  # which nothing else would say
+    with pytest.raises(KeyError), sl.steered(model, steer):  # an error inside is the one seen
+        take_away()
+        raise KeyError("mine")
+    with sl.steered(model, steer):
+        assert not torch.equal(logits_of(model, tokens), plain)
+    assert torch.equal(logits_of(model, tokens), plain)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steerlens.models.adapters.check import check_plain
+from steerlens.models.adapters.check import check_plain, check_still_there
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
 from steerlens.values.hook_names import EMBED, resid_post, resid_pre
@@ -166,10 +166,13 @@ class HuggingFace:
     def hook(self, functions: Sequence[Hook]) -> Iterator[None]:
         """Run functions at their hooks inside the block; hooks that were there before stay."""
         with ExitStack() as stack:
+            placed = []
             for name, function in functions:
                 # in one line, so that Ctrl-C does not come between
-                stack.callback(self._place(name, function).remove)
+                stack.callback((handle := self._place(name, function)).remove)
+                placed.append(handle)
             yield
+            check_still_there(placed)
 
     def _place(self, name: str, function: Callable[[Tensor], Tensor]) -> Any:
         """Set one hook of torch on the module that a name stands for."""

@@ -1,6 +1,7 @@
 """Models of TransformerLens: `TransformerBridge` (3.x and 4.x) and `HookedTransformer` (3.x), raw
 or processed."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters import bridge, hooked_transformer
+from steerlens.models.adapters.check import check_still_there
 from steerlens.models.adapters.protocol import Hook, Step, ends_of
 
 
@@ -103,7 +105,14 @@ class TransformerLens:
 
         hooks = [(name, as_hook(function)) for name, function in functions]
         with self.model.hooks(fwd_hooks=hooks):
+            counts = Counter(name for name, _ in functions)
+            placed = [
+                handle.hook
+                for name, n in counts.items()
+                for handle in self.model.hook_dict[name].fwd_hooks[-n:]
+            ]
             yield
+            check_still_there(placed)
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None
