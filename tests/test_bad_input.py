@@ -67,6 +67,13 @@ def world() -> World:
     )  # fmt: skip
 
 
+class Long:
+    """Takes pages to print, as a model does."""
+
+    def __repr__(self) -> str:
+        return "page " * 2_000
+
+
 def no(kind: str) -> list[Any]:
     """Return what is not of a kind, things that are easily mistaken for it among them."""
     w = world()
@@ -287,13 +294,14 @@ def test_what_is_wrong_is_refused_by_the_name_of_its_argument(
 ) -> None:
     function, arguments = good()[name]
     default = inspect.signature(function).parameters[argument].default
-    for wrong in no(ASKED[name][argument]):
+    for wrong in [*no(ASKED[name][argument]), Long()]:
         if wrong is None and default is None:
             continue
         with pytest.raises((ValueError, TypeError, OSError)) as refused:
             function(**arguments | {argument: wrong})
         # a column that is not there is named itself
         assert re.search(rf"\b({argument}|no column)\b", str(refused.value)), (wrong, refused.value)
+        assert len(str(refused.value)) < 2_000, wrong  # what came is named, not printed whole
 
 
 def numbers(found: Any) -> str:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.maths.torch_defaults import torch_defaults
@@ -171,7 +172,7 @@ def carried(
     layer, so that only the final norm is between.
     """
     if through not in ("model", "norm"):
-        raise ValueError(f"through: got {through!r}, expected 'model' or 'norm'")
+        raise ValueError(f"through: got {brief(through)}, expected 'model' or 'norm'")
     _check_kept(kept)
     if kept.readout.W_U.dtype != torch.float32:
         raise ValueError(

@@ -1,7 +1,6 @@
 """What any intervention is worth and what it costs, measured the same way for all."""
 
 import math
-import reprlib
 from collections.abc import Mapping
 
 import pandas as pd
@@ -16,6 +15,7 @@ from steerlens.evaluate.sign_margin import (
 from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
+from steerlens.maths.brief import brief
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
@@ -58,7 +58,7 @@ def compare(
     """
     if not isinstance(interventions, Mapping) or not interventions:
         raise ValueError(
-            f"interventions: got {reprlib.repr(interventions)}, expected at least one by name, e.g. {{'steer': joy}}"
+            f"interventions: got {brief(interventions)}, expected at least one by name, e.g. {{'steer': joy}}"
         )
     check_labelled(test, "test")
     check_kl(kl)

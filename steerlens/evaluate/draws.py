@@ -13,6 +13,7 @@ from steerlens.evaluate.sign_margin import (
     text_nll,
     with_nonzero_label,
 )
+from steerlens.maths.brief import brief
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
@@ -62,7 +63,8 @@ def compare_draws(
     sizes = {name: len(values) for name, values in fits.items()}
     if against not in fits or len(set(sizes.values())) != 1 or not sizes[against]:
         raise ValueError(
-            f"against, fits: got {against!r} and draws {sizes}, expected one of these names, and as many draws of each"
+            f"against, fits: got {brief(against)} and draws {sizes}, "
+            "expected one of these names, and as many draws of each"
         )
     check_labelled(test, "test")
     check_kl(kl)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_count, as_floats, as_numpy_seed
 from steerlens.maths.stats import ratio_error
 from steerlens.maths.torch_defaults import torch_defaults
@@ -222,7 +223,7 @@ def _grades(attribute: str) -> tuple[float, ...]:
     axes = default_grammar().axes
     if attribute not in ("sentiment", "tone"):
         raise ValueError(
-            f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose grades are numbers"
+            f"attribute: got {brief(attribute)}, expected 'sentiment' or 'tone', whose grades are numbers"
         )
     return tuple(float(level) for level in axes[attribute] if level is not None)
 

@@ -27,6 +27,7 @@ def read_prompts(
             it, its toxicity; the message names the line. No prompt at all.
 
     Example:
+        >>> from pathlib import Path
         >>> lines = '{"prompt": {"text": "It is", "toxicity": 0.1}}\\n{"prompt": "So"}\\n'
         >>> _ = Path("prompts.jsonl").write_text(lines)
         >>> read_prompts("prompts.jsonl")

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from steerlens.evaluate.scorers.card import Scorer
 from steerlens.evaluate.verbs import Sampling
+from steerlens.maths.brief import brief
 from steerlens.models.hooks import Model
 from steerlens.values.texts import as_texts
 
@@ -141,7 +142,7 @@ def sentiment(
         ('low', -1)
     """
     if target not in ("positive", "negative"):
-        raise ValueError(f"target: got {target!r}, expected 'positive' or 'negative'")
+        raise ValueError(f"target: got {brief(target)}, expected 'positive' or 'negative'")
     n, sampling = _preset(preset)
     groups = tuple((kind, _some(some, n)) for kind, some in prompts.items())
     up = target == "positive"
@@ -153,7 +154,7 @@ def sentiment(
 
 def _preset(name: str) -> Preset:
     if name not in PRESETS:
-        raise ValueError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+        raise ValueError(f"preset: got {brief(name)}, expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

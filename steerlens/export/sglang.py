@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.logit_steer import load_logit_steer
 
 ARGUMENT = "steer_strength"
@@ -54,7 +55,7 @@ def processor(path: str | Path) -> type:
             for value in asked:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 if not number or not math.isfinite(value):
-                    raise ValueError(f"{ARGUMENT}: got {value!r}, expected a finite number")
+                    raise ValueError(f"{ARGUMENT}: got {brief(value)}, expected a finite number")
             if len(asked) != len(logits):
                 raise ValueError(
                     f"custom_params: got {len(asked)} for {len(logits)} rows; each request sends "

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.logit_steer import LogitSteer, load_logit_steer
 
 ARGUMENT = "steer_strength"
@@ -51,7 +52,7 @@ def processor(path: str | Path, *, runner: int = 2) -> type:
         ValueError: another runner, or a file that is no logit steer.
     """
     if runner not in (1, 2):
-        raise ValueError(f"runner: got {runner!r}, expected 2, or 1 for older servers")
+        raise ValueError(f"runner: got {brief(runner)}, expected 2, or 1 for older servers")
     steer = load_logit_steer(path)
     return _for_runner_2(steer) if runner == 2 else _for_runner_1(steer)
 
@@ -67,7 +68,7 @@ def strength_of(steer: LogitSteer, params: Any) -> float | None:
     if asked is None:
         return None
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not math.isfinite(asked):
-        raise ValueError(f"{ARGUMENT}: got {asked!r}, expected a finite number")
+        raise ValueError(f"{ARGUMENT}: got {brief(asked)}, expected a finite number")
     if asked == 0:
         return None
     steer.check_strength(float(asked))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerlens.maths.brief import brief
+
 LARGEST = torch.finfo(torch.float32).max
 """What a number must not be beyond that multiplies tensors."""
 
@@ -27,7 +29,9 @@ def as_seed(seed: Any) -> int:
         found = operator.index(seed)
         torch.Generator().manual_seed(found)  # 64 bits hold it
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"seed: got {seed!r}, expected an integer of 64 bits, e.g. 0") from None
+        raise ValueError(
+            f"seed: got {brief(seed)}, expected an integer of 64 bits, e.g. 0"
+        ) from None
     return found
 
 
@@ -67,7 +71,7 @@ def as_count(
     except (TypeError, ValueError, RuntimeError):
         found = None
     if found is None or found < least or (most is not None and found > most):
-        raise ValueError(f"{name}: got {given!r}, expected {expected}")
+        raise ValueError(f"{name}: got {brief(given)}, expected {expected}")
     return found
 
 
@@ -101,7 +105,7 @@ def as_number(given: Any, name: str, expected: str = "a finite number") -> float
     except (TypeError, ValueError, RuntimeError):
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"{name}: got {given!r}, expected {expected}")
+        raise ValueError(f"{name}: got {brief(given)}, expected {expected}")
     return found
 
 
@@ -129,7 +133,7 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
         found = tuple(float(x) for x in numbers)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{name}: got {given!r}, expected a number or several, e.g. (-2, 0, 2)"
+            f"{name}: got {brief(given)}, expected a number or several, e.g. (-2, 0, 2)"
         ) from None
     if len(found) < least:
         raise ValueError(f"{name}: got none, expected at least one, e.g. (-2, 0, 2)")

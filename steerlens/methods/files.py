@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from steerlens import methods
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.gist.mask import GistMask, check_heeds
 from steerlens.models.hooks import Model
@@ -272,7 +273,7 @@ def _own(kinds: Sequence[type]) -> dict[str, Any]:
         isinstance(getattr(cls, "file_kind", None), str) for cls in kinds
     ):
         raise ValueError(
-            f"kinds: got {kinds!r}, expected a tuple of classes with `file_kind`, `pack` and `unpack`"
+            f"kinds: got {brief(kinds)}, expected a tuple of classes with `file_kind`, `pack` and `unpack`"
         )
     return {cls.file_kind: cls for cls in kinds}
 
@@ -282,9 +283,9 @@ def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:
     here = str(readout.W_U.dtype).removeprefix("torch.")
     if meta.get("dtype", here) == here or meta.get("d_vocab") != readout.d_vocab:
         return ""
+    loads = f"load it with dtype={meta['dtype']!r}"
     return (
-        f". The file's model had the dtype {meta['dtype']}, this one has {here}, and rounding changes W_U too: load it "
-        f"with dtype={meta['dtype']!r}"
+        f". The file's model had that dtype, this one has {here}, and rounding changes W_U: {loads}"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
@@ -88,7 +89,7 @@ def collect(
     intervention, kind = value_of(intervention), as_dtype(dtype)
     expected = "a finite number of gigabytes, at least 0"
     if as_number(memory, "memory", expected) < 0:
-        raise ValueError(f"memory: got {memory!r}, expected {expected}")
+        raise ValueError(f"memory: got {brief(memory)}, expected {expected}")
     given = prepare_texts(model, data, intervention, end, seed)
     under = Under(intervention, strengths_of(strength, len(given.labels)))
     if under.logit_edit(given) is not None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from steerlens.maths.brief import brief
+
 FLOATS = ("float32", "bfloat16", "float16")
 """What models are loaded in and states are stored in."""
 
@@ -24,5 +26,5 @@ def as_dtype(given: str | torch.dtype, among: Sequence[str] = FLOATS) -> torch.d
     """
     name = str(given).removeprefix("torch.")
     if name not in among:
-        raise ValueError(f"dtype: got {given!r}, expected one of {', '.join(among)}")
+        raise ValueError(f"dtype: got {brief(given)}, expected one of {', '.join(among)}")
     return getattr(torch, name)

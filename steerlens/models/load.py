@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
@@ -113,7 +114,7 @@ def _device(device: str | torch.device) -> torch.device:
             else str(error).split("\n")[0].split(". ")[0]
         )
         raise ValueError(
-            f"device: {str(device)!r} cannot be used ({why}); here are {', '.join(there)}"
+            f"device: {brief(str(device))} cannot be used ({why}); here are {', '.join(there)}"
         ) from None
     return found
 

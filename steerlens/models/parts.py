@@ -10,6 +10,7 @@ import torch
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_count
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
@@ -244,6 +245,6 @@ def _check_share(part: tuple[int, int]) -> tuple[int, int]:
     try:
         rank, world = part
     except (TypeError, ValueError):
-        raise ValueError(f"part: got {part!r}, expected {expected}") from None
+        raise ValueError(f"part: got {brief(part)}, expected {expected}") from None
     world = as_count(world, "part", expected)
     return as_count(rank, "part", expected, least=0, most=world - 1), world

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+from steerlens.maths.brief import brief
 from steerlens.show.style import (
     AMBER,
     BLUE,
@@ -221,5 +222,7 @@ def _of_kind(table: pd.DataFrame, measure: str, kind: str | None) -> pd.DataFram
     if kind is None and len(kinds) > 1:
         raise ValueError(f"kind: got None, expected one of {kinds}")
     if measure not in table:
-        raise ValueError(f"measure: got {measure!r}, expected a column of the table, e.g. 'gain'")
+        raise ValueError(
+            f"measure: got {brief(measure)}, expected a column of the table, e.g. 'gain'"
+        )
     return select(table, table.kind == (kinds[0] if kind is None else kind))

@@ -5,6 +5,7 @@ depend on it. Here the belief is carried word by word with the condition kept ev
 what a change of the condition's prior acts on; and the condition may be drawn anew on the way.
 """
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -206,7 +207,7 @@ def grades_of(grammar: Grammar, factor: str) -> Float[np.ndarray, " conditions"]
     """
     if factor not in ("sentiment", "tone"):
         raise ValueError(
-            f'factor: got {factor!r}, expected "sentiment" or "tone", which have grades'
+            f'factor: got {reprlib.repr(factor)}, expected "sentiment" or "tone", which have grades'
         )
     levels = grammar.tables.levels[:, FACTORS.index(factor)]
     return np.array(grammar.axes[factor], dtype=float)[levels]

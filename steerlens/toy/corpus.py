@@ -1,11 +1,11 @@
 """Labelled texts of the toy world."""
 
+import reprlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.toy.condition import Condition
 from steerlens.toy.world import default_grammar
 
@@ -16,7 +16,6 @@ Attribute = Literal["sentiment", "tone"]
 """A factor of the default grammar whose levels are numbers."""
 
 
-@torch_defaults()
 def corpus(attribute: Attribute, n: int = 2000, seed: int = 0) -> "Labelled":
     """Draw `n` texts labelled with their grade of `attribute` (-1 … 1).
 
@@ -33,7 +32,7 @@ def corpus(attribute: Attribute, n: int = 2000, seed: int = 0) -> "Labelled":
 
     if attribute not in ("sentiment", "tone"):
         raise ValueError(
-            f"attribute: got {attribute!r}, expected 'sentiment' or 'tone', whose levels are numbers"
+            f"attribute: got {reprlib.repr(attribute)}, expected 'sentiment' or 'tone', whose levels are numbers"
         )
     n = as_count(n, "n", "how many texts to draw, 1 or more")
     seed = as_numpy_seed(seed)

@@ -1,13 +1,13 @@
 """Arguments that are values of ours: labelled texts, states, steers, fits, metrics; and layers."""
 
 import operator
-import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -116,7 +116,7 @@ def as_layers(given: Any, n_layers: int, name: str = "layers") -> tuple[int, ...
         found = set()
     if not found or not all(0 <= layer < n_layers for layer in found):
         raise ValueError(
-            f"{name}: got {reprlib.repr(given)}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
+            f"{name}: got {brief(given)}, expected numbers from 0 to {n_layers - 1}, the layers of this model"
         )
     return tuple(sorted(found))
 
@@ -124,5 +124,5 @@ def as_layers(given: Any, n_layers: int, name: str = "layers") -> tuple[int, ...
 def _check(given: Any, name: str, kind: type | tuple[type, ...], expected: str) -> None:
     if not isinstance(given, kind):
         called = given if isinstance(given, str) else getattr(given, "name", None)
-        shown = f" {reprlib.repr(called)}" if isinstance(called, str) else ""
+        shown = f" {brief(called)}" if isinstance(called, str) else ""
         raise ValueError(f"{name}: got {type(given).__name__}{shown}, expected {expected}")

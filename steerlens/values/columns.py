@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from steerlens.maths.brief import brief
 from steerlens.values.meaning import (
     ends_of,
     mapped,
@@ -184,7 +185,7 @@ def find_column(table: Table, asked: Hashable, role: str) -> Hashable:
     if len(best) == 1:
         return best[0]
     if best and best == alike[0]:
-        raise ValueError(f"{table.head}: {len(best)} columns are called {asked!r}; rename one")
+        raise ValueError(f"{table.head}: {len(best)} columns are called {brief(asked)}; rename one")
     close = best or difflib.get_close_matches(str(asked), [str(name) for name in table.names])
     hint = f"; did you mean {' or '.join(f'{role}={name!r}' for name in close)}?" if close else ""
     numbers = [
@@ -208,7 +209,7 @@ def _find(table: Table, asked: Hashable, role: str, unexplained: bool) -> Hashab
             f"pass label={name!r} and {values}"
         )
     warn_user(
-        f"{table.source}: no column {asked!r}, so {name!r} is read as the {role}s; pass {role}={name!r} to confirm it"
+        f"{table.source}: no column {brief(asked)}, so {name!r} is read as the {role}s; pass {role}={name!r} to confirm it"
     )
     return name
 
@@ -217,14 +218,14 @@ def _fault(role: str, name: Hashable, value: Any, no_label: bool) -> str | None:
     """Say what is wrong with one value, if its meaning is left aside."""
     drop = "drop the row, or pass dropna=True to leave out all rows without text or label"
     if isinstance(value, Absent):
-        return f"no column {name!r}; found {listed(value.found)}"
+        return f"no column {brief(name)}; found {listed(value.found)}"
     if role == "label":
-        return f"no {name!r} (label {value!r}); {drop}" if no_label else None
+        return f"no {brief(name)} (label {brief(value)}); {drop}" if no_label else None
     if role == "text" and _no_text(value):
-        said = "empty" if isinstance(value, str) else f"missing ({value!r})"
+        said = "empty" if isinstance(value, str) else f"missing ({brief(value)})"
         return f"text is {said}, expected one that is not empty; {drop}"
     if is_missing(value):
-        return f"no {name!r} ({value!r}); write '' where nothing comes before a text"
+        return f"no {brief(name)} ({brief(value)}); write '' where nothing comes before a text"
     fault = text_fault(value)
     return fault and f"{role}{fault}"
 
@@ -242,4 +243,4 @@ def _spelt(name: Hashable) -> str:
 
 
 def _missing(table: Table, asked: Hashable) -> str:
-    return f"{table.head}: no column {asked!r}; found {listed(table.names)}"
+    return f"{table.head}: no column {brief(asked)}; found {listed(table.names)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.conditions import (
     About,
     Candidates,
@@ -56,8 +57,8 @@ def parse_condition(text: str) -> Condition:
             except ValueError as error:
                 raise ValueError(f"condition {text!r}: {error}") from None
     raise ValueError(
-        f"condition: got {text!r}, expected 'prompt', 'new', 'from 5', 'every 3', 'fade 20', 'rise 20', 'entropy > 1.5', "
-        "'entropy < 1' or 'top 50'"
+        f"condition: got {brief(text)}, expected 'prompt', 'new', 'from 5', 'every 3', "
+        "'fade 20', 'rise 20', 'entropy > 1.5', 'entropy < 1' or 'top 50'"
     )
 
 

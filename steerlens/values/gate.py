@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.condition_forms import pack_condition, parse_condition, unpack_condition
 from steerlens.values.conditions import About, Condition
 from steerlens.values.gated_terms import (
@@ -266,7 +267,7 @@ def when(intervention: Intervention, *conditions: Condition | str) -> Gated:
     for condition in parsed:
         if not isinstance(condition, Condition):
             raise ValueError(
-                f"when: got {condition!r}, expected a condition of steerlens.values.conditions, or words such as "
+                f"when: got {brief(condition)}, expected a condition of steerlens.values.conditions, or words such as "
                 "'entropy > 1.5'"
             )
     if not isinstance(intervention, Intervention):

@@ -1,7 +1,6 @@
 """Labelled texts: what every fit starts from."""
 
 import operator
-import reprlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, SupportsIndex, overload
 import numpy as np
 import torch
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.columns import Columns, Table, read_columns
@@ -285,4 +285,4 @@ def _whole(name: str, value: Any, more: str = "") -> int:
             return operator.index(value)
     except TypeError:
         pass
-    raise ValueError(f"{name}: got {reprlib.repr(value)}, expected a whole number{more}")
+    raise ValueError(f"{name}: got {brief(value)}, expected a whole number{more}")

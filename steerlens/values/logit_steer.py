@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths import from_logits
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.intervention import Strength
 from steerlens.values.steer import per_row
@@ -94,7 +95,7 @@ class LogitSteer:
             x = getattr(self, name)
             number = isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
             if not (number and x >= 0) and not (name == "softcap" and x is None):
-                raise ValueError(f"{name}: got {x!r}, expected a positive number")
+                raise ValueError(f"{name}: got {brief(x)}, expected a positive number")
 
     @property
     def d_vocab(self) -> int:

@@ -2,10 +2,10 @@
 
 import math
 import re
-import reprlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from steerlens.maths.brief import brief
 from steerlens.values.texts import as_list, is_missing, plain_labels, remedy, to_number
 
 NO_LABEL = ("", "nan", "na", "n/a", "null", "none")
@@ -51,12 +51,12 @@ def meaning_of(labels: Any) -> dict[Hashable, float]:
     """
     if not isinstance(labels, Mapping) or not labels:
         raise ValueError(
-            f"labels: got {reprlib.repr(labels)}, expected a number for each value, e.g. {{'bad': -1, 'good': 1}}"
+            f"labels: got {brief(labels)}, expected a number for each value, e.g. {{'bad': -1, 'good': 1}}"
         )
     keys = list(labels)
     numbers = plain_labels(
         as_list("labels", labels.values()),
-        lambda i, value: f"labels[{keys[i]!r}]: got {value!r}, expected a number in [-1, 1]",
+        lambda i, value: f"labels[{keys[i]!r}]: got {brief(value)}, expected a number in [-1, 1]",
     )
     meaning: dict[Hashable, float] = {}
     for key, number in zip(keys, numbers, strict=True):
@@ -81,7 +81,7 @@ def ends_of(scale: Any) -> tuple[float, float]:
         low = high = 0.0
     if not (math.isfinite(low) and math.isfinite(high) and low != high):
         raise ValueError(
-            f"scale: got {scale!r}, expected the values that mean -1 and +1, e.g. (1, 5)"
+            f"scale: got {brief(scale)}, expected the values that mean -1 and +1, e.g. (1, 5)"
         )
     return low, high
 
@@ -103,7 +103,7 @@ def mapped(
     """
     unknown = [row for row, value in enumerate(values) if same(value) not in meaning]
     if unknown:
-        first, *others = dict.fromkeys(reprlib.repr(values[row]) for row in unknown)
+        first, *others = dict.fromkeys(brief(values[row]) for row in unknown)
         known = ", ".join(map(repr, list(meaning)[:10]))
         more = f", and {', '.join(others[:9])}" if others else ""
         raise ValueError(
@@ -145,7 +145,7 @@ def numbers_of(values: Sequence[Any], texts: Sequence[str], where: Where) -> tup
     words = [value for value in parsed if isinstance(value, str)]
 
     def complain(row: int, value: Any) -> str:
-        said = f"{where(row)}: label {reprlib.repr(value)} is not a number in [-1, 1]; "
+        said = f"{where(row)}: label {brief(value)} is not a number in [-1, 1]; "
         if isinstance(value, bool):
             return f"{said}truth values and numbers do not mix"
         if isinstance(value, str):

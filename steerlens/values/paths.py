@@ -1,9 +1,10 @@
 """Paths as users give them."""
 
 import os
-import reprlib
 from pathlib import Path
 from typing import Any
+
+from steerlens.maths.brief import brief
 
 
 def as_path(given: Any, name: str = "path", expected: str = "the path of a file") -> Path:
@@ -18,13 +19,11 @@ def as_path(given: Any, name: str = "path", expected: str = "the path of a file"
         ('.safetensors', True)
     """
     if not isinstance(given, str | os.PathLike) or "\0" in str(os.fspath(given)):
-        raise ValueError(
-            f"{name}: got {reprlib.repr(given)}, expected {expected}, e.g. 'joy.safetensors'"
-        )
+        raise ValueError(f"{name}: got {brief(given)}, expected {expected}, e.g. 'joy.safetensors'")
     try:
         return Path(given).expanduser()
     except RuntimeError:
-        raise ValueError(f"{name}: got {given!r}, and there is no such home folder") from None
+        raise ValueError(f"{name}: got {brief(given)}, and there is no such home folder") from None
 
 
 def check_folder(path: Path, name: str = "path") -> Path:

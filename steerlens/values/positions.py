@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from steerlens.maths.brief import brief
+
 
 class TokenIndex(NamedTuple):
     """Which tokens a batch holds: each one's `index` in its row's text, 0 the first and -1 padding,
@@ -79,8 +81,9 @@ def parse_positions(text: str) -> PositionSelector:
         key = {"f": "first", "l": "last"}[counted[1]] if counted else part
         if key not in found or found[key] or (key in ("first", "last")) != bool(counted):
             raise ValueError(
-                f"positions: got {text!r}, expected 'all', or parts such as f2 (first two tokens of the prompt), l3 (last "
-                "three), prompt, new (generated tokens), each at most once and joined by '+', e.g. 'f2+l3'"
+                f"positions: got {brief(text)}, expected 'all', or parts such as "
+                "f2 (first two tokens of the prompt), l3 (last three), prompt, new (generated tokens), "
+                "each at most once and joined by '+', e.g. 'f2+l3'"
             )
         found[key] = int(counted[2]) if counted else True
     if found["prompt"] and (found["first"] or found["last"]):

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import reprlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.logits import UnembedWeights, logits
 from steerlens.maths.numbers import as_number, check_tensor
 from steerlens.values.texts import as_name
@@ -62,7 +62,7 @@ class Readout:
         kinds = set(map(type, self.tokens)) if isinstance(self.tokens, tuple) else {None}
         if not all(isinstance(kind, type) and issubclass(kind, str) for kind in kinds):
             raise ValueError(
-                f"tokens: got {reprlib.repr(self.tokens)}, expected a tuple with the string of each token"
+                f"tokens: got {brief(self.tokens)}, expected a tuple with the string of each token"
             )
         if len(self.tokens) > self.W_U.shape[1]:
             raise ValueError(
@@ -72,7 +72,7 @@ class Readout:
             isinstance(i, int) for i in self.special
         ):
             raise ValueError(
-                f"special: got {reprlib.repr(self.special)}, expected a frozenset of token ids"
+                f"special: got {brief(self.special)}, expected a frozenset of token ids"
             )
         if not as_number(self.scale, "scale", "a number but 0"):
             raise ValueError(f"scale: got {self.scale}, expected a number but 0")

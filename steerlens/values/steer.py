@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_count, as_number, check_tensor
 from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
@@ -74,7 +75,7 @@ class Steer:
         )
         if not named:
             raise ValueError(
-                f"terms: got {self.terms!r}, expected (name, coefficient) pairs; algebra makes them"
+                f"terms: got {brief(self.terms)}, expected (name, coefficient) pairs; algebra makes them"
             )
         if not torch.isfinite(self.W).all():
             raise ValueError(

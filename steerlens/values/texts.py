@@ -1,13 +1,14 @@
 """Take plain texts and labels out of whatever sequence holds them."""
 
 import math
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
+
+from steerlens.maths.brief import brief
 
 PLAIN = (str, float, int, bool)
 
@@ -41,7 +42,7 @@ def as_list(name: str, values: Any) -> list[Any]:
     kind = type(values).__name__
     if isinstance(values, str | bytes):
         raise ValueError(
-            f"{name}: got one {kind}, {reprlib.repr(values)}, expected a list; put it in brackets, [...]"
+            f"{name}: got one {kind}, {brief(values)}, expected a list; put it in brackets, [...]"
         )
     if isinstance(values, Mapping | pd.DataFrame):
         column = "text" if "text" in values else next(iter(values), "text")
@@ -54,7 +55,7 @@ def as_list(name: str, values: Any) -> list[Any]:
     items = values.tolist() if isinstance(values, Array) else values
     if isinstance(items, str) or not isinstance(items, Iterable):
         raise ValueError(
-            f"{name}: got {kind} {reprlib.repr(items)}, expected a list, a tuple, an array or a Series"
+            f"{name}: got {kind} {brief(items)}, expected a list, a tuple, an array or a Series"
         )
     return [item if type(item) in PLAIN else _plain(item) for item in items]
 
@@ -110,7 +111,7 @@ def as_name(given: Any, name: str = "name") -> str:
         >>> as_name("joy")
         'joy'
     """
-    fault = "" if isinstance(given, str) else f": got {type(given).__name__} {reprlib.repr(given)}"
+    fault = "" if isinstance(given, str) else f": got {type(given).__name__} {brief(given)}"
     fault = fault or text_fault(given)
     if fault:
         raise ValueError(f"{name}{fault}, expected a text such as 'joy'")
@@ -130,7 +131,7 @@ def as_choice(given: Any, name: str, choices: Iterable[str]) -> str:
     known = tuple(choices)
     if not isinstance(given, str) or given not in known:
         raise ValueError(
-            f"{name}: got {reprlib.repr(given)}, expected one of {', '.join(map(repr, known))}"
+            f"{name}: got {brief(given)}, expected one of {', '.join(map(repr, known))}"
         )
     return given
 
@@ -172,7 +173,7 @@ def text_fault(text: Any) -> str | None:
             advice = '; decode it, text.decode("utf-8")'
         elif isinstance(text, Mapping):
             advice = "; a table goes to Labelled.from_dataset, .from_pandas or .from_dict"
-        return f": got {type(text).__name__} {reprlib.repr(text)}, expected a text{advice}"
+        return f": got {type(text).__name__} {brief(text)}, expected a text{advice}"
     if not text.isascii():
         try:
             text.encode()
@@ -205,7 +206,7 @@ def to_number(value: Any) -> float:
 
 def label_fault(row: int, label: Any, labels: list[Any]) -> str:
     """Say what is wrong with a label, with the next step; `labels` are all of them."""
-    said = f"labels[{row}]: got {reprlib.repr(label)}, expected a number in [-1, 1]; "
+    said = f"labels[{row}]: got {brief(label)}, expected a number in [-1, 1]; "
     if is_missing(label):
         return f"{said}drop the row, e.g. Labelled.from_pandas(..., dropna=True)"
     if isinstance(label, str):
@@ -236,7 +237,7 @@ def remedy(values: Iterable[Any]) -> str:
         return "numbers, e.g. 50 for '50%', and scale=(0, 100)"
     if words:
         more = f" and {len(words) - 10:,} more," if len(words) > 10 else ""
-        shown = ", ".join(f"{reprlib.repr(word)}: ..." for word in words[:10])
+        shown = ", ".join(f"{brief(word)}: ..." for word in words[:10])
         return f"labels={{{shown}}}{more} with a number in [-1, 1] for each"
     numbers = [x for x in map(to_number, values) if abs(x) < float("inf")]
     if numbers and min(numbers) < max(numbers):

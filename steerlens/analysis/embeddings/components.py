@@ -13,6 +13,7 @@ from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 
 ITERATIONS = 400
@@ -74,7 +75,7 @@ def components(
     """
     most = min(emb.vectors.shape[1], len(emb.words) // 2)
     if method not in ("pca", "ica"):
-        raise ValueError(f"method: got {method!r}, expected 'pca' or 'ica'")
+        raise ValueError(f"method: got {brief(method)}, expected 'pca' or 'ica'")
     if not 1 <= n <= most or repeats < 1:
         raise ValueError(f"n, repeats: got {n}, {repeats}, expected 1 … {most} and at least 1")
     if tokens < 1:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
+from steerlens.maths.brief import brief
 from steerlens.maths.stats import rank_correlation
 from steerlens.maths.torch_defaults import torch_defaults
 
@@ -98,7 +99,7 @@ def analogies(
         [1.0, 1.0]
     """
     if method not in ("add", "mul"):
-        raise ValueError(f"method: got {method!r}, expected 'add' or 'mul'")
+        raise ValueError(f"method: got {brief(method)}, expected 'add' or 'mul'")
     sections = dict(questions) if isinstance(questions, Mapping) else {"questions": questions}
     if "all" in sections:
         raise ValueError(
@@ -110,7 +111,9 @@ def analogies(
         asked[name] = len(part)
         for question in part:
             if isinstance(question, str) or len(question) != 4:
-                raise ValueError(f"questions: got {question!r}, expected four words (a, b, c, d)")
+                raise ValueError(
+                    f"questions: got {brief(question)}, expected four words (a, b, c, d)"
+                )
             found, missing = emb.find(question)
             dropped |= dict.fromkeys(missing)
             if not missing and found[3] not in found[:3]:
@@ -231,7 +234,7 @@ def word_similarity(
     kept, dropped, asked = [], dict[str, None](), 0
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 3:
-            raise ValueError(f"pairs: got {pair!r}, expected (word, word, judgement)")
+            raise ValueError(f"pairs: got {brief(pair)}, expected (word, word, judgement)")
         one, other, score = pair
         asked += 1
         rows, missing = emb.find((one, other))

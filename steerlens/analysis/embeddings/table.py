@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.svd import symmetric_power
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, adapter
@@ -163,7 +164,7 @@ def embedding(
     """
     if which not in ("W_U", "W_E") or inner not in ("plain", "causal"):
         raise ValueError(
-            f"which, inner: got {which!r}, {inner!r}, expected 'W_U' or 'W_E', and 'plain' or 'causal'"
+            f"which, inner: got {brief(which)}, {inner!r}, expected 'W_U' or 'W_E', and 'plain' or 'causal'"
         )
     if which == "W_E" and isinstance(model, Readout):
         raise ValueError(

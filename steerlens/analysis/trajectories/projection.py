@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 
 from steerlens.analysis.trajectories.states import Trajectories
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 
 MAX_PERPLEXITY = 30.0
@@ -73,5 +74,5 @@ def project(
             ) from None
         made = UMAP(n_components=components, random_state=seed, n_jobs=1)
     else:
-        raise ValueError(f'method: got {method!r}, expected "pca", "tsne" or "umap"')
+        raise ValueError(f'method: got {brief(method)}, expected "pca", "tsne" or "umap"')
     return Projection(np.asarray(made.fit_transform(X.numpy()), dtype=np.float64), (), method)

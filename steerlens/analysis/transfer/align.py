@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.least_squares import regress
 from steerlens.maths.logits import logits
 from steerlens.maths.numbers import as_number, as_seed
@@ -127,7 +128,7 @@ def token_weights(
         (0.167, 0.0)
     """
     if kind not in ("predicted", "counted"):
-        raise ValueError(f"kind: got {kind!r}, expected 'predicted' or 'counted'")
+        raise ValueError(f"kind: got {brief(kind)}, expected 'predicted' or 'counted'")
     total = torch.zeros(states.readout.d_vocab, dtype=torch.float64)
     for c, target, _ in states.chunks(CHUNK):
         if kind == "counted":

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from steerlens.evaluate.scorers.card import Card, Heldout, heldout
+from steerlens.maths.brief import brief
 from steerlens.toy import corpus, default_grammar
 from steerlens.values.labelled import Labelled
 
@@ -53,7 +54,7 @@ def oracle(attribute: Literal["sentiment", "tone"], *, sign: Literal[1, -1] = 1)
     words = {"sentiment": ("positive", "negative"), "tone": ("courteous", "rude")}
     if attribute not in words or sign not in (1, -1):
         raise ValueError(
-            f"attribute, sign: got {attribute!r} and {sign}, expected 'sentiment' or 'tone', and 1 "
+            f"attribute, sign: got {brief(attribute)} and {sign}, expected 'sentiment' or 'tone', and 1 "
             "or -1"
         )
     card = Card(f"the grammar's {attribute}", f"how {words[attribute][sign < 0]}", None)

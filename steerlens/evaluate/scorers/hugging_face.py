@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from steerlens.evaluate.scorers.card import Card, heldout
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
 
@@ -84,7 +85,7 @@ def hugging_face_scorer(
     if label is None and len(labels) <= 2:
         label = max(labels, key=labels.__getitem__)
     if label is None or label not in labels:
-        raise ValueError(f"label: got {label!r}, expected one of {', '.join(labels)}")
+        raise ValueError(f"label: got {brief(label)}, expected one of {', '.join(labels)}")
     shown = path.name if local else str(name)
     card = Card(shown, measures or f"probability of {label!r}", None)
     found = HuggingFaceScorer(model, tokenizer, labels[label], card)

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from steerlens.maths.brief import brief
+
 Control = Literal["gist", "positive", "negative"]
 
 
@@ -64,7 +66,9 @@ def gist_mask(
 def check_gist(control: str, begin: int) -> None:
     """Raise where these are none of `gist_mask`'s."""
     if control not in get_args(Control):
-        raise ValueError(f"control: got {control!r}, expected 'gist', 'positive' or 'negative'")
+        raise ValueError(
+            f"control: got {brief(control)}, expected 'gist', 'positive' or 'negative'"
+        )
     if begin < 0:
         raise ValueError(
             f"begin: got {begin}, expected a number ≥ 0, e.g. 1 to leave begin-of-text visible"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
@@ -183,6 +184,7 @@ def last_layer_below(site: str, n_layers: int) -> int:
         return int(found[1]) - (found[2] != "resid_post")
     if site not in ("hook_embed", UNEMBED_IN):
         raise ValueError(
-            f"site: got {site!r}, expected 'hook_embed', '{UNEMBED_IN}' or 'blocks.K.hook_…' with one of {', '.join(PARTS)}"
+            f"site: got {brief(site)}, expected 'hook_embed', '{UNEMBED_IN}' or "
+            f"'blocks.K.hook_…' with one of {', '.join(PARTS)}"
         )
     return -1 if site == "hook_embed" else n_layers - 1

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.model_priors import start_rows, vocabulary_prior
@@ -110,7 +111,7 @@ def fit_prompt(
     check_labelled(data)
     name = as_name(name)
     if encoder not in ("none", "mlp", "lstm"):
-        raise ValueError(f"encoder: got {encoder!r}, expected 'none', 'mlp' or 'lstm'")
+        raise ValueError(f"encoder: got {brief(encoder)}, expected 'none', 'mlp' or 'lstm'")
     schedule = Schedule(
         lasting(training, epochs), 0.5 if encoder == "none" else 0.01, seed, progress, "fit_prompt"
     )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import check_tensor
 from steerlens.values.arguments import as_layers
 from steerlens.values.hook_names import EMBED
@@ -136,7 +137,7 @@ def prompt_sites(kind: str, layers: tuple[int, ...]) -> tuple[str, ...]:
     if kind == "kv" and layers:
         return tuple(f"blocks.{layer}.attn.hook_{part}" for layer in layers for part in "kv")
     raise ValueError(
-        f"kind, layers: got {kind!r} at layers {layers}, expected 'soft' without layers, or 'deep' or 'kv' with some"
+        f"kind, layers: got {brief(kind)} at layers {layers}, expected 'soft' without layers, or 'deep' or 'kv' with some"
     )
 
 

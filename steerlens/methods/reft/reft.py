@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import check_tensor
 from steerlens.methods.reft.formulas import ACTIVATIONS, FORMS, Activation, Form, Variant, change
 from steerlens.values.hook_names import resid_post
@@ -237,9 +238,10 @@ def edits_at(
 def check_form(variant: str, activation: str | None) -> None:
     """Raise on a variant or an activation that there is not, or that do not go together."""
     if str(variant) not in FORMS:
-        raise ValueError(f"variant: got {variant!r}, expected one of {', '.join(FORMS)}")
+        raise ValueError(f"variant: got {brief(variant)}, expected one of {', '.join(FORMS)}")
     if activation is not None and (str(activation) not in ACTIVATIONS or not FORMS[variant].reads):
         reading = ", ".join(name for name, form in FORMS.items() if form.reads)
         raise ValueError(
-            f"activation: got {activation!r} for {variant!r}, expected None, or one of {', '.join(ACTIVATIONS)} with {reading}"
+            f"activation: got {brief(activation)} for {variant!r}, expected None, "
+            f"or one of {', '.join(ACTIVATIONS)} with {reading}"
         )

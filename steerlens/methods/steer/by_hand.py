@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.maths.brief import brief
 from steerlens.maths.logits import logits, softcap_gradient
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
@@ -186,7 +187,7 @@ def _scored(readout: Readout, words: Words) -> tuple[list[int], Float[Tensor, " 
     """Return the columns of words and their scores."""
     if not isinstance(words, Mapping) or not words:
         raise ValueError(
-            f"words: got {words!r}, expected pairs ({{'good': 'bad'}}) or scores ({{'good': 1.0, 'bad': -1.0}})"
+            f"words: got {brief(words)}, expected pairs ({{'good': 'bad'}}) or scores ({{'good': 1.0, 'bad': -1.0}})"
         )
     spelled: dict[str, list[int]] = {}
     for i in readout.word_ids.tolist():

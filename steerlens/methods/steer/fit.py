@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
+from steerlens.maths.brief import brief
 from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
@@ -271,7 +272,7 @@ def check_arguments(
         )
     if solver not in get_args(SolverName):
         raise ValueError(
-            f"solver: got {solver!r}, expected one of {', '.join(map(repr, get_args(SolverName)))}"
+            f"solver: got {brief(solver)}, expected one of {', '.join(map(repr, get_args(SolverName)))}"
         )
     if rank is not None:
         as_count(rank, "rank", f"1 … {states.d_model} (d_model)", most=states.d_model)
