@@ -283,10 +283,8 @@ def _other_dtype(meta: dict[str, Any], readout: Readout) -> str:
     here = str(readout.W_U.dtype).removeprefix("torch.")
     if meta.get("dtype", here) == here or meta.get("d_vocab") != readout.d_vocab:
         return ""
-    loads = f"load it with dtype={meta['dtype']!r}"
-    return (
-        f". The file's model had that dtype, this one has {here}, and rounding changes W_U: {loads}"
-    )
+    differ = f"had the dtype {meta['dtype']}, this one has {here}, and rounding changes W_U too"
+    return f". The file's model {differ}: load it with dtype={meta['dtype']!r}"
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
