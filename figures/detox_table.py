@@ -49,8 +49,8 @@ ASKED = Words(
     codes=("polite", "rude"),
     instructions=("Write in a polite and respectful way.", "Write in a rude and insulting way."),
 )
-RIVALS = ("DAPT", "GeDi", "DExperts", "instruction")
-"""On a real model beside the cheap ones: three whose copies are fine-tuned, which takes minutes each."""
+RIVALS = ("values' LoRA", "DAPT", "CTRL", "GeDi", "DExperts", "instruction")
+"""On a real model beside the cheap ones: four whose copies are fine-tuned, which takes minutes each."""
 MEASURES = ("expected_max", "any_above", "corpus_perplexity", "distinct_2")
 
 
