@@ -65,6 +65,7 @@ report: $(ENV)  ## the whole story on the toy models, as a page in report/
 	@$(BIN)/steerlens report --out report
 
 docs: $(ENV)  ## the documentation site, in docs/_build/html; a warning is an error
+	@test -e docs/_build/html/searchindex.js || rm -rf docs/_build/html  # what an interrupt left cannot be gone on with
 	@$(offline) $(one_thread) $(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 

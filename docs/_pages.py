@@ -3,12 +3,14 @@
 import ast
 import json
 import re
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
 from _docstrings import home_of
+from PIL import Image
 
 import steerlens
 
@@ -168,7 +170,7 @@ def gallery() -> str:
                 f"![{head.split('.')[0]}](../../figures/gallery/{name}.png)\n\n"
                 f"```sh\n{command_of(name, script)}\n```\n"
             )
-    return "\n".join(parts)
+    return sized("\n".join(parts), ROOT / "docs" / "made")
 
 
 def command_of(name: str, script: Path) -> str:
@@ -249,9 +251,28 @@ def linked(text: str, folder: Path) -> str:
     return re.sub(r"!?\[([^\]]*)\]\(([^)\s]+)\)", one, text)
 
 
+PIXELS = 120
+"""Of a page for an inch of a figure, as far as the page is wide enough."""
+
+
+def sized(text: str, folder: Path) -> str:
+    """Return Markdown whose figures are shown at the size they are drawn for: their letters are alike."""
+
+    def one(found: re.Match) -> str:
+        with Image.open(folder / found[1]) as picture:
+            if (dpi := picture.info.get("dpi")) is None:
+                return found[0]
+            return f"{found[0]}{{width={round(PIXELS * picture.width / dpi[0])}px}}"
+
+    return re.sub(r"!\[[^\]]*\]\(([^)\s]+\.png)\)(?!\{)", one, text)
+
+
 def escaped(text: str) -> str:
-    """Return prose of a docstring as Markdown."""
-    return re.sub(r"(?<!`)([*_<])(?!`)", r"\\\1", text)
+    """Return prose of a docstring as Markdown; what stands further in is a block of code."""
+    return "\n".join(
+        line if line.startswith("    ") else re.sub(r"(?<!`)([*_<])(?!`)", r"\\\1", line)
+        for line in text.split("\n")
+    )
 
 
 # ---- the API ----
@@ -276,7 +297,7 @@ def api() -> dict[str, str]:
     parts.append(f"## Rooms\n\n```{{toctree}}\n:maxdepth: 1\n\n{rooms}\n```\n")
     return {
         "api/index.md": "\n".join(parts),
-        **{f"api/{room}.md": _room(room) for room in rooms_of_package()},
+        **{f"api/{page}.md": text for room in rooms_of_package() for page, text in _room(room)},
     }
 
 
@@ -286,15 +307,34 @@ def rooms_of_package() -> dict[str, str]:
     there = {path.parent.name: path for path in (ROOT / "steerlens").glob("*/__init__.py")}
     found = {room: title for room, title in ROOMS.items() if room in there}
     for room in sorted(there.keys() - ROOMS.keys() - {"cli"}):
-        said = ast.get_docstring(ast.parse(there[room].read_text(encoding="utf-8"))) or room
-        found[room] = said.split("\n\n")[0].replace("\n", " ").rstrip(".")
+        found[room] = _said(there[room])
     return found
 
 
-def _room(room: str) -> str:
-    """Return the page of a room: its modules that have public names, as the package orders them."""
+def _said(path: Path) -> str:
+    """Return what a package says that it is for."""
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.parent.name
+    return said.split("\n\n")[0].replace("\n", " ").rstrip(".")
+
+
+def _room(room: str) -> Iterator[tuple[str, str]]:
+    """Yield the pages of a room: its own modules, and a page for each package in it."""
+    folder = ROOT / "steerlens" / room
+    inner = sorted(path.parent for path in folder.glob("*/__init__.py"))
     parts = [f"# steerlens.{room}\n\n{rooms_of_package()[room]}.\n"]
-    for path in sorted((ROOT / "steerlens" / room).rglob("*.py")):
+    if inner:
+        pages = "\n".join(f"{room}.{path.name}" for path in inner)
+        parts.append(f"```{{toctree}}\n:maxdepth: 1\n\n{pages}\n```\n")
+    yield room, "\n".join([*parts, *_modules(folder.glob("*.py"))])
+    for path in inner:
+        head = f"# steerlens.{room}.{path.name}\n\n{_said(path / '__init__.py')}.\n"
+        yield f"{room}.{path.name}", "\n".join([head, *_modules(path.rglob("*.py"))])
+
+
+def _modules(paths: Iterable[Path]) -> list[str]:
+    """Return the sections of the modules that have public names."""
+    parts = []
+    for path in sorted(paths):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         public = [
             node for node in tree.body
@@ -305,7 +345,7 @@ def _room(room: str) -> str:
             parts.append(
                 f"## {module.removeprefix('steerlens.')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
             )
-    return "\n".join(parts)
+    return parts
 
 
 def _first(found: Any) -> str:

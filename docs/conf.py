@@ -10,7 +10,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from _docstrings import as_rest, leave_out  # noqa: E402
 from _math import add_renderer  # noqa: E402
-from _pages import linked, write_pages  # noqa: E402
+from _pages import linked, sized, write_pages  # noqa: E402
 from sphinx.errors import ExtensionError  # noqa: E402
 
 LOADED = re.compile(
@@ -60,7 +60,7 @@ copybutton_prompt_is_regexp = True
 def lead_on(app, docname: str, source: list[str]) -> None:
     """Lead links that hold in the repository, as a reader of the files follows them, to pages."""
     if not docname.startswith("made/"):
-        source[0] = linked(source[0], HERE)
+        source[0] = sized(linked(source[0], HERE), HERE)
 
 
 def loads_nothing(app, error: Exception | None) -> None:

@@ -109,6 +109,24 @@ def test_the_gallery_shows_every_picture_with_the_command_that_makes_it():
     )
 
 
+def test_figures_are_shown_at_the_size_they_are_drawn_for_and_code_is_left_as_it_is():
+    pages = load("_pages")
+    text = "![a](figures/gallery/ceiling.png) ![b](docs/_static/explorer.png)"
+    with pages.Image.open(pages.ROOT / "figures" / "gallery" / "ceiling.png") as picture:
+        width = round(120 * picture.width / picture.info["dpi"][0])
+    assert 300 < width < 500
+    assert pages.sized(text, pages.ROOT) == text.replace(" !", f"{{width={width}px}} !")
+    assert pages.escaped("g_k is\n\n    g_k") == "g\\_k is\n\n    g_k"
+
+
+def test_every_module_with_public_names_has_one_place_in_the_reference():
+    pages = load("_pages")
+    said = re.findall(r"automodule:: (\S+)", "".join(pages.api().values()))
+    assert len(said) == len(set(said)) > 100
+    homes = {getattr(getattr(sl, name), "__module__", None) for name in sl.__all__}
+    assert {home for home in homes if home and home.startswith("steerlens.")} <= set(said)
+
+
 def test_a_picture_of_other_arguments_has_the_command_that_its_numbers_keep():
     pages = load("_pages")
     script = pages.ROOT / "figures" / "layers.py"
