@@ -140,7 +140,7 @@ def test_colours_and_boxes_follow_the_evidence(page, files, two):  # noqa: F811
         if abs(x) > 0.2:
             assert colour.startswith("rgba(208, 73, 47" if x > 0 else "rgba(58, 127, 196")
     sums = page.ask("[...document.querySelectorAll('#steered .box small')].map(x => x.textContent)")
-    assert sums == [f" {s.value:+.1f}".replace("-", "−") for s in written.spans[1]]
+    assert sums == [f"\u00a0{s.value:+.1f}".replace("-", "−") for s in written.spans[1]]
     page.ask("document.querySelectorAll('[name=colour]')[2].click()")
     assert page.ask("document.querySelectorAll('#steered .box').length") == 0
     move(page, 0, 0)  # nothing is changed, so nothing is coloured

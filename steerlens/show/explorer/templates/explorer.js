@@ -91,7 +91,7 @@
       const closing = inside && spans.find(([, end]) => end === i + 1);
       if (closing) {
         const frame = element("span", { className: "box" });
-        frame.append(...inside, element("small", { textContent: " " + signed(closing[2], 1) }));
+        frame.append(...inside, element("small", { textContent: "\u00a0" + signed(closing[2], 1) }));
         nodes.push(frame);
         inside = null;
       }
@@ -108,7 +108,7 @@
     const shown = [...rows].sort((a, b) => b.p - a.p).slice(0, SHOWN);
     if (!shown.includes(rows[0])) shown[shown.length - 1] = rows[0];
     const left = (key) => Math.max(0, 1 - shown.reduce((sum, row) => sum + row[key], 0));
-    return { rows: shown, rest: { label: `all ${(data.vocabulary - shown.length).toLocaleString("en")} others`, p: left("p"), plain: left("plain") } };
+    return { rows: shown, rest: { label: `${(data.vocabulary - shown.length).toLocaleString("en")} others`, p: left("p"), plain: left("plain") } };
   }
 
   function bars() {
@@ -151,7 +151,7 @@
     box.setAttribute("aria-valuenow", nats.toFixed(4));
     box.setAttribute("aria-valuemax", most.toFixed(2));
     box.dataset.kl = nats;
-    $("cost").textContent = `Costs ${nats.toFixed(3)} nats per token` + (nats > data.budget ? `, beyond the ${data.budget} at which text comes apart` : ` (the mark: ${data.budget})`);
+    $("cost").textContent = `Costs ${nats.toFixed(3)} nats of KL per token` + (nats > data.budget ? `, beyond the ${data.budget} at which text comes apart` : ` (mark: ${data.budget})`);
   }
 
   function draw() {
@@ -217,7 +217,7 @@
     pen.font = "14px sans-serif";
     const ground = put("rect", { width, fill: paper });
     let y = margin + 14;
-    write(margin, y, `${setting(state.s)} on ${data.model}: ${cost(state.s).toFixed(3)} nats per token`, { "font-weight": "bold", "font-size": 16 });
+    write(margin, y, `${setting(state.s)} on ${data.model}: ${cost(state.s).toFixed(3)} nats of KL per token`, { "font-weight": "bold", "font-size": 16 });
     for (const side of ["plain", "steered"]) {
       const one = shownText(side);
       y += 34;
