@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Workshop: from nothing to a finding
 #
-# In some minutes on a laptop's processor you fit two steers, check that they are not noise, use them together, find
+# In a few minutes on a laptop's processor you fit two steers, check that they are not noise, use them together, find
 # that one of them spoils the other, and find out when. Each step asks a question: answer it before you run the cell.
 #
 # The model is `toy-128`, a small GPT-2 that ships with the package. It has learned texts of a grammar whose every
@@ -93,8 +93,9 @@ plt.show()
 # ## 5. Read it
 #
 # What does the matrix say? Where the model was about to say the words in *reads*, a positive strength makes it say more
-# of *writes* and fewer of *avoids*. The column `kept` tells how much of a row a fit to other texts has too. **Question:
-# how many rows are real?**
+# of *writes* and less of *avoids*. A direction has two sides. The column `kept` tells how much of it fits to other
+# texts have too, `spread` how much that varies. Words in parentheses are ordinary: most directions would list them.
+# **Question: how many directions are real?**
 
 # %%
 halves = sl.fit_split_halves(states, fit, pairs=2, progress=False)
@@ -103,6 +104,8 @@ words = sl.singular_words(fit, rank=2, tokens=6, metric=metric, states=states, r
 words[["direction", "side", "gain", "kept", "spread", "writes", "avoids"]].round(2)
 
 # %% [markdown]
+# One: other texts give the first direction again. Of the second, which is weak to begin with, they give a third.
+#
 # ## 6. A second steer, and a prediction
 #
 # Tone goes from rude to courteous. In the natural metric the two steers are nearly orthogonal. **Question: does it

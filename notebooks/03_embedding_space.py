@@ -124,7 +124,8 @@ probe(emb, topics)
 # ## Does the steer write along it?
 #
 # The direction of the lexicon is the mean of the embeddings weighted by their grades. In the natural metric the first
-# direction of a sentiment steer lies along it, nearer than with the grades shuffled among the words.
+# direction of a sentiment steer lies along it, nearer than with the grades shuffled among the words. This fit has no other
+# direction: the rest of the rows is empty. The sign of a direction, and so that of `spearman`, is arbitrary.
 
 # %%
 states = sl.collect(model, sl.toy.corpus("sentiment", n=1500, seed=0), progress=False)

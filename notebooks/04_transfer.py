@@ -84,7 +84,7 @@ pairs
 # %% [markdown]
 # ## Every rule at equal cost
 #
-# Each steer is scaled to 0.05 nats per token. *Contrast* is what turning its sign costs on new labelled texts, *share* the
+# Each steer is scaled to 0.05 nats per token. *Sign margin* is what turning its sign costs on new labelled texts, *share* the
 # part of the directly trained steer's. *Match* is how much of the source's logit shifts it reproduces.
 
 # %%

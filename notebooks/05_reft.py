@@ -54,7 +54,7 @@ sl.generate(model, ["the film was"], fit.value, strengths=(-2, 0, 2), seed=0)[["
 # ## At equal cost
 #
 # A stronger intervention looks better and costs more. So each is scaled to 0.05 nats per token of KL from the plain model.
-# *Contrast* is what turning the sign costs on new texts.
+# *Sign margin* is what turning the sign costs on new texts.
 
 # %%
 states = sl.collect(model, train, progress=False)

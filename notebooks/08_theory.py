@@ -185,7 +185,7 @@ for s in (-1.0, -0.5, 0.0, 0.5, 1.0):
 shifts = pd.DataFrame(rows, columns=["strength", "kappa", "error"])
 weight = 1 / shifts.error**2
 slope = float((weight * shifts.strength * shifts.kappa).sum() / (weight * shifts.strength**2).sum())
-plot_prior_shift(shifts, slope=slope)
+ax = plot_prior_shift(shifts, slope=slope)
 
 # %% [markdown]
 # ## How straight is it?
@@ -199,7 +199,7 @@ table = theory.interpolation_error(steers["sentiment"], states["sentiment"])
 table
 
 # %%
-plot_bounds(table)
+ax = plot_bounds(table)
 
 # %% [markdown]
 # ## The gap to the truth, in parts

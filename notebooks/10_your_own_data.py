@@ -358,8 +358,8 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
-# `sign_margin` is the sign margin, with its interval. With some thousand texts, which need no labels, `rule="selftrain", text=…,
-# source=model` keeps more; see [notebook 04](04_transfer.ipynb).
+# With some thousand texts, which need no labels, `rule="selftrain", text=…, source=model` keeps more; see
+# [notebook 04](04_transfer.ipynb).
 #
 # The same from a shell, where `steerlens` is installed with the package:
 
@@ -381,7 +381,7 @@ file = folder / "joy2.safetensors"
 # An error names the argument, what came, and what to do. The first words of the usual ones:
 
 # %%
-plain = model.original_model  # as AutoModelForCausalLM.from_pretrained gives it
+plain = model.original_model  # the Hugging Face model that it holds
 one_label = train.pick(np.flatnonzero(np.array(train.labels) == 1))
 mistakes = [
     (
@@ -402,7 +402,7 @@ mistakes = [
     ),
     (
         lambda: sl.fit_steer(plain, train),
-        "load it with sl.load_model, or wrap it in a TransformerBridge",
+        "give what holds it: model",
     ),
     (
         lambda: sl.generate(other, ["it was"], fit),
