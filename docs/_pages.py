@@ -259,7 +259,9 @@ def sized(text: str, folder: Path) -> str:
     """Return Markdown whose figures are shown at the size they are drawn for: their letters are alike."""
 
     def one(found: re.Match) -> str:
-        with Image.open(folder / found[1]) as picture:
+        with Image.open(
+            (folder / found[1]).resolve()
+        ) as picture:  # the folder need not be there yet
             if (dpi := picture.info.get("dpi")) is None:
                 return found[0]
             return f"{found[0]}{{width={round(PIXELS * picture.width / dpi[0])}px}}"
