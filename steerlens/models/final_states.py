@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_floats
 from steerlens.models.adapters import Model
-from steerlens.models.hooks import adapter, apply_edits, run_until
+from steerlens.models.hooks import adapter, apply_edits, read_out_states
 from steerlens.models.prepared_texts import PreparedTexts
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, pad
-from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention, Remembered
+from steerlens.values.intervention import UNEMBED_OUT, Intervention, Remembered
 from steerlens.values.positions import TokenIndex, places_of
 from steerlens.values.states import LogitEdit, Shard
 
@@ -95,7 +95,7 @@ def final_states(
         )
         here = TokenIndex(*(t.to(device) for t in places))
         with apply_edits(model, edits, lambda _, t, here=here: here):
-            c = run_until(model, UNEMBED_IN, tokens.to(device), mask.to(device))
+            c = read_out_states(model, tokens.to(device), mask.to(device))
         # a position counts where the token after it is real and to be predicted
         real = places.index[:, 1:] >= places.prompt[:, None]
         found = slice(start, start + int(real.sum()))

@@ -15,6 +15,7 @@ from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLe
 from steerlens.models.exclusive import exclusive
 from steerlens.models.restoring import restoring
 from steerlens.models.tokenization import Convention
+from steerlens.models.uncompiled import as_written, uncompiled
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
@@ -32,6 +33,7 @@ def adapter(model: Model, name: str = "model") -> Adapter:
         >>> adapter(sl.load_model("toy-64")).d_model
         64
     """
+    model = as_written(model)
     if isinstance(model, HuggingFace):
         found: Adapter = model
     elif all(hasattr(model, part) for part in ("cfg", "hook_dict", "W_U")):
@@ -117,7 +119,7 @@ def add_hooks(
             yield
         return
     _check_sites(found, (site for site, _ in functions))
-    with exclusive(found.model), found.hook(functions):
+    with exclusive(found.model), uncompiled(), found.hook(functions):
         yield
 
 
@@ -205,6 +207,24 @@ def run_until(
     )
 
 
+def read_out_states(
+    model: Model, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """Return the states before the unembedding, one per token; see `run_until`.
+
+    Raises:
+        ValueError: the model reads more than it was given, such as a prompt that peft has trained.
+    """
+    c = run_until(model, UNEMBED_IN, tokens, mask)
+    if c.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"model: {type(adapter(model).model).__name__} read {c.shape[1]} tokens where {tokens.shape[1]} were given: it puts "
+            "rows of its own before a text, whose places are then not known. Give the model without them (of peft: "
+            "model.get_base_model()); steerlens.fit_prompt trains such rows beside the model"
+        )
+    return c
+
+
 def convention(model: Model, on: Readout) -> Convention:
     """Return how texts begin for a model, so that a text is read as the model was trained to read
     texts.
@@ -243,7 +263,7 @@ def convention(model: Model, on: Readout) -> Convention:
         start = torch.tensor([[tokenizer.bos_token_id]], device=on.W_U.device)
         with eval_mode(model):
             c = run_until(model, UNEMBED_IN, start, torch.ones_like(start))
-        p = on.logits(c.float())[0, 0].softmax(0)
+        p = on.logits(c.float())[0, -1].softmax(0)
         space = (
             float(p[[i for i, token in enumerate(on.tokens) if token.startswith(" ")]].sum()) > 0.5
         )

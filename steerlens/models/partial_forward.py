@@ -13,7 +13,14 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.embeddings import states_at
-from steerlens.models.hooks import adapter, apply_edits, convention, eval_mode, run_until
+from steerlens.models.hooks import (
+    adapter,
+    apply_edits,
+    convention,
+    eval_mode,
+    read_out_states,
+    run_until,
+)
 from steerlens.models.readout import readout
 from steerlens.models.restoring import restoring
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad
@@ -156,7 +163,7 @@ def final_states(
     later = list(edits)
     if batch.resid is None:
         with apply_edits(model, later, lambda _, t: batch.places):
-            c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask)
+            c = read_out_states(model, batch.tokens, batch.mask)
     else:
         start = batch.resid
         for edit in [edit for site, edit in edits if site == here]:
@@ -166,7 +173,7 @@ def final_states(
             resumed(model, kept.layer, start.to(dtype)),
             apply_edits(model, later, lambda _, t: batch.places),
         ):
-            c = run_until(model, UNEMBED_IN, batch.tokens, batch.mask)
+            c = read_out_states(model, batch.tokens, batch.mask)
     return c[:, :-1][batch.real].float()
 
 
@@ -194,19 +201,22 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
     if len(passed) <= layer:
         raise IndexError(f"layer: {layer}, of which the model shows {len(passed)}")
-    before = [block.__dict__.get("_call_impl") for block in passed]
+    # torch calls the second in the place of the first where a block was compiled
+    calls = ("_call_impl", "_compiled_call_impl")
+    before = [{k: block.__dict__[k] for k in calls if k in block.__dict__} for block in passed]
 
     def restore() -> None:
         for block, own in zip(passed, before, strict=True):
-            block.__dict__.pop("_call_impl", None)
-            if own is not None:
-                block.__dict__["_call_impl"] = own
+            for name in calls:
+                block.__dict__.pop(name, None)
+            block.__dict__.update(own)
 
     with restoring(restore):
         for block in passed:
             # in the instance's own dictionary it goes before the class's method, and comes out
             # again without a trace
             block.__dict__["_call_impl"] = passing(resid if block is passed[-1] else None)
+            block.__dict__["_compiled_call_impl"] = None
         yield
 
 

@@ -20,7 +20,7 @@ MODELS = Path(sl.__file__).parent / "models"
 FILES = frozenset(
     str(MODELS / name)
     for name in (
-        "exclusive.py", "hooks.py", "steering.py", "rows.py", "readout.py", "partial_forward.py",
+        "exclusive.py", "hooks.py", "steering.py", "rows.py", "readout.py", "partial_forward.py", "uncompiled.py",
         "adapters/hugging_face.py", "adapters/transformer_lens.py",
     )
 )  # fmt: skip

@@ -14,16 +14,11 @@ def check_plain(model: Any) -> None:
 
     Raises:
         ValueError: a model without output embedding, with a quantised one, one of an encoder and a
-            decoder, one that was compiled, or one that a `TransformerBridge` holds.
+            decoder, or one that a `TransformerBridge` holds.
     """
     kind = type(model).__name__
     if not all(hasattr(model, name) for name in ("config", "get_output_embeddings", "forward")):
         raise ValueError(f"model: got {kind}, expected a Hugging Face AutoModelForCausalLM")
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
-        raise ValueError(
-            f"model: {kind} was compiled, and hooks that are added afterwards may be passed over in "
-            "silence; give the model as it was before torch.compile"
-        )
     if getattr(model.config, "is_encoder_decoder", False):
         raise ValueError(
             f"model: {kind} reads with an encoder and writes with a decoder; steers are expressed on "
@@ -42,7 +37,7 @@ def check_plain(model: Any) -> None:
         raise ValueError(
             f"model: {kind} lies inside a TransformerBridge, which changed it; give the bridge"
         )
-    if weight.ndim != 2 or not weight.is_floating_point():
+    if weight.ndim != 2 or not weight.is_floating_point() or weight.dtype.itemsize < 2:
         raise ValueError(
             f"model: the output embedding of {kind} holds {weight.dtype} of shape "
             f"{tuple(weight.shape)}, expected numbers [vocab, d_model]; {UNQUANTISED}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from steerlens.models.adapters.check import check_plain, check_still_there
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
+from steerlens.models.uncompiled import as_written
 from steerlens.values.hook_names import EMBED, resid_post, resid_pre
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 
@@ -69,6 +70,7 @@ class HuggingFace:
     tokenizer: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_written(self.model))
         check_plain(self.model)
         if self.tokenizer is None:
             object.__setattr__(self, "tokenizer", _tokenizer_of(self.model))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlens.models.adapters.protocol import Adapter
+from steerlens.models.uncompiled import uncompiled
 
 
 def replace_made(made: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -57,7 +58,7 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad():
+    with uncompiled(), ExitStack() as stack, torch.no_grad():
         for k, path in enumerate(paths):
             block = model.get_submodule(path)
             stack.callback(block.register_forward_hook(look(k), with_kwargs=True).remove)
