@@ -1,5 +1,6 @@
 """Threads with different interventions and verbs on one model get what each gets alone."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -69,3 +70,47 @@ def test_of_two_threads_that_open_a_block_one_is_refused_by_name_or_comes_after(
                 assert "another thread has it inside `with steerlens.steered" in str(found)
             else:
                 assert found == mine
+
+
+def logits(model: Any) -> torch.Tensor:
+    return adapter(model).logits(torch.tensor([[1, 2, 3, 4]]), None)
+
+
+def test_of_two_tasks_of_one_event_loop_that_open_a_block_one_is_refused_by_name() -> None:
+    model = zoo("plain-gpt2")
+    steer = random_steer(model)
+
+    def alone(strength: float) -> torch.Tensor:
+        with sl.steered(model, steer, strength):
+            return logits(model)
+
+    async def task(strength: float) -> torch.Tensor:
+        with sl.steered(model, steer, strength):
+            await asyncio.sleep(0)  # here the other goes on
+            return logits(model)
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(task(3.0), task(-3.0), return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    assert torch.equal(first, alone(3.0)) and not torch.equal(first, alone(-3.0))
+    assert isinstance(second, RuntimeError)
+    assert "another task has it inside `with steerlens.steered" in str(second)
+
+
+def test_tasks_that_are_begun_inside_a_block_are_steered_by_it() -> None:
+    model = zoo("plain-gpt2")
+    steer = random_steer(model)
+
+    async def ask(prompt: str) -> str:
+        await asyncio.sleep(0)
+        return sl.generate(model, [prompt], max_new_tokens=4).text[0]
+
+    async def everyone() -> list[str]:
+        with sl.steered(model, steer, 3.0):
+            return await asyncio.gather(*map(ask, PROMPTS))
+
+    options = {"strengths": 3.0, "max_new_tokens": 4}
+    expected = [sl.generate(model, [p], steer, **options).text[0] for p in PROMPTS]
+    assert expected != [sl.generate(model, [p], max_new_tokens=4).text[0] for p in PROMPTS]
+    assert asyncio.run(everyone()) == expected
