@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -86,6 +87,16 @@ def as_numpy_seed(seed: Any) -> int:
         3
     """
     return as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+
+
+def is_number(given: Any) -> bool:
+    """Return whether something is one number, in whatever form.
+
+    Example:
+        >>> [is_number(x) for x in (2, torch.tensor(2.0), torch.ones(2), "2")]
+        [True, True, False, False]
+    """
+    return isinstance(given, Real) or getattr(given, "ndim", None) == 0
 
 
 def as_number(given: Any, name: str, expected: str = "a finite number") -> float:

@@ -25,6 +25,9 @@ from steerlens.values.progress import hidden
 from steerlens.values.states import Shard, States
 from steerlens.values.warn import warn_user
 
+READ, WORSE = 512, 2.0
+"""Positions that are looked at, and by how many nats the model may say their tokens worse than a
+blind guess: what it has learned is never so sure of other tokens."""
 ENDS, UNLEARNED = 64, 16.0
 """Ends of texts that are looked at, and the mean nats beyond which a model never learned them: one
 in nine million, where a blind guess among 50,000 tokens costs 11 and an end in mid-sentence 12."""
@@ -74,7 +77,8 @@ def collect(
         progress: show a bar.
 
     Warns:
-        UserWarning: the end of the texts costs more than any model that learned it would say.
+        UserWarning: the model reads the texts worse than a blind guess; the end of the texts costs
+            more than any model that learned it would say.
 
     Raises:
         ValueError: no texts, an empty text, another dtype, too many positions for `memory`, a
@@ -120,6 +124,8 @@ def collect(
             where = as_path(folder, "folder", "a folder for the states")
             shards = collect_folder(where, model, given, kind, seed, SHARD_POSITIONS, bar)
     states = given.states(shards)
+    if intervention is None and (said := unread_texts(states)):
+        warn_user(said)
     if end and intervention is None:
         tokenizer = adapter(model).tokenizer
         if said := unlearned_end(states, tokenizer.eos_token_id, str(tokenizer.eos_token)):
@@ -169,6 +175,22 @@ def collect_whole(
     with eval_mode(model), tqdm(disable=True) as bar:
         shard = final_states(model, given.order, given.encoded, under, dtype, bar)
     return given.states((shard,)), given.encoded.ids
+
+
+def unread_texts(states: States) -> str | None:
+    """Say that the model reads these texts worse than not at all, None where it does not: such
+    numbers are about no text."""
+    on, first = states.readout, next(states.chunks(READ))
+    log_p = torch.log_softmax(on.logits(first.hidden.to(on.W_U.device)), 1)
+    cost = -float(log_p.gather(1, first.next.to(log_p.device)[:, None]).mean())
+    blind = math.log(on.n_tokens)
+    if cost <= blind + WORSE:
+        return None
+    return (
+        f"the tokens of these texts cost {cost:.1f} nats each, where a blind guess among {on.n_tokens:,} costs "
+        f"{blind:.1f}: {on.model_id!r} is not trained, or this is not its tokenizer; "
+        "steerlens.models.HuggingFace(model, tokenizer) pairs it with its own"
+    )
 
 
 def unlearned_end(states: States, end: int | None, name: str) -> str | None:

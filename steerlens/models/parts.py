@@ -14,7 +14,7 @@ from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_count
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
-from steerlens.models.collect import collect_whole, unlearned_end
+from steerlens.models.collect import collect_whole, unlearned_end, unread_texts
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.hooks import adapter, eval_mode, run_until
 from steerlens.models.readout import probe_tokens, readout
@@ -191,9 +191,11 @@ def _collect_part(work: _Work, part: Part) -> tuple[int, str | None]:
         first = f"part {part.number}, whose text 0 is row {part.rows[0]} of all"
         raise ValueError(f"{first}: {error}") from None
     said = None
+    if part.number == 0:
+        said = unread_texts(states)
     if part.number == 0 and work.settings.end:
         tokenizer = adapter(model).tokenizer
-        said = unlearned_end(states, tokenizer.eos_token_id, str(tokenizer.eos_token))
+        said = said or unlearned_end(states, tokenizer.eos_token_id, str(tokenizer.eos_token))
     write_part(work.folder, part, states, ids, work.settings)
     return len(part.rows), said
 

@@ -22,6 +22,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
 from steerlens.values.texts import as_texts
+from steerlens.values.warn import warn_user
 
 CHUNK = 512
 BLOCK = 1 << 19
@@ -60,6 +61,9 @@ def score(
         text that the token stands for, so that joined they are the text; where several tokens make
         one character (emoji, accents) the first has it and the others are "".
 
+    Warns:
+        UserWarning: texts that are longer than the model's context, and were cut there.
+
     Raises:
         ValueError: no texts, a text that is empty, missing or no text (the message names
             the row), texts that the tokenizer does not know, a steer of another model.
@@ -82,6 +86,11 @@ def score(
         each = [at(s) for s in strengths]
         states = each[0]
         log_probs = torch.cat([state_log_probs(one, None, (0.0,)) for one in each])
+    if states.n_truncated:
+        warn_user(
+            f"texts: {states.n_truncated} of {states.n_texts} are longer than the model's context, "
+            f"{adapter(model).n_ctx} tokens, and were cut there; what lies behind it is not scored"
+        )
     rows = next(states.chunks(max(states.n_positions, 1)))
     # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in
     # order

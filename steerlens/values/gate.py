@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from steerlens.maths.brief import brief
+from steerlens.maths.numbers import as_number, is_number
 from steerlens.values.condition_forms import pack_condition, parse_condition, unpack_condition
 from steerlens.values.conditions import About, Condition
 from steerlens.values.gated_terms import (
@@ -184,9 +184,10 @@ class Gated:
         return Gated(merge_terms((*_terms(other), *self.terms)))
 
     def __mul__(self, factor: float) -> "Gated":
-        if not isinstance(factor, Real):
+        if not is_number(factor):
             return NotImplemented
-        return Gated(tuple(t._replace(factor=float(factor) * t.factor) for t in self.terms))
+        by = as_number(factor, "factor", "a finite number")
+        return Gated(tuple(t._replace(factor=by * t.factor) for t in self.terms))
 
     __rmul__ = __mul__
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, ClassVar, overload
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import as_count, as_number, check_tensor
+from steerlens.maths.numbers import as_count, as_number, check_tensor, is_number
 from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
 from steerlens.values.gate import Gated, when
@@ -156,7 +155,7 @@ class Steer:
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __mul__(self, factor: float) -> "Steer":
-        if not isinstance(factor, Real):
+        if not is_number(factor):
             return NotImplemented
         factor = as_number(factor, "factor", "a finite number of steers")
         return self._named(

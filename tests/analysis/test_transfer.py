@@ -1,6 +1,7 @@
 """Moving steers: what each rule must do exactly where the relation of the two models is planted."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -420,3 +421,13 @@ def test_an_alignment_can_be_made_once_and_used_often(toys):
         transfer(steer, models["toy-64"], alignment=found).W,
         transfer(steer, sl.readout(models["toy-64"])).W,
     )
+
+
+def test_between_vocabularies_that_have_nothing_in_common_a_move_is_said_to_be_noise() -> None:
+    steer, pairs, _ = world(general())
+    unlike = dataclasses.replace(pairs.tgt.readout, W_U=random(D, V, seed=9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transfer(steer, pairs.tgt.readout)
+    with pytest.warns(UserWarning, match=r"src, tgt: on their 40 shared.*R² -.*is noise"):
+        transfer(steer, unlike)

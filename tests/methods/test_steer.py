@@ -455,6 +455,13 @@ def test_a_label_that_is_only_held_out_is_no_label_to_fit() -> None:
         sl.fit_steer(planted(20).relabel(labels), seed=0)
 
 
+def test_labels_that_differ_by_less_than_can_be_squared_are_no_labels() -> None:
+    labels = planted(20).labels.sign()
+    with pytest.raises(ValueError, match="every label is -?1e-30"):
+        sl.fit_steer(planted(20).relabel(1e-30 * labels))
+    assert sl.fit_steer(planted(20).relabel(0.01 * labels)).value.W.isfinite().all()
+
+
 class Largest(TorchDispatchMode):
     """The largest number of elements of any tensor that is made inside the block."""
 

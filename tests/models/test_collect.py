@@ -1,5 +1,6 @@
 """Collected states are those of one text at a time, in memory and on disk."""
 
+import json
 import math
 import re
 import warnings
@@ -9,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer
 from torch.testing import assert_close
+from transformers import PreTrainedTokenizerFast
 
 import steerlens as sl
 import steerlens.models.collect as collecting
 from steerlens.models import collect_folder
 from steerlens.models.adapters import HuggingFace
+from steerlens.models.folders import find_model
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens
 from steerlens.values.states import Shard
@@ -362,3 +367,50 @@ def test_an_end_that_the_model_never_learned_is_said() -> None:
     (message,) = warned()
     assert re.search(r"'<\|end\|>' costs \d\d nats per text.*pass end=False", message)
     assert warned(end=False) == []
+
+
+def test_a_tokenizer_of_the_right_size_that_is_not_the_models_own_is_said() -> None:
+    """The model's own tokenizer with its words in another order: every check of sizes passes."""
+    own = sl.load_model("toy-64", plain=True)
+    written = json.loads(own.tokenizer.backend_tokenizer.to_str())
+    written["model"]["vocab"] = {
+        token: i if i < 8 else len(own.tokenizer) + 7 - i
+        for token, i in written["model"]["vocab"].items()
+    }
+    names = {k: str(v) for k, v in own.tokenizer.special_tokens_map.items()}
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(written)), **names
+    )
+    data = sl.toy.corpus("sentiment", n=20, seed=0)
+
+    def warned(model: HuggingFace) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sl.collect(model, data, end=False, progress=False)
+        return [str(w.message) for w in caught]
+
+    assert warned(HuggingFace(own.model, own.tokenizer)) == []
+    (message,) = warned(HuggingFace(own.model, other))
+    assert re.search(r"cost \d\d\.\d nats each.*'toy-64' is not trained, or this is not", message)
+
+
+def test_a_model_that_reads_more_than_it_is_given_is_refused_by_name(unchecked: None) -> None:
+    """As peft's prompt tuning does."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(find_model("toy-64"))
+    plain = model.forward
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> object:
+        rows = torch.full((len(input_ids), 4), 9)
+        ids, mask = (
+            torch.cat([rows, input_ids], 1),
+            torch.cat([torch.ones_like(rows), attention_mask], 1),
+        )
+        return plain(input_ids=ids, attention_mask=mask, **options)
+
+    assert sl.collect(model, ["it was good ."], progress=False).n_positions > 1
+    model.forward = forward
+    for read in (sl.collect, sl.score):
+        with pytest.raises(
+            ValueError, match=r"read \d+ tokens where \d+ were given.*get_base_model"
+        ):
+            read(model, ["it was good ."])

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from tests.models.test_collect import ids_of
-from tests.models.zoo import TEXTS, copy_of, near, random_steer, tiny_with, zoo
+from tests.models.zoo import N_CTX, TEXTS, copy_of, near, random_steer, tiny_with, zoo
 
 STRENGTHS = (-1.5, 0.0, 2.0)
 
@@ -95,3 +95,9 @@ def test_of_texts_behind_prompts_the_tokens_are_the_texts(tiny) -> None:
 def test_a_steer_for_another_model_is_refused(tiny) -> None:
     with pytest.raises(ValueError, match="transfer"):
         sl.score(tiny, TEXTS, random_steer(zoo("llama")))
+
+
+def test_a_text_beyond_the_context_is_said_to_be_cut(tiny) -> None:
+    with pytest.warns(UserWarning, match=rf"texts: 1 of 2 are longer.*{N_CTX} tokens.*not scored"):
+        table = sl.score(tiny, ["good .", "good . " * 60])
+    assert (table.text == 1).sum() == N_CTX - 1

@@ -1,8 +1,10 @@
 """Steers are a vector space that acts on context vectors."""
 
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,6 +34,18 @@ def test_steers_are_a_vector_space(i: int, j: int, k: int, x: float, y: float) -
     assert_close((x * (y * a)).W, ((x * y) * a).W, **near)
     assert torch.equal((1 * a).W, a.W) and torch.equal((-a).W, (a * -1).W)
     assert torch.equal((a / 2).W, (0.5 * a).W)
+
+
+@pytest.mark.parametrize(
+    "two", [2, True + 1, np.float32(2), np.array(2.0), torch.tensor(2.0), torch.tensor(2)]
+)
+def test_a_factor_is_a_number_in_any_form_on_either_side(two: Any, unchecked: None) -> None:
+    a = make_steer(0)
+    for found in (two * a, a * two):
+        assert torch.equal(found.W, 2 * a.W) and found.name == "2·joy"
+    assert torch.equal((a / two).W, 0.5 * a.W)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        _ = a * torch.ones(2)
 
 
 @pytest.mark.parametrize(

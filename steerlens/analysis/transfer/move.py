@@ -25,6 +25,7 @@ from steerlens.values.readout import Readout
 from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.steer import Steer
 from steerlens.values.texts import as_choice, as_texts
+from steerlens.values.warn import warn_user
 
 
 @torch_defaults()
@@ -78,6 +79,9 @@ def transfer(
     Returns:
         A `Steer` on the target, of the same name.
 
+    Warns:
+        UserWarning: the two vocabularies have nothing in common that could be mapped.
+
     Raises:
         ValueError: an unknown rule, too few shared tokens (see `align`), text missing or not
             wanted, an alignment or pairs of other models.
@@ -107,15 +111,11 @@ def transfer(
             raise ValueError(
                 f"text, source: rule {rule!r} reads no text; leave them out, or use rule='paired', 'distil' or 'selftrain'"
             )
-        found = (
-            align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
-        )
+        found = _aligned(alignment, src, on, seed)
         return _moved(src, on, _algebra(rule, src.W.double().cpu(), found))
     pairs = _pairs(src, tgt, on, rule, text, source)
     if rule == "paired":
-        found = (
-            align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
-        )
+        found = _aligned(alignment, src, on, seed)
         return _moved(src, on, context_map(pairs).M @ src.W.double().cpu() @ found.H)
     if alignment is not None:
         raise ValueError(f"alignment: rule {rule!r} compares logits and needs none; leave it out")
@@ -175,6 +175,19 @@ def _pairs(
                 + ("the steer lives on" if name == "source" else "the steer is moved to")
             )
     return text
+
+
+def _aligned(alignment: Alignment | None, src: Steer, on: Readout, seed: int) -> Alignment:
+    """Return the alignment that was given, or one of all shared tokens; warn where it knows
+    nothing."""
+    found = align(src.readout, on, seed=seed) if alignment is None else _checked(alignment, src, on)
+    if found.r2 <= 0:
+        warn_user(
+            f"src, tgt: on their {len(found.tokens):,} shared tokens the output embeddings of {src.readout.model_id!r} tell "
+            f"nothing of those of {on.model_id!r} (R² {found.r2:.2f} on tokens that were not fitted), so the moved steer is "
+            "noise; is one of them not trained, or without its own tokenizer? Rule 'distil' reads text instead"
+        )
+    return found
 
 
 def _checked(alignment: Alignment, src: Steer, on: Readout) -> Alignment:

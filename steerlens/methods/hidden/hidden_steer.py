@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.brief import brief
+from steerlens.maths.numbers import as_number, is_number
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
@@ -118,9 +118,10 @@ class HiddenSteer:
         return replace(self, A=A, B=B, name=sum_name(((self.name, 1.0), term)))
 
     def __mul__(self, factor: float) -> "HiddenSteer":
-        if not isinstance(factor, Real):
+        if not is_number(factor):
             return NotImplemented
-        by, inner = float(factor), f"({self.name})" if " " in self.name else self.name
+        by = as_number(factor, "factor", "a finite number of steers")
+        inner = f"({self.name})" if " " in self.name else self.name
         return replace(self, B=by * self.B, name=sum_name(((inner, by),)))
 
     __rmul__ = __mul__
