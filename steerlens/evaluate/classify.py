@@ -23,6 +23,7 @@ from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
+from steerlens.values.warn import warn_user
 
 DRAWS = 500
 """Bootstrap samples of the test texts behind an interval."""
@@ -72,6 +73,9 @@ def classify(
         predicted from the observed share in ten bins of equal size), `rank_correlation` (Spearman,
         of score and graded label, over all texts), `texts`.
 
+    Warns:
+        UserWarning: texts that are in both.
+
     Raises:
         ValueError: a sign that is missing in `train` or `test`, a steer of another model.
 
@@ -106,6 +110,11 @@ def classify_states(
     Each comes with the states that `collect` made of it.
     """
     (seen, known), (new, asked) = train, test
+    if again := len(set(known.texts) & set(asked.texts)):
+        warn_user(
+            f"test: {again} of its texts are in train too, so what is learned from train looks better than it is; "
+            "train, test = data.split(0.8, seed=0) parts them"
+        )
     for name, data in (("train", known), ("test", asked)):
         signs = {int(np.sign(label)) for label in data.labels}
         if not {-1, 1} <= signs:

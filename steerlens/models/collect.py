@@ -25,9 +25,9 @@ from steerlens.values.progress import hidden
 from steerlens.values.states import Shard, States
 from steerlens.values.warn import warn_user
 
-READ, WORSE = 512, 2.0
-"""Positions that are looked at, and by how many nats the model may say their tokens worse than a
-blind guess: what it has learned is never so sure of other tokens."""
+READ, FEW, WORSE = 512, 64, 2.0
+"""Positions that are looked at, how many are too few to tell, and by how many nats the model may
+say their tokens worse than a blind guess: what it has learned is never so sure of other tokens."""
 ENDS, UNLEARNED = 64, 16.0
 """Ends of texts that are looked at, and the mean nats beyond which a model never learned them: one
 in nine million, where a blind guess among 50,000 tokens costs 11 and an end in mid-sentence 12."""
@@ -181,6 +181,8 @@ def unread_texts(states: States) -> str | None:
     """Say that the model reads these texts worse than not at all, None where it does not: such
     numbers are about no text."""
     on, first = states.readout, next(states.chunks(READ))
+    if len(first.next) < FEW:
+        return None
     log_p = torch.log_softmax(on.logits(first.hidden.to(on.W_U.device)), 1)
     cost = -float(log_p.gather(1, first.next.to(log_p.device)[:, None]).mean())
     blind = math.log(on.n_tokens)

@@ -1,10 +1,11 @@
 """Put an intervention into a running model, and take it out again."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
@@ -49,7 +50,8 @@ def steered(
     Raises:
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
             strength that is no finite number.
-        RuntimeError: another thread has the model inside such a block.
+        RuntimeError: another thread or task has the model inside such a block; inside, where the model
+            is copied or pickled.
 
     Example:
         >>> import steerlens as sl
@@ -75,9 +77,36 @@ def steered(
         )
     with (
         exclusive(adapter(model).model, by_user=True),
+        _uncopied(adapter(model).module),
         apply_edits(model, intervention.edits(strength), _following(prompt)),
     ):
         yield model
+
+
+class _Uncopied:
+    """A hook that does nothing but refuse to be copied."""
+
+    def __call__(self, *_: object) -> None:
+        pass
+
+    def __deepcopy__(self, memo: object) -> None:
+        raise RuntimeError(
+            "model: copied or pickled inside `with steerlens.steered(...)`, where the copy would stay steered for good; "
+            "copy it outside of the block, or make a steered copy that says so: steerlens.export.fold"
+        )
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        return self.__deepcopy__(None)
+
+
+@contextmanager
+def _uncopied(module: nn.Module) -> Iterator[None]:
+    """Refuse copies of a model inside the block: hooks are copied with it, and no end of a block
+    takes those of a copy away."""
+    with ExitStack() as stack:
+        # in one line, so that Ctrl-C does not come between
+        stack.callback(module.register_forward_pre_hook(_Uncopied()).remove)
+        yield
 
 
 def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:

@@ -86,6 +86,15 @@ def test_mean_states_are_means(model):
         np.testing.assert_allclose(means[i], torch.cat(rows).mean(0).numpy(), atol=1e-5)
 
 
+def test_texts_that_were_learned_from_and_are_asked_again_are_said(
+    model, joy: sl.Steer, train: sl.Labelled
+):
+    few, others = train.first(20), sl.toy.corpus("sentiment", n=20, seed=9)
+    both = sl.Labelled(few.texts + others.texts[:5], few.labels + others.labels[:5])
+    with pytest.warns(UserWarning, match="test: 5 of its texts are in train too"):
+        sl.classify(model, joy, both, others)
+
+
 def test_a_missing_sign_is_refused(model, joy: sl.Steer, train: sl.Labelled):
     one = sl.Labelled(("good", "fine"), (1.0, 0.0))
     with pytest.raises(ValueError, match="test: labels of both signs"):

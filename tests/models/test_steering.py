@@ -1,5 +1,8 @@
 """A model is steered inside the block, exactly, and nowhere else."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -170,3 +173,12 @@ def test_hooks_that_are_taken_away_inside_the_block_are_missed(model) -> None:
     with sl.steered(model, steer):
         assert not torch.equal(logits_of(model, tokens), plain)
     assert torch.equal(logits_of(model, tokens), plain)
+
+
+def test_a_copy_that_would_stay_steered_is_refused_inside_the_block(model) -> None:
+    with sl.steered(model, random_steer(model)):
+        for copies in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(RuntimeError, match=r"stay steered.*steerlens\.export\.fold"):
+                copies(adapter(model).module)
+    tokens = tokens_of(model)
+    assert torch.equal(logits_of(copy.deepcopy(model), tokens), logits_of(model, tokens))
