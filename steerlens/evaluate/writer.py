@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
+from steerlens.maths.brief import class_name
 from steerlens.models.hooks import Model, check_model
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
@@ -114,7 +115,7 @@ def method_of(value: object) -> Method:
     found = value.value if isinstance(value, Fit) else value
     if not isinstance(found, Intervention | Writer):
         raise ValueError(
-            f"method: got {type(value).__name__}, expected an Intervention, a Writer, or a Fit of one"
+            f"method: got {class_name(value)}, expected an Intervention, a Writer, or a Fit of one"
         )
     return found
 

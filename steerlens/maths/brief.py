@@ -1,6 +1,7 @@
 """Write any value in few words."""
 
 import reprlib
+import sys
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -20,3 +21,18 @@ def brief(value: Any) -> str:
         '[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...]'
     """
     return _SHORT.repr(value)
+
+
+def class_name(value: Any) -> str:
+    """Return the name of a value's class, and say where another has taken that name since the value
+    was made, as reloading a package in a notebook does.
+
+    Example:
+        >>> class_name(0.5)
+        'float'
+    """
+    made = type(value)
+    now = getattr(sys.modules.get(made.__module__), made.__qualname__, made)
+    if now is made:
+        return made.__name__
+    return f"{made.__name__} of before {made.__module__} was loaded anew (make it again, or restart the kernel)"

@@ -13,7 +13,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from steerlens import methods
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.gist.mask import GistMask, check_heeds
 from steerlens.models.hooks import Model
@@ -126,12 +126,12 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
         value, report = value.value, report or value.report
     if not isinstance(value, Saved):
         raise ValueError(
-            f"value: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `file_kind`, `pack` and "
+            f"value: got {class_name(value)}, expected a Steer, Reft, Prompt or another value with `file_kind`, `pack` and "
             "`unpack` (steerlens.methods.files.Saved)"
         )
     if report is not None and not isinstance(report, Report):
         raise ValueError(
-            f"report: got {type(report).__name__}, expected a Report, such as fit.report, or None"
+            f"report: got {class_name(report)}, expected a Report, such as fit.report, or None"
         )
     packed, about = value.pack()
     tensors = as_plain(packed)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
 from steerlens.models.exclusive import exclusive
@@ -44,7 +45,7 @@ def adapter(model: Model, name: str = "model") -> Adapter:
         found = cast(Adapter, model)  # of another library
     else:
         raise ValueError(
-            f"{name}: got {type(model).__name__}, expected a model of TransformerLens or of Hugging Face; "
+            f"{name}: got {class_name(model)}, expected a model of TransformerLens or of Hugging Face; "
             + (
                 f"load it first: steerlens.load_model({str(model)!r})"
                 if isinstance(model, str | Path)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.exclusive import exclusive
@@ -139,7 +140,7 @@ def check_intervention(value: object, name: str = "intervention") -> None:
                 "value.generate(model, prompts, …), value.score(model, texts, …), steerlens.evaluate.compare"
             )
         raise ValueError(
-            f"{name}: got {type(value).__name__}, expected a Steer, Reft, Prompt or another value with `readout`, "
+            f"{name}: got {class_name(value)}, expected a Steer, Reft, Prompt or another value with `readout`, "
             "`prefix` and `edits(strength)`; of a file: steerlens.load(path, model)"
         )
 

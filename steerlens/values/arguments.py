@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -125,4 +125,4 @@ def _check(given: Any, name: str, kind: type | tuple[type, ...], expected: str) 
     if not isinstance(given, kind):
         called = given if isinstance(given, str) else getattr(given, "name", None)
         shown = f" {brief(called)}" if isinstance(called, str) else ""
-        raise ValueError(f"{name}: got {type(given).__name__}{shown}, expected {expected}")
+        raise ValueError(f"{name}: got {class_name(given)}{shown}, expected {expected}")

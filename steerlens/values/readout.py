@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.logits import UnembedWeights, logits
 from steerlens.maths.numbers import as_number, check_tensor
 from steerlens.values.texts import as_name
@@ -230,7 +230,7 @@ def check_readout(readout: object, name: str = "readout") -> None:
     """Raise, with the next step, where something else than a read-out was given."""
     if not isinstance(readout, Readout):
         raise ValueError(
-            f"{name}: got {type(readout).__name__}, expected a Readout; steerlens.readout(model) returns a model's"
+            f"{name}: got {class_name(readout)}, expected a Readout; steerlens.readout(model) returns a model's"
         )
 
 

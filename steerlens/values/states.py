@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from steerlens.maths.brief import class_name
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import generator
 from steerlens.values.readout import Readout
@@ -220,5 +221,5 @@ def check_states(states: object, name: str = "states") -> None:
     """
     if not isinstance(states, States):
         raise ValueError(
-            f"{name}: got {type(states).__name__}, expected States; read the texts first: steerlens.collect(model, data)"
+            f"{name}: got {class_name(states)}, expected States; read the texts first: steerlens.collect(model, data)"
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from math import ceil, inf
 
+from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_number
 
 EPOCHS = 10
@@ -83,7 +84,7 @@ def lasting(training: object, epochs: int | None) -> Training:
     """
     if not isinstance(training, Training):
         raise ValueError(
-            f"training: got {type(training).__name__}, expected a Training, e.g. steerlens.Training(lr=0.02, epochs=20)"
+            f"training: got {class_name(training)}, expected a Training, e.g. steerlens.Training(lr=0.02, epochs=20)"
         )
     return training if epochs is None else replace(training, epochs=epochs)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from steerlens.values.arguments import steer_of
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.steer import Steer, zero_steer
 from tests.contract import everywhere, laws
@@ -187,3 +188,15 @@ def test_over_its_background_is_the_sum_of_both() -> None:
     ((_, edit),) = joy.with_background(background).edits(2.0)
     assert_close(edit(c, everywhere(c)), (2 * joy + background).apply(c, 1.0), rtol=1e-4, atol=1e-4)
     assert joy.with_background(background).name == "joy over background"
+
+
+def test_a_value_of_before_a_reload_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    steer, anew = make_steer(0), type("Steer", (), {})
+    assert steer_of(steer) is steer
+    for module in ("steer", "arguments"):
+        monkeypatch.setattr(f"steerlens.values.{module}.Steer", anew)
+    with pytest.raises(
+        ValueError,
+        match=r"steer: got Steer of before steerlens\.values\.steer was loaded anew.*kernel",
+    ):
+        steer_of(steer)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.analysis.transfer.align import align
 from steerlens.analysis.transfer.distill import context_map, distil, selftrain
+from steerlens.maths.brief import class_name
 from steerlens.maths.least_squares import procrustes, pseudo_inverse
 from steerlens.maths.numbers import as_seed
 from steerlens.maths.torch_defaults import torch_defaults
@@ -98,7 +99,7 @@ def transfer(
     src = value_of(src)
     if not isinstance(src, Steer):
         raise ValueError(
-            f"src: got {type(src).__name__}, expected a Steer; only what lives at the unembedding can be moved"
+            f"src: got {class_name(src)}, expected a Steer; only what lives at the unembedding can be moved"
         )
     if isinstance(tgt, str | Path):
         tgt = load_model(tgt)
@@ -193,7 +194,7 @@ def _aligned(alignment: Alignment | None, src: Steer, on: Readout, seed: int) ->
 def _checked(alignment: Alignment, src: Steer, on: Readout) -> Alignment:
     if not isinstance(alignment, Alignment):
         raise ValueError(
-            f"alignment: got {type(alignment).__name__}, expected an Alignment; steerlens.align(source, target) makes one"
+            f"alignment: got {class_name(alignment)}, expected an Alignment; steerlens.align(source, target) makes one"
         )
     if not (alignment.src.same_as(src.readout) and alignment.tgt.same_as(on)):
         raise ValueError(

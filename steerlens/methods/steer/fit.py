@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
 from steerlens.evaluate.verdict import judge_heldout
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
@@ -157,7 +157,7 @@ def _read(model: Model, data: Labelled | None, progress: bool) -> States:
     """Return the states of labelled texts, where a user starts from the model."""
     if not isinstance(data, Labelled):
         raise ValueError(
-            f"data: got {type(data).__name__}, expected labelled texts: fit_steer(model, steerlens.Labelled(texts, labels)), "
+            f"data: got {class_name(data)}, expected labelled texts: fit_steer(model, steerlens.Labelled(texts, labels)), "
             "or states: fit_steer(steerlens.collect(model, data))"
         )
     return collect(model, data, progress=progress)
