@@ -20,8 +20,8 @@ def as_rest(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[
     does."""
     if (getattr(obj, "__module__", "") or name).split(".")[0] == "steerlens":
         lines[:] = explained(converted(lines))
-        if what in ("data", "attribute"):
-            lines.insert(0, "")  # or napoleon takes what stands before a colon for a type
+        if what in ("data", "attribute", "property"):
+            lines.insert(0, "\\ ")  # or napoleon takes what stands before a colon for a type
 
 
 def leave_out(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:

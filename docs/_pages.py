@@ -104,7 +104,8 @@ def tutorials() -> str:
     """Return the list of the tutorials."""
     rows = "\n".join(f"tutorials/{path.stem}" for path in notebooks())
     return (
-        "# Tutorials\n\nEach is a notebook that imports steerlens alone and runs on the models of the package; "
+        "# Tutorials\n\nBegin with the workshop, or with *A first steer*; *Your own data* begins with your file. "
+        "Each is a notebook that runs on the models of the package, without a download; "
         "its outputs are those of the last full check. The files are in `notebooks/`.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{rows}\n```\n"
     )

@@ -146,6 +146,19 @@ def test_notebooks_are_opened_elsewhere_once_there_is_an_address():
     assert open_elsewhere("01_first_steer", "https://example.org/steerlens") == ""
 
 
+@pytest.mark.parametrize("what", ["data", "attribute", "property"])
+def test_what_stands_before_a_colon_is_no_type(what: str):
+    napoleon = pytest.importorskip("sphinx.ext.napoleon")
+    for lines in (["Tried in turn: few."], ["Of few.", "", "Tried in turn: few."]):
+        found = lines[:]
+        load("_docstrings").as_rest(None, what, "steerlens.x", 1.0, None, found)
+        config = napoleon.Config()
+        shown = napoleon.GoogleDocstring(found, config, None, what, "x", 1.0, None).lines()
+        assert [line for line in shown if line != "\\"] == lines
+    bare = napoleon.GoogleDocstring(["Tried: few."], config, None, what, "x", 1.0, None).lines()
+    assert ":type: Tried" in bare
+
+
 def test_docstrings_become_rest():
     docstrings = load("_docstrings")
     lines = [
