@@ -56,7 +56,8 @@ class Explorer:
         # apart from the notebook: its own styles, no access to the notebook's page
         return (
             f"<iframe sandbox='allow-scripts allow-downloads' srcdoc='{escape(self.html)}' "
-            "style='width: 100%; height: 60rem; border: 1px solid #8888' title='steerlens explorer'></iframe>"
+            "style='width: 100%; height: 60rem; border: 1px solid #8888; box-sizing: border-box' "
+            "title='steerlens explorer'></iframe>"
         )
 
 

@@ -9,7 +9,7 @@ function render({ model, el }) {
   Object.assign(form.style, { display: "flex", gap: "0.5rem", alignItems: "center" });
   Object.assign(label.style, { flex: "1", display: "flex", gap: "0.5rem" });
   Object.assign(field.style, { flex: "1", minWidth: "0" });
-  Object.assign(page.style, { width: "100%", height: "60rem", border: "1px solid #8888" });
+  Object.assign(page.style, { width: "100%", height: "60rem", border: "1px solid #8888", boxSizing: "border-box" });
   label.append("Prompt", field);
   form.append(label, button);
   el.append(form, said, page);
