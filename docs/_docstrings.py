@@ -18,9 +18,10 @@ ITEM = re.compile(r"(`[^`]+`|\**\w[\w., *|`']*):\s")
 def as_rest(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Make blocks that stand further in literal, and continuation lines stand where their item
     does."""
-    if (getattr(obj, "__module__", "") or name).split(".")[0] == "steerlens":
+    value = what in ("data", "attribute", "property")  # its class may be another's
+    if ((not value and getattr(obj, "__module__", "")) or name).split(".")[0] == "steerlens":
         lines[:] = explained(converted(lines))
-        if what in ("data", "attribute", "property"):
+        if value:
             lines.insert(0, "\\ ")  # or napoleon takes what stands before a colon for a type
 
 

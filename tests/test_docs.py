@@ -151,7 +151,7 @@ def test_what_stands_before_a_colon_is_no_type(what: str):
     napoleon = pytest.importorskip("sphinx.ext.napoleon")
     for lines in (["Tried in turn: few."], ["Of few.", "", "Tried in turn: few."]):
         found = lines[:]
-        load("_docstrings").as_rest(None, what, "steerlens.x", 1.0, None, found)
+        load("_docstrings").as_rest(None, what, "steerlens.x", re.compile(""), None, found)
         config = napoleon.Config()
         shown = napoleon.GoogleDocstring(found, config, None, what, "x", 1.0, None).lines()
         assert [line for line in shown if line != "\\"] == lines
