@@ -45,7 +45,7 @@ WORDS = Words(
 )
 ROWS = (
     "steer", "authors' recipe", "logit bias", "constant shift", "mean difference", "values' LoRA",
-    "DAPT", "GeDi", "DExperts", "instruction",
+    "DAPT", "GeDi", "DExperts", "MuCoLa", "instruction",
 )  # fmt: skip
 MEASURES = ("above_half", "corpus_perplexity", "distinct_2", "own_kl")
 TARGETS = ("positive", "negative")

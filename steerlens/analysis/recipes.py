@@ -23,6 +23,7 @@ from steerlens.methods.baselines.log_odds import fit_log_odds
 from steerlens.methods.baselines.logit_bias import fit_logit_bias
 from steerlens.methods.baselines.mean_difference import fit_mean_difference
 from steerlens.methods.baselines.mixing import encode_lead
+from steerlens.methods.baselines.mucola import fit_mucola
 from steerlens.methods.baselines.pplm import fit_pplm
 from steerlens.methods.baselines.shift import fit_shift
 from steerlens.methods.baselines.value_lora import fit_value_lora
@@ -40,7 +41,8 @@ NAMES = (
     "steer", "authors' recipe", "logit bias", "log-odds", "constant shift", "mean difference",
     "mean difference, unembedding", "causal direction", "dual steering", "FishBack",
     "latent vectors", "LoReFT", "ReFT-r1", "soft prompt", "prefix", "values' LoRA", "DAPT", "CTRL",
-    "GeDi", "DExperts", "DExperts, anti-expert", "PPLM", "instruction",
+    "GeDi", "DExperts", "DExperts, anti-expert", "PPLM", "MuCoLa",
+    "instruction",
 )  # fmt: skip
 
 
@@ -144,6 +146,7 @@ def _by_texts(model: Model, seed: int) -> dict[str, Fitting]:
         "prefix": lambda data: fit_prompt(model, data, kind="kv", seed=seed, progress=False),
         "values' LoRA": lambda data: fit_value_lora(model, data, seed=seed, progress=False),
         "PPLM": lambda data: fit_pplm(model, data),
+        "MuCoLa": lambda data: fit_mucola(model, data),
     }
 
 

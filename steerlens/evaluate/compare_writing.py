@@ -64,7 +64,8 @@ def compare_writing(
         KL(model ‖ method) = kl        nats per token, mean over the tokens of given texts
 
     found by bisection, so that no method looks better by being pushed harder, and none is judged at
-    one point alone. What cannot spend the budget says so in `note` and writes at the most it can.
+    one point alone. What cannot spend the budget says so in `note` and writes at the most it can;
+    what has no next-token distribution, so no cost, writes once, at strength 1 and without a `kl`.
     What given texts cost is not what a method's own texts cost. Both are told (`given_kl`,
     `own_kl`), either can be held equal: with `kl=OwnText(…)` the mean is over the tokens that the
     method writes, which is the fair one for what puts words before a text. There is always a row of
@@ -122,12 +123,16 @@ def compare_writing(
     for name, candidate in fitted.items():
         on_given = remembered(cost_on(model, candidate.method, sample))
         cost = remembered(_cost_of_writing(model, candidate.method, protocol)) if own else on_given
+        cost = on_given if math.isnan(cost_or_inf(on_given, protocol.side)) else cost
         for budget in budgets:
             found = spend(cost, budget, side=protocol.side)
+            budget = math.nan if math.isnan(found.cost) else budget
             entrant = Entrant(f"{name} at {budget:g}", candidate.method, found.strength)
             entrants.append(entrant)
             spent[entrant.name] = (name, budget, found)
             given_kl[entrant.name] = cost_or_inf(on_given, found.strength)
+            if math.isnan(budget):  # once, at its own setting
+                break
     texts = run_protocol(model, entrants, protocol, folder=folder, progress=progress)
     table = summarize(texts, protocol)
     given = {e.name: _given(model, e, data) for e in entrants}
@@ -137,16 +142,12 @@ def compare_writing(
     }
     rows = []
     for row in table.to_dict("records"):
-        name, budget, found = spent[row.pop("entrant")]
-        key = BASE if name == BASE else f"{name} at {budget:g}"
+        key = row.pop("entrant")
+        name, budget, found = spent[key]
         head = {
-            "method": name,
-            "kl": budget,
-            "kl_on": "own" if own else "given",
-            "strength": found.strength,
-            "given_kl": given_kl[key],
-            "note": found.note,
-        }
+            "method": name, "kl": budget, "kl_on": "own" if own else "given",
+            "strength": found.strength, "given_kl": given_kl[key], "note": found.note,
+        }  # fmt: skip
         rows.append(head | row | given[key] | price[name])
     return pd.DataFrame(rows)
 
@@ -224,9 +225,8 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
         if isinstance(entrant.method, Intervention):
             raise
         return dict.fromkeys(names, float("nan"))
-    return dict(
-        zip(names, (*bootstrap_ratio(margins, tokens), float((margins < 0).mean())), strict=True)
-    )
+    wrong = float((margins < 0).mean() + 0 * margins.sum())  # NaN is on neither side
+    return dict(zip(names, (*bootstrap_ratio(margins, tokens), wrong), strict=True))
 
 
 def _price(

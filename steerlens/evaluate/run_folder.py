@@ -57,7 +57,9 @@ def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path
 
 def write_block(folder: Path, block: int, table: pd.DataFrame) -> None:
     """Write the texts of a block, whole or not at all."""
-    rows = table.assign(kl=[[float(x) for x in kl] for kl in table.kl]).to_dict("list")
+    # of a method without next-token distribution they are NaN, which JSON has no word for
+    costs = [[None if np.isnan(x) else float(x) for x in kl] for kl in table.kl]
+    rows = table.assign(kl=costs).to_dict("list")
     write_json(_file(folder, block), rows)
 
 

@@ -224,6 +224,6 @@ def given_margins(
             method.score(model, data.pick(rows), strengths=(sign * strength * y,)).groupby("text")
             for sign in (1, -1)
         )
-        gains[rows] = (right.log_prob.sum() - wrong.log_prob.sum()).to_numpy()
+        gains[rows] = (right.log_prob.sum(min_count=1) - wrong.log_prob.sum()).to_numpy()
         tokens[rows] = right.size().to_numpy()
     return gains, tokens

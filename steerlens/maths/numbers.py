@@ -1,5 +1,6 @@
 """Numbers as users give them: one, several or a tensor, of Python, NumPy, pandas or torch."""
 
+import hashlib
 import math
 import operator
 from collections.abc import Iterable
@@ -47,6 +48,16 @@ def generator(seed: Any) -> torch.Generator:
         True
     """
     return torch.Generator().manual_seed(as_seed(seed))
+
+
+def generator_of(key: str) -> torch.Generator:
+    """Return a random generator for a text: other words, other numbers.
+
+    Example:
+        >>> bool(torch.rand(1, generator=generator_of("a")) == torch.rand(1, generator=generator_of("b")))
+        False
+    """
+    return generator(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest()))
 
 
 def as_count(

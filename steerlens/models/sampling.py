@@ -1,13 +1,12 @@
 """Draw tokens by inverse cumulative probability, so that one number gives one token."""
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.numbers import as_count, as_number, as_seed, generator
+from steerlens.maths.numbers import as_count, as_number, as_seed, generator_of
 
 BUCKETS, REACH = 4_096, 32.0
 """Tokens are put in order only within a bucket of logits, 1/128 nats wide; the last holds all that
@@ -75,9 +74,8 @@ class Drawing:
 
         So a row is the same in any company.
         """
-        key = f"{as_seed(self.seed)} {occurrence} {sample} {prompt}".encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=7).digest())
-        return torch.rand(self.max_new_tokens, dtype=torch.float64, generator=generator(seed))
+        random = generator_of(f"{as_seed(self.seed)} {occurrence} {sample} {prompt}")
+        return torch.rand(self.max_new_tokens, dtype=torch.float64, generator=random)
 
 
 def sample_tokens(

@@ -8,16 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from steerlens.evaluate.classify import mean_states
 from steerlens.evaluate.writer import check_base
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.sign_classifier import fit_sign
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.collect import collect
@@ -39,7 +36,6 @@ from steerlens.values.readout import Readout
 
 AHEAD = 1
 """Tokens beyond the next that are looked at; they need room in the context."""
-PENALTIES = np.logspace(-3, 2, 6)
 
 
 @dataclass(frozen=True)
@@ -273,20 +269,6 @@ def fit_pplm(model: Model, data: Labelled, *, ascent: Ascent = USUAL, name: str 
         65
     """
     check_history(model)
-    y = np.sign(data.labels).astype(int)
-    fewest = min(int((y == sign).sum()) for sign in (1, -1))
-    if fewest < 2:
-        raise ValueError(
-            f"data: got {fewest} texts of one sign, expected at least two of each for a classifier"
-        )
-    x = mean_states(collect(model, data, progress=False))[y != 0]
-    search = GridSearchCV(
-        LogisticRegression(solver="liblinear"),
-        {"C": PENALTIES},
-        cv=min(3, fewest),
-        scoring="neg_log_loss",
-    )
-    scale, found = make_pipeline(StandardScaler(), search).fit(x, y[y != 0]).steps
-    w = found[1].best_estimator_.coef_[0] / scale[1].scale_
-    b = found[1].best_estimator_.intercept_[0] - w @ scale[1].mean_
-    return Pplm(torch.tensor(w, dtype=torch.float32), float(b), readout(model), ascent, name)
+    x = mean_states(collect(model, data, progress=False))
+    w, b = fit_sign(x, np.array(data.labels))
+    return Pplm(w, b, readout(model), ascent, name)
