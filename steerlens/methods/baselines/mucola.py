@@ -208,7 +208,7 @@ def fit_mucola(
 
     Example:
         >>> import steerlens as sl
-        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
+        >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=800, seed=0)
         >>> fit_mucola(model, data).n_parameters
         129
     """
@@ -220,6 +220,6 @@ def fit_mucola(
             f"data: of no text is the classifier surer than {surest:.2g} nats, the margin is "
             f"{langevin.margin:g}, so hardly a text will meet it; give more texts, or a smaller "
             "margin: langevin=Langevin(margin=…)",
-            stacklevel=2,
+            stacklevel=3,  # beyond `torch_defaults`
         )
     return Mucola(w, b, readout(model), langevin, name)
