@@ -50,7 +50,7 @@ SMALL = 72
 """The d_model at which work is counted: no other dimension of any product is the same."""
 SHORT: tuple[tuple[Any, str, Any], ...] = (
     (background, "FEWEST", 256), (evidence, "TRIAL", (1_024, 1)), (evidence, "ROUGHLY", (2_048, 1)),
-    (evidence, "FINALLY", (8_192, 1)), (evidence, "SHARES", (0.4,)), (judge, "SHARES", (0.4,)), (judge, "USUAL", 0),
+    (evidence, "FEWEST", 1), (evidence, "MOST", 1), (evidence, "SHARES", (0.5,)), (judge, "SHARES", (0.5,)), (judge, "USUAL", 0),
 )  # fmt: skip
 """One step where a fit takes many, and one penalty where it tries four."""
 

@@ -110,7 +110,7 @@ class Report:
         if self.threshold is not None:
             found.append(
                 (
-                    "penalty, singular values lowered by, rank",
+                    "penalty ÷ noise, singular values lowered by, rank",
                     f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
                 )
             )

@@ -17,6 +17,7 @@ from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
+from steerlens.methods.steer.evidence import explain
 from steerlens.methods.steer.judge import SHARES, USUAL, Asked
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.methods.steer.selection import (
@@ -614,3 +615,26 @@ def test_chunks_go_to_a_device_by_the_shard() -> None:
     )
     assert len(moved) == 4 * len(states.shards)  # hidden, next, text and the order, once a shard
     assert sum(len(chunk.next) for chunk in chunks) == states.n_positions
+
+
+def test_a_penalty_is_a_share_of_the_noise_which_four_times_the_texts_halve() -> None:
+    """Whatever is planted: noise is what halves of the texts contradict each other in."""
+    everywhere = torch.zeros(D, D)
+    for planted_there in (PLANTED, 3 * PLANTED):
+        threshold = {}
+        for n in (100, 400, 1_600):
+            states = make_states(n, on=ON, planted=planted_there, background=BACKGROUND)
+            metric = sl.natural_metric(states).damped(0.03)
+            asked = Asked(share=0.5, seed=0)
+            threshold[n] = explain(states, metric, everywhere, asked).threshold
+            twice = explain(states, metric, everywhere, asked._replace(share=1.0)).threshold
+            assert twice == pytest.approx(2 * threshold[n])
+        assert threshold[100] / threshold[400] == pytest.approx(2, rel=0.35)
+        assert threshold[400] / threshold[1_600] == pytest.approx(2, rel=0.35)
+
+
+def test_no_penalty_leaves_nothing() -> None:
+    states = planted().relabel(planted().labels.roll(7))  # labels that say nothing: all is noise
+    metric = sl.natural_metric(states).damped(0.03)
+    found = explain(states, metric, torch.zeros(D, D), Asked(share=100.0))
+    assert torch.linalg.matrix_rank(found.W) == 1 and found.threshold > 0

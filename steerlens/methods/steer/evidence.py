@@ -1,6 +1,7 @@
 """Fit the steer that explains most for what it costs, and ask each half of the texts about the
 other's."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,13 +25,17 @@ JUDGED_ON = 65_536
 WHITENING = 0.03
 """Damping of the coordinates in which singular values are lowered."""
 
-TRIAL, ROUGHLY, FINALLY = (1_024, 3), (2_048, 8), (8_192, 3)
+TRIAL, ROUGHLY = (1_024, 3), (2_048, 8)
 """Positions on which the cost is measured, at most, and steps of descent on them: while the penalty
-is chosen, and at the end.
+is chosen, and before the end.
 
 The cost knows no next token, but a matrix of many directions finds those that are cheap on the
 sample alone.
 """
+
+FINALLY, FEWEST, MOST = 8_192, 3, 8
+"""Positions of the last sample, and how many steps are taken on it: they read no more than a pass
+over all texts does. More of them fit few texts' many directions to the sample."""
 
 SPARSE = 25
 """One position of so many is in the last sample at least: more evidence bears more directions,
@@ -114,8 +119,9 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
 
     Where a style lives in few directions, the nuclear norm `|V|_*` keeps those and drops the noise,
     which is spread over all; where it does not, a penalty of zero keeps all. Each half of the texts
-    gives a `G`, and the penalty is that under which `W` from either half explains most of the other
-    at equal KL. The sum of both has less noise by √2, and so has its penalty.
+    gives a `G`. Half of their difference is as much noise as their mean holds; μ is a share of its
+    largest singular value, that under which `W` from either half explains most of the other at
+    equal KL. A half has more noise by √2, and so has its penalty.
 
     Args:
         states: of the texts that are trained on.
@@ -132,10 +138,8 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     halves = [_evidence(part, labels, base, metric, asked) for part in parts]
     n = [part.n_positions for part in parts]
     evidence = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
-    # a penalty that leaves nothing of a half, and one that leaves something of both, whose noise is
-    # less by √2
-    top = sum(float(torch.linalg.matrix_norm(half.slope, 2)) for half in halves) / 2
-    most = 0.99 * float(torch.linalg.matrix_norm(evidence, 2))
+    # what halves contradict each other in is noise alone, as much as is in their mean
+    noise = float(torch.linalg.matrix_norm(halves[0].slope - halves[1].slope, 2)) / 2
 
     def fit(
         slope: Float[Tensor, "d d"], threshold: float, *plan: tuple[int, int]
@@ -149,17 +153,17 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
         return meter.of_cost(asked.kl, V)
 
     def end(share: float) -> tuple[Float[Tensor, "d d"], float]:
-        threshold = min(share * top / 2**0.5, most)
-        return metric.unwhiten(
-            fit(evidence, threshold, ROUGHLY, (_last(states), FINALLY[1]))
-        ), threshold
+        (threshold,) = _thresholds(evidence, noise, [share])
+        last = _last(states), max(FEWEST, min(MOST, states.n_positions // FINALLY))
+        return metric.unwhiten(fit(evidence, threshold, ROUGHLY, last)), threshold
 
     if asked.share is not None:
         W, threshold = end(asked.share)
         return Explained(W, asked.share, threshold)
     halves = [
-        half._replace(path=[fit(half.slope, share * top, TRIAL) for share in SHARES])
+        half._replace(path=[fit(half.slope, threshold, TRIAL) for threshold in lowered])
         for half in halves
+        for lowered in [_thresholds(half.slope, 2**0.5 * noise, SHARES)]
     ]
     margins, best, verdict = judge_halves(halves, metric, asked)
     W, threshold = end(SHARES[best])
@@ -170,6 +174,12 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     # contradict each other leave nothing to explain
     gain = sum(float((a.path[best] * b.slope).sum()) for a, b in (halves, halves[::-1])) / 2
     return Explained(W, SHARES[best], threshold, max(gain / (2 * asked.kl), 0.0), verdict, trials)
+
+
+def _thresholds(slope: Float[Tensor, "d d"], noise: float, shares: Sequence[float]) -> list[float]:
+    """Return penalties of so much of the noise, none so large that no direction is left."""
+    most = 0.99 * float(torch.linalg.matrix_norm(slope, 2))
+    return [min(share * noise, most) for share in shares]
 
 
 def mean_label(states: States, weights: Weights) -> float:
@@ -248,7 +258,7 @@ def _evidence(
 
 def _last(states: States) -> int:
     """Return on how many positions the last steps are, at most."""
-    return max(FINALLY[0], states.n_positions // SPARSE)
+    return max(FINALLY, states.n_positions // SPARSE)
 
 
 def _curvature(cost: _Cost, d: int) -> float:

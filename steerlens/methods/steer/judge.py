@@ -14,11 +14,11 @@ from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
 
-SHARES = (0.7, 0.4, 0.2, 0.0)
-"""Penalties tried, as shares of the one under which no direction is left: few directions first, all
+SHARES = (0.7, 0.5, 0.25, 0.0)
+"""Penalties tried, as shares of the largest singular value of the noise: few directions first, all
 of them last."""
 
-USUAL = SHARES.index(0.4)
+USUAL = SHARES.index(0.5)
 """The penalty unless another one's margin is larger by more than its standard error."""
 
 
