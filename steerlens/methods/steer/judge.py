@@ -14,12 +14,13 @@ from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
 
-SHARES = (0.7, 0.5, 0.25, 0.0)
+SHARES = (1.0, 0.7, 0.5, 0.0)
 """Penalties tried, as shares of the largest singular value of the noise: few directions first, all
 of them last."""
 
 USUAL = SHARES.index(0.5)
-"""The penalty unless another one's margin is larger by more than its standard error."""
+"""The penalty, unless its margin is less than the largest by more than the difference's standard
+error; then the nearest one of which that is not so."""
 
 
 class Asked(NamedTuple):
@@ -71,10 +72,13 @@ def judge_halves(
         float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2
         for k in range(len(SHARES))
     ]
-    best = max(range(len(SHARES)), key=lambda k: margins[k])
-    error = sum(ratio_error(g[best] - g[USUAL], n) for g, n in zip(gains, tokens, strict=True)) / 2
-    if margins[best] - margins[USUAL] <= error:
-        best = USUAL
+    top = max(range(len(SHARES)), key=lambda k: margins[k])
+    errors = [
+        sum(ratio_error(g[top] - g[k], n) for g, n in zip(gains, tokens, strict=True)) / 2
+        for k in range(len(SHARES))
+    ]
+    level = [k for k in range(len(SHARES)) if margins[top] - margins[k] <= errors[k]]
+    best = min(level, key=lambda k: abs(k - USUAL))
     ratios = [
         bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
     ]
