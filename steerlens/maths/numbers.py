@@ -123,7 +123,7 @@ def as_number(given: Any, name: str, expected: str = "a finite number") -> float
     try:
         if isinstance(given, str | bytes):
             raise TypeError("text is no number, though float() would read it")
-        found = float(given)
+        found = float(given.detach() if isinstance(given, Tensor) else given)
     except (TypeError, ValueError, RuntimeError):
         found = math.nan
     if not math.isfinite(found):

@@ -1,6 +1,5 @@
 """A steer: a matrix on the output word embeddings, with a strength."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, overload
 
@@ -263,9 +262,9 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
         ValueError: a tensor of another length than the first axis of `c`.
     """
     if not isinstance(strength, Tensor) or strength.ndim == 0:
-        if not math.isfinite(strength):
-            raise ValueError(f"strength: got {float(strength)}, expected a finite number")
-        return float(strength)
+        number = as_number(strength, "strength")
+        learned = isinstance(strength, Tensor) and strength.requires_grad
+        return strength.to(device=c.device, dtype=torch.float32) if learned else number
     if strength.shape != c.shape[:1]:
         raise ValueError(
             f"strength: got shape {tuple(strength.shape)} for a batch of {c.shape[0]} rows, expected a number or one "

@@ -182,3 +182,14 @@ def test_a_copy_that_would_stay_steered_is_refused_inside_the_block(model) -> No
                 copies(adapter(model).module)
     tokens = tokens_of(model)
     assert torch.equal(logits_of(copy.deepcopy(model), tokens), logits_of(model, tokens))
+
+
+def test_gradients_reach_a_strength_that_is_one_number(tiny) -> None:
+    tokens, steer = tokens_of(tiny, rows=1), random_steer(tiny)
+    found = []
+    for strength in (torch.tensor(0.7), torch.tensor([0.7])):
+        with sl.steered(tiny, steer, strength.requires_grad_()):
+            tiny(tokens).float().square().mean().backward()
+        found.append(strength.grad.reshape(()))
+    assert found[0].abs() > 1e-3
+    assert_close(found[0], found[1])
