@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from steerlens.maths.brief import brief
 from steerlens.show.style import (
@@ -201,7 +201,10 @@ def plot_rows(
     if measure in RATIOS:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        near, far = ax.get_xlim()
+        # within a decade matplotlib's own ticks of a logarithm run into each other
+        few = MaxNLocator(3, steps=[1, 2, 5, 10]) if far < 10 * near else None
+        ax.xaxis.set_major_locator(few or LogLocator(subs=(1.0, 2.0, 5.0)))
         ax.xaxis.set_minor_locator(NullLocator())
     ax.axvline(x[0], color=GREY, lw=0.6, zorder=0)
     for place, value in zip(y, x, strict=True):
