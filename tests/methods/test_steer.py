@@ -29,7 +29,7 @@ from steerlens.methods.steer.selection import (
     choose,
     make_problem,
 )
-from steerlens.methods.steer.solution import by_likelihood
+from steerlens.methods.steer.solution import by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import Effort, Solved
 from steerlens.values.metric import Metric
 from steerlens.values.states import Shard, States
@@ -633,8 +633,11 @@ def test_a_penalty_is_a_share_of_the_noise_which_four_times_the_texts_halve() ->
         assert threshold[400] / threshold[1_600] == pytest.approx(2, rel=0.35)
 
 
-def test_no_penalty_leaves_nothing() -> None:
-    states = planted().relabel(planted().labels.roll(7))  # labels that say nothing: all is noise
+@pytest.mark.parametrize("by", range(1, 5))
+def test_no_penalty_leaves_nothing(by: int) -> None:
+    states = planted().relabel(planted().labels.roll(by))  # labels that say nothing: all is noise
     metric = sl.natural_metric(states).damped(0.03)
     found = explain(states, metric, torch.zeros(D, D), Asked(share=100.0))
     assert torch.linalg.matrix_rank(found.W) == 1 and found.threshold > 0
+    steer, _ = of_unit_cost(found, states, Asked(), "noise")
+    assert sl.kl_at_strength(steer, states, 1.0) == pytest.approx(0.05, rel=0.05)

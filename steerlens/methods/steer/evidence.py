@@ -50,6 +50,9 @@ On those it was fitted on a matrix costs too little, one of many directions most
 LIKELY = 8_192
 """Words of a vocabulary of twice that at least whose share of the cost is taken one by one."""
 
+RESOLVED = 0.1
+"""Length of a whitened matrix, at least, whose cost is measured."""
+
 BOLDNESS = 0.6
 """The curvature that steps reckon with, as a part of the largest, which few directions have; see
 `nuclear_descent`."""
@@ -178,7 +181,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
 
 def _thresholds(slope: Float[Tensor, "d d"], noise: float, shares: Sequence[float]) -> list[float]:
     """Return penalties of so much of the noise, none so large that no direction is left."""
-    most = 0.99 * float(torch.linalg.matrix_norm(slope, 2))
+    most = 0.9 * float(torch.linalg.matrix_norm(slope, 2))
     return [min(share * noise, most) for share in shares]
 
 
@@ -201,9 +204,11 @@ class _Objective(NamedTuple):
         has it."""
         V = soft_threshold_singular_values(self.evidence, threshold, rank)
         # what V gains, ⟨V, evidence⟩ − threshold · |V|_*, since all it keeps was lowered by the
-        # threshold; along a ray the cost is nearly a square
+        # threshold; along a ray the cost is nearly a square, and rounding hides that of a short V
         gain = float(V.square().sum())
-        return V * (gain / max(2 * self.cost(V)[0] + self.ridge * gain, 1e-30))
+        longer = max(1.0, RESOLVED / max(gain, 1e-30) ** 0.5)
+        cost = self.cost(V * longer)[0] / longer**2
+        return V * (gain / max(2 * cost + self.ridge * gain, 1e-30))
 
     def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
         kl, pull = self.cost(V)
