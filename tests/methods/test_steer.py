@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
+from steerlens.evaluate.matched_kl import kl_at_strength
 from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
@@ -640,4 +641,4 @@ def test_no_penalty_leaves_nothing(by: int) -> None:
     found = explain(states, metric, torch.zeros(D, D), Asked(share=100.0))
     assert torch.linalg.matrix_rank(found.W) == 1 and found.threshold > 0
     steer, _ = of_unit_cost(found, states, Asked(), "noise")
-    assert sl.kl_at_strength(steer, states, 1.0) == pytest.approx(0.05, rel=0.05)
+    assert kl_at_strength(steer, states, 1.0) == pytest.approx(0.05, rel=0.05)
