@@ -45,6 +45,13 @@ UNKNOWN = "Could not determine supported architecture"
 Found = dict[str, Any]
 
 
+CAUSES = {
+    "xlstm": "its own forward pass multiplies float32 by half precision there.",
+    "youtu": "transformers sets the pad token's row of the embeddings to 0 at each load, whatever the file holds.",
+}
+"""What was found to be behind it."""
+
+
 def main(page: Path, families: list[str]) -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
@@ -223,6 +230,7 @@ def _page(known: dict[str, Found]) -> str:
         found = {part: why for part, why in found.items() if UNKNOWN not in str(why)}
         for part in PARTS:
             lines += [f"- **{name}**, {part}: {why}" for why in _broken(found.get(part, ""))]
+    lines += ["", *(f"- **{name}**: {cause}" for name, cause in CAUSES.items() if name in tried)]
     lines += ["", "## Not tried", ""]
     lines += [f"- **{n}**: {f['not tried']}" for n, f in sorted(known.items()) if "not tried" in f]
     return "\n".join(lines) + "\n"
