@@ -29,7 +29,7 @@ def uncompiled() -> Iterator[None]:
     ours are set nothing compiled is run, and nothing is compiled.
 
     Example:
-        >>> double = torch.compile(lambda x: 2 * x, backend="never_called")
+        >>> double = torch.compile(lambda x: 2 * x, backend="eager")
         >>> with uncompiled():
         ...     double(torch.ones(1))
         tensor([2.])

@@ -1,6 +1,7 @@
 """A steer at any site: a frozen value that keeps the laws; a closed form that is Newton's step; what
 it can say behind the last layer is what the unembedding's steer says."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: HiddenSteer(random(3, 1), random(1, 3), POST, make_readout()), r"A, B: got shapes \(3, 1\) and \(1, 3\)",
     ),
     "no rank": (lambda: HiddenSteer(random(D, 0), random(0, D), POST, make_readout()), "A, B: got shapes"),
-    "NaN": (lambda: make() * float("nan"), "A, B of .* hold NaN or infinity"),
+    "NaN": (lambda: HiddenSteer(random(D, 2) * math.nan, random(2, D), POST, make_readout()), "A, B of .* hold NaN or infinity"),
+    "NaN of them": (lambda: make() * math.nan, "factor: got nan, expected a finite number"),
     "two sites": (lambda: make() + make("hook_embed"), "at blocks.0.hook_resid_post of .* and .* at hook_embed"),
     "two models": (lambda: make() - make(on=make_readout(5)), "act on different states and cannot be added"),
 }  # fmt: skip
