@@ -24,9 +24,9 @@ def uncompiled() -> Iterator[None]:
     """Run the block without compiled code.
 
     Code that was compiled without a hook passes over it in silence, and what is compiled with one
-    keeps it when it is gone. Neither can be seen from outside (a user's `model.forward =
-    torch.compile(model.forward)`, what `generate` compiles for a static cache), so while hooks of
-    ours are set nothing compiled is run, and nothing is compiled.
+    keeps it when it is gone. Neither can be seen from outside (a `forward` that the user compiled,
+    what `generate` compiles for a static cache), so while hooks of ours are set nothing compiled is
+    run, and nothing is compiled.
 
     Example:
         >>> double = torch.compile(lambda x: 2 * x, backend="eager")
