@@ -263,8 +263,9 @@ def per_row(strength: Strength, c: Float[Tensor, "*batch d_model"]) -> Float[Ten
     """
     if not isinstance(strength, Tensor) or strength.ndim == 0:
         number = as_number(strength, "strength")
-        learned = isinstance(strength, Tensor) and strength.requires_grad
-        return strength.to(device=c.device, dtype=torch.float32) if learned else number
+        if isinstance(strength, Tensor) and strength.requires_grad:
+            return strength.to(device=c.device, dtype=torch.float32)
+        return number
     if strength.shape != c.shape[:1]:
         raise ValueError(
             f"strength: got shape {tuple(strength.shape)} for a batch of {c.shape[0]} rows, expected a number or one "
