@@ -10,3 +10,5 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 OUT = Path(__file__).parent / "out"
 OUT.mkdir(exist_ok=True)
+SHARED = Path(__file__).parent.parent.parent / "shared"
+"""Small models and texts for trials, where they lie beside the repository."""

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from _setting import OUT
+from _setting import OUT, SHARED
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -33,7 +33,7 @@ from steerlens.show import label_panels, look, plot_rows, save_figure
 from steerlens.show.figures import records
 from steerlens.show.style import COLUMN
 
-DATA = Path(__file__).parent.parent.parent / "shared/data"
+DATA = SHARED / "data"
 SMOLLM2 = Path.home() / ".cache/steerlens-lms/smollm2-135m"
 KL, PAPER = 0.1, 5.0
 """Nats per token that every method spends, and the strength that the paper writes at."""

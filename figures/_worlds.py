@@ -2,14 +2,14 @@
 repository."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from _setting import SHARED
 
 import numpy as np
 
 import steerlens as sl
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
 ASIDE, TESTED = 20_000, 1_000
 """The seed by which new texts are set aside, and how many: the first of them are those that
 `benchmarks/quality.py --fresh` judges on."""

@@ -12,9 +12,8 @@ nats per token, and the share of different word pairs.
 
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from _setting import OUT
+from _setting import OUT, SHARED
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,7 +28,6 @@ from steerlens.show.figures import records, save_figure
 from steerlens.show.style import COLUMN, label_panels, look
 
 SIZES, DRAWS, NEW = (30, 100, 300, 1000), 2, 400
-SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def shuffled(data: sl.Labelled, seed: int) -> sl.Labelled:

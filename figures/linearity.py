@@ -10,9 +10,7 @@ writes at each strength, as the shift of the grammar's log-prior under which it 
 is fitted to |strength| ≤ 1, weighted by the errors.
 """
 
-from pathlib import Path
-
-from _setting import OUT
+from _setting import OUT, SHARED
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +22,6 @@ from steerlens.show.figures import records, save_figure
 from steerlens.show.style import COLUMN, label_panels, look
 from steerlens.show.theory import plot_bounds, plot_prior_shift
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
 STRENGTHS, SAMPLES = (-1.5, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5), 120
 
 

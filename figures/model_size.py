@@ -10,9 +10,8 @@ model has an NLL of its own, which the JSON has: a size is not all that two poin
 """
 
 from itertools import product
-from pathlib import Path
 
-from _setting import OUT
+from _setting import OUT, SHARED
 
 import matplotlib.pyplot as plt
 import torch
@@ -25,7 +24,6 @@ from steerlens.show import label_panels, look, save_figure
 from steerlens.show.figures import records
 from steerlens.show.style import COLUMN, GREY, RED
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
 TOYS, REVIEWS = ("toy-64", "toy-96-llama", "toy-128"), ("reviews-128", "reviews-192")
 TEXTS, NEW, DRAWS = 1000, 1000, (100, 101, 102)
 
