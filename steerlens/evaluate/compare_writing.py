@@ -225,7 +225,7 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
         if isinstance(entrant.method, Intervention):
             raise
         return dict.fromkeys(names, float("nan"))
-    wrong = float((margins < 0).mean() + 0 * margins.sum())  # NaN is on neither side
+    wrong = float(np.where(np.isnan(margins), np.nan, margins < 0).mean())  # NaN is on neither side
     return dict(zip(names, (*bootstrap_ratio(margins, tokens), wrong), strict=True))
 
 

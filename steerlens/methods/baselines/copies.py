@@ -106,10 +106,9 @@ def fine_tuned_copy(
     rows, read = _tokens(model, texts, leads)
     path = None
     if folder is not None:
-        as_path(folder, "folder").mkdir(parents=True, exist_ok=True)
-        path = (
-            as_path(folder, "folder") / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
-        )
+        kept = as_path(folder, "folder")
+        kept.mkdir(parents=True, exist_ok=True)
+        path = kept / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
     made = duplicate(model)
     if path is not None and path.exists():
         _restore(made, load_file(path))

@@ -55,7 +55,7 @@ class Langevin:
         as_count(self.n_steps, "n_steps")
         as_count(self.cooling, "cooling", "a whole number, at least 2", least=2)
         for name, given in (("step_size", self.step_size), ("margin", self.margin)):
-            if not 0 < as_number(given, name, "a positive number") < float("inf"):
+            if not as_number(given, name, "a positive number") > 0:
                 raise ValueError(f"{name}: got {given}, expected a positive number")
         if len(self.noise) != 2 or not 0 < self.noise[1] <= self.noise[0] < float("inf"):
             raise ValueError(

@@ -93,17 +93,15 @@ class Mucola:
         ends, tokenizer = adapter(model).end_ids, adapter(model).tokenizer
         by = drawn.strength.to_numpy()
         moved = [k for k, row in enumerate(rows) if by[k] and row.new and row.new[0] not in ends]
-        noise = [
-            generator_of(f"{as_seed(seed)} {drawn['sample'][k]} {drawn.text[k]}")
-            for k in range(len(rows))
-        ]
         energy, met = Energy(model, self.readout, self.w, self.b), by == 0
         for places in _batches(model, rows, moved):
             texts = _texts(model, [rows[k] for k in places], by[places] * self.langevin.margin)
+            noise = [
+                generator_of(f"{as_seed(seed)} {drawn['sample'][k]} {drawn.text[k]}")
+                for k in places
+            ]
             with eval_mode(model, gradients=True):
-                tokens, met[places] = settle(
-                    energy, self.langevin, texts, [noise[k] for k in places]
-                )
+                tokens, met[places] = settle(energy, self.langevin, texts, noise)
             for k, ids in zip(places, tokens.tolist(), strict=True):
                 rows[k] = rows[k]._replace(new=ids[len(ids) - len(rows[k].new) :])
         return drawn.assign(

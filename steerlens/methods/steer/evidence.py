@@ -163,10 +163,10 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     if asked.share is not None:
         W, threshold = end(asked.share)
         return Explained(W, asked.share, threshold)
+    tried = [_thresholds(half.slope, 2**0.5 * noise, SHARES) for half in halves]
     halves = [
-        half._replace(path=[fit(half.slope, threshold, TRIAL) for threshold in lowered])
-        for half in halves
-        for lowered in [_thresholds(half.slope, 2**0.5 * noise, SHARES)]
+        half._replace(path=[fit(half.slope, threshold, TRIAL) for threshold in thresholds])
+        for half, thresholds in zip(halves, tried, strict=True)
     ]
     margins, best, verdict = judge_halves(halves, metric, asked)
     W, threshold = end(SHARES[best])
