@@ -46,6 +46,8 @@ SHOWN = (
 """What is printed of a table; all of it is in the JSON."""
 CHEAP = ("steer", "logit bias", "log-odds", "mean difference")
 """What is fitted to a real model within minutes of two cores."""
+RIVALS = ("values' LoRA", "DAPT", "CTRL", "GeDi", "DExperts", "instruction")
+"""On a real model beside the cheap ones: four whose copies are fine-tuned, which takes minutes each."""
 
 
 class World(NamedTuple):
@@ -98,6 +100,13 @@ def kept_fits(model: Model, methods: Mapping[str, Recipe], folder: str) -> dict[
     """Return recipes whose fits are kept in figures/out/fits."""
     at = OUT / "fits" / folder
     return {name: Kept(recipe, model, at, name) for name, recipe in methods.items()}
+
+
+def real_methods(model: Model, words: Words, folder: str) -> dict[str, Recipe]:
+    """Return what is run on a model of real text; fits are kept, copies too."""
+    rivals = recipes(model, RIVALS, words=words, tuning=FineTuning(), folder=OUT / "copies")
+    kept = kept_fits(model, recipes(model, CHEAP), folder)
+    return kept | {name: cache(recipe) for name, recipe in rivals.items()}
 
 
 def expected(world: World) -> str:
@@ -257,6 +266,7 @@ __all__ = [
     "fill",
     "kept_fits",
     "publish",
+    "real_methods",
     "signed",
     "toxicity_scorer",
     "toy_methods",

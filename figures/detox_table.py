@@ -14,12 +14,8 @@ the model nor the judge is the paper's: the order of methods may be compared, no
 
 import time
 from dataclasses import replace
-from functools import cache
-
-from _setting import OUT
 
 from _tables import (
-    CHEAP,
     DATA,
     SMOLLM2,
     World,
@@ -28,6 +24,7 @@ from _tables import (
     fill,
     kept_fits,
     publish,
+    real_methods,
     signed,
     toxicity_scorer,
     toy_methods,
@@ -40,7 +37,6 @@ from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import detoxification
 from steerlens.evaluate.runs import slug
 from steerlens.evaluate.scorers import oracle
-from steerlens.methods.baselines.copies import FineTuning
 
 WORDS = Words(
     codes=("please", "idiots"), instructions=("thank you , dears .", "shut up , you idiots .")
@@ -49,8 +45,6 @@ ASKED = Words(
     codes=("polite", "rude"),
     instructions=("Write in a polite and respectful way.", "Write in a rude and insulting way."),
 )
-RIVALS = ("values' LoRA", "DAPT", "CTRL", "GeDi", "DExperts", "instruction")
-"""On a real model beside the cheap ones: four whose copies are fine-tuned, which takes minutes each."""
 MEASURES = ("expected_max", "any_above", "corpus_perplexity", "distinct_2")
 
 
@@ -70,10 +64,11 @@ def smollm2(dry: bool) -> World:
     data = signed(sl.read_labelled(DATA / "jigsaw_dev.jsonl"), 10 if dry else 30, 0)
     model = sl.load_model(SMOLLM2)
     name = "SmolLM2-135M, dry" if dry else "SmolLM2-135M"
-    made = kept_fits(model, recipes(model, ("steer", "log-odds") if dry else CHEAP), slug(name))
-    if not dry:
-        rivals = recipes(model, RIVALS, words=ASKED, tuning=FineTuning(), folder=OUT / "copies")
-        made |= {rival: cache(recipe) for rival, recipe in rivals.items()}
+    made = (
+        kept_fits(model, recipes(model, ("steer", "log-odds")), slug(name))
+        if dry
+        else real_methods(model, ASKED, slug(name))
+    )
     return World(name, model, texts, data, task, made)
 
 

@@ -4,7 +4,7 @@ paper's strength.
     python figures/sentiment_table.py            # both targets; writes figures/out/sentiment_table.{pdf,png,json}
     python figures/sentiment_table.py positive   # one of them; or negative
     python figures/sentiment_table.py reviews    # reviews-192 in the place of the toy model
-    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; some 50 minutes, goes on where it was stopped
+    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; some two hours, goes on where it was stopped
 
 On toy-64 the exact grammar judges what 15 prompts of a kind are continued with, five times each, by
 the paper's rivals as far as they are here and three of ours; the others are in equal_kl. On
@@ -18,22 +18,21 @@ import time
 from pathlib import Path
 
 from _tables import (
-    CHEAP,
     DATA,
     SMOLLM2,
     World,
     asked,
     draw,
     fill,
-    kept_fits,
     publish,
+    real_methods,
     signed,
     toy_methods,
     toy_prompts,
 )
 
 import steerlens as sl
-from steerlens.analysis.recipes import Words, recipes
+from steerlens.analysis.recipes import Words
 from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import sentiment
 from steerlens.evaluate.scorers import fit_text_classifier, oracle
@@ -42,6 +41,10 @@ from steerlens.models.hooks import adapter
 WORDS = Words(
     codes=("superb", "terrible"),
     instructions=("it was a superb film .", "it was a terrible film ."),
+)
+ASKED = Words(
+    codes=("positive review:", "negative review:"),
+    instructions=("Write in a positive and joyful way.", "Write in a negative and sad way."),
 )
 ROWS = (
     "steer", "authors' recipe", "logit bias", "constant shift", "mean difference", "values' LoRA",
@@ -93,7 +96,7 @@ def real(name: str, folder: Path, n: int, given: int) -> list[World]:
         for kind in ("neutral", *TARGETS)
     }
     train = signed(texts.first(3000), 800, 0)
-    methods = kept_fits(model, recipes(model, CHEAP), f"{name}-sst5")
+    methods = real_methods(model, ASKED, f"{name}-sst5")
     return [
         World(
             f"{name}, {target}", model, train, signed(dev, given, 0),
