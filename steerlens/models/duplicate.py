@@ -8,8 +8,8 @@ from torch import Tensor
 
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
-from steerlens.models.compatibility import same_history
 from steerlens.models.hooks import adapter
+from steerlens.models.probe import same_history
 
 
 @torch_defaults()

@@ -13,10 +13,8 @@ from torch import Tensor
 from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
-from steerlens.models.exclusive import exclusive
-from steerlens.models.restoring import restoring
+from steerlens.models.guards import as_written, exclusive, restoring, uncompiled
 from steerlens.models.tokenization import Convention
-from steerlens.models.uncompiled import as_written, uncompiled
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout

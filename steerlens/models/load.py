@@ -14,9 +14,9 @@ from steerlens.maths.brief import brief
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
-from steerlens.models.compatibility import check_processed
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.folders import find_model
+from steerlens.models.probe import check_processed
 
 AGREES, AGREES_IN_HALF = 1e-3, 1e-1
 """Largest difference of logits between a bridge and the model it was made of, relative to their

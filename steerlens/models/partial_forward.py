@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.embeddings import states_at
+from steerlens.models.guards import restoring
 from steerlens.models.hooks import (
     adapter,
     apply_edits,
@@ -22,7 +23,6 @@ from steerlens.models.hooks import (
     run_until,
 )
 from steerlens.models.readout import readout
-from steerlens.models.restoring import restoring
 from steerlens.models.tokenization import Encoded, batch_tokens, batches, encode, pad
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN, Edit

@@ -17,7 +17,8 @@ from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.collect import collect_whole, unlearned_end, unread_texts
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.hooks import adapter, eval_mode, run_until
-from steerlens.models.readout import probe_tokens, readout
+from steerlens.models.probe import probe_tokens
+from steerlens.models.readout import readout
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.parts import PART_BYTES, Part, in_parts

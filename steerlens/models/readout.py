@@ -5,26 +5,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
-from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
-from steerlens.models.causality import check_causal
-from steerlens.models.compatibility import check_processed
-from steerlens.models.hooks import (
-    adapter,
-    add_hooks,
-    architecture,
-    check_model,
-    eval_mode,
-    model_id,
-)
+from steerlens.models.hooks import adapter, architecture, check_model, eval_mode, model_id
+from steerlens.models.probe import probe
 from steerlens.models.vocabulary import special_ids, token_strings
-from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.readout import Readout, bit_sum
 
 PROBE_TOLERANCE = 1e-3
@@ -61,7 +51,7 @@ def readout(model: Model) -> Readout:
             if known is not None and same
             else UnembedWeights(W_U.float(), b_U.float())
         )
-        scale, softcap = _after_unembedding(model, *_probe(model, len(tokens)), head)
+        scale, softcap = _after_unembedding(model, *probe(model, len(tokens)), head)
         made = (tokens, special, scale, softcap)
         if known is None or not same or made != known.form:
             on = Readout(W_U, b_U, tokens, special, scale, softcap, model_id(model))
@@ -195,35 +185,6 @@ def _adapters(model: Model) -> str:
     return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[
         :60
     ]
-
-
-def probe_tokens(model: Model, n_tokens: int) -> Int[Tensor, "batch pos"]:
-    """Return one seeded batch of random tokens.
-
-    Without special ones, of which some models make masks of their own.
-    """
-    asked = adapter(model)
-    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
-    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
-    tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
-    return tokens.to(asked.W_U.device)
-
-
-def _probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return context vectors and logits of one seeded batch of random tokens."""
-    asked = adapter(model)
-    tokens = probe_tokens(model, n_tokens)
-    seen: list[Tensor] = []
-
-    def look(c: Tensor) -> Tensor:
-        seen.append(c)
-        return c
-
-    with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
-        logits = asked.logits(tokens, torch.ones_like(tokens))
-    check_causal(model, tokens, logits)
-    check_processed(model, tokens, logits)
-    return seen[0], logits
 
 
 def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:

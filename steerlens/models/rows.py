@@ -8,7 +8,8 @@ from torch import Tensor
 
 from steerlens.models.adapters import Adapter, Model
 from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode
-from steerlens.models.readout import probe_tokens, readout
+from steerlens.models.probe import probe_tokens
+from steerlens.models.readout import readout
 from steerlens.models.tokenization import filler
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
-from steerlens.models.exclusive import exclusive
+from steerlens.models.guards import exclusive
 from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of

@@ -15,7 +15,7 @@ import torch
 import steerlens as sl
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.sign_margin import sign_margin
-from steerlens.models.exclusive import exclusive
+from steerlens.models.guards import exclusive
 from steerlens.values.readout import Readout, bit_sum
 
 DATA = sl.toy.corpus("sentiment", n=120, seed=0)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from transformers.generation import CompileConfig
 
 import steerlens as sl
-from steerlens.models.uncompiled import uncompiled
+from steerlens.models.guards import uncompiled
 from steerlens.values.training import Training
 from tests.models.zoo import N_CTX, TEXTS, folder, random_reft, random_steer
 

@@ -17,7 +17,7 @@ from steerlens.maths.numbers import as_count, as_number, as_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.duplicate import duplicate
-from steerlens.models.exclusive import exclusive
+from steerlens.models.guards import exclusive
 from steerlens.models.hooks import adapter, convention, eval_mode, model_id
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, encode, pad

@@ -1,10 +1,8 @@
-"""Tell plain causal language models from what is none, and hooks that are there from such that went."""
+"""Tell plain causal language models from what is none."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 UNQUANTISED = "leave it out of the quantisation (llm_int8_skip_modules=['lm_head'] or the like)"
 
@@ -41,26 +39,4 @@ def check_plain(model: Any) -> None:
         raise ValueError(
             f"model: the output embedding of {kind} holds {weight.dtype} of shape "
             f"{tuple(weight.shape)}, expected numbers [vocab, d_model]; {UNQUANTISED}"
-        )
-
-
-def check_still_there(hooks: Iterable[RemovableHandle]) -> None:
-    """Raise where hooks of torch that were set for a block are gone at its end.
-
-    What ran after they went was plain, and nothing in it would say so.
-
-    Example:
-        >>> import torch
-        >>> handle = torch.nn.Linear(1, 1).register_forward_hook(lambda module, given, made: None)
-        >>> check_still_there([])
-        >>> check_still_there([handle])     # the module itself is gone
-        Traceback (most recent call last):
-            ...
-        RuntimeError: model: hooks were taken away inside the block that had set them, so what ran after that was not steered. ...
-    """
-    if not all(hook.id in (hook.hooks_dict_ref() or ()) for hook in hooks):
-        raise RuntimeError(
-            "model: hooks were taken away inside the block that had set them, so what ran after that was not steered. "
-            "model.reset_hooks() does it, and some libraries do at each call (pyvene); leave it out, or give them a "
-            "folded copy of the model (steerlens.export.fold)"
         )

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steerlens.models.adapters.check import check_plain, check_still_there
+from steerlens.models.adapters.check import check_plain
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
-from steerlens.models.uncompiled import as_written
+from steerlens.models.guards import as_written, check_still_there
 from steerlens.values.hook_names import EMBED, resid_post, resid_pre
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 

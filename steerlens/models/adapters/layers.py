@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steerlens.models.adapters.protocol import Adapter
-from steerlens.models.uncompiled import uncompiled
+from steerlens.models.guards import uncompiled
 
 
 def replace_made(made: Any, function: Callable[[Tensor], Tensor]) -> Any:

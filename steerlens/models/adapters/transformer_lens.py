@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters import bridge, hooked_transformer
-from steerlens.models.adapters.check import check_still_there
 from steerlens.models.adapters.protocol import Hook, Step, ends_of
+from steerlens.models.guards import check_still_there
 
 
 @dataclass(frozen=True, eq=False)

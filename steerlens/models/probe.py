@@ -1,4 +1,5 @@
-"""Refuse a model of TransformerLens whose compatibility mode is another model than the plain one."""
+"""Ask a model for a few fixed tokens, and refuse one on which whatever is fitted would be worthless:
+it sees the token that it predicts, or TransformerLens' compatibility mode made another model of it."""
 
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
@@ -9,13 +10,94 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Adapter, Model
-from steerlens.models.hooks import adapter, eval_mode
+from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode
+from steerlens.models.vocabulary import special_ids
+from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.warn import warn_user
 
+MOVED, MOVED_IN_HALF = 1e-3, 3e-2
+"""Largest change of a logit that is rounding, relative to the size of the logits."""
 AGREES, AGREES_IN_HALF = 1e-3, 1e-1
 """Largest difference of log-probabilities that is rounding, relative to their size."""
 WORDS = 512
 """Of how many words the plain model's log-probabilities are remembered."""
+
+
+def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return context vectors and logits of one seeded batch of random tokens.
+
+    Raises:
+        ValueError: the model is not causal, or was processed into another one.
+    """
+    asked = adapter(model)
+    tokens = probe_tokens(model, n_tokens)
+    seen: list[Tensor] = []
+
+    def look(c: Tensor) -> Tensor:
+        seen.append(c)
+        return c
+
+    with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
+        logits = asked.logits(tokens, torch.ones_like(tokens))
+    check_causal(model, tokens, logits)
+    check_processed(model, tokens, logits)
+    return seen[0], logits
+
+
+def probe_tokens(model: Model, n_tokens: int) -> Int[Tensor, "batch pos"]:
+    """Return one seeded batch of random tokens.
+
+    Without special ones, of which some models make masks of their own.
+    """
+    asked = adapter(model)
+    tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
+    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
+    tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
+    return tokens.to(asked.W_U.device)
+
+
+def check_causal(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    logits: Float[Tensor, "batch pos vocab"],
+) -> None:
+    """Raise where a later token moves an earlier logit, or a mask of ones moves any.
+
+    A model is tried once: both follow from its class and configuration.
+
+    Args:
+        logits: of the tokens, under a mask of ones.
+
+    Raises:
+        ValueError: a masked language model, an encoder, a decoder whose mask is not its own.
+    """
+    asked = adapter(model)
+    if asked.model in _CAUSAL:
+        return
+    ones, size = torch.ones_like(tokens), logits.float().abs().max().clamp_min(1e-6)
+    coarse = asked.W_U.dtype != torch.float32
+    tolerance = MOVED_IN_HALF if coarse else MOVED
+    later = tokens.clone()
+    later[:, -1] = (later[:, -1] + 1) % asked.W_U.shape[1]
+    moved = (asked.logits(later, ones) - logits)[:, :-1].float().abs().max() / size
+    if moved > tolerance:
+        raise ValueError(
+            f"model: {architecture(model)} is not causal: another last token moves the logits before it by "
+            f"{float(moved):.2g} of their size, so it has seen the word that it is to predict. Take a causal language model; "
+            "one of BERT's kind may be one with is_decoder=True in its configuration"
+        )
+    masked = (asked.logits(tokens, None) - logits).float().abs().max() / size
+    if masked > tolerance:
+        raise ValueError(
+            f"model: an attention mask of ones moves the logits of {architecture(model)} by {float(masked):.2g} of their size, "
+            "so texts of several lengths cannot be read together; load it as a plain Hugging Face model "
+            "(steerlens.load_model(name, plain=True)), or update TransformerLens"
+        )
+    _CAUSAL.add(asked.model)
+
+
+_CAUSAL: WeakSet[Model] = WeakSet()
+"""Models that were found to be causal."""
 
 
 class _Plain(NamedTuple):

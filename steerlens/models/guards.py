@@ -1,0 +1,183 @@
+"""What holds while a block runs a model: one thread has it, nothing compiled passes over hooks, they
+are there at the end, and whatever was changed is put back.
+
+Nothing here knows a library of models, so that adapters may use it too.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+from threading import Lock, get_ident
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+PAUSE = 0.002
+"""Seconds between two looks at a model that another thread has."""
+
+_NUMBERS = count()
+_AROUND: ContextVar[frozenset[int]] = ContextVar("_AROUND", default=frozenset())
+"""The numbers of the holds around this line. A task knows those that it was begun in, and none of
+the tasks beside it."""
+
+
+class _Hold:
+    """That a thread has a model, for as long as this lives: a block that Ctrl-C ends before it can
+    say so takes it along."""
+
+    def __init__(self, by_user: bool) -> None:
+        self.thread, self.by_user, self.number = get_ident(), by_user, next(_NUMBERS)
+
+    @property
+    def is_around(self) -> bool:
+        return self.thread == get_ident() and self.number in _AROUND.get()
+
+
+_HOLDS: WeakKeyDictionary[Any, WeakSet[_Hold]] = WeakKeyDictionary()
+_GUARD = Lock()
+
+
+@contextmanager
+def exclusive(model: Any, *, by_user: bool = False) -> Iterator[None]:
+    """Have a model to oneself inside the block; the same thread may enter again, and so may the
+    tasks that are begun inside.
+
+    Another thread's verb is waited for. Where another thread, or another task of the same thread's
+    event loop, has a `steered` block open (`by_user`), which may wait for this one in its turn, it
+    is an error at once. Ctrl-C may come before any line.
+
+    Raises:
+        RuntimeError: another thread or task has the model inside `steerlens.steered`.
+    """
+    mine = _Hold(by_user)
+    with _GUARD:
+        holds = _HOLDS.setdefault(model, WeakSet())
+    while not _take(holds, mine):
+        time.sleep(PAUSE)
+    try:
+        _AROUND.set(_AROUND.get() | {mine.number})
+        yield
+    finally:
+        holds.discard(mine)
+        _AROUND.set(_AROUND.get() - {mine.number})
+
+
+def _take(holds: WeakSet[_Hold], mine: _Hold) -> bool:
+    """Take a model if no other thread has it, and return whether."""
+    with _GUARD:
+        others = [hold for hold in holds if not hold.is_around]
+        # what this very thread has open is never waited for
+        open_ones = (hold for hold in others if hold.by_user or hold.thread == mine.thread)
+        if (other := next(open_ones, None)) is not None:
+            who = "task" if other.thread == mine.thread else "thread"
+            raise RuntimeError(
+                f"model: another {who} has it inside `with steerlens.steered(...)`, so its states are steered there; "
+                f"leave that block first, or load a second model for this {who}"
+            )
+        if not others:
+            holds.add(mine)
+        return not others
+
+
+class _Block:
+    """That a block is open, for as long as this lives."""
+
+
+_OPEN: WeakSet[_Block] = WeakSet()
+_STANCE_GUARD = Lock()
+_stance: Any = None
+"""What to leave when the last block ends; torch has one stance for all threads."""
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run the block without compiled code.
+
+    Code that was compiled without a hook passes over it in silence, and what is compiled with one
+    keeps it when it is gone. Neither can be seen from outside (a `forward` that the user compiled,
+    what `generate` compiles for a static cache), so while hooks of ours are set nothing compiled is
+    run, and nothing is compiled.
+
+    Example:
+        >>> double = torch.compile(lambda x: 2 * x, backend="eager")
+        >>> with uncompiled():
+        ...     double(torch.ones(1))
+        tensor([2.])
+    """
+    global _stance
+    mine = _Block()
+    try:
+        with _STANCE_GUARD:
+            if _stance is None:  # also where Ctrl-C kept the last block from leaving it
+                _stance = torch.compiler.set_stance("force_eager")
+            _OPEN.add(mine)
+        yield
+    finally:
+        with _STANCE_GUARD:
+            _OPEN.discard(mine)
+            if not _OPEN and _stance is not None:
+                _stance.__exit__(None, None, None)
+                _stance = None
+
+
+def as_written(model: Any) -> Any:
+    """Return the model that `torch.compile(model)` holds, or the model itself.
+
+    Example:
+        >>> plain = torch.nn.Linear(1, 1)
+        >>> as_written(torch.compile(plain)) is plain is as_written(plain)
+        True
+    """
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def restoring(restore: Callable[[], None]) -> Iterator[None]:
+    """Run the block, and restore afterwards, however it is left.
+
+    It is done twice: Ctrl-C may come before any line, and where it comes in the midst of the one
+    the other is whole.
+
+    Args:
+        restore: may be called again at no harm.
+
+    Example:
+        >>> here = [1]
+        >>> with restoring(lambda: here.__setitem__(0, 1)):
+        ...     here[0] = 2
+        >>> here
+        [1]
+    """
+    try:
+        try:
+            yield
+        finally:
+            restore()
+    finally:
+        restore()
+
+
+def check_still_there(hooks: Iterable[RemovableHandle]) -> None:
+    """Raise where hooks of torch that were set for a block are gone at its end.
+
+    What ran after they went was plain, and nothing in it would say so.
+
+    Example:
+        >>> import torch
+        >>> handle = torch.nn.Linear(1, 1).register_forward_hook(lambda module, given, made: None)
+        >>> check_still_there([])
+        >>> check_still_there([handle])     # the module itself is gone
+        Traceback (most recent call last):
+            ...
+        RuntimeError: model: hooks were taken away inside the block that had set them, so what ran after that was not steered. ...
+    """
+    if not all(hook.id in (hook.hooks_dict_ref() or ()) for hook in hooks):
+        raise RuntimeError(
+            "model: hooks were taken away inside the block that had set them, so what ran after that was not steered. "
+            "model.reset_hooks() does it, and some libraries do at each call (pyvene); leave it out, or give them a "
+            "folded copy of the model (steerlens.export.fold)"
+        )
