@@ -30,8 +30,8 @@ from steerlens.evaluate.writer import Method
 from steerlens.methods.baselines.copies import FineTuning
 from steerlens.models.hooks import Model
 from steerlens.show import label_panels, look, plot_rows, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import COLUMN
+from steerlens.show.tables import records
 
 DATA = SHARED / "data"
 SMOLLM2 = Path.home() / ".cache/steerlens-lms/smollm2-135m"

@@ -35,8 +35,9 @@ from steerlens.analysis.theory.truth import Truth, exact_truth, truth_of
 from steerlens.evaluate.draws import compare_draws
 from steerlens.maths.logits import apply_softcap, nll_gradient, token_nll
 from steerlens.maths.stats import bootstrap_ratio
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, RED, SOFT, axes, ink, label_panels, look, neutral
+from steerlens.show.tables import records
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout

@@ -27,8 +27,9 @@ from steerlens.analysis.theory import (
     metric_of,
     truth_of,
 )
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, look
+from steerlens.show.tables import records
 from steerlens.show.theory import plot_ceiling
 
 NEW, FITTED = 1000, 2000

@@ -20,8 +20,8 @@ import pandas as pd
 
 import steerlens as sl
 from steerlens.show import label_panels, look, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import BLUE, COLUMN, DIVERGING, GREY, RED, legend_above
+from steerlens.show.tables import records
 from steerlens.toy.condition import Condition
 
 MODEL = sl.load_model("toy-128")

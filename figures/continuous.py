@@ -11,8 +11,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import steerlens as sl
-from steerlens.show.figures import plot_written_attribute, records, save_figure
+from steerlens.show.figures import plot_written_attribute, save_figure
 from steerlens.show.style import COLUMN, look
+from steerlens.show.tables import records
 
 SEED = 0
 STRENGTHS = tuple(range(-5, 6))

@@ -23,8 +23,8 @@ from steerlens.evaluate.fluency import writing_cost
 from steerlens.evaluate.sign_margin import written_kl
 from steerlens.methods.baselines.lm_steer_recipe import fit_lm_steer_recipe
 from steerlens.show import label_panels, look, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import BLUE, COLUMN, GREY, RED, legend_above, log_scale
+from steerlens.show.tables import records
 
 SIZES, DRAWS, KL = (30, 100, 300, 1000, 3000), (100, 101, 102), 0.05
 METHODS = ("fit_steer", "authors' recipe")

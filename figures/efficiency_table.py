@@ -29,8 +29,8 @@ from steerlens.evaluate.verbs import Sampling, write
 from steerlens.evaluate.writer import method_of
 from steerlens.models.hooks import Model
 from steerlens.show import look, plot_rows, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import COLUMN
+from steerlens.show.tables import records
 
 KL, ROUNDS = 0.1, 5
 SAMPLING = Sampling(samples=4)

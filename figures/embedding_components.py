@@ -8,8 +8,9 @@ from _setting import OUT
 
 import steerlens as sl
 from steerlens.analysis.embeddings import components, embedding, probe
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.reading import plot_components
+from steerlens.show.tables import records
 
 SEED = 0
 

@@ -27,8 +27,8 @@ from steerlens.evaluate.scorers import oracle
 from steerlens.evaluate.spend import OwnText
 from steerlens.evaluate.verbs import Sampling
 from steerlens.show import label_panels, look, plot_at_kl, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import COLUMN
+from steerlens.show.tables import records
 
 BUDGETS = (0.03, 0.1, 0.3)
 ALL = tuple(name for name in NAMES if name != "MuCoLa")

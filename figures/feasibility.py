@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from steerlens.show import save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import BLUE, COLUMN, RED, look
+from steerlens.show.tables import records
 
 STATES, SEMANTIC, STARTS, LR = 200, 20, 4, 1e-3
 EVERY, PATIENCE = 2_000, 100

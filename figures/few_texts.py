@@ -24,8 +24,9 @@ from steerlens.evaluate.compare import compare
 from steerlens.evaluate.fluency import writing_cost
 from steerlens.models.hooks import Model
 from steerlens.show.few_texts import plot_few_texts
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 
 SIZES, DRAWS, NEW = (30, 100, 300, 1000), 2, 400
 

@@ -28,7 +28,6 @@ from scipy.stats import t as student
 
 import steerlens as sl
 from steerlens.show import label_panels, look, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import (
     AMBER,
     BLUE,
@@ -42,6 +41,7 @@ from steerlens.show.style import (
     axes,
     neutral,
 )
+from steerlens.show.tables import records
 from steerlens.values.conditions import Candidates, Condition, Entropy, NewTokens, plain_entropy
 from steerlens.values.gate import seen_at
 from steerlens.values.intervention import UNEMBED_IN

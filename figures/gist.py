@@ -13,8 +13,9 @@ import pandas as pd
 
 import steerlens as sl
 from steerlens.methods.gist.distill import compression, distil_prompt
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.priors import plot_compression
+from steerlens.show.tables import records
 
 PROMPTS = (
     "the singer at the arena was typical . yesterday i replayed the song again . i loathed every minute of this concert .",

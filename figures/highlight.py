@@ -10,9 +10,10 @@ from _setting import OUT
 import matplotlib.pyplot as plt
 
 import steerlens as sl
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.reading import plot_highlight, plot_text_strengths
 from steerlens.show.style import COLUMN, look
+from steerlens.show.tables import records
 
 SEED = 0
 TEXTS = (

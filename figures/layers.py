@@ -25,9 +25,10 @@ from _rows import kept_rows
 from _worlds import world
 
 from steerlens.analysis.layers import steer_by_site
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.layers import plot_sites
 from steerlens.show.style import COLUMN, label_panels, look, title_above
+from steerlens.show.tables import records
 
 SETTINGS = {"draws": [101, 102, 103], "texts": 500, "judges": 300, "kl": 0.05, "rank": 4}
 

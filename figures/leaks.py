@@ -31,8 +31,9 @@ import steerlens as sl
 from steerlens.evaluate.leak import leak
 from steerlens.methods.steer.several import fit_steers, orthogonal_to
 from steerlens.models.hooks import Model
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import AMBER, BLUE, COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.toy import Condition, grammar
 
 DRAWS, CORRELATION, FITTED, JUDGES = range(101, 106), 0.8, 600, 240

@@ -18,8 +18,9 @@ import pandas as pd
 
 import steerlens as sl
 from steerlens.analysis import theory
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.show.theory import plot_bounds, plot_prior_shift
 
 STRENGTHS, SAMPLES = (-1.5, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0, 1.5), 120

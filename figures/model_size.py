@@ -21,8 +21,8 @@ import steerlens as sl
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.sign_margin import nll
 from steerlens.show import label_panels, look, save_figure
-from steerlens.show.figures import records
 from steerlens.show.style import COLUMN, GREY, RED
+from steerlens.show.tables import records
 
 TOYS, REVIEWS = ("toy-64", "toy-96-llama", "toy-128"), ("reviews-128", "reviews-192")
 TEXTS, NEW, DRAWS = 1000, 1000, (100, 101, 102)

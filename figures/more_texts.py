@@ -18,8 +18,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import steerlens as sl
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import BLUE, COLUMN, GREY, RED, look
+from steerlens.show.tables import records
 
 SIZES, DRAWS = (500, 2_000, 8_000, 32_000), (100, 101)
 ATTRIBUTES = ("sentiment", "tone")

@@ -37,9 +37,10 @@ from steerlens.methods.prompt.priors import (
 )
 from steerlens.methods.prompt.vae import fit_vae
 from steerlens.models.hooks import Model
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.priors import plot_moves, plot_priors, plot_readability
 from steerlens.show.style import COLUMN, INK, label_panels, legend_above, look
+from steerlens.show.tables import records
 
 SEEDS = range(5)
 LENGTH = 8

@@ -21,9 +21,10 @@ import torch
 
 import steerlens as sl
 from steerlens.methods.reft.memorization import memorise
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.reft import plot_memory
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.values.readers import read_texts
 
 LENGTHS = (1, 2, 4, 8, 16)

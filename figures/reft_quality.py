@@ -13,9 +13,10 @@ import matplotlib.pyplot as plt
 import steerlens as sl
 from steerlens.analysis.reft import composition, reft_quality
 from steerlens.methods.reft.fit import fit_reft_tasks
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.reft import plot_composition, plot_quality
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 
 SEED = 0
 TASKS = ("sentiment", "tone")

@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 
 import steerlens as sl
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.scaling import plot_scaling
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.values.states import Shard
 
 LENGTH, ROUNDS, ENOUGH = 25, 3, 6.0  # a size is left after that many seconds

@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 
 import steerlens as sl
 from steerlens.analysis.svd import singular_scores
-from steerlens.show.figures import plot_singular_words, records, save_figure
+from steerlens.show.figures import plot_singular_words, save_figure
 from steerlens.show.reading import plot_spectrum
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 
 SEED = 0
 

@@ -13,8 +13,9 @@ from _setting import OUT
 
 import steerlens as sl
 from steerlens.analysis.subspaces import compare_subspaces
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.reft import plot_subspaces
+from steerlens.show.tables import records
 
 RANK = 4
 

@@ -17,8 +17,9 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from steerlens.maths.stats import bootstrap_ratio
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, look
+from steerlens.show.tables import records
 from steerlens.show.theory import plot_theorem
 from steerlens.toy import default_grammar
 from steerlens.toy.belief import (

@@ -18,8 +18,9 @@ from steerlens.analysis.trajectories import (
     trajectories,
     write,
 )
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.show.trajectories import plot_clusters, plot_map, plot_steps
 from steerlens.toy.tasks import TASKS, task
 

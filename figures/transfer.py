@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 
 import steerlens as sl
 from steerlens.analysis.transfer import TransferReport
-from steerlens.show.figures import records, save_figure
+from steerlens.show.figures import save_figure
 from steerlens.show.style import COLUMN, label_panels, look
+from steerlens.show.tables import records
 from steerlens.show.transfer import legend, plot_transfer
 
 TOYS = (

@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from steerlens.cli.input import check_input, check_output, plain_errors, quiet_libraries, speaker
-from steerlens.cli.load import load_both
+from steerlens.cli.input import (
+    check_input,
+    check_output,
+    load_both,
+    plain_errors,
+    quiet_libraries,
+    speaker,
+)
 from steerlens.cli.options import Debug, Dtype, ModelOption, Quiet
 
 FORMATS = ("logits", "lora", "lm-steer")

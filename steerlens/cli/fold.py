@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from steerlens.cli.input import check_input, plain_errors, quiet_libraries, speaker
-from steerlens.cli.load import load_both
+from steerlens.cli.input import check_input, load_both, plain_errors, quiet_libraries, speaker
 from steerlens.cli.options import Debug, Dtype, ModelOption, Quiet
 
 

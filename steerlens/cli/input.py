@@ -138,3 +138,19 @@ def check_output(path: Path | None, overwrite: bool) -> None:
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     if path is not None and path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def load_both(model: str, steer: Path, dtype: str, say: Callable[[str], None]) -> tuple[Any, Any]:
+    """Return the model, and its steer; one that was fitted in another dtype is carried over."""
+    import steerlens as sl
+
+    fitted = sl.read_metadata(steer)["dtype"]
+    say(f"loading {model}")
+    source = sl.load_model(model, dtype=fitted)
+    value = sl.load(steer, source)
+    if fitted == dtype:
+        return source, value
+    say(f"loading {model} in {dtype}; the steer was fitted in {fitted}")
+    target = sl.load_model(model, dtype=dtype)
+    affine = hasattr(value, "shift")
+    return target, (sl.export.rebase_affine if affine else sl.export.rebase)(value, target)

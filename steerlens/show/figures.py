@@ -1,8 +1,7 @@
 """Figures: functions of a table from `steerlens.analysis` that draw on one Axes and return it."""
 
-import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,7 +24,7 @@ from steerlens.show.style import (
     neutral,
     shade,
 )
-from steerlens.show.tables import groups, select
+from steerlens.show.tables import groups, records, select
 from steerlens.values.atomic import write_json
 from steerlens.values.paths import as_path
 
@@ -215,15 +214,6 @@ def save_figure(fig: Figure, folder: str | Path, name: str, numbers: Any) -> lis
     return paths
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a table as JSON's own types, one object per row.
-
-    What is missing or not finite becomes null.
-    """
-    finite = table.replace([np.inf, -np.inf], np.nan)
-    return json.loads(cast(str, finite.to_json(orient="records", double_precision=10)))
-
-
 def ridge_density(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return a Gaussian density estimate on [-1, 1], reflected at both ends.
 
@@ -240,6 +230,5 @@ __all__ = [
     "plot_label_curve",
     "plot_singular_words",
     "plot_written_attribute",
-    "records",
     "save_figure",
 ]

@@ -1,9 +1,11 @@
 """Parts of a table with the types that pandas leaves open: what is selected is again a table, and
 columns are read by name."""
 
+import json
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 
@@ -53,3 +55,16 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
         ['0 a 1', '1 b 2']
     """
     yield from table.itertuples()
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table as JSON's own types, one object per row.
+
+    What is missing or not finite becomes null.
+
+    Example:
+        >>> records(pd.DataFrame({"site": ["a", "b"], "value": [1.5, np.nan]}))
+        [{'site': 'a', 'value': 1.5}, {'site': 'b', 'value': None}]
+    """
+    finite = table.replace([np.inf, -np.inf], np.nan)
+    return json.loads(cast(str, finite.to_json(orient="records", double_precision=10)))

@@ -35,10 +35,10 @@ from steerlens.values.intervention import (
     Intervention,
     Remembered,
     Strength,
+    sum_name,
 )
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
-from steerlens.values.sums import sum_name
 
 
 @dataclass(frozen=True, eq=False)

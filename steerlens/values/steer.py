@@ -12,11 +12,10 @@ from steerlens.maths.numbers import as_count, as_number, check_tensor, is_number
 from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
 from steerlens.values.gate import Gated, when
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout, check_readout
-from steerlens.values.sums import sum_name
 from steerlens.values.texts import as_name
 
 

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number, is_number
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.steer import per_row
-from steerlens.values.sums import sum_name
 
 PARTS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 """Where a block's states of width d_model can be steered."""

@@ -16,16 +16,14 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.files import save
 from steerlens.models.hooks import Model, model_id
 from steerlens.models.load import load_model
-from steerlens.show.figures import (
-    records,
-    save_figure,
-)
+from steerlens.show.figures import save_figure
 from steerlens.show.report.compared import moved, rivals
 from steerlens.show.report.drawings import drawn
 from steerlens.show.report.page import page
 from steerlens.show.report.study import Say, Study, study
 from steerlens.show.report.svg import inline_svg
 from steerlens.show.report.writing import writing
+from steerlens.show.tables import records
 from steerlens.toy import NAMES, corpus
 from steerlens.values.atomic import write_bytes, write_json
 from steerlens.values.labelled import Labelled

@@ -18,8 +18,8 @@ from steerlens.models.collect import collect
 from steerlens.models.hooks import Model, adapter, model_id
 from steerlens.models.load import load_model
 from steerlens.models.pair import pair
-from steerlens.show.figures import records
 from steerlens.show.report.study import Study
+from steerlens.show.tables import records
 from steerlens.toy.corpus import Attribute, corpus
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled

@@ -9,8 +9,8 @@ from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.scorers import Scorer, fit_text_classifier, oracle
 from steerlens.evaluate.verbs import Sampling
 from steerlens.models.hooks import Model
-from steerlens.show.figures import records
 from steerlens.show.report.study import Study
+from steerlens.show.tables import records
 from steerlens.values.labelled import Labelled
 
 METHODS = ("steer", "logit bias", "mean difference")
