@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -80,15 +80,14 @@ def main() -> None:
     ]
     # a steer lives on one model; a second one is new to the verb, so that nothing is remembered
     models = (sl.load_model("toy-128") for _ in basics)
-    walks = [walk(lambda: verb(model))[0] for verb, model in zip(basics, models, strict=True)]
+    walks = [walk(partial(verb, model))[0] for verb, model in zip(basics, models, strict=True)]
     shared = set.intersection(*map(set, walks))
     print(f"shared by collect, generate and score: {len(shared)}: {', '.join(sorted(shared))}")
     for rule in ("congruence", "similarity", "procrustes", "authors"):
-        target = sl.load_model("toy-64")
-        say(rule, walk(lambda: sl.transfer(joy, target, rule=rule))[0], shared)  # noqa: B023
+        say(rule, walk(partial(sl.transfer, joy, sl.load_model("toy-64"), rule=rule))[0], shared)
     for rule in ("paired", "distil", "selftrain"):
-        found = walk(lambda: sl.transfer(joy, small, rule=rule, text=texts, source=big))[0]  # noqa: B023
-        say(rule, found, shared)
+        read = partial(sl.transfer, joy, small, rule=rule, text=texts, source=big)
+        say(rule, walk(read)[0], shared)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         everything, drawn = walk(
