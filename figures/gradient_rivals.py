@@ -1,0 +1,65 @@
+"""PPLM and MuCoLa beside the steer: rivals that follow a gradient through the model while they
+write.
+
+    python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; some ten minutes
+    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; about an hour
+
+Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py
+positive`; on SmolLM2 the first five prompts and ten given texts of the former, since a text of
+either takes as long as some hundred of the steer's. MuCoLa has no next-token distribution, so no
+KL: it has one row, at its own threshold (log-odds of 2 nats), with the cost missing; perplexity and
+variety stand beside the attribute.
+"""
+
+import time
+from dataclasses import replace
+from functools import cache
+
+from _tables import SMOLLM2, World, asked, draw, fill, publish
+
+import detox_table
+import sentiment_table
+
+from steerlens.analysis.recipes import recipes
+
+NAMES = ("steer", "PPLM", "MuCoLa")
+MEASURES = ("mean_score", "corpus_perplexity", "distinct_2", "own_kl")
+PROMPTS, GIVEN = 5, 10
+
+
+def toy() -> list[World]:
+    """Return both tables' toy worlds; PPLM is in the first already."""
+    return [
+        world._replace(methods={name: world.methods[name] for name in ("steer", "MuCoLa")})
+        for world in (detox_table.toy(), sentiment_table.toy()[0])
+    ]
+
+
+def smollm2() -> World:
+    world = detox_table.smollm2(dry=False)
+    rivals = {name: cache(recipe) for name, recipe in recipes(world.model, NAMES[1:]).items()}
+    few = tuple((kind, prompts[:PROMPTS]) for kind, prompts in world.task.groups)
+    return world._replace(
+        data=world.data.first(GIVEN),
+        task=replace(world.task, groups=few),
+        methods={"steer": world.methods["steer"]} | rivals,
+    )
+
+
+def main() -> None:
+    start, words = time.perf_counter(), asked("smollm2")
+    if words and not (SMOLLM2.is_dir() and detox_table.DATA.is_dir()):
+        print("SmolLM2-135M or the data are not at hand")
+        return
+    worlds = [smollm2()] if words else toy()
+    tables = {
+        f"{world.task.name}, {world.name}": fill("gradient_rivals", world).replace(
+            {"kind": {"non-toxic": "neutral"}}
+        )
+        for world in worlds
+    }
+    publish("gradient_rivals", tables, worlds, start, draw(tables, MEASURES, "neutral"))
+
+
+if __name__ == "__main__":
+    main()
