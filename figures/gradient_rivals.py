@@ -15,10 +15,9 @@ import time
 from dataclasses import replace
 from functools import cache
 
-from _tables import SMOLLM2, World, asked, draw, fill, publish
-
 import detox_table
 import sentiment_table
+from _tables import SMOLLM2, World, asked, draw, fill, publish
 
 from steerlens.analysis.recipes import recipes
 
