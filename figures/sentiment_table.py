@@ -4,7 +4,8 @@ paper's strength.
     python figures/sentiment_table.py            # both targets; writes figures/out/sentiment_table.{pdf,png,json}
     python figures/sentiment_table.py positive   # one of them; or negative
     python figures/sentiment_table.py reviews    # reviews-192 in the place of the toy model
-    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; some two hours, goes on where it was stopped
+    python figures/sentiment_table.py smollm2    # SmolLM2-135M in its place; about an hour, goes on where it was stopped
+    python figures/sentiment_table.py smollm2 rivals   # and those that fine-tune copies or ask in words; some hours
 
 On toy-64 the exact grammar judges what 15 prompts of a kind are continued with, five times each, by
 the paper's rivals as far as they are here and three of ours; the others are in equal_kl. On
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from _tables import (
     DATA,
+    RIVALS,
     SMOLLM2,
     World,
     asked,
@@ -78,7 +80,7 @@ def toy() -> list[World]:
     ]  # fmt: skip
 
 
-def real(name: str, folder: Path, n: int, given: int) -> list[World]:
+def real(name: str, folder: Path, n: int, given: int, rivals: tuple[str, ...]) -> list[World]:
     """Return both targets on a model of real text, by `n` prompts of each kind; `given` texts set
     the cost."""
     model = sl.load_model(folder)
@@ -96,7 +98,7 @@ def real(name: str, folder: Path, n: int, given: int) -> list[World]:
         for kind in ("neutral", *TARGETS)
     }
     train = signed(texts.first(3000), 800, 0)
-    methods = real_methods(model, ASKED, f"{name}-sst5")
+    methods = real_methods(model, ASKED, f"{name}-sst5", rivals)
     return [
         World(
             f"{name}, {target}", model, train, signed(dev, given, 0),
@@ -108,13 +110,13 @@ def real(name: str, folder: Path, n: int, given: int) -> list[World]:
 
 
 def main() -> None:
-    start, words = time.perf_counter(), asked(*REAL, *TARGETS)
-    found = []
+    start, words = time.perf_counter(), asked(*REAL, *TARGETS, "rivals")
+    found, rivals = [], RIVALS if "rivals" in words else ()
     for name, folder, n, given in (REAL[word] for word in words & REAL.keys()):
         if not (folder.is_dir() and DATA.is_dir()):
             print(f"{name} or SST-5 are not at hand")
             return
-        found += real(name, folder, n, given)
+        found += real(name, folder, n, given, rivals)
     wanted = [target for target in TARGETS if target in words] or list(TARGETS)
     worlds = [world for world in found or toy() if world.name.endswith(tuple(wanted))]
     tables = {world.name: fill("sentiment_table", world) for world in worlds}
