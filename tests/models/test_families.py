@@ -182,3 +182,22 @@ def test_nothing_is_installed_for_a_model_that_reads_pictures_too(
         sl.load_model(tmp_path)
     model = sl.load_model(tmp_path, plain=True)
     assert laws.verdicts(model)["steered logits"] == ""
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "roberta"])
+def test_texts_are_cut_where_positions_end_whatever_a_configuration_says(family: str) -> None:
+    model, text = of(family), "the film was good . " * 60
+    said = model.n_ctx
+    with pytest.warns(UserWarning, match=f"longer than the model's context, {said} tokens"):
+        plain = sl.score(model, [text])
+    assert len(plain) == said - 1
+    model.model.config.max_position_embeddings = 1_000
+    with pytest.warns(UserWarning, match=f"longer than the model's context, {said} tokens"):
+        assert sl.score(model, [text]).log_prob.tolist() == plain.log_prob.tolist()
+
+
+def test_a_bridge_is_cut_where_positions_end_too() -> None:
+    model = sl.load_model("toy-64")
+    model.cfg.n_ctx = 1_000
+    with pytest.warns(UserWarning, match="longer than the model's context, 256 tokens"):
+        assert len(sl.score(model, ["the film was good . " * 60])) == 255

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters.check import check_plain
+from steerlens.models.adapters.context import longest
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
 from steerlens.models.guards import as_written, check_still_there
@@ -20,13 +21,6 @@ from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 
 CACHES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mems")
 """What architectures call what they keep between calls."""
-CONTEXTS = (
-    "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len",
-    "max_sequence_length", "max_seq_length", "context_length",
-)  # fmt: skip
-"""What configurations call the longest sequence."""
-NO_LIMIT = 2_048
-"""Of a model that names no longest sequence (a recurrent one); longer texts are cut there."""
 WITHOUT_BOS = frozenset((
     "bloom", "ernie4_5", "ernie4_5_moe", "exaone4", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm_moe_dsa",
     "gpt_neox", "granite", "granitemoe", "llada", "minimax_m2", "mpt", "phi", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
@@ -127,9 +121,7 @@ class HuggingFace:
 
     @property
     def n_ctx(self) -> int:
-        said = (getattr(self.text_config, name, None) for name in CONTEXTS)
-        found = next((n for n in said if isinstance(n, int) and n > 0), None)
-        return found or min(getattr(self.tokenizer, "model_max_length", NO_LIMIT), NO_LIMIT)
+        return longest(self.model, self.text_config, self.tokenizer)
 
     @property
     def prepends_bos(self) -> bool:

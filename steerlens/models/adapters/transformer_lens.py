@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters import bridge, hooked_transformer
+from steerlens.models.adapters.context import n_positions
 from steerlens.models.adapters.protocol import Hook, Step, ends_of
 from steerlens.models.guards import check_still_there
 
@@ -74,7 +75,9 @@ class TransformerLens:
 
     @property
     def n_ctx(self) -> int:
-        return int(self.model.cfg.n_ctx)
+        said = int(self.model.cfg.n_ctx)
+        table = getattr(getattr(self.model, "pos_embed", None), "original_component", None)
+        return min(said, n_positions(table, said))
 
     @property
     def prepends_bos(self) -> bool:

@@ -1,0 +1,54 @@
+"""The longest sequence that a model reads: what its configuration says, and no more than it has
+positions for."""
+
+from typing import Any
+
+from torch import nn
+
+CONTEXTS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len",
+    "max_sequence_length", "max_seq_length", "context_length",
+)  # fmt: skip
+"""What configurations call the longest sequence."""
+NO_LIMIT = 2_048
+"""Of a model that names no longest sequence (a recurrent one); longer texts are cut there."""
+TABLES = ("wpe", "position_embeddings", "embed_positions", "positions_embed")
+"""What models call a table with a row per position; it lies beside that of the words."""
+
+
+def longest(model: Any, config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a Hugging Face model reads at most.
+
+    A configuration may say more than there are positions for: that of RoBERTa counts rows that no
+    position has, and a user may have raised the number of any.
+
+    Args:
+        model: of Hugging Face.
+        config: of its language model.
+        tokenizer: asked where the configuration names no longest sequence.
+    """
+    said = (getattr(config, name, None) for name in CONTEXTS)
+    found = next((n for n in said if isinstance(n, int) and n > 0), None)
+    found = found or min(getattr(tokenizer, "model_max_length", NO_LIMIT), NO_LIMIT)
+    words = model.get_input_embeddings()
+    for part in model.modules():
+        beside = dict(part.named_children())
+        if any(child is words for child in beside.values()):
+            found = min([found, *(n_positions(beside.get(name), found) for name in TABLES)])
+    return found
+
+
+def n_positions(table: nn.Module | None, otherwise: int) -> int:
+    """Return for how many positions a table has rows; what is no table limits nothing.
+
+    Example:
+        >>> n_positions(nn.Embedding(64, 2, padding_idx=1), 64)     # RoBERTa's, which counts from 2
+        62
+        >>> n_positions(None, 64)
+        64
+    """
+    if not isinstance(table, nn.Embedding):
+        return otherwise
+    # positions begin behind that of padding; those of OPT, BART and their kin by an offset
+    before = getattr(table, "offset", 0) if table.padding_idx is None else table.padding_idx + 1
+    return table.num_embeddings - before
