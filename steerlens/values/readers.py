@@ -1,6 +1,5 @@
 """Read texts from files."""
 
-import codecs
 import gzip
 import json
 import zlib
@@ -13,6 +12,7 @@ import pandas as pd
 
 from steerlens.values.columns import Absent, Columns, Table, read_column, read_columns
 from steerlens.values.csv_table import csv_table
+from steerlens.values.encodings import check_text
 from steerlens.values.labelled import Labelled
 from steerlens.values.paths import as_path
 from steerlens.values.tables import frame_table
@@ -130,11 +130,7 @@ def _content(path: Path) -> str:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path}: cannot be decompressed ({error}); write it again") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
-        raise ValueError(
-            f"{path}: is not UTF-8 but UTF-16, which Excel calls Unicode text; convert the file, e.g. "
-            f"`iconv -f utf-16 -t utf-8 {path.name}`, or save it as CSV UTF-8"
-        )
+    check_text(content, path)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

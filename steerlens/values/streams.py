@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steerlens.values.columns import Columns, Table, read_columns
+from steerlens.values.encodings import check_text
 from steerlens.values.labelled import Labelled
 from steerlens.values.readers import kind_of, object_table, path_of_table, read_json
 from steerlens.values.tables import Featured, dataset_table, frame_table
@@ -125,6 +126,8 @@ def _lines(path: Path) -> Iterator[str]:
         number = 0
         try:
             for number, raw in enumerate(file, 1):
+                if number == 1:
+                    check_text(raw, path)
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(

@@ -168,12 +168,7 @@ def text_fault(text: Any) -> str | None:
             return (
                 f" is missing ({text!r}); drop the row, Labelled.from_pandas(..., dropna=True) does"
             )
-        advice = ""
-        if isinstance(text, bytes):
-            advice = '; decode it, text.decode("utf-8")'
-        elif isinstance(text, Mapping):
-            advice = "; a table goes to Labelled.from_dataset, .from_pandas or .from_dict"
-        return f": got {type(text).__name__} {brief(text)}, expected a text{advice}"
+        return f": got {type(text).__name__} {brief(text)}, expected a text{_advice(text)}"
     if not text.isascii():
         try:
             text.encode()
@@ -183,6 +178,23 @@ def text_fault(text: Any) -> str | None:
                 'an emoji; cut it elsewhere, or text.encode("utf-8", "replace").decode()'
             )
     return None
+
+
+def _advice(given: Any) -> str:
+    """Say how what was given instead of a text becomes one, as the rest of a line."""
+    messages = given if isinstance(given, list | tuple) else [given]
+    if messages and all(isinstance(m, Mapping) and "content" in m for m in messages):
+        return (
+            "; messages of a chat become one by tokenizer.apply_chat_template(messages, tokenize=False, "
+            "add_generation_prompt=True)"
+        )
+    if isinstance(given, bytes):
+        return '; decode it, text.decode("utf-8")'
+    if isinstance(given, Mapping):
+        return "; a table goes to Labelled.from_dataset, .from_pandas or .from_dict"
+    if isinstance(given, list | tuple) and all(isinstance(token, int) for token in given):
+        return "; ids of tokens become one by tokenizer.decode(ids)"
+    return ""
 
 
 def is_missing(value: Any) -> bool:

@@ -142,8 +142,11 @@ def test_what_cannot_be_streamed_is_named(tmp_path: Path, unchecked: None) -> No
     (tmp_path / "x.parquet").write_bytes(b"PAR")
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 9)[:-9])
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "caf\xe9", "label": 1}\n')
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(b"{}\n" * 9))
+    (tmp_path / "wide.jsonl").write_bytes("{}\n".encode("utf-16"))
     for name, message in (
         ("x.parquet", "not a parquet file"), ("x.jsonl.gz", "cannot be decompressed"), ("x.jsonl", "line 1: is not UTF-8"),
+        ("packed.jsonl", "no text but gzip"), ("wide.jsonl", "UTF-16"),
         ("x.csv", r"ends in '\.csv', expected one of \.jsonl, \.parquet"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
