@@ -29,10 +29,10 @@ def check_text(content: bytes, path: Path) -> None:
 
     Example:
         >>> check_text("café".encode(), Path("x.csv"))
-        >>> check_text(b"PK\x03\x04\xff", Path("x.csv"))
+        >>> check_text(bytes([0x1F, 0x8B, 8]), Path("x.csv"))
         Traceback (most recent call last):
             ...
-        ValueError: x.csv: holds no text but a zip archive or an Excel file; ...
+        ValueError: x.csv: holds no text but gzip; let its name end in .gz
     """
     kind = next((kind for begin, kind in BINARY.items() if content.startswith(begin)), None)
     if kind is not None and not _is_text(content):
