@@ -142,6 +142,7 @@ def _search(
 def kl_at_strength(steer: Steer | SteerWithBackground, states: States, strength: float) -> float:
     """Return the KL from the model (with its background) to the steered one.
 
-    In nats per token, mean of both signs.
+    In nats per token, mean of both signs. Of states that were read once; what any intervention
+    costs, by passes of the model over texts, is `evaluate.sign_margin.kl_at_strength`.
     """
     return float(kl_at_strengths(states, steer, (strength, -strength)).mean())

@@ -237,7 +237,8 @@ def strength_at_kl(
 ) -> float:
     """Return the strength at which any intervention costs `kl` nats per token.
 
-    This is `strength_at_kl` for what is no steer.
+    This is `steerlens.strength_at_kl` for what is no steer: that one asks states which were read
+    once, which only tell what a change at the unembedding does.
 
     Some ten passes of the model, more where the cost is far from a square; a hundred texts are
     plenty. Where the cost does not grow steadily with the strength, one of the strengths that cost

@@ -13,8 +13,8 @@ from steerlens.maths.numbers import as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.collect_folder import collect_folder
+from steerlens.models.collect_shard import Under, collect_shard, strengths_of
 from steerlens.models.dtypes import as_dtype
-from steerlens.models.final_states import Under, final_states, strengths_of
 from steerlens.models.hooks import adapter, eval_mode
 from steerlens.models.prepared_texts import prepare_texts
 from steerlens.values.fit import Fit, value_of
@@ -118,7 +118,7 @@ def collect(
     ):
         if folder is None:
             shards: tuple[Shard | Path, ...] = (
-                final_states(model, given.order, given.encoded, under, kind, bar),
+                collect_shard(model, given.order, given.encoded, under, kind, bar),
             )
         else:
             where = as_path(folder, "folder", "a folder for the states")
@@ -157,7 +157,7 @@ def reader(
     def at(strength: float | Sequence[float]) -> States:
         under = Under(intervention, strengths_of(strength, len(given.labels)))
         with eval_mode(model), tqdm(disable=True) as bar:
-            shard = final_states(model, given.order, given.encoded, under, torch.float32, bar)
+            shard = collect_shard(model, given.order, given.encoded, under, torch.float32, bar)
             return replace(given.states((shard,)), logit_edit=under.logit_edit(given))
 
     return at
@@ -173,7 +173,7 @@ def collect_whole(
     given = prepare_texts(model, data, None, end, seed=0)
     under = Under(None, torch.zeros(len(given.labels)))
     with eval_mode(model), tqdm(disable=True) as bar:
-        shard = final_states(model, given.order, given.encoded, under, dtype, bar)
+        shard = collect_shard(model, given.order, given.encoded, under, dtype, bar)
     return given.states((shard,)), given.encoded.ids
 
 

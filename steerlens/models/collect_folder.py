@@ -1,4 +1,8 @@
-"""Collect states into a folder, and go on from what an earlier call left there."""
+"""Collect states into a folder, and go on from what an earlier call left there.
+
+The folder names the whole call, by a digest, where one of `collect_parts` names each part's texts:
+here a model is at hand and texts are cut by positions, there neither tokenizer nor whole is known.
+"""
 
 import hashlib
 import json
@@ -9,9 +13,10 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from steerlens.models.adapters import Model
-from steerlens.models.final_states import Under, final_states
+from steerlens.models.collect_shard import Under, collect_shard
 from steerlens.models.prepared_texts import PreparedTexts
 from steerlens.values.atomic import write_json, written_whole
+from steerlens.values.state_folder import INDEX, READOUT
 
 
 def collect_folder(
@@ -47,7 +52,7 @@ def collect_folder(
         if path.exists():
             bar.update(sum(map(encoded.predicted, part)))
         else:
-            shard = final_states(model, part, encoded, under, dtype, bar)
+            shard = collect_shard(model, part, encoded, under, dtype, bar)
             # a file under its final name is whole
             with written_whole(path) as aside:
                 save_file(shard._asdict(), aside)
@@ -58,16 +63,21 @@ def collect_folder(
 def _open(folder: Path, identity: str, n_shards: int, dtype: str) -> None:
     """Make the folder and its index, or see that both are of the same call."""
     folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "index.json"
+    if (folder / READOUT).exists():
+        raise ValueError(
+            f"folder: {folder} holds the states of steerlens.models.collect_parts; steerlens.models.read_states returns them. "
+            "Choose another folder"
+        )
+    index = folder / INDEX
     if index.exists():
         found = json.loads(index.read_text(encoding="utf-8")).get("identity")
         if found != identity:
             raise ValueError(
                 f"folder: {folder} holds the states of another model, text, dtype or seed; choose another folder or delete it"
             )
-    elif any(not path.name.startswith(".index.json.") for path in folder.iterdir()):
+    elif any(not path.name.startswith(f".{INDEX}.") for path in folder.iterdir()):
         raise ValueError(
-            f"folder: {folder} is not empty and holds no states (no index.json); choose another folder"
+            f"folder: {folder} is not empty and holds no states (no {INDEX}); choose another folder"
         )
     write_json(index, {"format": 1, "identity": identity, "shards": n_shards, "dtype": dtype})
 

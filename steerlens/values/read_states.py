@@ -18,6 +18,7 @@ from steerlens.values.state_folder import (
     READOUT,
     Origin,
     Settings,
+    check_not_of_collect,
     read_index,
     read_part,
 )
@@ -33,9 +34,10 @@ def read_origin(folder: Path) -> Origin:
     """Return the read-out that states in a folder live on.
 
     Raises:
-        ValueError: no such file, cut short or changed.
+        ValueError: no such file, cut short or changed; a folder of `collect(folder=)`.
     """
     path = folder / READOUT
+    check_not_of_collect(folder)
     if not path.exists():
         raise ValueError(f"folder: {folder} holds no states yet (no {READOUT})")
     tensors, about = open_tensors(path)

@@ -1,4 +1,7 @@
-"""The rules by which a steer is moved to another model."""
+"""The rules by which a steer is moved to another model.
+
+Apart from `analysis.transfer`, so that the command line can refuse a rule before torch is loaded.
+"""
 
 from typing import Literal, get_args
 

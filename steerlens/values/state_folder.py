@@ -13,6 +13,8 @@ from steerlens.values.readout import Readout
 
 FORMAT = 1
 READOUT, INDEX, PARTS = "readout.safetensors", "index.json", "part-*.safetensors"
+OF_COLLECT = "states-*.safetensors"
+"""Files of `collect(folder=)`, which say nothing of their texts: only the same call reads them."""
 UNDER_WAY = (".part-*", f".{READOUT}.*", f".{INDEX}.*", ".tmp??????")
 """Files that are being written, or were when a run was killed; the last are those of safetensors,
 which writes to a name of its own first."""
@@ -45,6 +47,7 @@ def open_folder(folder: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: {folder} is a file, expected a folder, which may be new")
     folder.mkdir(parents=True, exist_ok=True)
+    check_not_of_collect(folder)
     other = [
         path.name
         for path in folder.iterdir()
@@ -55,6 +58,19 @@ def open_folder(folder: str | Path) -> Path:
             f"folder: {folder} holds something else than parts of states ({min(other)!r}); choose another folder"
         )
     return folder
+
+
+def check_not_of_collect(folder: Path) -> None:
+    """Raise where a folder holds what `collect(folder=)` wrote, in a format of its own.
+
+    Raises:
+        ValueError: it does.
+    """
+    if any(folder.glob(OF_COLLECT)):
+        raise ValueError(
+            f"folder: {folder} holds the states of steerlens.collect(..., folder=), which only the same call reads again; "
+            "choose another folder"
+        )
 
 
 def part_path(folder: Path, number: int) -> Path:

@@ -15,11 +15,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models import parts as module
 from steerlens.models.parts import collect_parts, read_states
 from steerlens.values.state_folder import open_folder
 from steerlens.values.states import StoredShard
-from steerlens.values.warn import warn_user
 from tests.models.workers import load, load_mortal, load_plain
 
 DATA = sl.toy.corpus("tone", n=240, seed=0)
@@ -274,15 +272,16 @@ def test_two_runs_in_one_folder_do_not_meet(alone: Path, tmp_path: Path) -> None
     assert found[0].n_positions == found[1].n_positions == read_states(alone).n_positions
 
 
-def test_a_part_that_is_lost_in_silence_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write = module.write_part
-    monkeypatch.setattr(
-        module, "write_part", lambda f, p, *rest: p.number != 3 and write(f, p, *rest)
-    )
+def test_a_part_that_is_lost_in_silence_is_an_error(tmp_path: Path) -> None:
+    lost = tmp_path / "states" / "part-000003.safetensors"
+
+    def texts():
+        for text in DATA.texts:
+            lost.unlink(missing_ok=True)  # while others are read
+            yield text
+
     with pytest.raises(RuntimeError, match=r"parts \[3\].*were not written.*same call again"):
-        collected(tmp_path / "states")
+        collected(tmp_path / "states", data=texts())
     assert not (tmp_path / "states" / "index.json").exists()
 
 
@@ -323,14 +322,29 @@ def test_a_name_is_no_function(tmp_path: Path, unchecked: None) -> None:
         collect_parts("toy-64", DATA, tmp_path)  # pyright: ignore[reportArgumentType]
 
 
-def test_warnings_of_workers_are_given_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "unlearned_end", lambda *_: "the end is not known")
-    with pytest.warns(UserWarning, match="the end is not known") as caught:
-        collected(tmp_path / "states")
+def test_warnings_of_workers_are_given_once(tmp_path: Path) -> None:
+    def load_far_off() -> Any:
+        model = load_plain()
+        with torch.no_grad():  # sure of one word, and seldom right
+            model.model.transformer.ln_f.weight.mul_(30)
+        return model
+
+    with pytest.warns(UserWarning, match="nats each, where a blind guess") as caught:
+        collected(tmp_path / "states", load_far_off)
     assert len(caught) == 1
-    assert warn_user is module.warn_user
+
+
+def test_a_folder_of_collect_is_refused_by_name_and_the_other_way_round(
+    alone: Path, tmp_path: Path
+) -> None:
+    sl.collect(load_plain(), DATA.first(5), folder=tmp_path, progress=False)
+    for call in (lambda: read_states(tmp_path), lambda: collected(tmp_path)):
+        with pytest.raises(ValueError, match=r"steerlens\.collect\(.*only the same call reads"):
+            call()
+    before = files(alone)
+    with pytest.raises(ValueError, match=r"collect_parts; steerlens\.models\.read_states returns"):
+        sl.collect(load_plain(), DATA.first(5), folder=alone, progress=False)
+    assert files(alone) == before
 
 
 def test_the_index_names_what_was_read(alone: Path) -> None:

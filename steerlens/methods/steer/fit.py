@@ -174,7 +174,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
     tuning = heldout.sample(8_192, seed=given.seed)
     metric, setting, trials, cost = _metric_and_setting(train, tuning, given)
     whitening = WHITENING if given.damping is None else given.damping
-    asked = Asked(given.weights, given.rank, 0.0, None, given.kl, given.seed)
+    asked = Asked(weights=given.weights, rank=given.rank, kl=given.kl, seed=given.seed)
     bar.update()
     if solver is None:
         asked = asked._replace(ridge=setting.ridge / train.n_positions)

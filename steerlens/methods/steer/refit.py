@@ -116,7 +116,10 @@ def _like(
     weights = cast(Weights, r.weights)
     solver = solver_named(cast(SolverName, r.solver), 1e-4)
     # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
-    asked = Asked(weights, r.rank, r.ridge[0] / part, r.penalty, sum(r.kl) / 2, seed)
+    asked = Asked(
+        weights=weights, rank=r.rank, ridge=r.ridge[0] / part, share=r.penalty, kl=sum(r.kl) / 2,
+        seed=seed,
+    )  # fmt: skip
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (
         ridge * states.n_positions for ridge in (0.0 if solver is None else r.ridge[0], r.ridge[1])

@@ -58,7 +58,7 @@ def strengths_of(strength: float | Sequence[float], n: int) -> Float[Tensor, " n
     return torch.tensor(given).expand(n)
 
 
-def final_states(
+def collect_shard(
     model: Model, rows: list[int], encoded: Encoded, under: Under, dtype: torch.dtype, bar: tqdm
 ) -> Shard:
     """Return the states of some texts as one shard.
