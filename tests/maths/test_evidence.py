@@ -4,8 +4,8 @@ oracles."""
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from steerlens.maths import evidence
 from steerlens.maths.evidence import (
     MOST,
     even_kl,
@@ -80,13 +80,24 @@ def test_lowered_singular_values_gain_their_square(rank: int | None) -> None:
     assert_close(gain, V.square().sum())
 
 
-def test_nothing_is_decomposed_where_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+class NoDecomposition(TorchDispatchMode):
+    """Inside the block torch takes no matrix apart."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(part in func.name() for part in ("svd", "eig", "qr")), func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_decomposed_where_nothing_is_lowered() -> None:
     target = random(7, 7, seed=5)
     lowered = soft_threshold_singular_values(target, 1e-6)
-    monkeypatch.setattr(evidence, "svd", None)
-    assert soft_threshold_singular_values(target, 0.0) is target
     assert_close(lowered, target, atol=1e-5, rtol=1e-5)
-    assert_close(nuclear_descent(quadratic(target), torch.zeros(7, 7), 0.0, 1.0), target)
+    with NoDecomposition():
+        assert soft_threshold_singular_values(target, 0.0) is target
+        found = nuclear_descent(quadratic(target), torch.zeros(7, 7), 0.0, 1.0)
+    assert_close(found, target)
+    with NoDecomposition(), pytest.raises(AssertionError, match="svd"):
+        soft_threshold_singular_values(target, 1e-6)
 
 
 def test_a_curvature_taken_too_small_is_noticed_and_the_rank_is_kept_to() -> None:

@@ -176,25 +176,25 @@ def fit(model: Any) -> None:
         raise Failed("fit: the steer holds NaN")
 
 
-def transfer(model: Any) -> None:
+def transfer(model: Any, move: Callable[..., sl.Steer] = sl.transfer) -> None:
     """Moved to the same words in another basis and back, a steer adds what it added."""
     steer, on = random_steer(model), sl.readout(model)
     W_U = on.W_U.detach().float()
     turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=generator(2))).Q
     there = sl.Readout(turn @ W_U, on.b_U.float(), on.tokens, on.special, on.scale, on.softcap)
-    moved = sl.transfer(steer, there)
+    moved = move(steer, there)
     c = torch.randn(5, len(W_U), generator=generator(3))
     near(c @ turn.mT @ moved.W @ there.W_U, c @ steer.W @ W_U, "transfer from the model", 1e-3)
-    back = sl.transfer(moved, model)
+    back = move(moved, model)
     near(c @ back.W @ W_U, c @ steer.W @ W_U, "transfer to the model", 1e-3)
 
 
-def distilled(model: Any) -> None:
+def distilled(model: Any, move: Callable[..., sl.Steer] = sl.transfer) -> None:
     """Read off texts that the model has read itself, a steer is found again in part: it is held
     back where they say little."""
     steer, on = random_steer(model), sl.readout(model)
     W_U = on.W_U.detach().float()
-    read = sl.transfer(steer, model, rule="distil", text=TEXTS * 3, source=model)
+    read = move(steer, model, rule="distil", text=TEXTS * 3, source=model)
     states = sl.collect(model, TEXTS, progress=False, end=False)
     c = torch.cat([shard.float() for shard, *_ in states.chunks(64)])
     p = on.logits(c).softmax(1)  # a word that is never likely says nothing

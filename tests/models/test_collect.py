@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 import steerlens as sl
 import steerlens.models.collect as collecting
-from steerlens.models import collect_folder
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import convention
@@ -170,30 +169,15 @@ def shard_positions(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def shards_made(
-    monkeypatch: pytest.MonkeyPatch, shard_positions: Callable[[int], None]
-) -> list[int]:
-    """Shards of at most 15 positions; the list grows by one with each that is computed."""
-    made: list[int] = []
-    run = collect_folder.final_states
-
-    def counted(*arguments):
-        shard = run(*arguments)
-        made.append(len(shard.text))
-        return shard
-
+def small_shards(shard_positions: Callable[[int], None]) -> None:
+    """Files of at most 15 positions."""
     shard_positions(15)
-    monkeypatch.setattr(collect_folder, "final_states", counted)
-    return made
 
 
-def test_shards_on_disk_hold_what_memory_would(
-    model, tmp_path: Path, shards_made: list[int]
-) -> None:
+def test_shards_on_disk_hold_what_memory_would(model, tmp_path: Path, small_shards: None) -> None:
     memory = by_text(sl.collect(model, LABELLED, progress=False))
-    shards_made.clear()
     disk = sl.collect(model, LABELLED, folder=tmp_path / "states", progress=False)
-    assert len(shards_made) == len(disk.shards) > 1
+    assert len(disk.shards) > 1
     assert all(isinstance(path, Path) for path in disk.shards)
     c, following, text = all_positions(disk)
     for i in range(len(TEXTS)):
@@ -203,39 +187,41 @@ def test_shards_on_disk_hold_what_memory_would(
 
 
 def test_an_interrupted_call_goes_on_where_it_stopped(
-    tiny, tmp_path: Path, shards_made: list[int]
+    tiny, tmp_path: Path, small_shards: None
 ) -> None:
-    whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
-    n = len(shards_made)
-    shards_made.clear()
-    calls = []
+    calls, at = [], -1
 
     def interrupted(_: object, given: tuple[torch.Tensor]) -> None:
         calls.append(tuple(given[0].shape) not in ASKED_FIRST)
-        if sum(calls) == 2:
+        if sum(calls) == at:
             raise KeyboardInterrupt
 
-    training = [module.training for module in tiny.modules()]
     handle = tiny.register_forward_pre_hook(interrupted)
+    whole = all_positions(sl.collect(tiny, TEXTS, folder=tmp_path / "whole", progress=False))
+    n = len(list((tmp_path / "whole").glob("*.safetensors")))
+    assert sum(calls) == n  # a batch each
+    calls.clear()
+    at = 2
+
+    training = [module.training for module in tiny.modules()]
     with pytest.raises(KeyboardInterrupt):
         sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
-    handle.remove()
+    at = -1
     assert [module.training for module in tiny.modules()] == training
-    assert len(shards_made) == 1 < n - 1
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) == 1 < n - 1
     (tmp_path / "parts" / "states-00001.part").write_bytes(
         b"half a shard"
     )  # as a kill while writing would leave
     again = sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
-    assert len(shards_made) == n  # only the missing ones were run
+    assert sum(calls) == n + 1  # only the missing ones were run, that which was interrupted twice
     for a, b in zip(all_positions(again), whole, strict=True):
         assert torch.equal(a, b)
     sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
-    assert len(shards_made) == n  # and a third call runs none
+    handle.remove()
+    assert sum(calls) == n + 1  # and a third call runs none
 
 
-def test_a_folder_with_other_content_is_refused(
-    tiny, tmp_path: Path, shards_made: list[int]
-) -> None:
+def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, small_shards: None) -> None:
     sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
     before = {p.name: p.read_bytes() for p in (tmp_path / "states").iterdir()}
     for other in (

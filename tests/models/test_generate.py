@@ -3,15 +3,16 @@ else."""
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 import steerlens as sl
-from steerlens.models import writing as module
 from steerlens.models.hooks import adapter
 from steerlens.models.sampling import Warp, sample_tokens
+from steerlens.models.writing import ROWS
 from tests.models.test_collect import ids_of
-from tests.models.zoo import BUILDERS, N_CTX, random_steer, zoo
+from tests.models.zoo import BUILDERS, N_CTX, PADDING, folder, random_steer, zoo
 
 PROMPTS = ["the film", "a very fine cast , and a slow", "nothing here is"]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 6}
@@ -86,12 +87,15 @@ def test_a_row_does_not_depend_on_how_many_are_asked_for_or_how_long(tiny) -> No
     assert twice[0] != twice[1]  # a prompt asked for twice is sampled twice
 
 
-def test_batches_of_any_size_write_the_same(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (tiny, PROMPTS, random_steer(tiny))
-    whole = sl.generate(*arguments, strengths=(0, 1), seed=0, **SAMPLED)
-    monkeypatch.setattr(module, "ROWS", 5)
-    parts = sl.generate(*arguments, strengths=(0, 1), seed=0, **SAMPLED)
-    assert whole.drop(columns="log_prob").equals(parts.drop(columns="log_prob"))
+def test_batches_of_any_size_write_the_same(tiny) -> None:
+    options = {"strengths": (0, 1), "seed": 0, "samples": ROWS // 3, "max_new_tokens": 3}
+    steer = random_steer(tiny)
+    whole = sl.generate(tiny, PROMPTS, steer, **options)
+    assert len(whole) > ROWS  # several batches, in which prompts meet
+    parts = pd.concat(sl.generate(tiny, [p], steer, **options) for p in PROMPTS)
+    columns = ["prompt", "strength", "sample", "text"]
+    one, other = (t[columns].sort_values(columns[:3], ignore_index=True) for t in (whole, parts))
+    assert one.equals(other)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5])
@@ -153,26 +157,16 @@ def test_log_prob_is_the_score_of_the_whole_less_the_prompt(single, spelled) -> 
     assert compared > 0 or sl.readout(single).n_tokens == 330
 
 
-def test_padding_rows_of_the_vocabulary_are_never_written(
-    spelled, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = zoo("padded")
+def test_padding_rows_of_the_vocabulary_are_never_written(spelled) -> None:
+    model = sl.load_model(folder("gpt2", PADDING))
     on = sl.readout(model)
-
-    def favour(z, hook):
-        z[..., on.n_tokens :] += 30
-        return z
-
+    padding = adapter(model).unembedding.weight[on.n_tokens :]
+    with torch.no_grad():  # wherever a context lies, one of two that are opposite is the likeliest
+        padding.normal_(std=20.0, generator=torch.Generator().manual_seed(0))
+        padding[1::2] = -padding[: len(padding) // 2 * 2 : 2]
     prompt = torch.tensor([ids_of(model, "the film", end=False)])
-    model.add_hook("unembed.hook_out", favour)  # the padding rows are by far the likeliest now
-    try:
-        assert int(model(prompt)[0, -1].argmax()) >= on.n_tokens
-        monkeypatch.setattr(
-            module, "readout", lambda _: on
-        )  # its probe would see the hook too, and refuse
-        table = sl.generate(model, PROMPTS, samples=5, max_new_tokens=2)
-    finally:
-        model.hook_dict["unembed.hook_out"].remove_hooks()
+    assert int(model(prompt)[0, -1].argmax()) >= on.n_tokens
+    table = sl.generate(model, PROMPTS, samples=5, max_new_tokens=2)
     written = [token for _, new in spelled for token in new]
     assert len(written) > 15 and max(written) < on.n_tokens
     assert (

@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.methods.reft.reft import edits_at
-from steerlens.models import partial_forward as module
 from steerlens.models.hooks import eval_mode, run_until
 from steerlens.models.partial_forward import (
     ResidualCache,
@@ -98,30 +97,33 @@ def test_every_model_whose_blocks_are_called_as_modules_resumes_and_the_others_f
     assert len(kept.resid) == (0 if model is zoo("native") else sum(map(len, kept.ids)))
 
 
-def test_kept_states_that_are_not_the_models_are_noticed(
-    tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kept_states_that_are_not_the_models_are_noticed(tiny) -> None:
+    """Where a hook of the user's own comes behind them, which a pass that is resumed leaves out."""
     assert resumes(tiny, 0)
-    run_until = module.run_until
-
-    def other(model, site, tokens, mask):
-        found = run_until(model, site, tokens, mask)
-        return found if site == UNEMBED_IN else found.roll(1, -1)
-
-    monkeypatch.setattr(module, "run_until", other)
-    assert not resumes(tiny, 0)
+    handle = tiny.blocks[0].register_forward_hook(lambda module, given, c: c.roll(1, -1))
+    found = resumes(tiny, 0)
+    handle.remove()
+    assert not found and resumes(tiny, 0)
 
 
-def test_what_a_pass_cannot_resume_is_noticed(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_pass_cannot_resume_is_noticed(tiny) -> None:
+    """A block needs what one before it leaves beside its states, as keys that layers share."""
     assert resumes(tiny, 0)
+    left: list[Tensor] = []
 
-    @contextmanager
-    def failing(*_: Any) -> Iterator[None]:
-        raise TypeError("this model's blocks take something else")
-        yield
+    def takes(*_: object) -> None:
+        if not left:
+            raise TypeError("the first block left nothing for this one")
+        left.clear()
 
-    monkeypatch.setattr(module, "resumed", failing)
-    assert not resumes(tiny, 0)
+    hooks = (
+        tiny.blocks[0].register_forward_hook(lambda module, given, c: left.append(c)),
+        tiny.blocks[1].register_forward_pre_hook(takes),
+    )
+    found = resumes(tiny, 0)
+    for hook in hooks:
+        hook.remove()
+    assert not found and resumes(tiny, 0)
 
 
 def test_kept_states_are_those_of_each_text_alone(model) -> None:

@@ -1,6 +1,7 @@
 """Steers are a vector space that acts on context vectors."""
 
 from dataclasses import FrozenInstanceError
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 import jaxtyping
@@ -190,13 +191,14 @@ def test_over_its_background_is_the_sum_of_both() -> None:
     assert joy.with_background(background).name == "joy over background"
 
 
-def test_a_value_of_before_a_reload_is_refused_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    steer, anew = make_steer(0), type("Steer", (), {})
-    assert steer_of(steer) is steer
-    for module in ("steer", "arguments"):
-        monkeypatch.setattr(f"steerlens.values.{module}.Steer", anew)
+def test_a_value_of_before_a_reload_is_refused_as_such() -> None:
+    steer, spec = make_steer(0), find_spec(Steer.__module__)
+    assert steer_of(steer) is steer and spec is not None and spec.loader is not None
+    other = module_from_spec(spec)  # the same file, loaded a second time
+    spec.loader.exec_module(other)
+    of_other = other.Steer(steer.W, steer.readout)
     with pytest.raises(
         ValueError,
         match=r"steer: got Steer of before steerlens\.values\.steer was loaded anew.*kernel",
     ):
-        steer_of(steer)
+        steer_of(of_other)
