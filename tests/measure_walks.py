@@ -1,4 +1,4 @@
-"""Measure how many files a reader follows: python tests/measure_walks.py
+"""Measure how many files a reader follows: python tests/measure_walks.py [transfer] [report]
 
 Prints the files of steerlens in which a function runs while `transfer(joy, model)` does, by every
 rule, and while `steerlens report` does on a toy model. No test: it measures, and `LOG.md` says what
@@ -69,7 +69,8 @@ def say(title: str, files: Walk, shared: set[str]) -> None:
     print(f"{title}: {len(own)} files, {len(files.keys() & shared)} shared: {', '.join(own)}")
 
 
-def main() -> None:
+def of_transfer() -> None:
+    """Print the walk of each rule."""
     big, small = sl.load_model("toy-128"), sl.load_model("toy-64")
     data, texts = (sl.toy.corpus("tone", n=n, seed=n) for n in (300, 100))
     joy = sl.fit_steer(sl.collect(big, data, progress=False), name="joy", progress=False).value
@@ -88,6 +89,10 @@ def main() -> None:
     for rule in ("paired", "distil", "selftrain"):
         read = partial(sl.transfer, joy, small, rule=rule, text=texts, source=big)
         say(rule, walk(read)[0], shared)
+
+
+def of_report() -> None:
+    """Print the walk of `steerlens report` on a toy model."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         everything, drawn = walk(
@@ -102,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for name in sys.argv[1:] or ("transfer", "report"):
+        {"transfer": of_transfer, "report": of_report}[name]()
