@@ -1,6 +1,6 @@
 """Put an intervention into a running model, and take it out again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,6 +17,11 @@ from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import bit_sum
+
+INPUTS = ("input_ids", "inputs_embeds")
+"""What models call the tokens of a pass."""
+CACHE = "past_key_values"
+"""What they call the cache that knows how many it holds."""
 
 
 @contextmanager
@@ -36,10 +41,10 @@ def steered(
     `steered(model, a * A + b * B)`.
 
     An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are.
-    Here a pass over several tokens per row is taken for a prompt, or for its first `prompt` tokens;
-    a pass over one token goes on behind what was read before, as `model.generate` does with its
-    cache. Without a cache, give `prompt`. Padding counts as tokens: `steerlens.generate`, `score`
-    and `collect` know better.
+    Here a pass goes on behind what the model's cache holds of this block; the first pass is the
+    prompt, or holds its first `prompt` tokens. Give `prompt` without a cache, where a prompt is read
+    in several passes (`prefill_chunk_size`), and for assisted generation, whose first pass holds
+    more. Padding counts as tokens: `steerlens.generate`, `score` and `collect` know better.
 
     Args:
         model: of TransformerLens or of Hugging Face.
@@ -76,10 +81,12 @@ def steered(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
             "cannot be given; use steerlens.generate, score or collect"
         )
+    found = adapter(model)
     with (
-        exclusive(adapter(model).model, by_user=True),
-        _uncopied(adapter(model).module),
-        apply_edits(model, intervention.edits(strength), _following(prompt)),
+        exclusive(found.model, by_user=True),
+        _uncopied(found.module),
+        _passes(getattr(found.model, "original_model", found.model), prompt) as passes,
+        apply_edits(model, intervention.edits(strength), passes.places),
     ):
         yield model
 
@@ -110,23 +117,56 @@ def _uncopied(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _following(prompt: int | None) -> Callable[[int, Tensor], TokenIndex]:
-    """Return the places of passes of which only the length is known.
+class _Passes:
+    """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it.
 
-    Each edit sees every pass once.
+    Otherwise a pass over several tokens is a prompt, and one over a single token goes on behind what
+    was read before; each edit sees every pass once.
     """
-    known: dict[int, tuple[int, int]] = {}
 
-    def places(k: int, t: Tensor) -> TokenIndex:
+    def __init__(self, prompt: int | None) -> None:
+        self.prompt = prompt
+        self.first, self.behind, self.read = 0, 0, 0
+        self.known: dict[int, tuple[int, int]] = {}
+
+    def look(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        """Remember how many tokens a pass has, and how many its cache holds of this block's."""
+        tokens = next((t for t in (*given, *map(named.get, INPUTS)) if isinstance(t, Tensor)), None)
+        self.behind, self.read = _held(named.get(CACHE)), 0 if tokens is None else tokens.shape[1]
+        if self.behind == 0:
+            self.first = self.prompt or self.read
+
+    def places(self, k: int, t: Tensor) -> TokenIndex:
+        """Return the places of an activation; the unembedding may see a pass's last tokens alone."""
         rows, n = t.shape[:2]
-        first, read = known.get(k, (0, 0))
-        if read == 0 or n > 1:
-            first, read = n if prompt is None else prompt, 0
-        known[k] = (first, read + n)
-        index = torch.arange(read, read + n, device=t.device).expand(rows, n)
+        if self.behind and self.first:
+            first, start = self.first, self.behind + self.read - n
+        else:
+            first, start = self.known.get(k, (0, 0))
+            if start == 0 or n > 1:
+                first, start = n if self.prompt is None else self.prompt, 0
+            self.known[k] = (first, start + n)
+        index = torch.arange(start, start + n, device=t.device).expand(rows, n)
         return TokenIndex(index, torch.full((rows,), first, device=t.device))
 
-    return places
+
+def _held(cache: Any) -> int:
+    """Return how many tokens a cache holds, 0 where it does not say."""
+    length = getattr(cache, "get_seq_length", None)
+    try:
+        return 0 if length is None else int(length())
+    except ValueError:  # of a state alone
+        return 0
+
+
+@contextmanager
+def _passes(module: nn.Module, prompt: int | None) -> Iterator[_Passes]:
+    """Watch what the passes of a model are given inside the block."""
+    passes = _Passes(prompt)
+    with ExitStack() as stack:
+        # in one line, so that Ctrl-C does not come between
+        stack.callback(module.register_forward_pre_hook(passes.look, with_kwargs=True).remove)
+        yield passes
 
 
 def check_intervention(value: object, name: str = "intervention") -> None:

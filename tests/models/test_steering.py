@@ -2,12 +2,15 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
 
 import steerlens as sl
+from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter
 from tests.models.zoo import (
     BUILDERS,
@@ -21,6 +24,7 @@ from tests.models.zoo import (
     tokens_of,
     zoo,
 )
+from tests.values.make import make_reft
 
 
 def logits_of(model, tokens: torch.Tensor) -> torch.Tensor:
@@ -194,3 +198,24 @@ def test_gradients_reach_a_strength_that_is_one_number(tiny) -> None:
         found.append(torch.autograd.grad(loss, strength)[0].reshape(()))
     assert found[0].abs() > 1e-3
     assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("positions", ["f1+l2", "new", "prompt"])
+def test_several_tokens_behind_a_cache_are_no_prompt(positions: str) -> None:
+    """As where `generate` tries words that it found in the prompt, several in a pass."""
+    model = AutoModelForCausalLM.from_pretrained(find_model("toy-96-llama")).eval()
+    reft = make_reft("loreft", sl.readout(model), positions=positions, layers=(0, 1))
+    prompt = torch.tensor([[5, 9, 7, 8, 5, 9]])
+    writing: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    with torch.no_grad(), sl.steered(model, reft, 2.0):
+        one_by_one = model.generate(prompt, **writing)
+        cache = model(prompt, use_cache=True).past_key_values
+        behind = model(one_by_one[:, 6:], past_key_values=cache).logits
+    with torch.no_grad(), sl.steered(model, reft, 2.0, prompt=6):
+        several = model.generate(prompt, prompt_lookup_num_tokens=3, **writing)
+        whole = model(one_by_one, use_cache=False).logits
+        cache = model(prompt[:, :4], use_cache=True).past_key_values  # a prompt in two passes
+        parts = model(one_by_one[:, 4:], past_key_values=cache).logits
+    assert several.tolist() == one_by_one.tolist()
+    assert_close(behind, whole[:, 6:], atol=1e-4, rtol=1e-4)
+    assert_close(parts, whole[:, 4:], atol=1e-4, rtol=1e-4)
