@@ -14,7 +14,7 @@ BINARY = {
     b"\x28\xb5\x2f\xfd": "zstd; unpack it",
     b"%PDF": "a PDF; save its texts as .csv or .jsonl",
     b"SQLite": "a database; pandas.read_sql and Labelled.from_pandas",
-    b"\x80": "a pickle; unpickle it, and Labelled.from_pandas",
+    b"\x80": "a pickle, which may run code; save its texts as .csv or .jsonl",
 }
 """How files of other kinds begin, what they are and what to do with them."""
 
