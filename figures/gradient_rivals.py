@@ -2,11 +2,11 @@
 write.
 
     python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; some ten minutes
-    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; about an hour
+    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; not timed yet
 
 Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py
-positive`; on SmolLM2 the first five prompts and ten given texts of the former, since a text of
-either takes as long as some hundred of the steer's. MuCoLa has no next-token distribution, so no
+positive`; on SmolLM2 the first five prompts and ten given texts of the former, since each step of
+either runs the model forwards and backwards. MuCoLa has no next-token distribution, so no
 KL: it has one row, at its own threshold (log-odds of 2 nats), with the cost missing; perplexity and
 variety stand beside the attribute.
 """

@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import steerlens as sl
+from steerlens.models import parts as module
 from steerlens.models.parts import collect_parts, read_states
 from steerlens.values.state_folder import open_folder
 from steerlens.values.states import StoredShard
+from steerlens.values.warn import warn_user
 from tests.models.workers import load, load_mortal, load_plain
 
 DATA = sl.toy.corpus("tone", n=240, seed=0)
@@ -332,6 +334,7 @@ def test_warnings_of_workers_are_given_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="nats each, where a blind guess") as caught:
         collected(tmp_path / "states", load_far_off)
     assert len(caught) == 1
+    assert warn_user is module.warn_user
 
 
 def test_a_folder_of_collect_is_refused_by_name_and_the_other_way_round(

@@ -34,7 +34,7 @@ def longest(model: Any, config: Any, tokenizer: Any) -> int:
     for part in model.modules():
         beside = dict(part.named_children())
         if any(child is words for child in beside.values()):
-            found = min([found, *(n_positions(beside.get(name), found) for name in TABLES)])
+            return min([found, *(n_positions(beside.get(name), found) for name in TABLES)])
     return found
 
 
