@@ -96,7 +96,7 @@ def of_report() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report"
         everything, drawn = walk(
-            lambda: report(model="toy-64", out=out, texts=60, quiet=True), apart="write_files"
+            lambda: report(model="toy-64", out=out, texts=400, quiet=True), apart="write_files"
         )
     own = {file: names for file, names in everything.items() if file.startswith(("cli/", "show/"))}
     say("report, what it computes", own, set())
