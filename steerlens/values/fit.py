@@ -26,7 +26,7 @@ class Report:
     objective is from its minimum; where it is None, `gap_reason` says why. `trials` lists the
     choices that were tried, with their held-out NLL or the margin that halves of the texts gave
     each other, in nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`,
-    `penalty`, `threshold`, `background_threshold`, `weights`) is None for other values, whose own settings are in
+    `few`, `threshold`, `background_threshold`, `weights`) is None for other values, whose own settings are in
     `settings`.
     """
 
@@ -49,7 +49,7 @@ class Report:
     damping: float | None = None
     ridge: tuple[float, float] | None = None
     whitening: float | None = None
-    penalty: float | None = None
+    few: float | None = None
     threshold: float | None = None
     background_threshold: float | None = None
     strength: float = 1.0
@@ -110,8 +110,8 @@ class Report:
         if self.threshold is not None:
             found.append(
                 (
-                    "penalty ÷ noise, singular values lowered by, rank",
-                    f"{self.penalty:g}, {self.threshold:.3g}, {self.rank or 'free'}",
+                    "part of few directions, lowered by, rank",
+                    f"{self.few:g}, {self.threshold:.3g}, {self.rank or 'free'}",
                 )
             )
         if self.background_threshold is not None:

@@ -15,7 +15,7 @@ import steerlens as sl
 from steerlens.evaluate.losses import sign_margins
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.tail import two_tiers
-from steerlens.methods.steer import evidence
+from steerlens.methods.steer import cost
 from steerlens.values.states import States
 from tests.values.make import make_readout, make_states, random
 
@@ -124,9 +124,9 @@ def test_a_vocabulary_in_two_tiers_gives_nearly_the_same_steer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = fitted().value.W
-    monkeypatch.setattr(evidence, "LIKELY", V // 3)
+    monkeypatch.setattr(cost, "LIKELY", V // 3)
     tiered = sl.fit_steer(planted(), seed=0, **GIVEN).value.W
-    monkeypatch.setattr(evidence, "two_tiers", lambda head, c, n: (only(head, c, n), None))
+    monkeypatch.setattr(cost, "two_tiers", lambda head, c, n: (only(head, c, n), None))
     words_left_out = sl.fit_steer(planted(), seed=0, **GIVEN).value.W
     assert cosine(tiered, whole) > 0.99 > cosine(words_left_out, whole)
 

@@ -19,7 +19,7 @@ from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
 from steerlens.methods.steer.evidence import explain
-from steerlens.methods.steer.judge import SHARES, USUAL, Asked
+from steerlens.methods.steer.judge import MIXES, Asked
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
 from steerlens.methods.steer.selection import (
     DAMPING,
@@ -321,7 +321,7 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
         solver,
     )
     assert report.lr == (None if solver == "closed-form" else 0.2)
-    assert all(set(trial) == {"penalty", "margin"} for trial in report.trials)
+    assert all(set(trial) == {"few", "margin"} for trial in report.trials)
     small = sl.fit_steer(
         planted(90), solver=solver, ridge=(30.0, 0.7), damping=0.05, lr=0.02, seed=4
     )
@@ -329,7 +329,7 @@ def test_given_settings_are_used_and_reported(solver: Any) -> None:
         planted(90), solver=solver, ridge=(0.3, 0.7), damping=0.05, lr=0.02, seed=4
     )
     if solver == "auto":  # how far it goes is asked of the halves, where it goes of the ridge too
-        assert cosine(small.value.W, large.value.W) < 0.99
+        assert cosine(small.value.W, large.value.W) < 0.999
     else:
         assert small.report.strength < 0.3 * large.report.strength
 
@@ -393,21 +393,13 @@ def test_what_is_not_given_is_chosen_on_held_out_texts_and_the_trials_are_report
     ) > 1
 
 
-def test_auto_takes_the_penalty_with_the_largest_margin_or_the_usual_one_where_chance_could_make_it_so() -> (
-    None
-):
+def test_auto_takes_the_usual_mix_or_one_that_halves_like_better_than_chance_would() -> None:
     for states in (planted(), planted().relabel(planted().labels.roll(1))):
-        trials = {t["penalty"]: t["margin"] for t in sl.fit_steer(states, seed=0).report.trials}
-        assert set(trials) == set(SHARES) and max(trials.values()) > min(trials.values())
-    few = make_states(
-        400, on=ON, planted=torch.outer(PLANTED[0], PLANTED[1]), background=BACKGROUND
-    )
-    report = sl.fit_steer(few, seed=0).report
-    best = max(report.trials, key=lambda t: t["margin"])
-    assert best["penalty"] > 0  # one direction was planted
-    assert report.verdict is not None
-    margins = {t["penalty"]: t["margin"] for t in report.trials}
-    assert report.verdict.margin in (best["margin"], pytest.approx(margins[SHARES[USUAL]]))
+        report = sl.fit_steer(states, seed=0).report
+        trials = {t["few"]: t["margin"] for t in report.trials}
+        assert set(trials) == set(MIXES) and max(trials.values()) > min(trials.values())
+        assert report.few is not None and trials[report.few] >= trials[0.0]
+        assert report.verdict is not None and report.verdict.margin == trials[report.few]
 
 
 def test_under_a_soft_cap_there_is_no_certificate_and_the_reason_says_so() -> None:
@@ -618,27 +610,10 @@ def test_chunks_go_to_a_device_by_the_shard() -> None:
     assert sum(len(chunk.next) for chunk in chunks) == states.n_positions
 
 
-def test_a_penalty_is_a_share_of_the_noise_which_four_times_the_texts_halve() -> None:
-    """Whatever is planted: noise is what halves of the texts contradict each other in."""
-    everywhere = torch.zeros(D, D)
-    for planted_there in (PLANTED, 3 * PLANTED):
-        threshold = {}
-        for n in (100, 400, 1_600):
-            states = make_states(n, on=ON, planted=planted_there, background=BACKGROUND)
-            metric = sl.natural_metric(states).damped(0.03)
-            asked = Asked(share=0.5, seed=0)
-            threshold[n] = explain(states, metric, everywhere, asked).threshold
-            twice = explain(states, metric, everywhere, asked._replace(share=1.0)).threshold
-            assert twice == pytest.approx(2 * threshold[n])
-        assert threshold[100] / threshold[400] == pytest.approx(2, rel=0.35)
-        assert threshold[400] / threshold[1_600] == pytest.approx(2, rel=0.35)
-
-
 @pytest.mark.parametrize("by", range(1, 5))
-def test_no_penalty_leaves_nothing(by: int) -> None:
-    states = planted().relabel(planted().labels.roll(by))  # labels that say nothing: all is noise
-    metric = sl.natural_metric(states).damped(0.03)
-    found = explain(states, metric, torch.zeros(D, D), Asked(share=100.0))
-    assert torch.linalg.matrix_rank(found.W) == 1 and found.threshold > 0
+def test_labels_that_say_nothing_leave_a_steer_of_unit_cost(by: int) -> None:
+    states = planted().relabel(planted().labels.roll(by))  # all is noise
+    found = explain(states, sl.natural_metric(states), torch.zeros(D, D), Asked(few=1.0))
+    assert torch.linalg.matrix_rank(found.W) >= 1 and found.threshold > 0
     steer, _ = of_unit_cost(found, states, Asked(), "noise")
     assert kl_at_strength(steer, states, 1.0) == pytest.approx(0.05, rel=0.05)

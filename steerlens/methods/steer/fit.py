@@ -16,7 +16,8 @@ from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.background import background_setting
-from steerlens.methods.steer.evidence import WHITENING, Asked, mean_label
+from steerlens.methods.steer.evidence import mean_label
+from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.problem import Weights, sums_over
 from steerlens.methods.steer.selection import Setting, choose, fixed_settings
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
@@ -59,7 +60,8 @@ def fit_steer(
     directions as stand out of the noise (`methods.steer.background.fit_background`), and the steer
     is the one whose evidence is largest for the KL it costs,
 
-        minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + μ |V|_*        G = E y cᵀ(e_next − E_p e)
+        minimise  E ½ [KL(p ‖ p_{+yW}) + KL(p ‖ p_{−yW})] − ⟨W, G⟩ + λ/2 |V|² + μ |V|_*
+        G = E y cᵀ(e_next − E_p e)
 
     (`methods.steer.evidence.explain`), labels less their mean. `"lbfgs"` and `"closed-form"` solve the
     likelihood's own problem,
@@ -81,22 +83,22 @@ def fit_steer(
         data: labelled texts, where a model is given: they are read first, as
             `steerlens.collect(model, data)` does.
         solver: `"auto"`: the background by averaged proximal SGD, then the steer that explains most
-            for the KL it costs (see `explain`): few directions where halves of the texts say that the style
-            lives in few, all of them else. No certificate. SGD's steps, the evidence and its cost
-            are in bfloat16 where the device multiplies that natively, else in float32, so that a
-            seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
+            for the KL it costs (see `explain`): of all directions, or of few where halves of the
+            texts say that the style lives in few, or a mean of both. No certificate. SGD's steps,
+            the evidence and its cost are in bfloat16 where the device multiplies that natively,
+            else in float32, so that a seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
             problem's own minimum, to `tolerance`, with a certificate, and the same everywhere.
             `"closed-form"`: the Kronecker approximation of the first Newton step,
             `C⁻¹ G S⁻¹ / (1 + λ)`, from sums that one pass collects: its cosine with the exact step
             is 0.97 at large ridges and 0.3 to 0.6 at small ones.
         rank: the best steer of this rank: `"auto"` fits at it, the others cut their fit to it in
-            the natural metric. None: the rank that the penalty leaves.
+            the natural metric. None: the rank that is left.
         ridge: λ of the steer and of the background (a number: both), in nats per nat; None: those
-            under which each half of a sample says most about the other; `"auto"` has none then, but
-            penalties on singular values, which a ridge that is given is added to.
+            under which each half of a sample says most about the other. `"auto"` adds what is given
+            to the penalty, or the ridge, that the steer has there anyway (`methods.steer.prior`).
         damping: of `C` and `S`, relative to their largest eigenvalue; None: chosen by trial fits of
-            20,000 positions; for `"auto"` 0.1 for the background, and 0.03 for the coordinates in
-            which singular values are lowered.
+            20,000 positions; for `"auto"` 0.1 for the background, and for the steer what its priors
+            have, relative to their mean eigenvalue.
         lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear.
             "closed-form" has none.
         weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same
@@ -173,12 +175,13 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         )
     tuning = heldout.sample(8_192, seed=given.seed)
     metric, setting, trials, cost = _metric_and_setting(train, tuning, given)
-    whitening = WHITENING if given.damping is None else given.damping
-    asked = Asked(weights=given.weights, rank=given.rank, kl=given.kl, seed=given.seed)
+    asked = Asked(
+        weights=given.weights, rank=given.rank, damping=given.damping, kl=given.kl, seed=given.seed
+    )
     bar.update()
     if solver is None:
         asked = asked._replace(ridge=setting.ridge / train.n_positions)
-        found = by_evidence(train, metric, setting, whitening, asked, tuning)
+        found = by_evidence(train, metric, setting, asked, tuning)
     else:
         found = by_likelihood(train, metric, setting, asked, solver)
     bar.update()
@@ -195,7 +198,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         solver="auto" if solver is None else solver.name,
         heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
         damping=setting.damping, ridge=found.ridges, lr=effort.lr,
-        whitening=whitening if auto else None, penalty=found.steer.share if auto else None,
+        whitening=given.damping if auto else None, few=found.steer.few if auto else None,
         threshold=found.steer.threshold if auto else None,
         background_threshold=found.penalty,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,

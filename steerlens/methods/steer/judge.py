@@ -14,23 +14,24 @@ from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
 
-SHARES = (1.0, 0.7, 0.5, 0.0)
-"""Penalties tried, as shares of the largest singular value of the noise: few directions first, all
-of them last."""
+MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of a steer is fitted as few directions, the rest as all: the usual mix first.
 
-USUAL = SHARES.index(0.5)
-"""The penalty, unless its margin is less than the largest by more than the difference's standard
-error; then the nearest one of which that is not so."""
+It is left for another only as far as that one's margin is larger by more than the difference's
+standard error: of a few hundred texts halves may like few directions by chance.
+"""
 
 
 class Asked(NamedTuple):
-    """How a steer is to be fitted: at most `rank` directions, a penalty that is given as a share or
-    that the halves choose."""
+    """How a steer is to be fitted: at most `rank` directions, and how much of it as few directions
+    (None: as halves of the texts say)."""
 
     weights: Weights = "labels"
     rank: int | None = None
     ridge: float = 0.0
-    share: float | None = None
+    few: float | None = None
+    damping: float | None = None
+    """Of the coordinates; None: as each prior has it."""
     kl: float = 0.05
     """At which the halves' margins are stated, nats per token."""
     seed: int = 0
@@ -40,7 +41,7 @@ class Half(NamedTuple):
     """Half of the texts: the evidence of it; those texts of it that judge, and what each of their
     positions asks for.
 
-    `path`: the matrices that it gives under each penalty, of equal cost.
+    `path`: the matrices that it gives under each mix, of equal cost.
     """
 
     slope: Float[Tensor, "d d"]
@@ -49,41 +50,48 @@ class Half(NamedTuple):
     path: Sequence[Float[Tensor, "d d"]] = ()
 
 
+def mixes_of(rank: int | None) -> Sequence[float]:
+    """Return the mixes to try: of a rank that is asked for no mean has as few directions as its
+    parts."""
+    return MIXES if rank is None else (MIXES[0], MIXES[-1])
+
+
 def judge_halves(
     halves: Sequence[Half], metric: Metric, asked: Asked
 ) -> tuple[list[float], int, Verdict | None]:
-    """Return each penalty's margin, the penalty to take, and the verdict, from what each half says
-    of the other's steers.
+    """Return each mix's margin, the mix to take, and the verdict, from what each half says of the
+    other's steers.
 
-    The p-value allows for the penalty's choice (the largest of all penalties' values is compared),
+    The p-value allows for the mix's choice (the largest of all mixes' values is compared),
     and is twice the smaller one of both halves: what they say of each other is nearly the same
     thing said twice, so margins, intervals and standard errors are means of both.
     """
+    n_mixes = len(mixes_of(asked.rank))
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
-        return [0.0] * len(SHARES), USUAL, None  # too few texts to say anything of each other
+        return [0.0] * n_mixes, 0, None  # too few texts to say anything of each other
     gains, tokens, ps = [], [], []
     for k, (here, there) in enumerate((halves, halves[::-1])):
-        worth, labels, lengths = worth_per_text(there, here.path, metric)
+        worth, labels, lengths = worth_per_text(there, here.path)
         found = permute_labels(worth, labels, seed=asked.seed + k)
         gains.append(2 * found.gains)
         tokens.append(lengths)
         ps.append(found.p)
     margins = [
         float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2
-        for k in range(len(SHARES))
+        for k in range(n_mixes)
     ]
-    top = max(range(len(SHARES)), key=lambda k: margins[k])
+    top = max(range(n_mixes), key=lambda k: margins[k])
     errors = [
         sum(ratio_error(g[top] - g[k], n) for g, n in zip(gains, tokens, strict=True)) / 2
-        for k in range(len(SHARES))
+        for k in range(n_mixes)
     ]
-    level = [k for k in range(len(SHARES)) if margins[top] - margins[k] <= errors[k]]
-    best = min(level, key=lambda k: abs(k - USUAL))
+    level = [k for k in range(n_mixes) if margins[top] - margins[k] <= errors[k]]
+    best = min(level)
     ratios = [
         bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
     ]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
-    one, other = (half.path[best] for half in halves)
+    one, other = (metric.whiten(half.path[best]) for half in halves)
     agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
     n_texts = sum(half.judges.n_texts for half in halves)
     return (
@@ -94,19 +102,17 @@ def judge_halves(
 
 
 def worth_per_text(
-    half: Half, path: Sequence[Float[Tensor, "d d"]], metric: Metric
+    half: Half, path: Sequence[Float[Tensor, "d d"]]
 ) -> tuple[Float[np.ndarray, "ways n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return of each distinct text what whitened matrices explain per unit of label, its label, and
+    """Return of each distinct text what matrices explain per unit of label, its label, and
     its tokens."""
     states = half.judges
     total = torch.zeros(len(path), len(states.labels), dtype=torch.float64)
     for (c, _, text), pull in zip(
         states.chunks(CHUNK, device=half.slope.device), half.pulls, strict=True
     ):
-        white, asked = c @ metric.C_inverse_root, pull.float() @ metric.S_inverse_root
-        total.index_add_(
-            1, text.cpu(), torch.stack([((white @ V) * asked).sum(1) for V in path]).double().cpu()
-        )
+        worth = torch.stack([torch.linalg.vecdot(c @ W, pull.float()) for W in path])
+        total.index_add_(1, text.cpu(), worth.double().cpu())
     labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
     if states.copy_of is not None:
         # copies are one text, with the mean of their labels: labels in random order must not part

@@ -9,7 +9,8 @@ from tqdm.auto import tqdm
 
 from steerlens.maths.numbers import as_count, as_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.steer.evidence import Asked, explain
+from steerlens.methods.steer.evidence import explain
+from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import Weights
 from steerlens.methods.steer.selection import Setting
@@ -115,10 +116,10 @@ def _like(
     assert r.ridge is not None and r.damping is not None
     weights = cast(Weights, r.weights)
     solver = solver_named(cast(SolverName, r.solver), 1e-4)
-    # a ridge stays the same in positions of evidence, a penalty the same share of the evidence
+    # a ridge stays the same in positions of evidence, and the mix of priors as it was
     asked = Asked(
-        weights=weights, rank=r.rank, ridge=r.ridge[0] / part, share=r.penalty, kl=sum(r.kl) / 2,
-        seed=seed,
+        weights=weights, rank=r.rank, ridge=r.ridge[0] / part, few=r.few, damping=r.whitening,
+        kl=sum(r.kl) / 2, seed=seed,
     )  # fmt: skip
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (
@@ -136,14 +137,14 @@ def _like(
     shared = None if over is None else metric_of(states)
 
     def again(some: States, name: str) -> Steer:
-        metric, whitening = shared or metric_of(some), r.whitening or 0.0
+        metric = shared or metric_of(some)
         if solver is not None:
             found = by_likelihood(some, metric, setting, asked, solver).steer
         elif over is None:
-            found = by_evidence(some, metric, setting, whitening, asked).steer
+            found = by_evidence(some, metric, setting, asked).steer
         else:
             base = over.background.W + r.mean_label * r.strength * over.value.W
-            found = explain(some, metric.damped(whitening), base, asked)
+            found = explain(some, metric, base, asked)
         return of_unit_cost(found, some, asked, f"{fit.value.name} ({name})")[0]
 
     return again

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.methods.steer.background import background_problem, fit_background
-from steerlens.methods.steer.evidence import Asked, Explained, explain, mean_label
+from steerlens.methods.steer.evidence import Explained, explain, mean_label
+from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.selection import Setting, longer, make_problem
 from steerlens.methods.steer.solvers import Effort, Solver
 from steerlens.values.metric import Metric
@@ -42,8 +43,8 @@ def by_likelihood(
 
 
 def by_evidence(
-    train: States, metric: Metric, setting: Setting, whitening: float, asked: Asked, tuning: States | None = None
-) -> Found:  # fmt: skip
+    train: States, metric: Metric, setting: Setting, asked: Asked, tuning: States | None = None
+) -> Found:
     """Fit a background without labels, and the steer that explains most over it.
 
     `tuning` are held-out texts that say how much of the background to keep, and how long the steer
@@ -53,7 +54,7 @@ def by_evidence(
     penalty = setting.penalty_background / train.n_positions**0.5
     shared = fit_background(problem, penalty, setting.lr, asked.seed, tuning)
     D, mean = shared.D, mean_label(train, asked.weights)
-    steer = explain(train, metric.damped(whitening), D, asked)
+    steer = explain(train, metric, D, asked)
     if tuning is not None and steer.strength:
         steer = steer._replace(
             strength=steer.strength * longer(steer.strength * steer.W, D, mean, tuning)

@@ -1,0 +1,161 @@
+"""What is likely of a steer beforehand: coordinates, the minimum under each prior, and which of the
+two halves of the texts take."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import steerlens as sl
+from steerlens.evaluate.losses import sign_margins
+from steerlens.methods.steer.cost import Cost, sample_cost
+from steerlens.methods.steer.evidence import explain
+from steerlens.methods.steer.judge import MIXES, Asked, mixes_of
+from steerlens.methods.steer.prior import (
+    ALL,
+    FEW,
+    Evidence,
+    Objective,
+    Prior,
+    coordinates,
+    most_likely,
+    search_under,
+)
+from steerlens.values.metric import Metric
+from steerlens.values.states import States
+from tests.values.make import make_readout, make_states, random
+
+D, V = 16, 40
+ON = make_readout(d=D, vocab=V)
+ONE = torch.outer(random(D, seed=70), random(D, seed=71)) / D
+ANY = 0.12 * random(D, D, seed=72)
+NOWHERE = torch.zeros(D, D)
+
+
+def lopsided(largest: float) -> Metric:
+    """A metric whose contexts vary along one direction more than along all others."""
+    spread = torch.linspace(1, 2, D).double()
+    spread[-1] = largest
+    return Metric(torch.diag(spread), torch.diag(torch.linspace(1, 3, D).double()), damping=0.0)
+
+
+def cost_of(states: States) -> Cost:
+    labels = states.labels - states.labels.mean()
+    weight = torch.ones_like(labels)
+    return sample_cost(states, labels, weight, NOWHERE, (512, 512), 0)
+
+
+def test_coordinates_undo_themselves_and_slopes_pair_with_steps() -> None:
+    whitened = coordinates(lopsided(3.0), FEW)
+    G, W = random(D, D, seed=1), random(D, D, seed=2)
+    V = torch.linalg.solve(whitened.read, torch.linalg.solve(whitened.write, W.mT).mT)
+    assert_close(whitened.unwhiten(V), W, rtol=1e-4, atol=1e-5)
+    # ⟨W, G⟩ is the same number in any coordinates
+    assert float((W * G).sum()) == pytest.approx(float((V * whitened.whiten_slope(G)).sum()), rel=1e-3)  # fmt: skip
+
+
+def test_one_loud_direction_says_little_of_the_others() -> None:
+    """Damped relative to the largest eigenvalue all others would count for nothing."""
+
+    def left(read: Prior | None, largest: float) -> torch.Tensor:
+        metric = lopsided(largest)
+        found = coordinates(metric, FEW) if read else coordinates(metric, FEW, damping=0.03)
+        roots = torch.diagonal(found.read)[:-1]
+        return roots / roots.norm() * D**0.5
+
+    quiet, loud = left(FEW, 4.0), left(FEW, 400.0)
+    relative_to_mean = float((quiet - loud).norm())
+    relative_to_largest = float((left(None, 4.0) - left(None, 400.0)).norm())
+    assert relative_to_mean < 0.5 * relative_to_largest
+
+
+@pytest.mark.parametrize("prior", [FEW, ALL], ids=["few", "all"])
+def test_the_descent_ends_where_the_problem_is_stationary(prior: Prior) -> None:
+    states = make_states(120, on=ON, planted=ANY + ONE)
+    cost, metric = cost_of(states), sl.natural_metric(states)
+    search = search_under(prior, coordinates(metric, prior), cost, Asked())
+    evidence = Evidence(0.02 * random(D, D, seed=3), 0.002 * random(D, D, seed=4))
+
+    def excess(n_steps: int) -> float:
+        """How far the objective, penalty included, is above that of a long descent."""
+
+        def value(n: int) -> float:
+            W, threshold = most_likely(evidence, search, (512, n))
+            V = torch.linalg.solve(
+                search.whitened.read, torch.linalg.solve(search.whitened.write, W.mT).mT
+            )
+            slope = search.whitened.whiten_slope(evidence.slope)
+            first = Objective(cost, search.whitened, slope)
+            ridge = prior.ridge * curvature
+            smooth = first._replace(ridge=ridge)(V)[0]
+            return smooth + threshold * float(torch.linalg.matrix_norm(V, "nuc"))
+
+        start, _ = most_likely(evidence, search._replace(prior=prior._replace(ridge=0.0)), (512, 0))
+        whole = torch.linalg.solve(
+            search.whitened.read, torch.linalg.solve(search.whitened.write, start.mT).mT
+        )
+        slope = search.whitened.whiten_slope(evidence.slope)
+        curvature = Objective(cost, search.whitened, slope).curvature_along(whole)
+        return value(n_steps) - value(200)
+
+    assert excess(0) > 0
+    assert abs(excess(30)) < 0.05 * excess(0)
+
+
+def test_few_directions_leave_few_and_all_leave_all() -> None:
+    states = make_states(200, on=ON, planted=ONE)
+    metric = sl.natural_metric(states)
+    few, all_ = (explain(states, metric, NOWHERE, Asked(few=part)) for part in (1.0, 0.0))
+    assert torch.linalg.matrix_rank(few.W, rtol=1e-4) < D == torch.linalg.matrix_rank(all_.W, rtol=1e-4)  # fmt: skip
+    assert few.threshold > 0 == all_.threshold
+    half = explain(states, metric, NOWHERE, Asked(few=0.5))
+    assert_close(half.W, (few.W + all_.W) / 2)
+    assert half.strength is half.verdict is None and half.trials == ()
+
+
+def test_four_times_the_texts_halve_what_singular_values_are_lowered_by() -> None:
+    """Whatever is planted: noise is what halves of the texts contradict each other in."""
+    for planted in (ONE, 3 * ONE):
+        lowered = {}
+        for n in (100, 400, 1_600):
+            states = make_states(n, on=ON, planted=planted)
+            lowered[n] = explain(states, sl.natural_metric(states), NOWHERE, Asked(few=1.0)).threshold  # fmt: skip
+        assert lowered[100] / lowered[400] == pytest.approx(2, rel=0.35)
+        assert lowered[400] / lowered[1_600] == pytest.approx(2, rel=0.35)
+
+
+def test_the_share_is_one_of_the_noise_and_leaves_a_direction_however_large() -> None:
+    states = make_states(120, on=ON, planted=ONE)
+    metric, cost = sl.natural_metric(states), cost_of(states)
+    noise = Evidence(0.02 * random(D, D, seed=5), 0.01 * random(D, D, seed=6))
+    found = {}
+    for share in (0.2, 0.4, 100.0):
+        prior = FEW._replace(share=share)
+        search = search_under(prior, coordinates(metric, prior), cost, Asked())
+        found[share] = most_likely(noise, search, (512, 2))
+    assert found[0.4][1] == pytest.approx(2 * found[0.2][1], rel=1e-5)
+    assert torch.linalg.matrix_rank(found[100.0][0], rtol=1e-4) == 1
+    assert torch.linalg.matrix_rank(found[0.2][0], rtol=1e-4) > 1
+
+
+@pytest.mark.parametrize(("planted", "part"), [(4 * ONE, 1.0), (ANY, 0.0)], ids=["few", "all"])
+def test_halves_take_the_prior_that_new_texts_like(planted: torch.Tensor, part: float) -> None:
+    states, new = (make_states(n, on=ON, planted=planted, seed=k) for n, k in ((600, 0), (900, 9)))
+    metric = sl.natural_metric(states)
+    found = explain(states, metric, NOWHERE, Asked())
+    assert found.few == part
+    assert [trial["few"] for trial in found.trials] == list(MIXES)
+    nothing = sl.Steer(NOWHERE, states.readout)
+    worth = {}
+    for few in (0.0, 1.0):
+        steer = sl.Steer(explain(states, metric, NOWHERE, Asked(few=few)).W, states.readout)
+        strength = sl.strength_at_kl(steer, new, kl=0.05)
+        worth[few] = float(sign_margins(new, [strength * steer], nothing).sum())
+    assert worth[part] > worth[1 - part] > 0
+
+
+def test_a_rank_is_that_of_one_prior() -> None:
+    assert mixes_of(None) == MIXES and mixes_of(2) == (0.0, 1.0)
+    states = make_states(200, on=ON, planted=ANY)
+    found = explain(states, sl.natural_metric(states), NOWHERE, Asked(rank=2))
+    assert torch.linalg.matrix_rank(found.W, rtol=1e-4) == 2
+    assert [trial["few"] for trial in found.trials] == [0.0, 1.0]
