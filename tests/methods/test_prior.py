@@ -159,3 +159,14 @@ def test_a_rank_is_that_of_one_prior() -> None:
     found = explain(states, sl.natural_metric(states), NOWHERE, Asked(rank=2))
     assert torch.linalg.matrix_rank(found.W, rtol=1e-4) == 2
     assert [trial["few"] for trial in found.trials] == [0.0, 1.0]
+
+
+def test_labels_of_a_hundredth_give_the_same_steer_as_many_times_longer() -> None:
+    states = make_states(200, on=ON, planted=ONE + ANY)
+    metric = sl.natural_metric(states)
+    whole = explain(states, metric, NOWHERE, Asked())
+    small = explain(states.relabel(states.labels / 128), metric, NOWHERE, Asked())
+    assert_close(small.W / 128, whole.W, rtol=1e-3, atol=1e-5)
+    assert small.few == whole.few and small.strength == pytest.approx(whole.strength, rel=1e-3)
+    assert small.verdict is not None and whole.verdict is not None
+    assert small.verdict.margin == pytest.approx(whole.verdict.margin, rel=1e-3)

@@ -84,8 +84,13 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
         base: the background, at the mean label.
     """
     device = base.device
+    tokens = states.lengths.to(base)
     labels, weight = states.labels.to(device), text_weights(states, asked.weights).to(device)
     labels = labels - mean_label(states, asked.weights)
+    # rounding hides what labels of a hundredth cost; the steer of labels of size 1 is as many times
+    # shorter
+    size = float(((weight * labels.square()) @ tokens / (weight @ tokens)).sqrt())
+    labels = labels / size
     positions = (METER + TRIAL[0], METER + _last(states))
     sampled = sample_cost(states, labels, weight, base, positions, asked.seed)
     cost, meter = sampled.at(METER, None), sampled.at(0, METER)
@@ -116,12 +121,12 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
 
     if asked.few is not None:
         W, threshold = end(asked.few)
-        return Explained(W, asked.few, threshold)
+        return Explained(W / size, asked.few, threshold)
     mixes = mixes_of(asked.rank)
     for k, half in enumerate(halves):
         evidence = Evidence(half.slope, 2**0.5 * noise)
         few, all_ = (fit(part, evidence, TRIAL)[0] for part in (1.0, 0.0))
-        path = [meter.of_cost(asked.kl, part * few + (1 - part) * all_) for part in mixes]
+        path = [meter.of_cost(asked.kl, part * few + (1 - part) * all_) / size for part in mixes]
         halves[k] = half._replace(path=path)
     margins, best, verdict = judge_halves(halves, metric, asked)
     W, threshold = end(mixes[best])
@@ -130,9 +135,10 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     )
     # to second order the other half likes best the multiple s with s · 2 KL = ⟨W, G⟩; halves that
     # contradict each other leave nothing to explain
-    gain = sum(float((a.path[best] * b.slope).sum()) for a, b in (halves, halves[::-1])) / 2
+    one, other = halves
+    gain = float((one.path[best] * other.slope + other.path[best] * one.slope).sum()) * size / 2
     strength = max(gain / (2 * asked.kl), 0.0)
-    return Explained(W, mixes[best], threshold, strength, verdict, trials)
+    return Explained(W / size, mixes[best], threshold, strength, verdict, trials)
 
 
 def mean_label(states: States, weights: Weights) -> float:
