@@ -96,9 +96,8 @@ def selftrain(src: Steer, pairs: Pairs, *, seed: int = 0) -> Steer:
     """
     states = pairs.tgt.relabel(strengths_of_texts(src, pairs.src))
     train, judge = states.split(0.8, seed=seed)
-    learned = fit_steer(
-        train, seed=seed
-    ).value  # at the cost of strength 1; only its direction counts
+    # at the cost of strength 1; only its direction counts
+    learned = fit_steer(train, seed=seed, progress=False).value
     matched = distil(src, pairs, seed=seed)
     sample = pairs.tgt.sample(4_096, seed=seed)
     costs = [kl_at_strength(steer, sample, 1.0) for steer in (learned, matched)]

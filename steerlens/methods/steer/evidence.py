@@ -8,9 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.logits import nll_gradient, quickest
-from steerlens.methods.steer.cost import sample_cost
+from steerlens.methods.steer.cost import Cost, sample_cost
 from steerlens.methods.steer.judge import Asked, Half, judge_halves, mixes_of
-from steerlens.methods.steer.prior import ALL, FEW, Evidence, coordinates, most_likely, search_under
+from steerlens.methods.steer.prior import (
+    ALL,
+    FEW,
+    Evidence,
+    Prior,
+    Search,
+    coordinates,
+    most_likely,
+    search_under,
+)
 from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -72,7 +81,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     Noise is spread over all directions. Where a style lives in few of them, the nuclear norm
     `|V|_*` keeps those (`prior.FEW`); where it does not, as in a few hundred sentences of real
     text, a penalty on singular values keeps what noise made large, and a ridge, in coordinates in
-    which contexts that vary most count most, finds half as much again (`prior.ALL`). Both are
+    which contexts that vary most count most, is worth a quarter more (`prior.ALL`). Both are
     fitted, and halves of the texts say how much of each: each half gives a `G`, and its steers are
     worth to the other half what they are worth to texts that they were not fitted to. Half of
     their difference is as much noise as their mean holds; `μ` is a share of its largest singular
@@ -100,32 +109,25 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     slope = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
     # what halves contradict each other in is noise alone, as much as is in their mean
     noise = (halves[0].slope - halves[1].slope) / 2
-    searches = [
-        search_under(prior, coordinates(metric, prior, asked.damping), cost, asked)
-        for prior in (FEW, ALL)
-    ]
-
-    def fit(few: float, evidence: Evidence, *plan: tuple[int, int]) -> tuple[Tensor, float]:
-        """Return the mean of what both priors make of some evidence, each of the cost asked for,
-        and by how much few directions were lowered."""
-        W, lowered = torch.zeros_like(base), 0.0
-        for part, search in zip((few, 1 - few), searches, strict=True):
-            if part:
-                found, threshold = most_likely(evidence, search, *plan)
-                W, lowered = W + part * meter.of_cost(asked.kl, found), max(lowered, threshold)
-        return W, lowered
+    priors = [prior for prior, part in _parts(asked.few) if part]
+    searches = {
+        prior: search_under(prior, coordinates(metric, prior, asked.damping), cost, asked)
+        for prior in priors
+    }
+    fitting = _Fitting(searches, meter, asked.kl)
 
     def end(few: float) -> tuple[Tensor, float]:
         last = _last(states), max(FEWEST, min(MOST, states.n_positions // FINALLY))
-        return fit(few, Evidence(slope, noise), ROUGHLY, last)
+        W, threshold = fitting.mean(few, Evidence(slope, noise), ROUGHLY, last)
+        return W / size, threshold
 
     if asked.few is not None:
         W, threshold = end(asked.few)
-        return Explained(W / size, asked.few, threshold)
+        return Explained(W, asked.few, threshold)
     mixes = mixes_of(asked.rank)
     for k, half in enumerate(halves):
         evidence = Evidence(half.slope, 2**0.5 * noise)
-        few, all_ = (fit(part, evidence, TRIAL)[0] for part in (1.0, 0.0))
+        few, all_ = (fitting.mean(part, evidence, TRIAL)[0] for part in (1.0, 0.0))
         path = [meter.of_cost(asked.kl, part * few + (1 - part) * all_) / size for part in mixes]
         halves[k] = half._replace(path=path)
     margins, best, verdict = judge_halves(halves, metric, asked)
@@ -138,7 +140,33 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     one, other = halves
     gain = float((one.path[best] * other.slope + other.path[best] * one.slope).sum()) * size / 2
     strength = max(gain / (2 * asked.kl), 0.0)
-    return Explained(W / size, mixes[best], threshold, strength, verdict, trials)
+    return Explained(W, mixes[best], threshold, strength, verdict, trials)
+
+
+def _parts(few: float | None) -> tuple[tuple[Prior, float], ...]:
+    """Return how much of a steer each prior has; where that is to be chosen, some of both."""
+    few = 0.5 if few is None else few
+    return (FEW, few), (ALL, 1 - few)
+
+
+class _Fitting(NamedTuple):
+    """What fits of any evidence under any mix of the priors share."""
+
+    searches: dict[Prior, Search]
+    meter: Cost
+    kl: float
+
+    def mean(
+        self, few: float, evidence: Evidence, *plan: tuple[int, int]
+    ) -> tuple[Float[Tensor, "d d"], float]:
+        """Return the mean of what the priors make of some evidence, each at the cost asked for, and
+        by how much singular values of the first were lowered."""
+        W, lowered = torch.zeros_like(evidence.slope), 0.0
+        for prior, part in _parts(few):
+            if part:
+                found, threshold = most_likely(evidence, self.searches[prior], *plan)
+                W, lowered = W + part * self.meter.of_cost(self.kl, found), max(lowered, threshold)
+        return W, lowered
 
 
 def mean_label(states: States, weights: Weights) -> float:

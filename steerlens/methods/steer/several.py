@@ -78,7 +78,7 @@ def fit_steers(
 
     of each column on the others (Frisch, Waugh and Lovell), for the cost of a sum of steers is a
     quadratic form in `E y_j y_k`, and the evidence `G` is linear in the label. Each of these is
-    solved as `fit_steer` does, with its penalty, its unit and its verdict. With independent columns
+    solved as `fit_steer` does, with its priors, its unit and its verdict. With independent columns
     it is the same as separate fits.
 
     Source: Lovell, Journal of the American Statistical Association 58 (1963).
