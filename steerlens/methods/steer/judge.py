@@ -22,6 +22,11 @@ standard error: of a few hundred texts halves may like few directions by chance.
 """
 
 
+COMPARED = 0.03
+"""Damping of the coordinates in which the halves' steers have a cosine: what small directions hold
+is not known."""
+
+
 class Asked(NamedTuple):
     """How a steer is to be fitted: at most `rank` directions, and how much of it as few directions
     (None: as halves of the texts say)."""
@@ -91,7 +96,8 @@ def judge_halves(
         bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
     ]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
-    one, other = (metric.whiten(half.path[best]) for half in halves)
+    compared = metric.damped(COMPARED)
+    one, other = (compared.whiten(half.path[best]) for half in halves)
     agreement = float((one * other).sum() / (one.norm() * other.norm()).clamp_min(1e-30))
     n_texts = sum(half.judges.n_texts for half in halves)
     return (
