@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import steerlens as sl
 from steerlens.evaluate.losses import measure
-from steerlens.methods.steer import background, evidence
+from steerlens.methods.steer import background, cost
 from steerlens.models.hooks import adapter
 from steerlens.models.tokenization import batch_tokens, batches, pad
 
@@ -73,7 +73,7 @@ def fitting(
     with steps_in_float32():
         timed("fit, float32", lambda: sl.fit_steer(states, progress=False))
     every = states.readout.d_vocab  # no word is in the lump, none is drawn
-    with patch.object(evidence, "LIKELY", every), patch.object(background, "IN_SOFTMAX", every):
+    with patch.object(cost, "LIKELY", every), patch.object(background, "IN_SOFTMAX", every):
         exact = timed("fit, every word", lambda: sl.fit_steer(states, progress=False))
     held = sl.collect(model, test, end=False, progress=False)
     ours, whole = (
@@ -97,7 +97,7 @@ def fitting(
             number("new texts' sign margin, every word", [whole.sign_margin]),
         ),
         medians(seconds),
-        note=f"of a vocabulary of {2 * evidence.LIKELY:,} words or more what a steer costs is taken over the {evidence.LIKELY:,} "
+        note=f"of a vocabulary of {2 * cost.LIKELY:,} words or more what a steer costs is taken over the {cost.LIKELY:,} "
         "likeliest one by one and over the rest as one lump; a step of the background has about as many "
         "in its softmax, some of them drawn",
     )  # fmt: skip

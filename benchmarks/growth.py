@@ -50,9 +50,9 @@ SMALL = 72
 """The d_model at which work is counted: no other dimension of any product is the same."""
 SHORT: tuple[tuple[Any, str, Any], ...] = (
     (background, "FEWEST", 256), (evidence, "TRIAL", (1_024, 1)), (evidence, "ROUGHLY", (2_048, 1)),
-    (evidence, "FEWEST", 1), (evidence, "MOST", 1), (evidence, "SHARES", (0.5,)), (judge, "SHARES", (0.5,)), (judge, "USUAL", 0),
+    (evidence, "FEWEST", 1), (evidence, "MOST", 1), (judge, "MIXES", (0.0,)),
 )  # fmt: skip
-"""One step where a fit takes many, and one penalty where it tries four."""
+"""One step where a fit takes many, and one mix of the priors where it tries five."""
 
 SHORT_AT = (
     {"d_model": 576, "vocabulary": 49_152}, {"d_model": 4_096, "vocabulary": 200_000},

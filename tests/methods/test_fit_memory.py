@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import steerlens as sl
 from steerlens.maths import logits
-from steerlens.methods.steer import evidence
+from steerlens.methods.steer import cost
 from tests.values.make import make_readout, make_states
 
 D, VOCAB = 40, 4_800
@@ -47,7 +47,7 @@ def test_the_read_out_never_stands_there_twice(
 ) -> None:
     monkeypatch.setattr(logits, "multiplies_bfloat16", lambda device: True)
     monkeypatch.setattr(logits, "BLOCK", 512)
-    monkeypatch.setattr(evidence, "LIKELY", 200)
+    monkeypatch.setattr(cost, "LIKELY", 200)
     states = make_states(60, on=make_readout(d=D, vocab=VOCAB), length=8)
     assert states.readout.head.W_U.data_ptr() == states.readout.W_U.data_ptr()
     with ReadoutsAlive() as seen:
