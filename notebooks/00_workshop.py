@@ -156,7 +156,7 @@ with look():
 plt.show()
 
 # %% [markdown]
-# Orthogonal, and yet: at +2 of manners almost half of the sentiment is gone, on both sides. At ±1 hardly any is, and
+# Orthogonal, and yet: at +2 of manners a third of the sentiment and more is gone, on both sides. At ±1 hardly any is, and
 # rude texts keep theirs. (Bars: two standard errors.)
 #
 # ## 8. Is it the steers, or is it the world?
@@ -181,7 +181,7 @@ real = real[real.label.abs() == 1]
 real.pivot_table(index="group", columns="label", values="sentiment", observed=True).round(2)
 
 # %% [markdown]
-# In the world, too, much tone takes some sentiment away, but a sixth at most, not nearly half. **Question: what else can
+# In the world, too, much tone takes some sentiment away, but a sixth at most, not a third. **Question: what else can
 # it be?** Count the words that texts of tone +1 have five times as often as those of −1.
 
 # %%

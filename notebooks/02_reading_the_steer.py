@@ -60,8 +60,8 @@ again.round(2)
 
 # %% [markdown]
 # The first direction replicates, the second partly; from the third on a row is mostly a mixture that other texts would mix
-# otherwise. The columns `reads` and `writes` say the same of the two sides of a direction, beside `chance`. What is read is
-# found again more easily than what is written: contexts have few strong directions, words have many.
+# otherwise. The columns `reads` and `writes` say the same of the two sides of a direction, beside `chance`. What the
+# first one writes is found again more easily than what it reads.
 #
 # ## Words
 #
