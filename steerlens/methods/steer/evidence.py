@@ -81,7 +81,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     Noise is spread over all directions. Where a style lives in few of them, the nuclear norm
     `|V|_*` keeps those (`prior.FEW`); where it does not, as in a few hundred sentences of real
     text, a penalty on singular values keeps what noise made large, and a ridge, in coordinates in
-    which contexts that vary most count most, is worth a quarter more (`prior.ALL`). Both are
+    which contexts that vary most count most, is worth more (`prior.ALL`). Both are
     fitted, and halves of the texts say how much of each: each half gives a `G`, and its steers are
     worth to the other half what they are worth to texts that they were not fitted to. Half of
     their difference is as much noise as their mean holds; `μ` is a share of its largest singular
