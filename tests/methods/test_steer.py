@@ -560,7 +560,7 @@ def test_steps_in_bfloat16_end_where_those_in_float32_do(
     assert not torch.equal(exact.value.W, rough.value.W)
     assert cosine(exact.value.W, rough.value.W) > 0.995
     gain = exact.report.heldout.base - exact.report.heldout.steered
-    assert abs(exact.report.heldout.steered - rough.report.heldout.steered) < 1e-3 * gain
+    assert abs(exact.report.heldout.steered - rough.report.heldout.steered) < 3e-3 * gain
     if solver == "lbfgs":  # only the start is rough, the end is certified
         assert exact.report.objective == pytest.approx(rough.report.objective, abs=1e-4)
 
