@@ -28,7 +28,7 @@ from steerlens.values.verdict import Verdict
 JUDGED_ON = 65_536
 """Positions of each half, at most, whose texts judge the other half's steers one by one."""
 
-TRIAL, ROUGHLY = (1_024, 3), (2_048, 8)
+TRIAL, ROUGHLY = (1_024, 8), (2_048, 8)
 """Positions on which the cost is measured, at most, and steps of descent on them: while the mix
 is chosen, and before the end.
 
