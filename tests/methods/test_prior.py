@@ -142,7 +142,9 @@ def test_halves_take_the_prior_that_new_texts_like(planted: torch.Tensor, part: 
     states, new = (make_states(n, on=ON, planted=planted, seed=k) for n, k in ((600, 0), (900, 9)))
     metric = sl.natural_metric(states)
     found = explain(states, metric, NOWHERE, Asked())
-    assert found.few == part
+    assert abs(found.few - part) <= 0.5
+    margins = {trial["few"]: trial["margin"] for trial in found.trials}
+    assert margins[part] > margins[1 - part]
     assert [trial["few"] for trial in found.trials] == list(MIXES)
     nothing = sl.Steer(NOWHERE, states.readout)
     worth = {}
