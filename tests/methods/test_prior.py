@@ -13,10 +13,12 @@ from steerlens.methods.steer.judge import MIXES, Asked, mixes_of
 from steerlens.methods.steer.prior import (
     ALL,
     FEW,
+    Coordinates,
     Evidence,
     Objective,
     Prior,
     coordinates,
+    curvature_along,
     most_likely,
     search_under,
 )
@@ -44,10 +46,14 @@ def cost_of(states: States) -> Cost:
     return sample_cost(states, labels, weight, NOWHERE, (512, 512), 0)
 
 
+def whiten(W: torch.Tensor, whitened: Coordinates) -> torch.Tensor:
+    return torch.linalg.solve(whitened.read, torch.linalg.solve(whitened.write, W.mT).mT)
+
+
 def test_coordinates_undo_themselves_and_slopes_pair_with_steps() -> None:
     whitened = coordinates(lopsided(3.0), FEW)
     G, W = random(D, D, seed=1), random(D, D, seed=2)
-    V = torch.linalg.solve(whitened.read, torch.linalg.solve(whitened.write, W.mT).mT)
+    V = whiten(W, whitened)
     assert_close(whitened.unwhiten(V), W, rtol=1e-4, atol=1e-5)
     # ⟨W, G⟩ is the same number in any coordinates
     assert float((W * G).sum()) == pytest.approx(float((V * whitened.whiten_slope(G)).sum()), rel=1e-3)  # fmt: skip
@@ -56,15 +62,13 @@ def test_coordinates_undo_themselves_and_slopes_pair_with_steps() -> None:
 def test_one_loud_direction_says_little_of_the_others() -> None:
     """Damped relative to the largest eigenvalue all others would count for nothing."""
 
-    def left(read: Prior | None, largest: float) -> torch.Tensor:
-        metric = lopsided(largest)
-        found = coordinates(metric, FEW) if read else coordinates(metric, FEW, damping=0.03)
-        roots = torch.diagonal(found.read)[:-1]
-        return roots / roots.norm() * D**0.5
+    def others(largest: float, damping: float | None) -> torch.Tensor:
+        roots = torch.diagonal(coordinates(lopsided(largest), FEW, damping).read)[:-1]
+        return roots / roots.norm()
 
-    quiet, loud = left(FEW, 4.0), left(FEW, 400.0)
-    relative_to_mean = float((quiet - loud).norm())
-    relative_to_largest = float((left(None, 4.0) - left(None, 400.0)).norm())
+    relative_to_mean, relative_to_largest = (
+        float((others(4.0, damping) - others(400.0, damping)).norm()) for damping in (None, 0.03)
+    )
     assert relative_to_mean < 0.5 * relative_to_largest
 
 
@@ -74,31 +78,21 @@ def test_the_descent_ends_where_the_problem_is_stationary(prior: Prior) -> None:
     cost, metric = cost_of(states), sl.natural_metric(states)
     search = search_under(prior, coordinates(metric, prior), cost, Asked())
     evidence = Evidence(0.02 * random(D, D, seed=3), 0.002 * random(D, D, seed=4))
+    slope = search.whitened.whiten_slope(evidence.slope)
+    flat = search._replace(prior=prior._replace(ridge=0.0))
+    start = whiten(most_likely(evidence, flat, (512, 0))[0], search.whitened)
+    ridge = prior.ridge * curvature_along(cost, search.whitened, start)
+    smooth = Objective(cost, search.whitened, slope, ridge)
 
-    def excess(n_steps: int) -> float:
-        """How far the objective, penalty included, is above that of a long descent."""
+    def value(n_steps: int) -> float:
+        """The objective, penalty included, after so many steps."""
+        W, threshold = most_likely(evidence, search, (512, n_steps))
+        V = whiten(W, search.whitened)
+        return smooth(V)[0] + threshold * float(torch.linalg.matrix_norm(V, "nuc"))
 
-        def value(n: int) -> float:
-            W, threshold = most_likely(evidence, search, (512, n))
-            V = torch.linalg.solve(
-                search.whitened.read, torch.linalg.solve(search.whitened.write, W.mT).mT
-            )
-            slope = search.whitened.whiten_slope(evidence.slope)
-            first = Objective(cost, search.whitened, slope)
-            ridge = prior.ridge * curvature
-            smooth = first._replace(ridge=ridge)(V)[0]
-            return smooth + threshold * float(torch.linalg.matrix_norm(V, "nuc"))
-
-        start, _ = most_likely(evidence, search._replace(prior=prior._replace(ridge=0.0)), (512, 0))
-        whole = torch.linalg.solve(
-            search.whitened.read, torch.linalg.solve(search.whitened.write, start.mT).mT
-        )
-        slope = search.whitened.whiten_slope(evidence.slope)
-        curvature = Objective(cost, search.whitened, slope).curvature_along(whole)
-        return value(n_steps) - value(200)
-
-    assert excess(0) > 0
-    assert abs(excess(30)) < 0.05 * excess(0)
+    end = value(200)
+    assert value(0) > end
+    assert abs(value(30) - end) < 0.05 * (value(0) - end)
 
 
 def test_few_directions_leave_few_and_all_leave_all() -> None:

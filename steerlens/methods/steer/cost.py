@@ -38,12 +38,10 @@ class Cost(NamedTuple):
         value = float((kl / self.size.squeeze(1).square()).double().sum()) * weight
         return value, self.c.mT @ (pull / self.size) * weight
 
-    def of_cost(
-        self, kl: float, W: Float[Tensor, "d d"], *, n_steps: int = 2
-    ) -> Float[Tensor, "d d"]:
+    def of_cost(self, kl: float, W: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """Return the multiple of a matrix that costs `kl`, to a hundredth or so."""
-        for _ in range(n_steps):
-            W = W * (kl / max(self(W)[0], 1e-12)) ** 0.5  # nearly a square
+        for _ in range(2):  # nearly a square
+            W = W * (kl / max(self(W)[0], 1e-12)) ** 0.5
         return W
 
     def at(self, start: int, stop: int | None) -> "Cost":

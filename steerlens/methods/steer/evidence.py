@@ -109,10 +109,10 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     slope = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
     # what halves contradict each other in is noise alone, as much as is in their mean
     noise = (halves[0].slope - halves[1].slope) / 2
-    priors = [prior for prior, part in _parts(asked.few) if part]
     searches = {
         prior: search_under(prior, coordinates(metric, prior, asked.damping), cost, asked)
-        for prior in priors
+        for prior, part in _parts(0.5 if asked.few is None else asked.few)
+        if part  # while the mix is open, both
     }
     fitting = _Fitting(searches, meter, asked.kl)
 
@@ -143,9 +143,8 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     return Explained(W, mixes[best], threshold, strength, verdict, trials)
 
 
-def _parts(few: float | None) -> tuple[tuple[Prior, float], ...]:
-    """Return how much of a steer each prior has; where that is to be chosen, some of both."""
-    few = 0.5 if few is None else few
+def _parts(few: float) -> tuple[tuple[Prior, float], ...]:
+    """Return how much of a steer each prior has."""
     return (FEW, few), (ALL, 1 - few)
 
 

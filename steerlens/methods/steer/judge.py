@@ -71,7 +71,7 @@ def judge_halves(
     and is twice the smaller one of both halves: what they say of each other is nearly the same
     thing said twice, so margins, intervals and standard errors are means of both.
     """
-    n_mixes = len(mixes_of(asked.rank))
+    n_mixes = len(halves[0].path)
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * n_mixes, 0, None  # too few texts to say anything of each other
     gains, tokens, ps = [], [], []

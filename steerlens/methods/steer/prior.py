@@ -87,27 +87,29 @@ class Objective(NamedTuple):
     cost: Cost
     whitened: Coordinates
     evidence: Float[Tensor, "d d"]
-    ridge: float = 0.0
+    ridge: float
 
     def __call__(self, V: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
         kl, slope = self.cost(self.whitened.unwhiten(V))
         value = kl - float((V * self.evidence).sum()) + self.ridge / 2 * float(V.square().sum())
         return value, self.whitened.whiten_slope(slope) - self.evidence + self.ridge * V
 
-    def curvature_along(self, V: Float[Tensor, "d d"]) -> float:
-        """Return `2 cost / |V|²`, at a length whose cost rounding does not hide."""
-        size = float(V.square().sum())
-        longer = max(1.0, RESOLVED / max(size, 1e-30) ** 0.5)
-        return 2 * self.cost(self.whitened.unwhiten(longer * V))[0] / max(longer**2 * size, 1e-30)
 
-    def largest_curvature(self) -> float:
-        """Return that of the cost at zero, by power iteration."""
-        V, size = torch.randn(self.evidence.shape, generator=generator(0)).to(self.evidence), 0.0
-        for _ in range(8):
-            V = V / V.norm() * 1e-2
-            V = self.whitened.whiten_slope(self.cost(self.whitened.unwhiten(V))[1]) / 1e-2
-            size = float(V.norm())
-        return size
+def curvature_along(cost: Cost, whitened: Coordinates, V: Float[Tensor, "d d"]) -> float:
+    """Return `2 cost / |V|²`, at a length whose cost rounding does not hide."""
+    size = float(V.square().sum())
+    longer = max(1.0, RESOLVED / max(size, 1e-30) ** 0.5)
+    return 2 * cost(whitened.unwhiten(longer * V))[0] / max(longer**2 * size, 1e-30)
+
+
+def largest_curvature(cost: Cost, whitened: Coordinates) -> float:
+    """Return that of the cost at zero, by power iteration."""
+    V, size = torch.randn(whitened.read.shape, generator=generator(0)).to(whitened.read), 0.0
+    for _ in range(8):
+        V = V / V.norm() * 1e-2
+        V = whitened.whiten_slope(cost(whitened.unwhiten(V))[1]) / 1e-2
+        size = float(V.norm())
+    return size
 
 
 class Search(NamedTuple):
@@ -123,9 +125,8 @@ class Search(NamedTuple):
 
 
 def search_under(prior: Prior, whitened: Coordinates, cost: Cost, asked: Asked) -> Search:
-    d = len(whitened.read)
-    first = Objective(cost.at(0, 256), whitened, torch.zeros(d, d, device=cost.c.device))
-    return Search(prior, whitened, cost, first.largest_curvature(), asked.ridge, asked.rank)
+    steepest = largest_curvature(cost.at(0, 256), whitened)
+    return Search(prior, whitened, cost, steepest, asked.ridge, asked.rank)
 
 
 def most_likely(
@@ -147,7 +148,7 @@ def most_likely(
         # none so large that no direction is left
         threshold = min(prior.share * noise, 0.9 * float(torch.linalg.matrix_norm(slope, 2)))
     V = soft_threshold_singular_values(slope, threshold, rank)
-    isotropic = Objective(cost.at(0, plan[0][0]), whitened, slope).curvature_along(V)
+    isotropic = curvature_along(cost.at(0, plan[0][0]), whitened, V)
     ridge = search.ridge + prior.ridge * isotropic
     V = V / max(isotropic + ridge, 1e-30)
     curvature = BOLDNESS * search.steepest + ridge
