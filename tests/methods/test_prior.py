@@ -8,8 +8,8 @@ from torch.testing import assert_close
 import steerlens as sl
 from steerlens.evaluate.losses import sign_margins
 from steerlens.methods.steer.cost import Cost, sample_cost
-from steerlens.methods.steer.evidence import explain
-from steerlens.methods.steer.judge import MIXES, Asked, mixes_of
+from steerlens.methods.steer.evidence import evidence_of, explain
+from steerlens.methods.steer.judge import MIXES, USUAL, Asked, judge_halves, mixes_of
 from steerlens.methods.steer.prior import (
     ALL,
     FEW,
@@ -147,6 +147,18 @@ def test_halves_take_the_prior_that_new_texts_like(planted: torch.Tensor, part: 
         strength = sl.strength_at_kl(steer, new, kl=0.05)
         worth[few] = float(sign_margins(new, [strength * steer], nothing).sum())
     assert worth[part] > worth[1 - part] > 0
+
+
+@pytest.mark.parametrize("lead", [*MIXES, None])
+def test_the_usual_mix_is_left_for_one_that_is_clearly_better(lead: float | None) -> None:
+    states = make_states(400, on=ON, planted=ANY)
+    labels = states.labels - states.labels.mean()
+    halves = [evidence_of(part, labels, NOWHERE, Asked()) for part in states.split(0.5, seed=0)]
+    path = [ANY if mix == lead else 0.1 * ANY for mix in MIXES]
+    judged = [half._replace(path=path) for half in halves]
+    margins, best, verdict = judge_halves(judged, sl.natural_metric(states), Asked())
+    assert MIXES[best] == (USUAL if lead is None else lead)
+    assert verdict is not None and verdict.margin == pytest.approx(margins[best])
 
 
 def test_a_rank_is_that_of_one_prior() -> None:

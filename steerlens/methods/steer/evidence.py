@@ -104,7 +104,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     sampled = sample_cost(states, labels, weight, base, positions, asked.seed)
     cost, meter = sampled.at(METER, None), sampled.at(0, METER)
     parts = states.split(0.5, seed=asked.seed)
-    halves = [_evidence(part, labels, base, asked) for part in parts]
+    halves = [evidence_of(part, labels, base, asked) for part in parts]
     n = [part.n_positions for part in parts]
     slope = (n[0] * halves[0].slope + n[1] * halves[1].slope) / sum(n)
     # what halves contradict each other in is noise alone, as much as is in their mean
@@ -175,7 +175,7 @@ def mean_label(states: States, weights: Weights) -> float:
     return round(float((share * states.labels).sum() / share.sum()), 6)
 
 
-def _evidence(
+def evidence_of(
     states: States, labels: Float[Tensor, " n_texts"], base: Float[Tensor, "d d"], asked: Asked
 ) -> Half:
     """Return `G` of some texts over the background, and what it is a sum of, where that judges: one

@@ -15,12 +15,13 @@ from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
 
 MIXES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""How much of a steer is fitted as few directions, the rest as all: the usual mix first.
+"""How much of a steer is fitted as few directions, the rest as all."""
 
-It is left for another only as far as that one's margin is larger by more than the difference's
-standard error: of a few hundred texts halves may like few directions by chance.
-"""
-
+USUAL = 0.25
+"""The mix that is left for another only as far as that one's margin is larger by more than the
+difference's standard error: halves of few texts may like any of them by chance. A mean of both is
+worth nearly what the better one is, where that is all directions, and more than all of them where
+it is few."""
 
 COMPARED = 0.03
 """Damping of the coordinates in which the halves' steers have a cosine: what small directions hold
@@ -72,8 +73,10 @@ def judge_halves(
     thing said twice, so margins, intervals and standard errors are means of both.
     """
     n_mixes = len(halves[0].path)
+    # of mixes that are as good by their error, the one nearest to the usual
+    by_habit = sorted(range(n_mixes), key=lambda k: abs(mixes_of(asked.rank)[k] - USUAL))
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
-        return [0.0] * n_mixes, 0, None  # too few texts to say anything of each other
+        return [0.0] * n_mixes, by_habit[0], None  # too few texts to say anything of each other
     gains, tokens, ps = [], [], []
     for k, (here, there) in enumerate((halves, halves[::-1])):
         worth, labels, lengths = worth_per_text(there, here.path)
@@ -90,8 +93,7 @@ def judge_halves(
         sum(ratio_error(g[top] - g[k], n) for g, n in zip(gains, tokens, strict=True)) / 2
         for k in range(n_mixes)
     ]
-    level = [k for k in range(n_mixes) if margins[top] - margins[k] <= errors[k]]
-    best = min(level)
+    best = next(k for k in by_habit if margins[top] - margins[k] <= errors[k])
     ratios = [
         bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
     ]
