@@ -257,7 +257,7 @@ def block(results: Mapping[str, dict[str, Any]]) -> str:
     )
     about = (
         f"Medians and quartiles over alternating runs in one process ({ways}); `make bench` measures them anew, "
-        "`benchmarks/results.json` has more numbers and what bounds those that miss their target."
+        "`benchmarks/results.json` has more numbers, and notes on some."
     )
     return f"{about}\n\n{table(map(from_record, found), brief=True)}"
 

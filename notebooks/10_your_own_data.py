@@ -54,8 +54,8 @@ data[0]
 # %% [markdown]
 # Read that line before anything else. Are all texts there? Are all labels? Is −1 the end that you mean by −1?
 #
-# Take out texts that stand there more than once (`frame.drop_duplicates("review")`). One half of the texts would know the
-# answers of the other, and the verdict of section 3 would believe labels that mean nothing.
+# Texts that stand there more than once count once in the verdict of section 3. Near-copies, such as a sentence with another
+# ending, do not: one half of the texts would know the answers of the other, so take them out.
 #
 # The same from a DataFrame, for files that need pandas' options.
 

@@ -164,9 +164,8 @@ def import_direction(
     """Return a steering direction as an intervention behind the final norm: `c' = c + s v`.
 
     What repeng and steering-vectors fit is a direction per layer, added to the residual stream
-    behind it; one of those is `methods.baselines.mean_difference.MeanDifference(vector, layer,
-    readout)`. A direction of the unembedding's input, such as a difference of output embeddings, is
-    this.
+    behind it; one of those is `methods.baselines.shift.Shift(vector, hook_name, readout)`. A
+    direction of the unembedding's input, such as a difference of output embeddings, is this.
 
     Raises:
         ValueError: a vector of another width, or one that is not finite.

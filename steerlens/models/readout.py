@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
@@ -162,29 +162,39 @@ def _after_unembedding(
         if error < tolerance:
             return scale, softcap
         tried.append(f"scale {scale:.4g}, softcap {softcap}: error {error:.2g}")
-    adapters = _adapters(model)
     raise ValueError(
         f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) "
         f"of the input of its unembedding ({'; '.join(tried)}); steers cannot be expressed on it. "
         + (
-            f"Its unembedding carries an adapter that is not merged ({adapters}): merge it first, e.g. peft's "
-            "merge_and_unload()"
-            if adapters
-            else "If something changes its logits just now (a hook of yours, a `steered` block of a logit bias), ask "
+            _on_unembedding(adapter(model).unembedding)
+            or "If something changes its logits just now (a hook of yours, a `steered` block of a logit bias), ask "
             "outside of it. If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and "
             "report the architecture"
         )
     )
 
 
-def _adapters(model: Model) -> str:
-    """Return the names of what a peft adapter puts beside the weight of the unembedding, for
-    messages."""
-    unembed = adapter(model).unembedding
-    names = () if unembed is None else (name for name, _ in unembed.named_modules())
-    return ", ".join(name for name in names if "lora" in name.lower() or "adapter" in name.lower())[
-        :60
-    ]
+def _on_unembedding(unembedding: nn.Module | None) -> str:
+    """Return what stands between the weight of an unembedding and its logits, with what to do; none
+    is an empty text."""
+    if unembedding is None:
+        return ""
+    names = (name for name, _ in unembedding.named_modules())
+    adapters = [name for name in names if "lora" in name.lower() or "adapter" in name.lower()]
+    if adapters:
+        return (
+            f"Its unembedding carries an adapter that is not merged ({', '.join(adapters)[:60]}): merge it first, e.g. "
+            "peft's merge_and_unload()"
+        )
+    # torch's older norms of weights make the weight anew before every pass
+    hooks = (type(hook) for hook in unembedding._forward_pre_hooks.values())
+    norms = [kind.__name__ for kind in hooks if kind.__module__.startswith("torch.nn.utils.")]
+    if norms:
+        return (
+            f"The weight of its unembedding is made anew in every pass ({', '.join(norms)} of torch.nn.utils): make it "
+            "permanent, e.g. torch.nn.utils.remove_spectral_norm, or use torch.nn.utils.parametrizations"
+        )
+    return ""
 
 
 def _post_candidates(model: Model) -> Iterator[tuple[float, float | None]]:

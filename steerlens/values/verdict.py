@@ -9,7 +9,7 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """What texts that chose nothing say of a fit.
+    """What texts that a fit did not see say of it.
 
     `margin` is how much likelier the right sign makes a token than the wrong one, around the mean
     label and at each text's own, in nats per token, mean over all texts (those at the mean label

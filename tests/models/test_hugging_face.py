@@ -247,6 +247,34 @@ def test_what_is_no_causal_language_model_is_refused_by_name(model) -> None:
         sl.load_model("toy-64", hooked=True, plain=True)
 
 
+class Adapted(torch.nn.Module):
+    """A head with something beside its weight, as peft puts it there."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base, self.weight = base, base.weight
+        self.lora_A = torch.nn.Linear(base.in_features, base.out_features, bias=False)
+
+    def forward(self, c: torch.Tensor) -> torch.Tensor:
+        return self.base(c) + self.lora_A(c)
+
+
+def test_what_stands_between_the_heads_weight_and_the_logits_is_named() -> None:
+    adapted, normed, parametrised = hugging_face(), hugging_face(), hugging_face()
+    adapted.set_output_embeddings(Adapted(adapted.lm_head))
+    with pytest.raises(ValueError, match=r"not merged \(lora_A\).*merge_and_unload"):
+        sl.readout(adapted)
+    torch.nn.utils.spectral_norm(normed.lm_head)
+    with pytest.raises(
+        ValueError, match=r"anew in every pass \(SpectralNorm.*remove_spectral_norm"
+    ):
+        sl.readout(normed)
+    torch.nn.utils.remove_spectral_norm(normed.lm_head)  # as the message says
+    torch.nn.utils.parametrizations.spectral_norm(parametrised.lm_head)
+    for model in (normed, parametrised):
+        assert sl.readout(model.eval()).d_model == 64
+
+
 @pytest.mark.parametrize("first", [torch.float32, torch.bfloat16])
 def test_a_steer_on_a_copy_of_another_dtype_is_refused_by_that_name(first, tmp_path) -> None:
     single = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))

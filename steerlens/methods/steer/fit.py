@@ -83,8 +83,8 @@ def fit_steer(
         data: labelled texts, where a model is given: they are read first, as
             `steerlens.collect(model, data)` does.
         solver: `"auto"`: the background by averaged proximal SGD, then the steer that explains most
-            for the KL it costs (see `explain`): of all directions, or of few where halves of the
-            texts say that the style lives in few, or a mean of both. No certificate. SGD's steps,
+            for the KL it costs (see `explain`): a mean of a fit of few directions and of one of all, a
+            quarter of few unless halves of the texts say otherwise; with `rank` one of the two. No certificate. SGD's steps,
             the evidence and its cost are in bfloat16 where the device multiplies that natively,
             else in float32, so that a seed gives slightly different matrices on such processors. `"lbfgs"`: the ridge
             problem's own minimum, to `tolerance`, with a certificate, and the same everywhere.
