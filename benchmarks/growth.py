@@ -49,7 +49,7 @@ LENGTH = 25
 SMALL = 72
 """The d_model at which work is counted: no other dimension of any product is the same."""
 SHORT: tuple[tuple[Any, str, Any], ...] = (
-    (background, "FEWEST", 256), (evidence, "TRIAL", (1_024, 1)), (evidence, "ROUGHLY", (2_048, 1)),
+    (background, "FEWEST", 256), (background, "AGAIN", 1), (evidence, "TRIAL", (1_024, 1)), (evidence, "ROUGHLY", (2_048, 1)),
     (evidence, "FEWEST", 1), (evidence, "MOST", 1), (judge, "MIXES", (0.0,)),
 )  # fmt: skip
 """One step where a fit takes many, and one mix of the priors where it tries five."""

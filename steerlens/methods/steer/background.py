@@ -19,7 +19,7 @@ from steerlens.methods.steer.selection import DAMPING, Fixed, Setting, heldout_n
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 
-SHARE, PARTS = 0.5, (1.0, 0.5, 0.25)
+SHARE, PARTS = 0.5, (1.0, 0.5, 0.25, 0.125, 0.0625)
 """The penalty tried first, as a share of the noise, and what parts of it are tried in turn, as long
 as held-out texts like all of what was found, and better than what was found before."""
 
@@ -82,9 +82,9 @@ def fit_background(
         minimise  mean w · CE + μ |V|_* + λ/2 |V|²        V = C^{1/2} D S^{1/2}
 
     What texts of a kind share lives in few directions and the noise of few texts in all, so that
-    `μ` is a share of the noise, which falls as one over the root of the positions. Half of it and a
-    quarter are tried too, each from where the last one ended, as long as held-out texts ask for all
-    of what is found and gain by it.
+    `μ` is a share of the noise, which falls as one over the root of the positions. Half of it, a
+    quarter and so on are tried too, each from where the last one ended, as long as held-out texts ask
+    for all of what is found and gain by it.
 
     Args:
         problem: of one matrix.
@@ -113,9 +113,9 @@ def fit_background(
     return best._replace(passes=passes)
 
 
-FEWEST = 51_200
-"""Positions that the descent reads at least: a penalty bounds what few texts can teach, so that
-they may be read until it does."""
+FEWEST, AGAIN = 51_200, 2
+"""Positions that a descent reads at least: a penalty bounds what few texts can teach, so that they
+may be read until it does. And passes at least of one that goes on from another, by shorter steps."""
 
 IN_SOFTMAX = 8_192
 """Words in the softmax of a step, about, where a vocabulary has twice as many."""
@@ -141,7 +141,7 @@ def shrunk_sgd(
     if start is None:
         start = torch.zeros(len(problem.ridge), d, d, device=problem.ridge.device)
     else:
-        lr /= 4
+        lr, passes = lr / 4, max(passes, AGAIN)
 
     def shrink(V: Float[Tensor, "k d d"], lengths: Sequence[float]) -> list[Float[Tensor, "k d d"]]:
         each = [soft_thresholds(one, [length * penalty for length in lengths]) for one in V]
