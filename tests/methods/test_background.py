@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.maths.moments import Moments, second_moments
+from steerlens.methods.steer import background
 from steerlens.methods.steer.background import (
     background_problem,
     fit_background,
@@ -87,6 +88,23 @@ def test_the_descent_ends_near_the_minimum_under_its_penalty() -> None:
     top, along = subgradient(V)
     assert before > 1.5
     assert top == pytest.approx(1, abs=0.15) and along == pytest.approx(1, abs=0.15)
+
+
+def test_of_many_texts_one_pass_is_enough_to_begin_and_two_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = problem_of(states_of(120))
+    penalty = 1.0 / problem.states.n_positions**0.5
+    monkeypatch.setattr(background, "FEWEST", 1)
+    start, first = shrunk_sgd(problem, 2 * penalty, 0.1, 0, None)
+    going_on, more = shrunk_sgd(problem, penalty, 0.1, 1, start)
+    assert (first, more) == (1, 2)
+    anew, _ = shrunk_sgd(problem, penalty, 0.1, 1, None)
+
+    def objective(V: torch.Tensor) -> float:
+        return problem.objective(V)[0] + penalty * float(torch.linalg.matrix_norm(V[0], "nuc"))
+
+    assert objective(going_on) < objective(anew) < objective(torch.zeros_like(anew))
 
 
 def test_above_the_noise_and_the_signal_nothing_is_left() -> None:
