@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import steerlens as sl
 from steerlens.models.hooks import adapter
@@ -87,18 +88,18 @@ def test_a_row_does_not_depend_on_how_many_are_asked_for_or_how_long(tiny) -> No
     assert twice[0] != twice[1]  # a prompt asked for twice is sampled twice
 
 
-def test_batches_of_any_size_write_the_same(tiny) -> None:
+def test_batches_of_any_size_write_the_same() -> None:
+    # in float64: products of other sizes round differently, and in float32 one of a thousand draws
+    # may lie on the edge between two words
+    exact = AutoModelForCausalLM.from_pretrained(folder("gpt2"), dtype=torch.float64)
     options = {"strengths": (0, 1), "seed": 0, "samples": ROWS // 3, "max_new_tokens": 3}
-    steer = random_steer(tiny)
-    whole = sl.generate(tiny, PROMPTS, steer, **options)
+    steer = random_steer(exact)
+    whole = sl.generate(exact, PROMPTS, steer, **options)
     assert len(whole) > ROWS  # several batches, in which prompts meet
-    parts = pd.concat(sl.generate(tiny, [p], steer, **options) for p in PROMPTS)
+    parts = pd.concat(sl.generate(exact, [p], steer, **options) for p in PROMPTS)
     columns = ["prompt", "strength", "sample", "text"]
     one, other = (t[columns].sort_values(columns[:3], ignore_index=True) for t in (whole, parts))
-    assert one[columns[:3]].equals(other[columns[:3]])
-    # products of other sizes round differently, and of a thousand draws one may lie on a word's edge
-    assert (one.text == other.text).mean() > 0.99
-    assert (one.text == other.text.sample(frac=1, random_state=0, ignore_index=True)).mean() < 0.1
+    assert one.equals(other)
 
 
 @pytest.mark.parametrize("strength", [0.0, 1.5])

@@ -72,9 +72,10 @@ def judge_halves(
     and is twice the smaller one of both halves: what they say of each other is nearly the same
     thing said twice, so margins, intervals and standard errors are means of both.
     """
-    n_mixes = len(halves[0].path)
+    mixes = mixes_of(asked.rank)
+    n_mixes = len(mixes)
     # of mixes that are as good by their error, the one nearest to the usual
-    by_habit = sorted(range(n_mixes), key=lambda k: abs(mixes_of(asked.rank)[k] - USUAL))
+    by_habit = sorted(range(n_mixes), key=lambda k: abs(mixes[k] - USUAL))
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * n_mixes, by_habit[0], None  # too few texts to say anything of each other
     gains, tokens, ps = [], [], []
