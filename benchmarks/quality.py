@@ -341,7 +341,9 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("--quick", action="store_true", help="toy-64, 200 texts, 60 steps")
-    asked.add_argument("--case", choices=("toy-64", TOY, "reviews-192", SMOLLM2.name), default=TOY)
+    asked.add_argument(
+        "--case", choices=("toy-64", TOY, "toy-96-llama", "reviews-192", SMOLLM2.name), default=TOY
+    )
     asked.add_argument(
         "--n", nargs="+", type=lambda text: 0 if text == "all" else int(text), default=[400]
     )

@@ -33,7 +33,7 @@ class Prior(NamedTuple):
     """The ridge, relative to the cost's own curvature along the evidence."""
 
 
-FEW = Prior(read=0.03, write=1.5, share=0.8, ridge=0.0)
+FEW = Prior(read=0.1, write=0.3, share=0.75, ridge=0.0)
 ALL = Prior(read=20.0, write=0.2, share=0.0, ridge=3.0)
 
 RESOLVED = 0.1
