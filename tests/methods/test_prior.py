@@ -61,13 +61,15 @@ def test_coordinates_undo_themselves_and_slopes_pair_with_steps() -> None:
 
 def test_one_loud_direction_says_little_of_the_others() -> None:
     """Damped relative to the largest eigenvalue all others would count for nothing."""
+    prior = FEW._replace(read=0.03)
 
     def others(largest: float, damping: float | None) -> torch.Tensor:
-        roots = torch.diagonal(coordinates(lopsided(largest), FEW, damping).read)[:-1]
+        roots = torch.diagonal(coordinates(lopsided(largest), prior, damping).read)[:-1]
         return roots / roots.norm()
 
     relative_to_mean, relative_to_largest = (
-        float((others(4.0, damping) - others(400.0, damping)).norm()) for damping in (None, 0.03)
+        float((others(4.0, damping) - others(400.0, damping)).norm())
+        for damping in (None, prior.read)
     )
     assert relative_to_mean < 0.5 * relative_to_largest
 
@@ -131,7 +133,9 @@ def test_the_share_is_one_of_the_noise_and_leaves_a_direction_however_large() ->
     assert torch.linalg.matrix_rank(found[0.2][0], rtol=1e-4) > 1
 
 
-@pytest.mark.parametrize(("planted", "part"), [(4 * ONE, 1.0), (ANY, 0.0)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    ("planted", "part"), [(4 * ONE, 1.0), (0.4 * ANY, 0.0)], ids=["few", "all"]
+)
 def test_halves_take_the_prior_that_new_texts_like(planted: torch.Tensor, part: float) -> None:
     states, new = (make_states(n, on=ON, planted=planted, seed=k) for n, k in ((600, 0), (900, 9)))
     metric = sl.natural_metric(states)
