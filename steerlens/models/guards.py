@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
 from threading import Lock, get_ident
+from threading import enumerate as living
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -31,6 +32,24 @@ class _Hold:
 
     def __init__(self, by_user: bool) -> None:
         self.thread, self.by_user, self.number = get_ident(), by_user, next(_NUMBERS)
+        self.before = {thread.ident: thread for thread in living()} if by_user else {}
+
+    def admits(self) -> bool:
+        """Return True for a pass of this block: of its own task, or of a task or thread that was
+        begun inside.
+
+        Raises:
+            RuntimeError: its thread or task was there before the block, and would be steered by it
+                unawares.
+        """
+        thread = self.before.get(get_ident())  # dead, it left its number to a younger one
+        if self.number not in _AROUND.get() and thread is not None and thread.is_alive():
+            who = "task" if get_ident() == self.thread else "thread"
+            raise RuntimeError(
+                f"model: it was run while another {who} has it inside `with steerlens.steered(...)`, so its states are steered "
+                f"there; leave that block first, begin this {who} inside of it to have it steered too, or load a second model"
+            )
+        return True
 
     @property
     def is_around(self) -> bool:
@@ -42,7 +61,7 @@ _GUARD = Lock()
 
 
 @contextmanager
-def exclusive(model: Any, *, by_user: bool = False) -> Iterator[None]:
+def exclusive(model: Any, *, by_user: bool = False) -> Iterator[_Hold]:
     """Have a model to oneself inside the block; the same thread may enter again, and so may the
     tasks that are begun inside.
 
@@ -60,7 +79,7 @@ def exclusive(model: Any, *, by_user: bool = False) -> Iterator[None]:
         time.sleep(PAUSE)
     try:
         _AROUND.set(_AROUND.get() | {mine.number})
-        yield
+        yield mine
     finally:
         holds.discard(mine)
         _AROUND.set(_AROUND.get() - {mine.number})

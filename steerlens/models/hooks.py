@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import get_ident
 from typing import cast
 
 import torch
@@ -107,30 +108,48 @@ def _check_sites(found: Adapter, sites: Iterable[str]) -> None:
 
 @contextmanager
 def add_hooks(
-    model: Model, functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]]
+    model: Model,
+    functions: Iterable[tuple[str, Callable[[Tensor], Tensor]]],
+    *,
+    ours: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Run functions at their sites inside the block; hooks that were there before stay, ours go on
-    any exit."""
-    functions = tuple(functions)
+    any exit.
+
+    Args:
+        ours: whether the pass that runs is one of the block's; None: those of this thread are. What
+            the user runs in another thread meanwhile is left as it is.
+    """
+    functions, thread = tuple(functions), get_ident()
+    is_ours = ours or (lambda: get_ident() == thread)
+
+    def on_ours(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda tensor: function(tensor) if is_ours() else tensor
+
     found = adapter(model)
     if not functions:  # TransformerLens would list all of its hooks to set none
         with exclusive(found.model):
             yield
         return
     _check_sites(found, (site for site, _ in functions))
-    with exclusive(found.model), uncompiled(), found.hook(functions):
+    placed = [(site, on_ours(function)) for site, function in functions]
+    with exclusive(found.model), uncompiled(), found.hook(placed):
         yield
 
 
 @contextmanager
 def apply_edits(
-    model: Model, edits: Iterable[Edit], places: Callable[[int, Tensor], TokenIndex]
+    model: Model,
+    edits: Iterable[Edit],
+    places: Callable[[int, Tensor], TokenIndex],
+    *,
+    ours: Callable[[], bool] | None = None,
 ) -> Iterator[None]:
     """Run an intervention's edits inside the block; `places` says which tokens the activation of
     the k-th edit belongs to.
 
     It is given the activation with its tokens on the second axis, where those of attention have the
-    heads.
+    heads. `ours` is that of `add_hooks`.
     """
 
     def placed(
@@ -146,7 +165,8 @@ def apply_edits(
 
         return function
 
-    with add_hooks(model, ((site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits))):
+    functions = [(site, placed(k, site, edit)) for k, (site, edit) in enumerate(edits)]
+    with add_hooks(model, functions, ours=ours):
         yield
 
 

@@ -4,6 +4,7 @@ once per step."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -191,13 +192,21 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
     """
     found = adapter(model)
     passed, alone = list(found.blocks[: layer + 1]), found.states_alone
+    thread = get_ident()
 
-    def passing(given: Tensor | None) -> Callable[..., Any]:
+    def passing(block: Any, given: Tensor | None) -> Callable[..., Any]:
+        whole = block._call_impl  # for what the user runs in another thread meanwhile
+
         def made(hidden: Tensor) -> Any:
             states = hidden if given is None else given
             return states if alone else (states,)
 
-        return lambda *args, **kwargs: made(args[0] if args else kwargs["hidden_states"])
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if get_ident() != thread:
+                return whole(*args, **kwargs)
+            return made(args[0] if args else kwargs["hidden_states"])
+
+        return call
 
     if len(passed) <= layer:
         raise IndexError(f"layer: {layer}, of which the model shows {len(passed)}")
@@ -215,7 +224,7 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
         for block in passed:
             # in the instance's own dictionary it goes before the class's method, and comes out
             # again without a trace
-            block.__dict__["_call_impl"] = passing(resid if block is passed[-1] else None)
+            block.__dict__["_call_impl"] = passing(block, resid if block is passed[-1] else None)
             block.__dict__["_compiled_call_impl"] = None
         yield
 

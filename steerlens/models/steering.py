@@ -57,7 +57,7 @@ def steered(
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
             strength that is no finite number.
         RuntimeError: another thread or task has the model inside such a block; inside, where the model
-            is copied or pickled.
+            is copied or pickled, or run by a thread or task that is older than the block.
 
     Example:
         >>> import steerlens as sl
@@ -83,10 +83,10 @@ def steered(
         )
     found = adapter(model)
     with (
-        exclusive(found.model, by_user=True),
+        exclusive(found.model, by_user=True) as block,
         _uncopied(found.module),
         _passes(getattr(found.model, "original_model", found.model), prompt) as passes,
-        apply_edits(model, intervention.edits(strength), passes.places),
+        apply_edits(model, intervention.edits(strength), passes.places, ours=block.admits),
     ):
         yield model
 

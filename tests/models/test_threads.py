@@ -3,13 +3,15 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 
 import steerlens as sl
-from steerlens.models.hooks import adapter
+from steerlens.models.hooks import adapter, eval_mode, run_until
+from steerlens.models.partial_forward import resumed, resumes
 from tests.models.zoo import TEXTS, random_reft, random_steer, zoo
 
 PROMPTS = ("the film was", "a very fine cast")
@@ -114,3 +116,96 @@ def test_tasks_that_are_begun_inside_a_block_are_steered_by_it() -> None:
     expected = [sl.generate(model, [p], steer, **options).text[0] for p in PROMPTS]
     assert expected != [sl.generate(model, [p], max_new_tokens=4).text[0] for p in PROMPTS]
     assert asyncio.run(everyone()) == expected
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "plain-gpt2"])
+def test_a_pass_of_the_users_own_amid_a_verb_is_plain_and_the_verb_goes_on(name: str) -> None:
+    model = zoo(name)
+    steer, main = random_steer(model), threading.get_ident()
+    works: list[Callable[[], Any]] = [
+        lambda: sl.generate(
+            model, PROMPTS, steer, strengths=(3.0,), max_new_tokens=4
+        ).text.tolist(),
+        lambda: sl.score(model, TEXTS, end=False).log_prob.tolist(),
+        lambda: (resumes(model, 0), passed_over(model).tolist()),
+    ]
+    with torch.no_grad():
+        alone, plain = [work() for work in works], logits(model)
+        beside: list[torch.Tensor] = []
+
+        def another(*_: Any) -> None:
+            if threading.get_ident() == main:
+                beside.append(in_a_thread(lambda: logits(model)))
+
+        # before the head, so amid whatever is done there; and before what is passed over
+        modules = [adapter(model).unembedding, adapter(model).blocks[0]]
+        handles = [module.register_forward_pre_hook(another) for module in modules if module]
+        try:
+            found = [work() for work in works]
+        finally:
+            for handle in handles:
+                handle.remove()
+    assert found == alone
+    assert len(beside) > 6 and all(torch.equal(one, plain) for one in beside)
+
+
+def passed_over(model: Any) -> torch.Tensor:
+    tokens = torch.tensor([[1, 2, 3]])
+    width = adapter(model).d_model
+    with eval_mode(model), resumed(model, 0, torch.ones(1, 3, width)):
+        return run_until(model, "unembed.hook_in", tokens, torch.ones_like(tokens))
+
+
+def test_what_a_thread_older_than_a_block_runs_is_refused_and_a_younger_one_is_steered() -> None:
+    model = zoo("plain-gpt2")
+    steer, plain = random_steer(model), logits(model)
+    with ThreadPoolExecutor(1) as older:
+        assert torch.equal(older.submit(logits, model).result(), plain)
+        with sl.steered(model, steer, 2.0):
+            mine = logits(model)
+            with pytest.raises(RuntimeError, match="run while another thread has it inside"):
+                older.submit(logits, model).result()
+            assert torch.equal(in_a_thread(lambda: logits(model)), mine)
+        assert not torch.equal(mine, plain)
+        assert torch.equal(older.submit(logits, model).result(), plain)
+
+
+def test_what_a_task_beside_a_block_runs_is_refused_and_what_the_block_hands_on_is_steered() -> (
+    None
+):
+    model = zoo("plain-gpt2")
+    steer = random_steer(model)
+
+    async def block() -> list[torch.Tensor]:
+        with sl.steered(model, steer, 3.0):
+            await asyncio.sleep(0)
+            return [logits(model), await asyncio.to_thread(logits, model)]
+
+    async def beside() -> torch.Tensor:
+        return logits(model)
+
+    async def both() -> list[Any]:
+        await asyncio.to_thread(lambda: None)  # so that its thread is older than the block
+        return await asyncio.gather(block(), beside(), return_exceptions=True)
+
+    inside, refused = asyncio.run(both())
+    with sl.steered(model, steer, 3.0):
+        assert all(torch.equal(one, logits(model)) for one in inside)
+    assert isinstance(refused, RuntimeError) and "another task has it inside" in str(refused)
+
+
+def test_layers_are_found_whatever_else_runs_meanwhile() -> None:
+    model, main = sl.load_model("toy-64", plain=True), threading.get_ident()
+
+    def another(*_: Any) -> None:
+        if threading.get_ident() == main:
+            in_a_thread(lambda: logits(model))
+
+    adapter(model).unembedding.register_forward_pre_hook(another)
+    adapter(model).module.get_input_embeddings().register_forward_pre_hook(another)
+    assert len(adapter(model).blocks) == model.model.config.num_hidden_layers  # type: ignore[union-attr]

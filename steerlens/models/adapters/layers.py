@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -42,9 +43,12 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
     paths = tuple(f"{max(lists)[1]}.{k}" for k in range(n or 0)) if lists else ()
     tokens = torch.zeros(2, 3, dtype=torch.long, device=adapter.W_U.device)
     ran: list[tuple[int, bool, bool]] = []
+    thread = get_ident()
 
     def look(k: int) -> Callable[..., None]:
         def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
+            if get_ident() != thread:  # of the user's own, meanwhile
+                return
             before = given[0] if given else named.get("hidden_states")
             alone = isinstance(made, Tensor)
             after = made if alone else made[0] if type(made) is tuple else None
