@@ -33,6 +33,7 @@ class _Hold:
     def __init__(self, by_user: bool) -> None:
         self.thread, self.by_user, self.number = get_ident(), by_user, next(_NUMBERS)
         self.before = {thread.ident: thread for thread in living()} if by_user else {}
+        self.over = False
 
     def admits(self) -> bool:
         """Return True for a pass of this block: of its own task, or of a task or thread that was
@@ -40,8 +41,13 @@ class _Hold:
 
         Raises:
             RuntimeError: its thread or task was there before the block, and would be steered by it
-                unawares.
+                unawares; or the block is over.
         """
+        if self.over:
+            raise RuntimeError(
+                "model: a block `with steerlens.steered(...)` is over, but not what it steered: a part of the model that was "
+                "copied inside (copy it outside), or a thread that was begun inside (wait for it there)"
+            )
         thread = self.before.get(get_ident())  # dead, it left its number to a younger one
         if self.number not in _AROUND.get() and thread is not None and thread.is_alive():
             who = "task" if get_ident() == self.thread else "thread"
@@ -80,9 +86,23 @@ def exclusive(model: Any, *, by_user: bool = False) -> Iterator[_Hold]:
     try:
         _AROUND.set(_AROUND.get() | {mine.number})
         yield mine
+        _check_innermost(holds, mine)
     finally:
+        mine.over = True
         holds.discard(mine)
         _AROUND.set(_AROUND.get() - {mine.number})
+
+
+def _check_innermost(holds: WeakSet[_Hold], mine: _Hold) -> None:
+    """Raise where a block is left before one that was entered after it: of two generators that take
+    turns, each runs in the other's block too."""
+    with _GUARD:
+        younger = [hold for hold in holds if hold.by_user and hold.number > mine.number]
+    if mine.by_user and any(hold.is_around for hold in younger):
+        raise RuntimeError(
+            "model: a block `with steerlens.steered(...)` was left before one that was entered after it, so what ran in the "
+            "meantime was steered by both; run generators that hold a block each one after the other, or on two models"
+        )
 
 
 def _take(holds: WeakSet[_Hold], mine: _Hold) -> bool:

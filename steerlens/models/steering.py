@@ -38,7 +38,9 @@ def steered(
     beams and assisted generation), and of TransformerLens `generate_stream`, `hf_generate` and
     `run_with_cache` too. Hooks that were there before stay. Nested blocks compose as maps, the inner
     one acting on what the outer one made: `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is
-    `steered(model, a * A + b * B)`.
+    `steered(model, a * A + b * B)`. A generator that waits at a `yield` inside a block has not left it:
+    the model is steered for whoever asked it, and blocks of two that take turns compose, which is an
+    error when the first is left.
 
     An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are.
     Here a pass goes on behind what the model's cache holds of this block; the first pass is the
@@ -57,7 +59,8 @@ def steered(
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
             strength that is no finite number.
         RuntimeError: another thread or task has the model inside such a block; inside, where the model
-            is copied or pickled, or run by a thread or task that is older than the block.
+            is copied or pickled, or run by a thread or task that is older than the block; at its
+            end, where a block that was entered later is still open.
 
     Example:
         >>> import steerlens as sl

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -186,6 +187,32 @@ def test_a_copy_that_would_stay_steered_is_refused_inside_the_block(model) -> No
                 copies(adapter(model).module)
     tokens = tokens_of(model)
     assert torch.equal(logits_of(copy.deepcopy(model), tokens), logits_of(model, tokens))
+
+
+def test_a_copy_of_the_head_alone_does_not_stay_steered_in_silence() -> None:
+    model = zoo("plain-gpt2")
+    with sl.steered(model, random_steer(model)):
+        head = copy.deepcopy(adapter(model).unembedding)
+    with pytest.raises(RuntimeError, match="is over.*copied inside"):
+        head(torch.zeros(1, adapter(model).d_model))
+
+
+def test_of_two_generators_that_take_turns_in_blocks_the_first_to_leave_says_so(tiny) -> None:
+    tokens, steer = tokens_of(tiny), random_steer(tiny)
+
+    def stream(strength: float) -> Iterator[torch.Tensor]:
+        with sl.steered(tiny, steer, strength):
+            for _ in range(2):
+                yield logits_of(tiny, tokens)
+
+    up, down = list(stream(2.0)), list(stream(-2.0))
+    together: list[Any] = []
+    with pytest.raises(RuntimeError, match="left before one that was entered after it"):
+        together += zip(stream(2.0), stream(-2.0), strict=True)
+    with sl.steered(tiny, steer, 1.0):  # one inside of the other is a composition
+        nested = list(stream(1.0))
+    assert not torch.equal(up[0], down[0]) and torch.equal(nested[0], nested[1])
+    assert torch.equal(next(stream(2.0)), up[0])
 
 
 def test_gradients_reach_a_strength_that_is_one_number(tiny) -> None:
