@@ -11,6 +11,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
 from steerlens.models.decoding import decoder, habits
+from steerlens.models.guards import check_reached
 from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.pieces import continuation as _continuation
 from steerlens.models.rows import check_prefix
@@ -19,7 +20,7 @@ from steerlens.models.steering import check_lives_on
 from steerlens.models.writing import Steps, generate_by
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
-from steerlens.values.positions import places_of
+from steerlens.values.positions import TokenIndex, places_of
 
 
 @torch_defaults()
@@ -94,16 +95,21 @@ def edited_steps(model: Model, intervention: Intervention | None) -> Steps:
     def steps(prompts: list[list[int]], strength: Float[Tensor, " rows"]) -> Step:
         device = adapter(model).W_U.device
         lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-        edits = () if intervention is None else intervention.edits(strength.to(device))
+        edits = () if intervention is None else tuple(intervention.edits(strength.to(device)))
         following = decoder(model, caches=habits(model).caches)
 
         def step(tokens: Tensor, mask: Tensor) -> Tensor:
-            places = places_of(mask, lengths)
-            # a pass over new tokens alone holds the last of them
-            with apply_edits(
-                model, edits, lambda _, t, p=places: p._replace(index=p.index[:, -t.shape[1] :])
-            ):
-                return following(tokens, mask)
+            whole, reached = places_of(mask, lengths), set[int]()
+
+            def places(k: int, t: Tensor) -> TokenIndex:
+                reached.add(k)
+                # a pass over new tokens alone holds the last of them
+                return whole._replace(index=whole.index[:, -t.shape[1] :])
+
+            with apply_edits(model, edits, places):
+                logits = following(tokens, mask)
+            check_reached([site for site, _ in edits], reached)
+            return logits
 
         return step
 

@@ -5,7 +5,7 @@ Nothing here knows a library of models, so that adapters may use it too.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
@@ -198,6 +198,30 @@ def restoring(restore: Callable[[], None]) -> Iterator[None]:
             restore()
     finally:
         restore()
+
+
+def check_reached(sites: Sequence[str], reached: Collection[int]) -> None:
+    """Raise where a pass ended without coming by a hook that was set for it: it was plain there.
+
+    Args:
+        sites: where there are hooks.
+        reached: the numbers of those that were called.
+
+    Example:
+        >>> check_reached(["unembed.hook_in"], {0})
+        >>> check_reached(["unembed.hook_in"], ())
+        Traceback (most recent call last):
+            ...
+        RuntimeError: model: a pass ended without reaching 'unembed.hook_in', so it was not steered there. ...
+    """
+    missed = [site for k, site in enumerate(sites) if k not in reached]
+    if missed:
+        raise RuntimeError(
+            f"model: a pass ended without reaching {missed[0]!r}, so it was not steered there. It leaves a module out, or "
+            "multiplies by its weight past the module's hooks (a fused forward or loss, fast kernels for single tokens, an "
+            "early exit), or hooks were taken away inside the block; leave that out, or fold the steer into the weights "
+            "(steerlens.export.fold)"
+        )
 
 
 def check_still_there(hooks: Iterable[RemovableHandle]) -> None:

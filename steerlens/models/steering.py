@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import local
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
-from steerlens.models.guards import exclusive
+from steerlens.models.guards import check_reached, exclusive
 from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of
@@ -60,7 +61,8 @@ def steered(
             strength that is no finite number.
         RuntimeError: another thread or task has the model inside such a block; inside, where the model
             is copied or pickled, or run by a thread or task that is older than the block; at its
-            end, where a block that was entered later is still open.
+            end, where a block that was entered later is still open; in a pass that goes past a hook
+            of the block.
 
     Example:
         >>> import steerlens as sl
@@ -84,12 +86,13 @@ def steered(
             f"intervention: {intervention!r} needs {intervention.prefix} rows before the input, which a model that others run "
             "cannot be given; use steerlens.generate, score or collect"
         )
-    found = adapter(model)
+    found, edits = adapter(model), tuple(intervention.edits(strength))
+    passes = _Passes(prompt, [site for site, _ in edits])
     with (
         exclusive(found.model, by_user=True) as block,
         _uncopied(found.module),
-        _passes(getattr(found.model, "original_model", found.model), prompt) as passes,
-        apply_edits(model, intervention.edits(strength), passes.places, ours=block.admits),
+        _watched(getattr(found.model, "original_model", found.model), passes),
+        apply_edits(model, edits, passes.places, ours=block.admits),
     ):
         yield model
 
@@ -101,13 +104,17 @@ class _Uncopied:
         pass
 
     def __deepcopy__(self, memo: object) -> None:
-        raise RuntimeError(
-            "model: copied or pickled inside `with steerlens.steered(...)`, where the copy would stay steered for good; "
-            "copy it outside of the block, or make a steered copy that says so: steerlens.export.fold"
-        )
+        _refuse_copy()
 
     def __reduce_ex__(self, protocol: object) -> Any:
-        return self.__deepcopy__(None)
+        _refuse_copy()
+
+
+def _refuse_copy() -> Any:
+    raise RuntimeError(
+        "model: copied or pickled inside `with steerlens.steered(...)`, where the copy would stay steered for good; "
+        "copy it outside of the block, or make a steered copy that says so: steerlens.export.fold"
+    )
 
 
 @contextmanager
@@ -120,15 +127,16 @@ def _uncopied(module: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Passes:
+class _Passes(local):
     """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it.
 
     Otherwise a pass over several tokens is a prompt, and one over a single token goes on behind what
-    was read before; each edit sees every pass once.
+    was read before; each edit sees every pass once. Each thread has passes of its own.
     """
 
-    def __init__(self, prompt: int | None) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt: int | None, sites: list[str]) -> None:
+        self.prompt, self.sites = prompt, sites
+        self.reached: set[int] = set()
         self.first, self.behind, self.read = 0, 0, 0
         self.known: dict[int, tuple[int, int]] = {}
 
@@ -136,11 +144,27 @@ class _Passes:
         """Remember how many tokens a pass has, and how many its cache holds of this block's."""
         tokens = next((t for t in (*given, *map(named.get, INPUTS)) if isinstance(t, Tensor)), None)
         self.behind, self.read = _held(named.get(CACHE)), 0 if tokens is None else tokens.shape[1]
+        self.reached.clear()
         if self.behind == 0:
             self.first = self.prompt or self.read
 
+    def passed(self, _: nn.Module, given: tuple[Any, ...], made: Any) -> None:
+        """Raise where a pass that gave logits or a loss of them went past a hook."""
+        whole = isinstance(made, tuple) or any(
+            getattr(made, name, None) is not None for name in ("logits", "loss")
+        )
+        if whole:
+            check_reached(self.sites, self.reached)
+
+    def __deepcopy__(self, memo: object) -> None:
+        _refuse_copy()
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        _refuse_copy()
+
     def places(self, k: int, t: Tensor) -> TokenIndex:
         """Return the places of an activation; the unembedding may see a pass's last tokens alone."""
+        self.reached.add(k)
         rows, n = t.shape[:2]
         if self.behind and self.first:
             first, start = self.first, self.behind + self.read - n
@@ -163,13 +187,13 @@ def _held(cache: Any) -> int:
 
 
 @contextmanager
-def _passes(module: nn.Module, prompt: int | None) -> Iterator[_Passes]:
-    """Watch what the passes of a model are given inside the block."""
-    passes = _Passes(prompt)
+def _watched(module: nn.Module, passes: _Passes) -> Iterator[None]:
+    """Watch what the passes of a model are given inside the block, and what they come by."""
     with ExitStack() as stack:
-        # in one line, so that Ctrl-C does not come between
+        # in one line each, so that Ctrl-C does not come between
         stack.callback(module.register_forward_pre_hook(passes.look, with_kwargs=True).remove)
-        yield passes
+        stack.callback(module.register_forward_hook(passes.passed).remove)
+        yield
 
 
 def check_intervention(value: object, name: str = "intervention") -> None:

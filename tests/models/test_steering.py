@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import steerlens as sl
 from steerlens.models.folders import find_model
@@ -246,3 +248,34 @@ def test_several_tokens_behind_a_cache_are_no_prompt(positions: str) -> None:
     assert several.tolist() == one_by_one.tolist()
     assert_close(behind, whole[:, 6:], atol=1e-4, rtol=1e-4)
     assert_close(parts, whole[:, 4:], atol=1e-4, rtol=1e-4)
+
+
+class PastTheHead(transformers.LlamaForCausalLM):
+    """Multiplies a single token by the head's weight itself, as fast kernels do."""
+
+    def forward(
+        self, input_ids: Any, attention_mask: Any = None, past_key_values: Any = None, **given: Any
+    ) -> Any:
+        made = self.model(
+            input_ids, attention_mask, past_key_values=past_key_values, use_cache=True
+        )
+        h = made.last_hidden_state
+        logits = h @ self.lm_head.weight.T if input_ids.shape == (1, 1) else self.lm_head(h)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=made.past_key_values)
+
+
+def test_a_pass_that_goes_past_a_hook_is_no_steered_one() -> None:
+    path = find_model("toy-96-llama")
+    words = transformers.AutoTokenizer.from_pretrained(path)
+    model = sl.models.HuggingFace(PastTheHead.from_pretrained(path).eval(), words)
+    steer, tokens = random_steer(model), torch.tensor([[3, 4, 5]])
+    with pytest.raises(RuntimeError, match=r"without reaching 'unembed\.hook_in'"):
+        sl.generate(model, ["the film was"], steer, max_new_tokens=3, seed=1)
+    plain, rows = (sl.load_model(path, plain=True), ["the film was", "my uncle and"])
+    written = [sl.generate(m, rows, steer, max_new_tokens=3).text.tolist() for m in (model, plain)]
+    assert written[0] == written[1]  # several rows go through the head
+    with torch.no_grad(), sl.steered(model, steer):
+        model.model(tokens)
+        model.model.model(tokens[:, :1])  # the layers alone have no head to go past
+        with pytest.raises(RuntimeError, match=r"without reaching 'unembed\.hook_in'"):
+            model.model.generate(tokens, min_new_tokens=3, max_new_tokens=3, do_sample=False)
