@@ -1,5 +1,6 @@
 """Put an intervention into a running model, and take it out again."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import local
@@ -87,11 +88,12 @@ def steered(
             "cannot be given; use steerlens.generate, score or collect"
         )
     found, edits = adapter(model), tuple(intervention.edits(strength))
-    passes = _Passes(prompt, [site for site, _ in edits])
+    module = getattr(found.model, "original_model", found.model)
+    passes = _Passes(prompt, [site for site, _ in edits], _cache_place(module))
     with (
         exclusive(found.model, by_user=True) as block,
         _uncopied(found.module),
-        _watched(getattr(found.model, "original_model", found.model), passes),
+        _watched(module, passes),
         apply_edits(model, edits, passes.places, ours=block.admits),
     ):
         yield model
@@ -128,14 +130,16 @@ def _uncopied(module: nn.Module) -> Iterator[None]:
 
 
 class _Passes(local):
-    """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it.
+    """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it;
+    an empty one, or none, is that of a new text.
 
     Otherwise a pass over several tokens is a prompt, and one over a single token goes on behind what
     was read before; each edit sees every pass once. Each thread has passes of its own.
     """
 
-    def __init__(self, prompt: int | None, sites: list[str]) -> None:
-        self.prompt, self.sites = prompt, sites
+    def __init__(self, prompt: int | None, sites: list[str], cache_place: int | None) -> None:
+        self.prompt, self.sites, self.cache_place = prompt, sites, cache_place
+        self.told = False
         self.reached: set[int] = set()
         self.first, self.behind, self.read = 0, 0, 0
         self.known: dict[int, tuple[int, int]] = {}
@@ -143,10 +147,25 @@ class _Passes(local):
     def look(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Remember how many tokens a pass has, and how many its cache holds of this block's."""
         tokens = next((t for t in (*given, *map(named.get, INPUTS)) if isinstance(t, Tensor)), None)
-        self.behind, self.read = _held(named.get(CACHE)), 0 if tokens is None else tokens.shape[1]
+        held, self.read = self._held(given, named), 0 if tokens is None else tokens.shape[1]
+        self.told, self.behind = held is not None, held or 0
         self.reached.clear()
         if self.behind == 0:
             self.first = self.prompt or self.read
+
+    def _held(self, given: tuple[Any, ...], named: dict[str, Any]) -> int | None:
+        """Return how many tokens the cache of a pass holds; None where it does not say."""
+        if self.cache_place is None:  # the model may keep a state that nobody sees
+            return None
+        placed = given[self.cache_place] if len(given) > self.cache_place else None
+        cache = named.get(CACHE, placed)
+        if cache is None:
+            return 0
+        length = getattr(cache, "get_seq_length", None)
+        try:
+            return None if length is None else int(length())
+        except ValueError:  # of a state alone
+            return None
 
     def passed(self, _: nn.Module, given: tuple[Any, ...], made: Any) -> None:
         """Raise where a pass that gave logits or a loss of them went past a hook."""
@@ -166,24 +185,21 @@ class _Passes(local):
         """Return the places of an activation; the unembedding may see a pass's last tokens alone."""
         self.reached.add(k)
         rows, n = t.shape[:2]
-        if self.behind and self.first:
+        if self.told and self.first and n <= self.read:
             first, start = self.first, self.behind + self.read - n
         else:
             first, start = self.known.get(k, (0, 0))
             if start == 0 or n > 1:
                 first, start = n if self.prompt is None else self.prompt, 0
-            self.known[k] = (first, start + n)
+        self.known[k] = (first, start + n)
         index = torch.arange(start, start + n, device=t.device).expand(rows, n)
         return TokenIndex(index, torch.full((rows,), first, device=t.device))
 
 
-def _held(cache: Any) -> int:
-    """Return how many tokens a cache holds, 0 where it does not say."""
-    length = getattr(cache, "get_seq_length", None)
-    try:
-        return 0 if length is None else int(length())
-    except ValueError:  # of a state alone
-        return 0
+def _cache_place(module: nn.Module) -> int | None:
+    """Return the place of the cache among what a model's forward is given; None where it has none."""
+    accepted = list(inspect.signature(module.forward).parameters)
+    return accepted.index(CACHE) if CACHE in accepted else None
 
 
 @contextmanager

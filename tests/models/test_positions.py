@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import steerlens as sl
+from steerlens.models.adapters.bridge import read_behind
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import encode
 from tests.models.test_collect import by_text, ids_of
@@ -334,14 +335,20 @@ def test_every_site_counts_the_tokens_of_a_pass_for_itself(tiny) -> None:
 
     spied = Spied(**{field.name: getattr(reft, field.name) for field in fields(reft)})
     with torch.no_grad(), sl.steered(tiny, spied):
-        for width in (4, 1, 1, 3, 1):
-            tiny(torch.ones(2, width, dtype=torch.long))
+        for widths in ((4, 1, 1), (3, 1), (1, 1)):
+            cache, read = None, 0
+            for width in widths:
+                read += width
+                tokens, mask = (torch.ones(2, n, dtype=torch.long) for n in (width, read))
+                _, cache = read_behind(tiny, tokens, mask, cache, {})
     expected = [
         [[0, 1, 2, 3], [4, 4]],
         [[4], [4, 4]],
         [[5], [4, 4]],
         [[0, 1, 2], [3, 3]],
         [[3], [3, 3]],
+        [[0], [1, 1]],
+        [[1], [1, 1]],
     ]
     assert seen == [one for one in expected for _ in range(2)]
 

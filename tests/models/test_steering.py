@@ -279,3 +279,22 @@ def test_a_pass_that_goes_past_a_hook_is_no_steered_one() -> None:
         model.model.model(tokens[:, :1])  # the layers alone have no head to go past
         with pytest.raises(RuntimeError, match=r"without reaching 'unembed\.hook_in'"):
             model.model.generate(tokens, min_new_tokens=3, max_new_tokens=3, do_sample=False)
+
+
+def test_a_prompt_of_one_token_behind_another_text_is_a_prompt() -> None:
+    model = sl.load_model("toy-64", plain=True)
+    later = random_steer(model).when("from 2")
+    writing: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    writing |= {"return_dict_in_generate": True, "output_logits": True, "pad_token_id": 0}
+
+    def logits(*ids: int) -> torch.Tensor:
+        return torch.cat(model.model.generate(torch.tensor([ids]), **writing).logits)
+
+    with sl.steered(model, later, 3.0):
+        alone = logits(5)
+    with sl.steered(model, later, 3.0):
+        logits(5, 9, 7)
+        again = logits(5)
+    plain = logits(5)
+    assert torch.equal(alone, again)
+    assert torch.equal(alone[0], plain[0]) and (alone[1] - plain[1]).abs().max() > 0.1
