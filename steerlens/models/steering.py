@@ -61,7 +61,7 @@ def steered(
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
             strength that is no finite number.
         RuntimeError: another thread or task has the model inside such a block; inside, where the model
-            is copied or pickled, or run by a thread or task that is older than the block; at its
+            is copied, pickled, traced or exported, or run by a thread or task that is older than the block; at its
             end, where a block that was entered later is still open; in a pass that goes past a hook
             of the block.
 
@@ -145,7 +145,16 @@ class _Passes(local):
         self.known: dict[int, tuple[int, int]] = {}
 
     def look(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Remember how many tokens a pass has, and how many its cache holds of this block's."""
+        """Remember how many tokens a pass has, and how many its cache holds of this block's.
+
+        Raises:
+            RuntimeError: the pass is traced or exported.
+        """
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            raise RuntimeError(
+                "model: traced or exported inside `with steerlens.steered(...)`, where the trace would stay steered for good; "
+                "do it outside of the block, or with a steered copy that says so: steerlens.export.fold"
+            )
         tokens = next((t for t in (*given, *map(named.get, INPUTS)) if isinstance(t, Tensor)), None)
         held, self.read = self._held(given, named), 0 if tokens is None else tokens.shape[1]
         self.told, self.behind = held is not None, held or 0

@@ -191,6 +191,20 @@ def test_a_copy_that_would_stay_steered_is_refused_inside_the_block(model) -> No
     assert torch.equal(logits_of(copy.deepcopy(model), tokens), logits_of(model, tokens))
 
 
+def test_a_trace_that_would_stay_steered_is_refused_inside_the_block() -> None:
+    model, tokens = sl.load_model("toy-64", plain=True), torch.tensor([[3, 4, 5]])
+
+    class Logits(torch.nn.Module):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return model.model(input_ids=ids, use_cache=False).logits
+
+    with torch.no_grad(), sl.steered(model, random_steer(model)):
+        with pytest.raises(RuntimeError, match=r"traced or exported.*stay steered"):
+            torch.jit.trace(Logits(), (tokens,))
+        with pytest.raises(RuntimeError, match=r"traced or exported.*stay steered"):
+            torch.export.export(Logits(), (tokens,), strict=False)
+
+
 def test_a_copy_of_the_head_alone_does_not_stay_steered_in_silence() -> None:
     model = zoo("plain-gpt2")
     with sl.steered(model, random_steer(model)):
