@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +15,12 @@ from steerlens.evaluate.compare import compare
 from steerlens.evaluate.fluency import writing_cost
 from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.methods.baselines.mean_difference import fit_mean_difference
-from steerlens.models.adapters import HuggingFace
+from steerlens.models.adapters import HuggingFace, TransformerLens
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter, check_site, convention, run_until
 from steerlens.models.tokenization import encode_prompts
 from steerlens.values.training import Training
-from tests.models.zoo import copy_of, folder, random_steer, tiny_with, tokenizer, zoo
+from tests.models.zoo import COMMON, copy_of, folder, random_steer, tiny_with, tokenizer, zoo
 
 DATA = sl.toy.corpus("sentiment", n=60, seed=0)
 PROMPTS = ["the film was", "it", "a very slow and"]
@@ -292,3 +293,26 @@ def test_a_steer_on_a_copy_of_another_dtype_is_refused_by_that_name(first, tmp_p
     )  # every number of a bfloat16 model is one of float32
     with sl.steered(exact, random_steer(half)):
         pass
+
+
+def test_texts_are_read_up_to_the_length_at_which_long_rope_turns_all_otherwise() -> None:
+    words = tokenizer("bytes")
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "factor": 8.0}
+    rope |= {"long_factor": [4.0] * 4, "original_max_position_embeddings": 16}
+    config = transformers.Phi3Config(
+        vocab_size=len(words), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=128, original_max_position_embeddings=16, rope_parameters=rope,
+        initializer_range=0.3, **COMMON,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = HuggingFace(transformers.AutoModelForCausalLM.from_config(config).eval(), words)
+    short, long = "the film", " ".join(["the film was good ."] * 5)
+    bridge = SimpleNamespace(cfg=SimpleNamespace(n_ctx=128), original_model=model.model)
+    assert adapter(model).n_ctx == TransformerLens(bridge).n_ctx == 16
+    assert len(words(long)["input_ids"]) > 16
+    alone = sl.score(model, [short]).log_prob.to_numpy()
+    with pytest.warns(UserWarning, match="longer than the model's context, 16 tokens"):
+        both = sl.score(model, [short, long])
+    assert both[both.text == 0].log_prob.to_numpy() == pytest.approx(alone, abs=1e-4)
+    with pytest.raises(ValueError, match="the context is 16"):
+        sl.generate(model, [short, long])

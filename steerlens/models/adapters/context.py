@@ -1,5 +1,5 @@
 """The longest sequence that a model reads: what its configuration says, and no more than it has
-positions for."""
+positions for, nor than it reads alike in any company."""
 
 from typing import Any
 
@@ -30,12 +30,37 @@ def longest(model: Any, config: Any, tokenizer: Any) -> int:
     said = (getattr(config, name, None) for name in CONTEXTS)
     found = next((n for n in said if isinstance(n, int) and n > 0), None)
     found = found or min(getattr(tokenizer, "model_max_length", NO_LIMIT), NO_LIMIT)
+    found = min(found, read_alike(config, found))
     words = model.get_input_embeddings()
     for part in model.modules():
         beside = dict(part.named_children())
         if any(child is words for child in beside.values()):
             return min([found, *(n_positions(beside.get(name), found) for name in TABLES)])
     return found
+
+
+def read_alike(config: Any, otherwise: int) -> int:
+    """Return up to which length a text's numbers are its own.
+
+    With long-RoPE the longest text of a batch decides how the positions of all are turned, and keys
+    that a cache holds were turned the other way: beyond that length nothing is what it is alone.
+
+    Example:
+        >>> from types import SimpleNamespace as Of
+        >>> long = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+        >>> read_alike(Of(rope_parameters=long), 131072), read_alike(Of(rope_parameters={}), 131072)
+        (4096, 131072)
+    """
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    beside = getattr(config, "original_max_position_embeddings", None)
+    # one for all layers, or one for each type of layer
+    ropes = [rope for rope in (said, *said.values()) if isinstance(rope, dict)]
+    begins = [
+        rope.get("original_max_position_embeddings") or beside
+        for rope in ropes
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "su")
+    ]
+    return min([otherwise, *(n for n in begins if n)])
 
 
 def n_positions(table: nn.Module | None, otherwise: int) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerlens.models.adapters import bridge, hooked_transformer
-from steerlens.models.adapters.context import n_positions
+from steerlens.models.adapters.context import n_positions, read_alike
 from steerlens.models.adapters.protocol import Hook, Step, ends_of
 from steerlens.models.guards import check_still_there
 
@@ -77,7 +77,7 @@ class TransformerLens:
     def n_ctx(self) -> int:
         said = int(self.model.cfg.n_ctx)
         table = getattr(getattr(self.model, "pos_embed", None), "original_component", None)
-        return min(said, n_positions(table, said))
+        return min(said, n_positions(table, said), *(read_alike(c, said) for c in self.configs))
 
     @property
     def prepends_bos(self) -> bool:
