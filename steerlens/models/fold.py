@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.load import without_bars
 from steerlens.models.readout import PROBE_TOLERANCE, readout
@@ -51,9 +52,9 @@ def fold(
 
     The head is untied from the input embeddings, which stay as they are; its bias, a scale and a
     soft cap come after it and stay too. The checkpoint is loaded again by plain transformers and its
-    logits compared with those of the hooked model; only then it is put in place. The tokenizer is
-    read anew from where the model came from, for TransformerLens' copy puts begin-of-text first; a
-    model made in memory comes without one. Other formats (GGUF, fewer bits) are made from the
+    logits compared with those of the hooked model; only then it is put in place. The tokenizer of
+    a plain model goes with it as it is; of a bridge the one beside its weights, for TransformerLens'
+    copy puts begin-of-text first (a bridge made in memory comes without). Other formats (GGUF, fewer bits) are made from the
     checkpoint with their own converters.
 
     Args:
@@ -96,7 +97,7 @@ def fold(
     with _in_place(as_path(path), overwrite) as folder:
         with without_bars():
             plain.save_pretrained(folder)
-        tokenizer = _tokenizer(plain_source(model))
+        tokenizer = _tokenizer(model)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         write_json(folder / NOTE, about)
@@ -217,14 +218,24 @@ def _bias_before(model: Model, tokens: Tensor) -> str | None:
     return next((f"{name}.bias".replace(WRAPPED, "") for name in same), None)
 
 
-def _tokenizer(source: Any) -> Any:
-    """Return the tokenizer that lies beside the weights; None where there is none."""
+def _tokenizer(model: Model) -> Any:
+    """Return the tokenizer with which the model's texts are read; None where there is none.
+
+    Of a bridge that which lies beside the weights, if it has the same words.
+    """
     from transformers import AutoTokenizer
 
+    found = adapter(model)
+    if isinstance(found, HuggingFace):
+        return found.tokenizer
+    name = plain_source(model).name_or_path
     try:
-        return AutoTokenizer.from_pretrained(source.name_or_path) if source.name_or_path else None
+        beside = AutoTokenizer.from_pretrained(name) if name else None
     except (OSError, ValueError):
         return None
+    own = found.tokenizer
+    same = beside is None or own is None or own.get_vocab() == beside.get_vocab()
+    return beside if same else own
 
 
 def _logits(model: Model, tokens: Tensor) -> Float[Tensor, "batch pos vocab"]:

@@ -24,6 +24,7 @@ from tests.models.zoo import (
     COMMON,
     LLAMA,
     N_CTX,
+    PADDING,
     D,
     HookedTransformer,
     folder,
@@ -183,6 +184,20 @@ def test_texts_are_read_as_before(tmp_path: Path) -> None:
                 mine(text, add_special_tokens=special)["input_ids"]
                 == before(text, add_special_tokens=special)["input_ids"]
             )
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_tokenizer_that_a_model_was_given_goes_with_it(plain: bool, tmp_path: Path) -> None:
+    made: Any = sl.load_model(folder("gpt2", PADDING), plain=plain)
+    words = made.tokenizer
+    words.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    words.chat_template = "<|user|> {{ messages[0]['content'] }}"
+    path = fold(made, random_steer(made), 1.0, tmp_path / "x")
+    again = transformers.AutoTokenizer.from_pretrained(path)
+    assert again.get_vocab() == words.get_vocab()
+    assert again.chat_template == words.chat_template
+    read = [t("<|user|> the film", add_special_tokens=False)["input_ids"] for t in (words, again)]
+    assert read[0] == read[1]
 
 
 def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
