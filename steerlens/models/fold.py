@@ -18,6 +18,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.load import without_bars
+from steerlens.models.plain_source import head_name, plain_source
 from steerlens.models.readout import PROBE_TOLERANCE, readout
 from steerlens.models.steering import check_lives_on, steered
 from steerlens.values.affine import AffineSteer, affine_map
@@ -95,13 +96,12 @@ def fold(
     about = {"steer": getattr(value, "name", "steer"), "strength": float(strength)}
     about |= {"model_id": on.model_id, "readout_digest": on.digest}
     with _in_place(as_path(path), overwrite) as folder:
-        with without_bars():
-            plain.save_pretrained(folder)
+        _save(plain, folder)
         tokenizer = _tokenizer(model)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         write_json(folder / NOTE, about)
-        error = _reloaded_error(folder, tokens.cpu(), expected, on.W_U.dtype)
+        error = _reloaded_error(plain, folder, tokens.cpu(), expected)
         tolerance = PROBE_TOLERANCE * (1 if on.W_U.dtype == torch.float32 else 30)
         if not error < tolerance:
             raise ValueError(
@@ -113,32 +113,16 @@ def fold(
     return as_path(path)
 
 
-def plain_source(model: Model) -> Any:
-    """Return the Hugging Face model below a model.
-
-    Raises:
-        ValueError: there is none, or it has no output embeddings.
-    """
-    held = adapter(model).model
-    source: Any = getattr(held, "original_model", held)
-    if not hasattr(source, "get_output_embeddings") or not hasattr(source, "save_pretrained"):
-        raise ValueError(
-            f"model: got {type(model).__name__}, which holds no Hugging Face model; load a bridge with steerlens.load_model(name)"
-        )
-    if source.get_output_embeddings() is None:
-        raise ValueError(f"model: {type(source).__name__} names no output embeddings")
-    return source
-
-
-def head_name(source: Any) -> str:
-    head = source.get_output_embeddings()
-    return next(name for name, m in source.named_modules() if m is head) + ".weight"
-
-
 def _untied(model: Model, on: Readout) -> tuple[Any, str]:
     """Return a plain Hugging Face model with the same weights and a head of its own, and the name
     of the head's weight."""
     source = plain_source(model)
+    body = adapter(model).W_E.dtype
+    if on.W_U.dtype != body:
+        raise ValueError(
+            f"model: its head is {on.W_U.dtype} and its input embeddings {body}; a checkpoint is loaded in one dtype, in which "
+            f"its logits would be others: model.to({body}), and take the steer there (steerlens.export.rebase)"
+        )
     state = {name.replace(WRAPPED, ""): x for name, x in source.state_dict().items()}
     config = copy.deepcopy(source.config)
     config.tie_word_embeddings = False
@@ -242,12 +226,33 @@ def _logits(model: Model, tokens: Tensor) -> Float[Tensor, "batch pos vocab"]:
     return adapter(model).logits(tokens, torch.ones_like(tokens))
 
 
-def _reloaded_error(folder: Path, tokens: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
-    """Return the largest error of the checkpoint's logits, of their size."""
-    from transformers import AutoModelForCausalLM
+def _save(plain: Any, folder: Path) -> None:
+    """Write weights and configurations, also settings of `generate` that transformers reads, with a
+    warning, and would not write (a temperature without `do_sample`)."""
+    settings = plain.generation_config
+    try:
+        if settings is not None:
+            settings.validate(strict=True)
+    except ValueError:
+        plain.generation_config = type(settings)()
+    with without_bars():
+        plain.save_pretrained(folder)
+    if plain.generation_config is not settings:
+        settings.to_json_file(folder / "generation_config.json")
 
+
+def _reloaded_error(plain: Any, folder: Path, tokens: Tensor, expected: Tensor) -> float:
+    """Return the largest error of the checkpoint's logits, of their size.
+
+    It is loaded as anybody does; what no `AutoModelForCausalLM` loads, by its own class.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+
+    known = type(plain.config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    kind: Any = AutoModelForCausalLM if known else type(plain)
     with without_bars(), torch.no_grad():
-        again: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        again: Any = kind.from_pretrained(folder, dtype=plain.get_input_embeddings().weight.dtype)
+        again = again.eval()
         found = _logits(again, tokens).float()
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save as to_bytes
 
+from steerlens.maths.numbers import as_count
 from steerlens.maths.svd import svd
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.models.fold import head_name, plain_source
 from steerlens.models.hooks import Model
+from steerlens.models.plain_source import head_name, plain_source
 from steerlens.models.readout import readout
 from steerlens.models.steering import check_lives_on
 from steerlens.values.affine import AffineSteer, affine_map
@@ -55,9 +56,10 @@ def lora(
     check_lives_on(value, model, "steer")
     on, source = readout(model), plain_source(model)
     U, s, Vh = svd(M - torch.eye(on.d_model, dtype=torch.float64))
-    kept = max(int((s > 1e-7 * s[0]).sum()), 1) if rank is None else rank
-    if not 1 <= kept <= on.d_model:
-        raise ValueError(f"rank: got {rank}, expected 1 … {on.d_model} (d_model)")
+    kept = max(int((s > 1e-7 * s[0]).sum()), 1)
+    if rank is not None:
+        expected = f"a whole number, 1 … {on.d_model} (d_model), or None"
+        kept = as_count(rank, "rank", expected, most=on.d_model)
     root = s[:kept].sqrt()
     W_U = on.W_U.double().cpu()
     A, B = (U[:, :kept] * root).mT, (root[:, None] * Vh[:kept]) @ W_U

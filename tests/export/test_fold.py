@@ -200,6 +200,75 @@ def test_the_tokenizer_that_a_model_was_given_goes_with_it(plain: bool, tmp_path
     assert read[0] == read[1]
 
 
+def test_settings_of_generate_that_transformers_reads_are_written_as_they_came(
+    tmp_path: Path,
+) -> None:
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    plain.generation_config.temperature = 0.7  # without do_sample, as many on the hub
+    path = fold(plain, random_steer(HuggingFace(plain)), 1.0, tmp_path / "x")
+    again = transformers.AutoModelForCausalLM.from_pretrained(path).generation_config
+    assert again.temperature == 0.7 and not again.do_sample
+    assert plain.generation_config.temperature == 0.7
+
+
+def test_a_model_that_reads_pictures_too_is_folded_as_what_it_is(tmp_path: Path) -> None:
+    words, small = tokenizer("bytes"), {"hidden_size": 16, "intermediate_size": 32}
+    sees = {
+        **small,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(vocab_size=len(words), **LLAMA),
+        vision_config=transformers.CLIPVisionConfig(**sees),
+        image_token_index=len(words) - 1,
+    )
+    torch.manual_seed(0)
+    model = HuggingFace(transformers.LlavaForConditionalGeneration(config).eval(), words)
+    steer, tokens = random_steer(model), prompts(model)
+    path = fold(model, steer, STRENGTH, tmp_path / "x")
+    again = transformers.LlavaForConditionalGeneration.from_pretrained(path)
+    with torch.no_grad(), sl.steered(model, steer, STRENGTH):
+        expected = model.model(tokens).logits
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_of_another_dtype_than_the_body_is_refused_by_name(tmp_path: Path) -> None:
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder("llama"), dtype=torch.bfloat16, tie_word_embeddings=False
+    )
+    plain.lm_head.float().register_forward_pre_hook(lambda head, given: (given[0].float(),))
+    with pytest.raises(ValueError, match=r"head is torch.float32.*torch.bfloat16.*rebase"):
+        fold(plain, random_steer(HuggingFace(plain)), 1.0, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
+class Wrapped(torch.nn.Module):
+    """A model inside a module that passes on what it is asked, as peft's."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.base_model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return self._modules.get(name) or getattr(self._modules["base_model"], name)
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **given: Any) -> Any:
+        return self.base_model(input_ids=input_ids, attention_mask=attention_mask, **given)
+
+
+def test_a_wrapper_around_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    inner = transformers.AutoModelForCausalLM.from_pretrained(folder("gpt2"))
+    model = HuggingFace(Wrapped(inner), tokenizer("bytes"))
+    for write in (fold, lora):
+        with pytest.raises(ValueError, match=r"a Wrapped lies around the model.*get_base_model"):
+            write(model, random_steer(model), 1.0, tmp_path / "x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
     model = zoo("bfloat16")
     path = fold(model, random_steer(model), 1.0, tmp_path / "x")
@@ -319,7 +388,7 @@ def test_an_adapter_on_the_head_is_the_steer(
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
 
 
-def test_an_adapter_of_a_rank_is_the_steer_of_that_rank(tmp_path: Path) -> None:
+def test_an_adapter_of_a_rank_is_the_steer_of_that_rank(tmp_path: Path, unchecked) -> None:
     model = zoo("gpt2")
     steer, tokens = random_steer(model), prompts(model)
     path = lora(model, steer, 1.0, tmp_path, rank=3)
@@ -327,8 +396,9 @@ def test_an_adapter_of_a_rank_is_the_steer_of_that_rank(tmp_path: Path) -> None:
     with torch.no_grad(), sl.steered(model, steer.truncate(3)):
         expected = model(tokens)
     torch.testing.assert_close(adapted("gpt2", path, tokens), expected, atol=1e-3, rtol=1e-4)
-    with pytest.raises(ValueError, match="rank"):
-        lora(model, steer, 1.0, tmp_path, rank=0)
+    for rank in (0, D + 1, 2.5, "4", True):
+        with pytest.raises(ValueError, match=f"rank: got .*expected a whole number, 1 … {D}"):
+            lora(model, steer, 1.0, tmp_path, rank=rank)  # pyright: ignore
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
