@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.numbers import as_count, as_floats, is_number
 from steerlens.values.intervention import Strength
 from steerlens.values.logit_steer import LogitSteer
 
@@ -29,7 +31,7 @@ class HuggingFaceProcessor:
         strength = self.strength
         if callable(strength):
             strength = strength(input_ids.shape[1] - self.prompt_length)
-        strength = torch.as_tensor(_for_rows(strength, len(scores)), device=scores.device)
+        strength = _for_rows(_as_strength(strength), len(scores)).to(scores.device)
         steered = self.steer.apply(scores, strength)
         # beam search adds them up, and takes them for what they are called
         moved = (strength != 0).expand(len(scores))[:, None]
@@ -49,9 +51,12 @@ def processor(
 
     Args:
         steer: from `logit_steer` or `load_logit_steer`.
-        strength: a number; a tensor with one value per prompt, which its beams and samples share;
-            or a function from the number of tokens written so far to either.
+        strength: a number; one value per prompt, which its beams and samples share; or a function
+            from the number of tokens written so far to either.
         prompt_length: tokens of the (padded) prompt, which a function does not count.
+
+    Raises:
+        ValueError: something else than a `LogitSteer`, a strength that is none.
 
     Example:
         >>> import steerlens as sl
@@ -66,12 +71,23 @@ def processor(
         raise ValueError(
             f"steer: got {type(steer).__name__}, expected a LogitSteer; steerlens.export.logit_steer(steer) makes one"
         )
-    return HuggingFaceProcessor(steer, strength, prompt_length)
+    as_count(prompt_length, "prompt_length", "a whole number, at least 0", least=0)
+    made = strength if callable(strength) else _as_strength(strength)
+    return HuggingFaceProcessor(steer, made, prompt_length)
 
 
-def _for_rows(strength: Strength, rows: int) -> Strength:
+def _as_strength(given: Any) -> Tensor:
+    """Return one finite strength or several as a tensor."""
+    if isinstance(given, Tensor) and given.is_floating_point():
+        as_floats(given.detach().flatten().tolist(), "strength")
+        return given
+    found = torch.tensor(as_floats(given, "strength"))
+    return found[0] if is_number(given) else found
+
+
+def _for_rows(strength: Tensor, rows: int) -> Tensor:
     """Return one strength per row; the rows of one prompt lie together."""
-    if not isinstance(strength, torch.Tensor) or strength.ndim == 0:
+    if strength.ndim == 0:
         return strength
     if len(strength) == 0 or rows % len(strength):
         raise ValueError(

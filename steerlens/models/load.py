@@ -14,6 +14,7 @@ from steerlens.maths.brief import brief
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
+from steerlens.models.adapters.check import check_tokenizer
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.folders import find_model
 from steerlens.models.probe import check_processed
@@ -74,23 +75,13 @@ def load_model(
             "hooked, plain: both are True, and a model is of one library; leave one out"
         )
     where, kind = _device(device), as_dtype(dtype)
-    _check_tokenizer(tokenizer)
+    check_tokenizer(tokenizer)
     local = find_model(name)
     if hooked:
         return _hooked_transformer(local or Path(name), where, kind, tokenizer)
     if plain:
         return _plain(local or name, where, kind, tokenizer)
     return _bridge(local or name, where, kind, tokenizer)
-
-
-def _check_tokenizer(tokenizer: Any) -> None:
-    from transformers import PreTrainedTokenizerBase
-
-    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            f"tokenizer: got {type(tokenizer).__name__}, expected one of Hugging Face, such as "
-            "transformers.AutoTokenizer.from_pretrained(name), or None for the one beside the weights"
-        )
 
 
 def _device(device: str | torch.device) -> torch.device:

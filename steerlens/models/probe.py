@@ -27,7 +27,8 @@ def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return context vectors and logits of one seeded batch of random tokens.
 
     Raises:
-        ValueError: the model is not causal, or was processed into another one.
+        ValueError: the model is not causal, goes past its unembedding, or was processed into another
+            one.
     """
     asked = adapter(model)
     tokens = probe_tokens(model, n_tokens)
@@ -39,6 +40,11 @@ def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
 
     with eval_mode(model), add_hooks(model, ((UNEMBED_IN, look),)):
         logits = asked.logits(tokens, torch.ones_like(tokens))
+    if not seen:
+        raise ValueError(
+            f"model: a pass of {architecture(model)} ({type(model).__name__}) does not come by its output embedding: it "
+            "multiplies by that one's weight itself, where no steer can act. Let its forward call the module"
+        )
     check_causal(model, tokens, logits)
     check_processed(model, tokens, logits)
     return seen[0], logits

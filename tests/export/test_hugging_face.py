@@ -105,3 +105,16 @@ def test_options_that_change_the_logits_first() -> None:
 def test_only_a_logit_steer_is_taken(unchecked) -> None:
     with pytest.raises(ValueError, match="expected a LogitSteer"):
         processor(random_steer(zoo("gpt2")))  # pyright: ignore
+
+
+@pytest.mark.parametrize("strength", ["3", [1.0, float("nan")], torch.tensor([1.0, float("inf")])])
+def test_a_strength_that_is_none_is_refused_before_anything_is_written(strength, unchecked) -> None:
+    with pytest.raises(ValueError, match="strength: got"):
+        processor(sl.export.logit_steer(random_steer(zoo("gpt2"))), strength)
+
+
+def test_a_list_of_strengths_is_the_tensor_of_them(unchecked) -> None:
+    start, it = prompts(zoo("gpt2")), sl.export.logit_steer(random_steer(zoo("gpt2"), size=0.4))
+    given: list[Any] = [[3.0, 1.0], lambda n: [3.0, 1.0], torch.tensor([3.0, 1.0])]
+    texts = [written(plain("gpt2"), start, [processor(it, s)], num_beams=2) for s in given]
+    assert torch.equal(texts[0], texts[2]) and torch.equal(texts[1], texts[2])

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import transformers
 from torch.testing import assert_close
+from transformers.modeling_outputs import CausalLMOutput
 
 import steerlens as sl
 from steerlens.evaluate.compare import compare
@@ -316,3 +318,57 @@ def test_texts_are_read_up_to_the_length_at_which_long_rope_turns_all_otherwise(
     assert both[both.text == 0].log_prob.to_numpy() == pytest.approx(alone, abs=1e-4)
     with pytest.raises(ValueError, match="the context is 16"):
         sl.generate(model, [short, long])
+
+
+def with_forward(last: Callable[[Any, torch.Tensor], Any]) -> Any:
+    """A Llama whose own forward ends in another way."""
+
+    class Mine(transformers.LlamaForCausalLM):
+        def forward(self, input_ids: Any = None, attention_mask: Any = None) -> Any:
+            return last(self, self.model(input_ids, attention_mask).last_hidden_state)
+
+    return Mine.from_pretrained(find_model("toy-96-llama")).eval()
+
+
+def test_a_forward_that_hands_over_no_logits_by_name_is_refused() -> None:
+    ends: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+        "tuple": lambda model, h: (model.lm_head(h),),
+        "Tensor": lambda model, h: model.lm_head(h),
+        "dict": lambda model, h: {"logits": model.lm_head(h)},
+    }
+    for kind, last in ends.items():
+        with pytest.raises(ValueError, match=rf"Mine returned a {kind} without `\.logits`"):
+            sl.readout(HuggingFace(with_forward(last)))
+    weight = lambda model, h: CausalLMOutput(logits=h @ model.lm_head.weight.T)  # noqa: E731
+    with pytest.raises(ValueError, match="Mine .*does not come by its output embedding"):
+        sl.readout(HuggingFace(with_forward(weight)))
+
+
+def test_a_head_that_is_called_by_name_is_steered_too() -> None:
+    named = HuggingFace(with_forward(lambda m, h: CausalLMOutput(logits=m.lm_head(input=h))))
+    model, tokens = hugging_face("toy-96-llama"), torch.tensor([[3, 4, 5]])
+    with torch.no_grad(), sl.steered(model, random_steer(HuggingFace(model)), 2.0):
+        expected = model(tokens).logits
+    with torch.no_grad(), sl.steered(named, random_steer(named), 2.0):
+        assert_close(named.model(tokens).logits, expected)
+
+
+def test_a_forward_that_needs_more_than_text_is_refused_by_name(model) -> None:
+    class Sees(transformers.GPT2LMHeadModel):
+        def forward(self, pixel_values: Any, input_ids: Any = None, **given: Any) -> Any:
+            return super().forward(input_ids, **given)
+
+    with pytest.raises(
+        ValueError, match="Sees cannot read text alone, its forward needs pixel_values"
+    ):
+        sl.readout(Sees(transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1)))
+
+
+@pytest.mark.parametrize("given", ["toy-64", 3])
+def test_what_is_no_tokenizer_is_refused_at_once(model, given: Any) -> None:
+    raw = tokenizer("bytes").backend_tokenizer
+    for wrong in (given, raw):
+        with pytest.raises(
+            ValueError, match=f"tokenizer: got {type(wrong).__name__}, expected one"
+        ):
+            HuggingFace(model, wrong)

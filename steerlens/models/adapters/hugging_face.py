@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from steerlens.models.adapters.check import check_plain
+from steerlens.models.adapters.check import check_output, check_plain, check_tokenizer
 from steerlens.models.adapters.context import longest
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
@@ -49,7 +49,8 @@ class HuggingFace:
         tokenizer: its tokenizer; None to read the one beside the model's weights, if there is one.
 
     Raises:
-        ValueError: what is no causal language model with an output embedding of its own.
+        ValueError: what is no causal language model with an output embedding of its own; what is no
+            tokenizer.
 
     Example:
         >>> import steerlens as sl
@@ -66,6 +67,7 @@ class HuggingFace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_written(self.model))
         check_plain(self.model)
+        check_tokenizer(self.tokenizer)
         if self.tokenizer is None:
             object.__setattr__(self, "tokenizer", _tokenizer_of(self.model))
 
@@ -173,7 +175,10 @@ class HuggingFace:
         if name == UNEMBED_IN:
             # the layers before it may be on another device, from where it would be taken next
             return self.unembedding.register_forward_pre_hook(
-                lambda head, given: (function(given[0].to(head.weight.device)), *given[1:])
+                lambda head, given, named: replace_given(
+                    given, named, lambda c: function(c.to(head.weight.device)), "input"
+                ),
+                with_kwargs=True,
             )
         if name == UNEMBED_OUT:
             return self.unembedding.register_forward_hook(lambda _, given, made: function(made))
@@ -209,7 +214,9 @@ class HuggingFace:
             for name, value in given.items()
             if name in accepted or (any_name and name not in optional)
         }
-        return self.model(input_ids=tokens, **known)
+        made = self.model(input_ids=tokens, **known)
+        check_output(self.model, made)
+        return made
 
     def read_behind(self, tokens: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """Return the logits of tokens that are read behind keys and values, and these with them."""

@@ -21,12 +21,15 @@ def replace_made(made: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def replace_given(
-    given: tuple[Any, ...], named: dict[str, Any], function: Callable[[Tensor], Tensor]
+    given: tuple[Any, ...],
+    named: dict[str, Any],
+    function: Callable[[Tensor], Tensor],
+    name: str = "hidden_states",
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return what a layer is given with other states, by place or by name."""
+    """Return what a module is given with other states, by place or by name."""
     if given:
         return (function(given[0]), *given[1:]), named
-    return given, named | {"hidden_states": function(named["hidden_states"])}
+    return given, named | {name: function(named[name])}
 
 
 def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
