@@ -10,8 +10,13 @@ def find_model(name: str | Path) -> Path | None:
     """Return the folder of a model: a toy's, or a local one; None for what can only be a hub id.
 
     Raises:
+        ValueError: no name at all.
         FileNotFoundError: a path that is not there, or is no model folder.
     """
+    if not str(name).strip():
+        raise ValueError(
+            f"name: got {str(name)!r}, expected a toy model's name, a Hugging Face folder or a hub id"
+        )
     toy = TOYS / str(name)
     local = toy if toy.is_dir() else Path(name).expanduser()
     if not local.is_dir():
@@ -21,6 +26,11 @@ def find_model(name: str | Path) -> Path | None:
                 f"name: no model folder at {str(name)!r}; toy models are {toys}"
             )
         return None
+    if (local / "adapter_config.json").is_file() and not (local / "config.json").is_file():
+        raise FileNotFoundError(
+            f"name: {local} holds an adapter of peft, which is no model by itself; put it on its model and merge it, "
+            "peft.PeftModel.from_pretrained(model, folder).merge_and_unload(), and give that to every function"
+        )
     if not (local / "config.json").is_file():
         raise FileNotFoundError(
             f"name: {local} holds no config.json, so it is no Hugging Face model folder"

@@ -37,7 +37,8 @@ def steered(
     """Run the block with the model steered; afterwards it is as before, however the block is left.
 
     Everything works under it: `model(...)` and `model.generate` of a plain Hugging Face model (also
-    beams and assisted generation), and of TransformerLens `generate_stream`, `hf_generate` and
+    beams and assisted generation; where `load_model(name, plain=True)` gave it with its tokenizer,
+    those of its `.model`), and of TransformerLens `generate_stream`, `hf_generate` and
     `run_with_cache` too. Hooks that were there before stay. Nested blocks compose as maps, the inner
     one acting on what the outer one made: `c (I + aA)(I + bB)`; the sum `c (I + aA + bB)` is
     `steered(model, a * A + b * B)`. A generator that waits at a `yield` inside a block has not left it:

@@ -372,3 +372,14 @@ def test_what_is_no_tokenizer_is_refused_at_once(model, given: Any) -> None:
             ValueError, match=f"tokenizer: got {type(wrong).__name__}, expected one"
         ):
             HuggingFace(model, wrong)
+
+
+def test_layers_that_were_cut_off_are_no_layers_any_more() -> None:
+    model = HuggingFace(hugging_face("toy-96-llama"))
+    n = len(model.blocks)
+    model.model.model.layers = model.model.model.layers[:-1]
+    model.model.config.num_hidden_layers = n - 1
+    assert len(model.blocks) == model.n_layers == n - 1
+    check_site(model, f"blocks.{n - 2}.hook_resid_post")
+    with pytest.raises(KeyError, match="has no hook"):
+        check_site(model, f"blocks.{n - 1}.hook_resid_post")

@@ -107,3 +107,15 @@ def test_weights_without_a_tokenizer_are_loaded_with_one_that_is_given(
     source = transformers.AutoModelForCausalLM.from_pretrained(alone)
     with pytest.raises(ValueError, match=r"name: got GPT2LMHeadModel.*HuggingFace\(model, tokeniz"):
         sl.load_model(source, tokenizer=words)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_no_folder(name: str) -> None:
+    with pytest.raises(ValueError, match=f"name: got '{name}', expected a toy model's name"):
+        sl.load_model(name)
+
+
+def test_a_folder_of_an_adapter_says_so(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match="holds an adapter of peft.*merge_and_unload"):
+        sl.load_model(tmp_path)

@@ -154,9 +154,10 @@ class HuggingFace:
 
     @property
     def _layers(self) -> tuple[tuple[str, ...], bool]:
-        if self.model not in _LAYERS:
-            _LAYERS[self.model] = find_layers(self)
-        return _LAYERS[self.model]
+        known = _LAYERS.get(self.model)
+        if known is None or (known[0] and not _still_there(self.model, known[0])):
+            known = _LAYERS[self.model] = find_layers(self)
+        return known
 
     @contextmanager
     def hook(self, functions: Sequence[Hook]) -> Iterator[None]:
@@ -248,7 +249,14 @@ class HuggingFace:
 _TOKENIZERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """The tokenizer beside the weights of a model, read once."""
 _LAYERS: WeakKeyDictionary[Any, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
-"""The paths of a model's layers and whether they return their states alone, looked for once."""
+"""The paths of a model's layers and whether they return their states alone, looked for once, and
+anew where there are more or fewer."""
+
+
+def _still_there(model: nn.Module, paths: tuple[str, ...]) -> bool:
+    """Return whether the list of a model's layers is as long as it was."""
+    layers: Any = model.get_submodule(paths[0].rpartition(".")[0])
+    return len(layers) == len(paths)
 
 
 def _tokenizer_of(model: Any) -> Any:
