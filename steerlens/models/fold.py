@@ -229,16 +229,16 @@ def _logits(model: Model, tokens: Tensor) -> Float[Tensor, "batch pos vocab"]:
 def _save(plain: Any, folder: Path) -> None:
     """Write weights and configurations, also settings of `generate` that transformers reads, with a
     warning, and would not write (a temperature without `do_sample`)."""
-    settings = plain.generation_config
+    settings, aside = plain.generation_config, None
     try:
         if settings is not None:
             settings.validate(strict=True)
     except ValueError:
-        plain.generation_config = type(settings)()
+        aside, plain.generation_config = settings, type(settings)()
     with without_bars():
         plain.save_pretrained(folder)
-    if plain.generation_config is not settings:
-        settings.to_json_file(folder / "generation_config.json")
+    if aside is not None:
+        aside.to_json_file(folder / "generation_config.json")
 
 
 def _reloaded_error(plain: Any, folder: Path, tokens: Tensor, expected: Tensor) -> float:
