@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from steerlens.evaluate.losses import kl_at_strengths
+from steerlens.evaluate.measures import TextNll, continuation_nll
 from steerlens.maths.numbers import as_floats
 from steerlens.models.hooks import Model
-from steerlens.models.score import score
 from steerlens.values.arguments import check_same_model, steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
@@ -67,18 +67,10 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
         >>> writing_cost(model, sl.generate(model, ["it is"], samples=5)).columns.tolist()
         ['strength', 'nll', 'error', 'distinct_1', 'distinct_2', 'texts']
     """
-    prompts = [p for p in written.prompt.unique() if p]
-    heads = dict.fromkeys(written.prompt.unique(), 0)
-    if prompts:
-        of = score(model, prompts, end=False)["text"].to_numpy()
-        heads |= dict(zip(prompts, np.bincount(of, minlength=len(prompts)).tolist(), strict=True))
     rows = []
     for strength, part in written.groupby("strength"):
         part = part[(part.prompt + part.text).str.strip().astype(bool)]
-        texts = [f"{p} {t}".strip() for p, t in zip(part.prompt, part.text, strict=True)]
-        nll, error = (
-            _nll(model, texts, [heads[p] for p in part.prompt]) if texts else (np.nan, np.nan)
-        )
+        nll, error = _mean(continuation_nll(model, part.prompt.tolist(), part.text.tolist()))
         words = [text.split() for text in part.text]
         rows.append((strength, nll, error, _distinct(words, 1), _distinct(words, 2), len(part)))
     return pd.DataFrame(
@@ -86,19 +78,13 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _nll(model: Model, texts: list[str], heads: list[int]) -> tuple[float, float]:
-    """Return the mean NLL per token behind the first `heads` tokens of each text, and its error.
-
-    The error is the standard error over texts.
-    """
-    tokens = score(model, texts, end=False)
-    new = tokens[tokens.position >= np.array(heads)[tokens.text]]
-    if new.empty:
+def _mean(found: TextNll) -> tuple[float, float]:
+    """Return the mean NLL per token, and its standard error over texts."""
+    nats, tokens = (x[found.tokens > 0] for x in found)
+    if not len(tokens):
         return np.nan, np.nan
-    by_text = -new.groupby("text").log_prob.sum()
-    lengths = new.groupby("text").size()
-    mean = by_text.sum() / lengths.sum()
-    error = np.std(by_text - mean * lengths) / lengths.mean() / np.sqrt(len(lengths))
+    mean = nats.sum() / tokens.sum()
+    error = np.std(nats - mean * tokens) / tokens.mean() / np.sqrt(len(tokens))
     return float(mean), float(error)
 
 

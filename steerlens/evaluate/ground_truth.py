@@ -212,7 +212,7 @@ def written_attribute(
         max_new_tokens=max_new_tokens,
     )
     judged = default_grammar().posteriors(
-        [f"{p} {t}".strip() for p, t in zip(written.prompt, written.text, strict=True)]
+        [(p + t).strip() for p, t in zip(written.prompt, written.text, strict=True)]
     )
     return written.drop(columns="log_prob").assign(
         attribute=judged.mean(attribute), grammatical=judged.grammatical

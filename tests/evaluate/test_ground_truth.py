@@ -144,17 +144,28 @@ def test_kl_is_exact_zero_at_zero_and_grows_with_the_square(model, states: State
     )
 
 
-def test_writing_cost_is_the_plain_models_score_of_the_new_tokens(model):
+@pytest.mark.parametrize("name", ["toy-64", "toy-96-llama"])  # words; pieces that keep spaces
+def test_writing_cost_is_the_plain_models_score_of_the_new_tokens(name: str):
+    model = sl.load_model(name, plain=True)
     written = sl.generate(model, ["it was", ""], samples=4, seed=0, max_new_tokens=8)
     row = writing_cost(model, written).iloc[0]
     total = count = 0
     for prompt, text in zip(written.prompt, written.text, strict=True):
-        scores = sl.score(model, [f"{prompt} {text}".strip()], end=False).log_prob.iloc[
-            len(prompt.split()) :
-        ]
+        head = len(sl.score(model, [prompt], end=False)) if prompt else 0
+        scores = sl.score(model, [prompt + text], end=False).log_prob.iloc[head:]
         total, count = total - scores.sum(), count + len(scores)
     assert row.nll == pytest.approx(total / count, rel=1e-5)
     assert row.texts == 8
+
+
+def test_the_judge_reads_what_was_written_inside_a_word_too():
+    model = sl.load_model("toy-96-llama", plain=True)
+    table = written_attribute(
+        model, zero_steer(sl.readout(model)), "tone", prompts=("thank yo",), samples=4, seed=0
+    )
+    texts = [f"thank yo{text}" for text in table.text]
+    np.testing.assert_allclose(table.attribute, default_grammar().attribute_mean(texts, "tone"))
+    assert any(text[0] != " " for text in table.text)
 
 
 def test_distinct_counts_words_and_pairs(model):
