@@ -158,7 +158,8 @@ def written_kl(
 
         KL(plain model ‖ under the intervention at the row's strength)        nats per token
 
-    exact at every position, no estimate from the tokens that were drawn. Two passes of the model.
+    exact at every position, no estimate from the tokens that were drawn. Two passes of the model,
+    over prompt and text as one string; a token that the end of the prompt shares counts.
 
     Args:
         written: from `steerlens.generate`: `prompt`, `strength`, `text`.
@@ -192,17 +193,19 @@ def kl_by_text(
     intervention: Intervention | Fit | None,
     strength: float | list[float],
 ) -> list[Float[np.ndarray, " n"]]:
-    """Return KL(plain model ‖ under an intervention) at each token of some texts, in nats.
+    """Return KL(plain model ‖ under an intervention) at each token of texts that were written, in
+    nats.
 
     One array per text; of the plain model itself (None) zeros.
 
     Args:
+        texts: as they were written behind their prompts, the space between where there was one.
         strength: one for all texts, or one for each.
     """
-    plain = reader(model, texts, None)(0.0)
+    plain = reader(model, texts, None, apart=False)(0.0)
     if intervention is None:
         return [np.zeros(n) for n in plain.lengths.tolist()]
-    there = reader(model, texts, intervention)(strength)
+    there = reader(model, texts, intervention, apart=False)(strength)
     costs = torch.cat(list(position_kl(plain, there))).numpy()
     text = torch.cat([chunk.text for chunk in plain.chunks(1 << 14)]).numpy()
     return [costs[text == k] for k in range(len(plain.labels))]

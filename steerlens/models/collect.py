@@ -139,11 +139,13 @@ def reader(
     intervention: Intervention | Fit | None,
     *,
     end: bool = True,
+    apart: bool = True,
 ) -> Callable[[float | Sequence[float]], States]:
     """Return `collect` under one intervention, to be called at one strength after another.
 
     Texts and read-out are prepared once. What an intervention does behind the unembedding is in
-    `States.logits`.
+    `States.logits`. Texts that were written behind their prompts go on where these end,
+    `apart=False`; no space is put between.
 
     Example:
         >>> import steerlens as sl
@@ -152,7 +154,7 @@ def reader(
         6
     """
     intervention = value_of(intervention)
-    given = prepare_texts(model, data, intervention, end, seed=0)
+    given = prepare_texts(model, data, intervention, end, seed=0, apart=apart)
 
     def at(strength: float | Sequence[float]) -> States:
         under = Under(intervention, strengths_of(strength, len(given.labels)))

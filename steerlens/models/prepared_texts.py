@@ -49,8 +49,9 @@ def prepare_texts(
     intervention: Intervention | None,
     end: bool,
     seed: int,
+    apart: bool = True,
 ) -> PreparedTexts:
-    """Return texts as a model will read them under an intervention.
+    """Return texts as a model will read them under an intervention; `apart` as in `encode`.
 
     Raises:
         ValueError: no texts, none that holds a token to predict; an intervention of another model,
@@ -65,7 +66,7 @@ def prepare_texts(
     how = convention(model, on)
     how = how._replace(n_ctx=how.n_ctx - prefix)
     tokenizer = adapter(model).tokenizer
-    encoded = encode(tokenizer, list(data.texts), how, end=end, prompts=data.prompts)
+    encoded = encode(tokenizer, list(data.texts), how, end=end, prompts=data.prompts, apart=apart)
     encoded = with_prefix(encoded, prefix, tokenizer)
     lengths = torch.tensor([encoded.predicted(row) for row in range(len(encoded.ids))])
     order = torch.randperm(len(lengths), generator=generator(seed)).tolist()

@@ -52,12 +52,14 @@ def encode(
     *,
     end: bool,
     prompts: Sequence[str] = (),
+    apart: bool = True,
 ) -> Encoded:
     """Return token ids of texts; with `end` the end-of-text token follows, if there is one, so that
     it is predicted too.
 
     A prompt's tokens are those that it has in common with prompt and text together. Names of
     special tokens in a text are text; in a prompt they are the tokens, as chat templates mean them.
+    What was written behind its prompt goes on where that ends (`apart=False`), else see `lay_out`.
 
     Raises:
         ValueError: what is no text, a token without an embedding, texts of unknown words alone, the
@@ -67,7 +69,7 @@ def encode(
     for name, given in (("texts", texts), ("prompts", prompts)):
         if given:
             as_texts(given, name)
-    strings = lay_out(tokenizer, texts, convention, prompts)
+    strings = lay_out(tokenizer, texts, convention, prompts, apart=apart)
     plain = read_tokens(tokenizer, [s.whole for s in strings], [s.start for s in strings]).ids
     finish = [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else []
     whole = [[*begin(tokenizer, convention, ids), *ids, *finish] for ids in plain]
@@ -106,12 +108,18 @@ class Laid(NamedTuple):
 
 
 def lay_out(
-    tokenizer: Tokenizer, texts: Sequence[str], convention: Convention, prompts: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    convention: Convention,
+    prompts: Sequence[str] = (),
+    *,
+    apart: bool = True,
 ) -> list[Laid]:
-    """Put prompts and spaces before texts."""
+    """Put prompts and spaces before texts; `apart`: a space between the two, where neither has
+    one."""
     found, names = [], special_names(tokenizer) if convention.space else ()
     for prompt, text in zip(prompts or [""] * len(texts), texts, strict=True):
-        whole = _joined(prompt, text)
+        whole = _joined(prompt, text) if apart else prompt + text
         lead = int(convention.space and not whole[:1].isspace() and not prompt.startswith(names))
         found.append(Laid(" " * lead + whole, lead, lead + len(whole) - len(text)))
     return found

@@ -119,6 +119,19 @@ def test_the_model_writes_first_and_the_states_are_along_that(small, data, writt
     assert int(found.lengths.max()) == NEW
 
 
+def test_what_goes_on_inside_a_word_is_read_as_it_was_written():
+    model, prompts = sl.load_model("toy-96-llama", plain=True), ["the fi", "thank yo"]
+    found = trajectories(model, {"reviews": prompts}, layer=0, max_new_tokens=NEW, seed=0)
+    said = sl.generate(model, prompts, max_new_tokens=NEW, seed=0)
+    assert found.texts == tuple(said.prompt + said.text)
+    assert not any(text[0].isspace() for text in said.text)
+    heads, wholes = (
+        sl.score(model, list(texts), end=False).groupby("text").size()
+        for texts in (prompts, found.texts)
+    )
+    assert found.lengths.tolist() == (wholes - heads).tolist()
+
+
 def test_no_text_depends_on_its_company_or_its_padding(small, data):
     together = trajectories(small, data, layer=2, generated=False)
     one = {"reviews": sl.Labelled(data["reviews"].texts[3:4], (0.0,), data["reviews"].prompts[3:4])}

@@ -20,6 +20,8 @@ from steerlens.evaluate.scorers import function_scorer, oracle
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, own_costs, write
 from steerlens.evaluate.writer import Writer, check_base
+from steerlens.models.hooks import adapter, convention
+from steerlens.models.tokenization import encode_prompts
 from tests.evaluate.writers import AsWriter
 
 SHORT = Sampling(samples=2, max_new_tokens=6, seed=3)
@@ -150,6 +152,31 @@ def test_costs_are_those_at_the_tokens_that_were_written(model, push):
     )
     glued = written.assign(text=["s end", ""])
     assert [len(kl) for kl in own_costs(model, push, glued, strength=0.7)] == [0, 0]
+
+
+@pytest.mark.filterwarnings("ignore:the end-of-text token")
+def test_the_cost_of_a_text_is_that_of_prompt_and_text_as_one_string():
+    from steerlens.evaluate.sign_margin import written_kl
+
+    model = sl.load_model("toy-96-llama", plain=True)
+    push = random_steer(sl.readout(model), seed=1)
+    written = sl.generate(
+        model, ["the fi", "it was"], push, strengths=0.7, samples=2, seed=0, max_new_tokens=6
+    )
+    assert not any(text[0].isspace() for text in written.text[:2])
+    costs, how = written_kl(model, written, push), convention(model, push.readout)
+    tokenizer = adapter(model).tokenizer
+    for prompt, text, cost in zip(written.prompt, written.text, costs, strict=True):
+        head, whole = (encode_prompts(tokenizer, [s], how)[0] for s in (prompt, prompt + text))
+        assert whole[: len(head)] == head
+        (c,) = sl.collect(model, [prompt + text], progress=False).shards
+        assert int(c.next[-1]) == tokenizer.eos_token_id
+        p, q = (
+            push.readout.logits(x).double().log_softmax(1)
+            for x in (c.hidden, push.apply(c.hidden, 0.7))
+        )
+        kl = (p.exp() * (p - q)).sum(1)[-(len(whole) - len(head) + 1) :]
+        assert cost == pytest.approx(float(kl.mean()), rel=1e-4)
 
 
 def test_a_writer_that_breaks_its_word_is_named(model, push):

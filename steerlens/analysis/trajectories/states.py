@@ -12,7 +12,7 @@ from steerlens.models.embeddings import states_at
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model, adapter, check_site, convention
 from steerlens.models.readout import readout
-from steerlens.models.tokenization import encode
+from steerlens.models.tokenization import encode, lay_out
 from steerlens.values.hook_names import resid_post
 from steerlens.values.labelled import Labelled
 from steerlens.values.texts import as_texts
@@ -192,6 +192,7 @@ def trajectories(
         how,
         end=False,
         prompts=[prompt for _, prompt, _ in rows],
+        apart=not generated,
     )
     short = [
         i
@@ -211,7 +212,9 @@ def trajectories(
     states = [h[begin:] for h, begin in zip(read, encoded.prompt, strict=True)]
     text = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(h) for h in states]))
     task = torch.tensor([t for t, _, _ in rows])
-    whole = tuple(f"{prompt} {text.lstrip()}" if prompt else text for _, prompt, text in rows)
+    prompts, texts = ([row[k] for row in rows] for k in (1, 2))
+    laid = lay_out(adapter(model).tokenizer, texts, how, prompts, apart=not generated)
+    whole = tuple(one.whole[one.lead :] for one in laid)
     return Trajectories(torch.cat(states), text, task, tuple(tasks), whole, site)
 
 

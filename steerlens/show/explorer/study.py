@@ -16,7 +16,7 @@ from steerlens.analysis.svd import singular_words
 from steerlens.maths.numbers import as_floats
 from steerlens.maths.spans import Span, best_spans
 from steerlens.methods.steer.natural_metric import natural_metric
-from steerlens.models.collect import collect
+from steerlens.models.collect import collect, reader
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.pieces import pieces
@@ -174,7 +174,7 @@ def _reference(
     if table.empty:
         raise ValueError("prompts: the plain model ends every text at once; give other prompts")
     plain = Labelled(tuple(table.text), (0.0,) * len(table), tuple(table.prompt))
-    return collect(model, plain, end=False, progress=False)
+    return reader(model, plain, None, end=False, apart=False)(0.0)
 
 
 def _stops(
