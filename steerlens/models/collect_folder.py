@@ -5,7 +5,6 @@ here a model is at hand and texts are cut by positions, there neither tokenizer 
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -13,10 +12,14 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from steerlens.models.adapters import Model
+from steerlens.models.collect_same import off_by, rounding
 from steerlens.models.collect_shard import Under, collect_shard
 from steerlens.models.prepared_texts import PreparedTexts
 from steerlens.values.atomic import write_json, written_whole
-from steerlens.values.state_folder import INDEX, READOUT
+from steerlens.values.state_folder import INDEX, READOUT, read_index, read_part
+
+PROBED = 4
+"""Texts of a file that are read again, to see that its states are of the model at hand."""
 
 
 def collect_folder(
@@ -46,9 +49,11 @@ def collect_folder(
     _open(folder, _identity(given, str(dtype), seed, positions), len(parts), str(dtype))
     encoded = given.encoded
     under = Under(None, torch.zeros(len(encoded.ids)))
-    paths = []
-    for number, part in enumerate(parts):
-        path = folder / f"states-{number:05d}.safetensors"
+    paths = [folder / f"states-{number:05d}.safetensors" for number in range(len(parts))]
+    there = [(path, part) for path, part in zip(paths, parts, strict=True) if path.exists()]
+    for path, part in there[:: max(len(there) - 1, 1)]:  # the first and the last
+        _check_model(path, part[:PROBED], model, given, dtype)
+    for path, part in zip(paths, parts, strict=True):
         if path.exists():
             bar.update(sum(map(encoded.predicted, part)))
         else:
@@ -56,12 +61,39 @@ def collect_folder(
             # a file under its final name is whole
             with written_whole(path) as aside:
                 save_file(shard._asdict(), aside)
-        paths.append(path)
     return tuple(paths)
+
+
+def _check_model(
+    path: Path, rows: list[int], model: Model, given: PreparedTexts, dtype: torch.dtype
+) -> None:
+    """Raise where the states of some texts in a file are not those of the model: its layers may be
+    others under the same read-out.
+
+    Raises:
+        ValueError: they are not; no whole file.
+    """
+    _, (hidden, text) = read_part(path, "hidden", "text")
+    kept = torch.isin(text, torch.tensor(rows, dtype=text.dtype))
+    under = Under(None, torch.zeros(len(given.encoded.ids)))
+    with tqdm(disable=True) as bar:
+        now = collect_shard(model, rows, given.encoded, under, dtype, bar)
+    known, found = (
+        c[torch.argsort(of, stable=True)].float()
+        for c, of in ((hidden[kept], text[kept]), (now.hidden, now.text))
+    )
+    error = off_by(found, known) if known.shape == found.shape else float("inf")
+    if not error <= rounding(given.readout.W_U.dtype, dtype):
+        raise ValueError(
+            f"folder: {path.parent} holds the states of another model with the same W_U: those of {path.name} differ by "
+            f"{error:.2g} of their size from what {given.readout.model_id!r} gives; choose another folder or delete it"
+        )
 
 
 def _open(folder: Path, identity: str, n_shards: int, dtype: str) -> None:
     """Make the folder and its index, or see that both are of the same call."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: {folder} is a file, expected a folder, which may be new")
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / READOUT).exists():
         raise ValueError(
@@ -70,8 +102,7 @@ def _open(folder: Path, identity: str, n_shards: int, dtype: str) -> None:
         )
     index = folder / INDEX
     if index.exists():
-        found = json.loads(index.read_text(encoding="utf-8")).get("identity")
-        if found != identity:
+        if read_index(folder).get("identity") != identity:
             raise ValueError(
                 f"folder: {folder} holds the states of another model, text, dtype or seed; choose another folder or delete it"
             )

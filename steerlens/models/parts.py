@@ -15,11 +15,10 @@ from steerlens.maths.numbers import as_count
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace, Model
 from steerlens.models.collect import collect_whole, unlearned_end, unread_texts
+from steerlens.models.collect_same import off_by, probe_states, rounding
 from steerlens.models.dtypes import as_dtype
-from steerlens.models.hooks import adapter, eval_mode, run_until
-from steerlens.models.probe import probe_tokens
+from steerlens.models.hooks import adapter
 from steerlens.models.readout import readout
-from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.parts import PART_BYTES, Part, in_parts
 from steerlens.values.progress import hidden
@@ -30,11 +29,6 @@ from steerlens.values.states import States
 from steerlens.values.streams import stream_labelled as stream_labelled
 from steerlens.values.warn import warn_user
 from steerlens.values.write_states import finished, write_index, write_origin, write_part
-
-SAME, SAME_IN_HALF = 3e-3, 5e-2
-"""Largest difference of the states of a few fixed tokens, relative to their size, between two
-loads of one model: processors round otherwise, another model is far off."""
-
 
 @torch_defaults()
 def collect_parts(
@@ -208,10 +202,7 @@ def _check_origin(model: Model, work: _Work) -> None:
         ValueError: the folder holds states of another model or of other settings.
     """
     on = readout(model)
-    with eval_mode(model):
-        tokens = probe_tokens(model, on.n_tokens)
-        c = run_until(model, UNEMBED_IN, tokens, torch.ones_like(tokens))
-    origin = Origin(on, work.settings, c.flatten(0, 1).float().cpu())
+    origin = Origin(on, work.settings, probe_states(model))
     if not (work.folder / READOUT).exists():
         write_origin(work.folder, origin)
         return
@@ -221,12 +212,9 @@ def _check_origin(model: Model, work: _Work) -> None:
             f"folder: {work.folder} holds states of {found.settings}, and {origin.settings} are asked for; choose another "
             "folder or delete it"
         )
-    single = on.W_U.dtype == torch.float32
     same = found.readout.digest == on.digest and found.readout.W_U.dtype == on.W_U.dtype
-    error = float("inf")
-    if same:
-        error = float((found.probe - origin.probe).abs().max() / found.probe.abs().max())
-    if not error <= (SAME if single else SAME_IN_HALF):
+    error = off_by(origin.probe, found.probe) if same else float("inf")
+    if not error <= rounding(on.W_U.dtype):
         why = "their read-outs or dtypes" if not same else f"the states of a probe, by {error:.2g},"
         raise ValueError(
             f"folder: {work.folder} holds the states of another model ({found.readout.model_id!r}) than "

@@ -78,9 +78,24 @@ def part_path(folder: Path, number: int) -> Path:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return what the index of a folder says; nothing where there is none yet."""
+    """Return what the index of a folder says; nothing where there is none yet.
+
+    Raises:
+        ValueError: the file is none.
+    """
     path = folder / INDEX
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        why = found if isinstance(found, ValueError) else f"it holds a {type(found).__name__}"
+        raise ValueError(
+            f"{path}: not an index of states ({why}); choose another folder or delete this one"
+        )
+    return found
 
 
 def read_part(path: Path, *names: str) -> tuple[dict[str, Any], list[Tensor]]:

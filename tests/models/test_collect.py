@@ -213,12 +213,50 @@ def test_an_interrupted_call_goes_on_where_it_stopped(
         b"half a shard"
     )  # as a kill while writing would leave
     again = sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
-    assert sum(calls) == n + 1  # only the missing ones were run, that which was interrupted twice
+    # only the missing ones were run, that which was interrupted twice, and some texts of the one
+    # that was there, to see that it is of this model
+    assert sum(calls) == n + 2
     for a, b in zip(all_positions(again), whole, strict=True):
         assert torch.equal(a, b)
     sl.collect(tiny, TEXTS, folder=tmp_path / "parts", progress=False)
     handle.remove()
-    assert sum(calls) == n + 1  # and a third call runs none
+    assert sum(calls) == n + 4  # and a third call runs texts of the first and of the last alone
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_other_layers_under_the_same_read_out_are_another_model(
+    tmp_path: Path, small_shards: None, dtype: str, missing: bool
+) -> None:
+    folder, model = tmp_path / "states", sl.load_model("toy-64", plain=True)
+    data = [text.lower() for text in sl.toy.corpus("tone", n=12, seed=0).texts]
+    sl.collect(model, data, folder=folder, dtype=dtype, progress=False)
+    if missing:
+        max(folder.glob("*.safetensors")).unlink()
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    tuned = sl.load_model("toy-64", plain=True)
+    with torch.no_grad():
+        for name, p in adapter(tuned).module.named_parameters():
+            if "mlp" in name:
+                p.mul_(1.3)
+    with pytest.raises(ValueError, match="states of another model with the same W_U"):
+        sl.collect(tuned, data, folder=folder, dtype=dtype, progress=False)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    same = sl.load_model("toy-64", plain=True)
+    assert sl.collect(same, data, folder=folder, dtype=dtype, progress=False).n_texts == 12
+
+
+@pytest.mark.parametrize("index", ["{", "[1]", '"so"'])
+def test_an_index_that_is_none_and_a_file_for_a_folder_are_named(
+    tiny, tmp_path: Path, index: str
+) -> None:
+    sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+    (tmp_path / "states" / "index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"index.json: not an index of states .* delete"):
+        sl.collect(tiny, TEXTS, folder=tmp_path / "states", progress=False)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="file is a file, expected a folder"):
+        sl.collect(tiny, TEXTS, folder=tmp_path / "file", progress=False)
 
 
 def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, small_shards: None) -> None:
