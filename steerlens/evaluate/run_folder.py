@@ -11,13 +11,16 @@ from steerlens.values.atomic import write_json
 from steerlens.values.paths import as_path
 
 SETTINGS = "settings.json"
+ROUNDING = 3e-3
+"""Largest difference of numbers that are the same but for another processor, relative to their
+size."""
 
 
 def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path:
     """Make a folder for what is written under some settings, or go on with one of the same.
 
     Args:
-        settings: JSON's own types.
+        settings: JSON's own types; lists of numbers may be off by rounding.
         what: is in it, for the message.
 
     Raises:
@@ -41,11 +44,17 @@ def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path
             raise ValueError(f"folder: {path} holds something else; take a new or an empty folder")
         write_json(file, settings)
         return path
-    before = json.loads(file.read_text(encoding="utf-8"))
+    before = _read_settings(file)
+    unsaid = [name for name in settings if name not in before]
+    if unsaid:
+        raise ValueError(
+            f"folder: {path} holds {what} that an earlier steerlens wrote, which does not say the "
+            f"{', the '.join(unsaid)}, so whether it is this one cannot be told; take another folder"
+        )
     differ = [
-        f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
+        said
         for name in dict.fromkeys([*before, *settings])
-        if before.get(name) != settings.get(name)
+        if (said := _difference(name, before[name], settings.get(name)))
     ]
     if differ:
         raise ValueError(
@@ -53,6 +62,25 @@ def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path
             "another folder"
         )
     return path
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"folder: {file} is no settings of a run; take another folder")
+    return found
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Say how a setting differs, nothing where it does not."""
+    if not isinstance(before, list) or not isinstance(now, list) or len(before) != len(now):
+        return "" if before == now else f"{name} was {before!r} and is {now!r}"
+    error = max((abs(x - y) for x, y in zip(before, now, strict=True)), default=0.0)
+    size = max(map(abs, before), default=0.0)
+    return f"{name} differ by up to {error:.2g}" if error > ROUNDING * size else ""
 
 
 def write_block(folder: Path, block: int, table: pd.DataFrame) -> None:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,12 @@ from tqdm.auto import tqdm
 from steerlens.evaluate.measures import continuation_nll
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder, read_block, write_block
+from steerlens.evaluate.run_settings import Entrant as Entrant
+from steerlens.evaluate.run_settings import settings_of as settings_of
+from steerlens.evaluate.run_settings import settings_of_entrant
 from steerlens.evaluate.scorers.card import ask
 from steerlens.evaluate.verbs import own_costs, write
-from steerlens.evaluate.writer import Method, check_base
+from steerlens.evaluate.writer import check_base
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode_prompts
@@ -26,14 +28,6 @@ from steerlens.values.progress import hidden
 
 ROWS = 250
 """Texts per block, about: what an interrupt loses at most."""
-
-
-class Entrant(NamedTuple):
-    """Who writes: a method at a strength, or with None the model itself, under a name."""
-
-    name: str
-    method: Method | None
-    strength: float
 
 
 def run_protocol(
@@ -47,7 +41,9 @@ def run_protocol(
     """Let each entrant continue all prompts, and judge every text.
 
     With a folder, each entrant and block of prompts is a file there, and the same call goes on
-    where an earlier one stopped; one with other settings is refused. More entrants may join.
+    where an earlier one stopped; one with other settings is refused: another model, judge, prompts
+    or sampling, or an entrant that is another under its name. A judge that is a function is told by
+    its scores of a few texts. More entrants may join.
 
     Returns:
         One row per entrant, prompt and sample: `entrant`, `kind` of the prompt, `row` (the
@@ -69,6 +65,8 @@ def run_protocol(
         5
     """
     _check(model, entrants, protocol)
+    if folder is not None:
+        _check_apart([entrant.name for entrant in entrants])
     step = max(1, ROWS // protocol.sampling.samples)
     blocks = [
         range(k, min(k + step, len(protocol.prompts)))
@@ -82,7 +80,8 @@ def run_protocol(
     with tqdm(total=total, unit="prompt", desc="write", disable=hidden(progress)) as bar:
         for entrant in entrants:
             name = entrant.name
-            kept = run and open_folder(run / slug(name), _settings(entrant), f"texts of {name!r}")
+            about = settings_of_entrant(entrant)
+            kept = run and open_folder(run / slug(name), about, f"texts of {name!r}")
             for k, block in enumerate(blocks):
                 table = kept and read_block(kept, k)
                 if table is None:
@@ -146,7 +145,7 @@ def _written(
 
 
 def _check(model: Model, entrants: Sequence[Entrant], protocol: Protocol) -> None:
-    names = [slug(entrant.name) for entrant in entrants]
+    names = [entrant.name for entrant in entrants]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not entrants:
         got = f"{twice[0]!r} twice" if twice else "none"
@@ -169,45 +168,34 @@ def _check(model: Model, entrants: Sequence[Entrant], protocol: Protocol) -> Non
             )
 
 
+def _check_apart(names: Sequence[str]) -> None:
+    """Raise where the texts of two names would be kept in one folder."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(slug(name), name)
+        if other != name:
+            raise ValueError(
+                f"entrants: {other!r} and {name!r} would be kept in one folder, {slug(name)!r}; choose "
+                "names that differ by more than case, spaces and points"
+            )
+
+
+PLAIN = re.compile(r"[A-Za-z0-9]+(?:[ ,.()_-]+[A-Za-z0-9]+)*\)?")
+"""Names that differ by more than what stands between their words once they are files' names."""
+
+
 def slug(name: str) -> str:
-    """Return a name as a file may have it.
+    """Return a name as a file may have it; signs and letters that no file's name has are told by a
+    digest.
 
     Example:
         >>> slug("LoReFT, rank 4 (KL 0.05)")
         'loreft-rank-4-kl-0-05'
+        >>> slug("joy+"), slug("joy-")
+        ('joy-f9c7a9', 'joy-e02a86')
     """
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def settings_of(model: Model, protocol: Protocol) -> dict[str, Any]:
-    """Return what decides a run's texts and numbers, as JSON's own types."""
-    on, s = readout(model), protocol.sampling
-    judge = on if protocol.evaluator is None else readout(protocol.evaluator)
-    return {
-        "task": protocol.name, "model": f"{on.model_id} {on.digest}",
-        "evaluator": f"{judge.model_id} {judge.digest}", "scorer": str(protocol.scorer.card),
-        "wanted": protocol.wanted, "side": protocol.side, "scored": protocol.scored,
-        "samples": s.samples, "max_new_tokens": s.max_new_tokens, "top_p": s.top_p, "seed": s.seed,
-        "prompts": _digest([f"{k}\t{p}" for k, p in zip(protocol.kinds, protocol.prompts, strict=True)]),
-    }  # fmt: skip
-
-
-def _settings(entrant: Entrant) -> dict[str, Any]:
-    """Return what decides an entrant's texts: its numbers where it can pack them, else its name."""
-    method, about = entrant.method, "the model itself"
-    if method is not None:
-        pack = getattr(method, "pack", None)
-        about = type(method).__name__
-        if pack is not None:
-            tensors, _ = pack()
-            about += " " + _digest(
-                [
-                    f"{k} {v.double().sum():.9g} {v.double().norm():.9g}"
-                    for k, v in sorted(tensors.items())
-                ]
-            )
-    return {"name": entrant.name, "strength": float(f"{entrant.strength:.9g}"), "method": about}
-
-
-def _digest(lines: Sequence[str]) -> str:
-    return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if PLAIN.fullmatch(name):
+        return words
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+    return f"{words}-{digest}".strip("-")

@@ -30,6 +30,7 @@ from steerlens.values.streams import stream_labelled as stream_labelled
 from steerlens.values.warn import warn_user
 from steerlens.values.write_states import finished, write_index, write_origin, write_part
 
+
 @torch_defaults()
 def collect_parts(
     load: Callable[[], Model],

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import steerlens as sl
 from steerlens.evaluate import runs
 from steerlens.evaluate.controls import random_steer
 from steerlens.evaluate.prompts import read_prompts
 from steerlens.evaluate.protocols import PRESETS, Protocol, detoxification, sentiment
-from steerlens.evaluate.runs import Entrant, run_protocol
-from steerlens.evaluate.scorers import function_scorer, oracle
+from steerlens.evaluate.run_settings import JUDGED, content
+from steerlens.evaluate.runs import Entrant, run_protocol, slug
+from steerlens.evaluate.scorers import Scorer, function_scorer, oracle, word_list
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, own_costs, write
 from steerlens.evaluate.writer import Writer, check_base
@@ -249,7 +251,8 @@ def test_an_interrupted_run_goes_on(model, push, task, texts, tmp_path: Path, mo
     judged: list[int] = []
 
     def judge(texts: Sequence[str]) -> list[float]:
-        judged.append(len(texts) // SHORT.samples)
+        if texts[0] != JUDGED[0]:  # by which a judge is told from another
+            judged.append(len(texts) // SHORT.samples)
         return [0.0] * len(texts)
 
     def until_the_third_block(texts: Sequence[str]) -> list[float]:
@@ -312,6 +315,95 @@ def test_a_run_with_other_settings_is_refused_by_name(model, push, task, tmp_pat
     block.write_text(block.read_text()[:50])
     with pytest.raises(ValueError, match="is no block of a run"):
         run_protocol(model, [BASE], task, folder=tmp_path / "run", progress=False)
+
+
+def toxic(*words: str) -> Scorer:
+    return word_list(words, measures="how toxic")
+
+
+def constant(score: float) -> Scorer:
+    return function_scorer(lambda texts: [score] * len(texts), "my judge")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (toxic("zebra"), toxic("quagga"), "scorer was"),
+        (constant(0.1), constant(0.9), "scores of a few texts differ by up to 0.8"),
+    ],
+)
+def test_another_judge_of_the_same_name_is_refused(
+    model, task, tmp_path: Path, one: Scorer, other: Scorer, said: str
+):
+    def go(judge: Scorer) -> pd.DataFrame:
+        asked = replace(task, scorer=judge)
+        return run_protocol(model, [BASE], asked, folder=tmp_path / "run", progress=False)
+
+    assert str(one.card) == str(other.card)
+    first = go(one)
+    with pytest.raises(ValueError, match=f"a run with other settings: {said}"):
+        go(other)
+    pd.testing.assert_frame_equal(go(one), first)
+
+
+def test_another_gate_and_a_turned_matrix_are_other_methods(model, push, task, tmp_path: Path):
+    turned = replace(push, W=push.W.T.contiguous())
+    gated = [push.when(when) for when in ("from 5", "every 3")]
+    for k, (a, b) in enumerate([(push, turned), gated, (push, gated[0])]):
+        run_protocol(model, [Entrant("it", a, 0.5)], task, folder=tmp_path / f"{k}", progress=False)
+        with pytest.raises(ValueError, match="texts of 'it' with other settings: method was"):
+            run_protocol(
+                model, [Entrant("it", b, 0.5)], task, folder=tmp_path / f"{k}", progress=False
+            )
+
+
+@pytest.mark.parametrize("role", ["model", "evaluator"])
+def test_other_layers_under_the_same_read_out_are_refused(task, tmp_path: Path, role: str):
+    def go(one: Any) -> pd.DataFrame:
+        asked = task if role == "model" else replace(task, evaluator=one)
+        base = one if role == "model" else plain
+        return run_protocol(base, [BASE], asked, folder=tmp_path / "run", progress=False)
+
+    plain, tuned = (sl.load_model("toy-64", plain=True) for _ in range(2))
+    with torch.no_grad():
+        for name, p in adapter(tuned).module.named_parameters():
+            p.mul_(1.3 if "mlp" in name else 1.0)
+    first = go(plain)
+    with pytest.raises(ValueError, match=f"states of the {role} differ by up to"):
+        go(tuned)
+    pd.testing.assert_frame_equal(go(plain), first)
+
+
+def test_a_folder_that_does_not_say_enough_is_refused(model, task, tmp_path: Path):
+    run_protocol(model, [BASE], task, folder=tmp_path / "run", progress=False)
+    file = tmp_path / "run" / "settings.json"
+    old = json.loads(file.read_text())
+    del old["states of the model"]
+    file.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="earlier steerlens .* say the states of the model"):
+        run_protocol(model, [BASE], task, folder=tmp_path / "run", progress=False)
+    file.write_text("[")
+    with pytest.raises(ValueError, match=r"settings.json is no settings of a run"):
+        run_protocol(model, [BASE], task, folder=tmp_path / "run", progress=False)
+
+
+def test_content_is_told_to_the_bit(push):
+    once, again = (content(value) for value in (push, replace(push, W=push.W.clone())))
+    assert once == again != content(replace(push, W=push.W.nextafter(torch.tensor(9.0))))
+    assert content(["a", "b"]) != content(["ab"]) and content({"a"}) == content({"a"})
+    assert content(torch.zeros(2, dtype=torch.bfloat16)) != content(torch.zeros(2))
+
+
+def test_names_in_any_letters_are_names_of_their_own(model, push, task, tmp_path: Path):
+    names = ["joy+", "joy-", "радость", "怒り", "joy"]
+    assert len({slug(name) for name in names}) == len(names)
+    entrants = [Entrant(name, push, k / 10) for k, name in enumerate(names)]
+    run = {"folder": tmp_path / "run", "progress": False}
+    first = run_protocol(model, entrants, task, **run)
+    assert first.entrant.unique().tolist() == names
+    pd.testing.assert_frame_equal(run_protocol(model, entrants, task, **run), first)
+    with pytest.raises(ValueError, match="'joy, 2' and 'Joy 2' would be kept in one folder"):
+        run_protocol(model, [Entrant(n, push, 0.1) for n in ("joy, 2", "Joy 2")], task, **run)
 
 
 def test_what_cannot_be_written_is_refused_before_it_starts(model, push, task):

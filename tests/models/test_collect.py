@@ -19,7 +19,7 @@ import steerlens as sl
 import steerlens.models.collect as collecting
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.folders import find_model
-from steerlens.models.hooks import convention
+from steerlens.models.hooks import adapter, convention
 from steerlens.models.tokenization import batch_tokens
 from steerlens.values.states import Shard
 from tests.models.families import model_of
