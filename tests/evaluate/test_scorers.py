@@ -31,6 +31,13 @@ from steerlens.evaluate.scorers.text_classifier import CUTS, TextClassifier
 ODD = ["A  fine\tfilm, isn't it?", "", "x", "été 3-4 words_with", "so so so good", "日本 a"]
 
 
+def test_a_classifier_is_judged_on_no_copy_of_what_it_learned() -> None:
+    texts = sl.toy.corpus("sentiment", n=100, seed=0).texts
+    coin = np.random.default_rng(0).choice([-1.0, 1.0], 100).tolist()
+    card = fit_text_classifier(sl.Labelled(texts * 4, coin * 4), measures="a coin").card
+    assert card.heldout is not None and card.heldout.auc < 0.8
+
+
 @pytest.fixture(scope="module")
 def joy() -> TextClassifier:
     return fit_text_classifier(
@@ -120,6 +127,43 @@ def test_word_lists():
     for wrong, said in ((["two words"], "'two words'"), ([], "none")):
         with pytest.raises(ValueError, match=f"words: got {said}"):
             word_list(wrong, measures="")
+
+
+def test_words_in_any_script_are_words_and_one_text_is_no_list(unchecked):
+    bad = word_list(["बुरी", "cafe\u0301", "नहीं"], measures="how negative")
+    texts = ["यह फिल्म बुरी थी", "बुर", "the caf\u00e9", "नही", "cafe"]
+    assert bad.scores(texts).tolist() == [1, 0, 1, 0, 0]
+    assert word_list({"bad", "awful"}, measures="").high == {"bad", "awful"}
+    for wrong, said in (("bad", "high: got one str, 'bad'"), (3, "high: got int 3")):
+        with pytest.raises(ValueError, match=said):
+            word_list(wrong, measures="")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="low: got one str, 'bad'"):
+        word_list(["good"], "bad", measures="")
+
+
+def test_what_a_classifier_cannot_learn_from_is_named(unchecked):
+    data = sl.toy.corpus("sentiment", n=60, seed=0)
+    faces = sl.Labelled(
+        [f"{a} {b}" for a in "😀😃😄😁😆" for b in "😡😠😤🤬👿"], [1, -1] * 12 + [1]
+    )
+    for given, options, said in (
+        (list(data), {}, "data: got list"),
+        (data, {"test": list(data)}, "test: got list"),
+        (data, {"min_count": 1000}, "no term .* in at least 1000 of 43 texts.*smaller min_count"),
+        (data, {"min_count": 0}, "min_count: got 0"),
+        (data, {"min_count": 0.5}, "min_count: got 0.5"),
+        (data, {"seed": -1}, "seed: got -1"),
+        (faces, {}, "no term of words or characters"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit_text_classifier(given, measures="", **options)
+
+
+def test_what_is_no_number_is_named_and_an_iterator_is_read():
+    pipe = function_scorer(lambda texts: [{"label": "x", "score": 0.5} for _ in texts], "pipe")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"scorer: 'pipe' gave .*score.*\['score'\] for found"):
+        ask(pipe, ["a"])
+    assert ask(function_scorer(lambda texts: (0.5 for _ in texts), "half"), ["a"]).tolist() == [0.5]
 
 
 def test_scores_that_are_none_are_named_with_their_text():

@@ -1,13 +1,14 @@
 """What a scorer is and how good it is on texts that it has not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from steerlens.maths.brief import brief
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
@@ -82,7 +83,7 @@ def ask(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
         array([0.4])
     """
     name = scorer.card.name
-    found = np.asarray(scorer.scores(list(texts)), dtype=float)
+    found = as_scores(scorer.scores(list(texts)), name)
     if found.shape != (len(texts),):
         raise ValueError(
             f"scorer: {name!r} gave an array of shape {found.shape} for {len(texts)} texts, "
@@ -96,6 +97,26 @@ def ask(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
             "[0, 1]; mend the scorer, or leave the text out"
         )
     return found
+
+
+def as_scores(given: Any, name: str) -> Float[np.ndarray, "*shape"]:
+    """Return what a scorer gave as numbers.
+
+    Raises:
+        ValueError: it holds something else; the message names the scorer.
+
+    Example:
+        >>> as_scores((x / 2 for x in [1, 2]), "half")
+        array([0.5, 1. ])
+    """
+    try:
+        return np.asarray(list(given) if isinstance(given, Iterator) else given, dtype=float)
+    except (TypeError, ValueError):
+        first = given[0] if isinstance(given, Sequence) and len(given) else given
+        raise ValueError(
+            f"scorer: {name!r} gave {brief(first)}, expected one number in [0, 1] per text, e.g. "
+            "[found['score'] for found in …]"
+        ) from None
 
 
 @torch_defaults()

@@ -1,17 +1,21 @@
 """Scorers that learn nothing: a word list, and any function."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
+import regex
 from jaxtyping import Float
 
-from steerlens.evaluate.scorers.card import Card, heldout
+from steerlens.evaluate.scorers.card import Card, as_scores, heldout
 from steerlens.values.labelled import Labelled
 from steerlens.values.texts import plain_texts
 
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+WORD = regex.compile(
+    r"(?V1)[\p{L}\p{N}][\p{L}\p{M}\p{N}\u200c\u200d]*(?:['’-][\p{L}\p{N}][\p{L}\p{M}\p{N}\u200c\u200d]*)*"
+)
+"""Letters with their marks (accents, vowel signs), digits, and `'` and `-` inside."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class WordList:
         return np.array([self._score(text) for text in texts])
 
     def _score(self, text: str) -> float:
-        words = WORD.findall(text.lower())
+        words = WORD.findall(_folded(text))
         up, down = (sum(word in side for word in words) for side in (self.high, self.low))
         if not self.low:
             return float(up > 0)
@@ -46,7 +50,8 @@ def word_list(
         one list: 1 where a text has a listed word, else 0
         two lists: #high / (#high + #low), and one half where a text has neither
 
-    Case does not matter; a word is letters and digits, with `'` and `-` inside. A list sees no
+    Case does not matter; a word is letters (with their accents and vowel signs) and digits, with
+    `'` and `-` inside. A list sees no
     negation and no sense: of offensive words it told toxic texts with an AUC of 0.64
     (RealToxicityPrompts) where a trained classifier had 0.88.
 
@@ -56,14 +61,17 @@ def word_list(
         data: held-out texts (+1: high) for the card.
 
     Raises:
-        ValueError: no word, or an entry that is not one word.
+        ValueError: no word, one text instead of a list, or an entry that is not one word.
 
     Example:
         >>> scorer = word_list(["superb"], ["awful"], measures="how positive")
         >>> scorer.scores(["Superb !", "awful .", "so so ."]).tolist()
         [1.0, 0.0, 0.5]
     """
-    sides = [frozenset(word.lower() for word in plain_texts("words", list(s))) for s in (high, low)]
+    sides = [
+        frozenset(map(_folded, plain_texts(name, sorted(s) if isinstance(s, Set) else s)))
+        for name, s in (("high", high), ("low", low))
+    ]
     odd = sorted(word for side in sides for word in side if not WORD.fullmatch(word))
     if odd or not sides[0]:
         got = f"{odd[0]!r}" if odd else "none"
@@ -71,6 +79,11 @@ def word_list(
     counts = f"{len(sides[0])} words" + (f" against {len(sides[1])}" if sides[1] else "")
     found = WordList(sides[0], sides[1], Card(name, measures, None, counts))
     return found if data is None else replace(found, card=_with(found, data))
+
+
+def _folded(text: str) -> str:
+    """Return a text in lower case, its letters and accents composed."""
+    return unicodedata.normalize("NFC", text.lower())
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class FunctionScorer:
     card: Card
 
     def scores(self, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
-        return np.asarray(self.function(texts), dtype=float)
+        return as_scores(self.function(texts), self.card.name)
 
 
 def function_scorer(

@@ -16,7 +16,9 @@ from sklearn.linear_model import LogisticRegression
 
 from steerlens.evaluate.scorers.card import Card, Heldout, heldout
 from steerlens.evaluate.scorers.ngrams import Grams, tfidf
+from steerlens.maths.numbers import as_count, as_numpy_seed
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.values.arguments import check_labelled
 from steerlens.values.atomic import write_bytes
 from steerlens.values.labelled import Labelled
 from steerlens.values.paths import as_path
@@ -25,6 +27,8 @@ from steerlens.values.tensor_file import open_tensors
 CUTS = (Grams("word", 1, 2), Grams("char_wb", 2, 5))
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0)
 FORMAT = 1
+FEW = 10
+"""Different texts, below which a tenth of them is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,8 @@ def fit_text_classifier(
     characters within words, tf-idf, logistic regression.
 
     A graded label y counts as (1 + y)/2 of a high text and (1 − y)/2 of a low one, which is the
-    cross-entropy to that share. The penalty is chosen on a tenth of the texts.
+    cross-entropy to that share. The penalty is chosen on a tenth of the texts, or on all that are
+    learned from where fewer than ten are different.
 
     Args:
         data: texts and labels; prompts are not read.
@@ -92,22 +97,31 @@ def fit_text_classifier(
         >>> joy.scores(["the film was superb ."])[0] > joy.scores(["the film was awful ."])[0]
         np.True_
     """
+    check_labelled(data)
+    if test is not None:
+        check_labelled(test, "test")
+    least, seed = as_count(min_count, "min_count"), as_numpy_seed(seed)
+    _check_signs(data)
     if test is None:
         data, test = data.split(0.8, seed=seed)
-    learn, choose = data.split(0.9, seed=seed)
-    if not {-1.0, 1.0} <= {float(np.sign(y)) for y in learn.labels}:
-        raise ValueError(
-            f"data: labels of both signs are needed, got {sorted(set(data.labels))[:8]}; add texts "
-            "of the other kind"
-        )
+    few = len(set(zip(data.texts, data.prompts or data.texts, strict=True))) < FEW
+    learn, choose = (data, data) if few else data.split(0.9, seed=seed)
+    _check_signs(learn)
     vectors = [
         TfidfVectorizer(
-            analyzer=cut.kind, ngram_range=(cut.least, cut.most), min_df=min_count,
+            analyzer=cut.kind, ngram_range=(cut.least, cut.most), min_df=least,
             sublinear_tf=True, dtype=np.float64,
         )
         for cut in CUTS
     ]  # fmt: skip
-    x = hstack([cast(Any, v.fit_transform(learn.texts)) for v in vectors]).tocsr()
+    try:
+        parts = [cast(Any, v.fit_transform(learn.texts)) for v in vectors]
+    except ValueError as error:
+        raise ValueError(
+            f"data: no term of words or characters is in at least {least} of {len(learn)} texts, "
+            f"so there is nothing to learn from ({error}); take more texts, or a smaller min_count"
+        ) from None
+    x = hstack(parts).tocsr()
     held = hstack([v.transform(choose.texts) for v in vectors]).tocsr()
     shares = (1 + np.array(choose.labels)) / 2
     best = min(
@@ -120,6 +134,14 @@ def fit_text_classifier(
     fitted = TextClassifier(terms, idf, *best, card)
     judged = heldout(fitted, test, on="of the same kind", seed=seed)
     return replace(fitted, card=replace(card, heldout=judged))
+
+
+def _check_signs(data: Labelled) -> None:
+    if not {-1.0, 1.0} <= {float(np.sign(y)) for y in data.labels}:
+        raise ValueError(
+            f"data: labels of both signs are needed, got {sorted(set(data.labels))[:8]}; add texts "
+            "of the other kind"
+        )
 
 
 def _logistic(x: Any, shares: Float[np.ndarray, " n"], c: float) -> tuple[np.ndarray, float]:
