@@ -234,17 +234,29 @@ class Labelled:
 
     @torch_defaults()
     def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
-        """Split at random in two, the first with `share` of the texts; same seed, same parts."""
+        """Split at random in two, the first with `share` of the texts; same seed, same parts.
+
+        Copies of a text behind the same prompt are in one part, and count as one text.
+        """
         expected = "a part of 1, e.g. 0.8"
         if not 0 <= as_number(share, "share", expected) <= 1:
             raise ValueError(f"share: got {share}, expected {expected}")
-        cut = round(share * len(self))
-        if not 0 < cut < len(self):
+        groups: dict[tuple[str, str], list[int]] = {}
+        for row, key in enumerate(zip(self.texts, self.prompts or self.texts, strict=True)):
+            groups.setdefault(key, []).append(row)
+        copies = list(groups.values())
+        cut = round(share * len(copies))
+        if not 0 < cut < len(copies):
+            different = " different" if len(copies) < len(self) else ""
+            remedy = "take a share nearer to 0.5" if len(copies) > 1 else "take other texts"
             raise ValueError(
-                f"share: {share} of {len(self)} texts leaves one part empty; take a share nearer to 0.5"
+                f"share: {share} of {len(copies)}{different} texts leaves one part empty; {remedy}"
             )
-        order = torch.randperm(len(self), generator=generator(_whole("seed", seed))).tolist()
-        return self.pick(order[:cut]), self.pick(order[cut:])
+        order = torch.randperm(len(copies), generator=generator(_whole("seed", seed))).tolist()
+        first, second = (
+            [i for k in part for i in copies[k]] for part in (order[:cut], order[cut:])
+        )
+        return self.pick(first), self.pick(second)
 
     def first(self, n: SupportsIndex) -> "Labelled":
         """Take the first n texts, or all where there are no more."""

@@ -95,6 +95,24 @@ def test_another_seed_splits_otherwise() -> None:
     assert data.split(0.5, seed=0) != data.split(0.5, seed=1)
 
 
+def test_copies_of_a_text_are_in_one_part() -> None:
+    n = 40
+    once = Labelled([f"text {i}" for i in range(n)], [i / n for i in range(n)])
+    # as it was before copies counted as one
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(3)).tolist()
+    parts = once.split(0.7, seed=3)
+    assert parts == (once.pick(order[:28]), once.pick(order[28:]))
+    rows = torch.randint(n, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    many = (once + once.pick(rows)).split(0.7, seed=3)
+    assert [set(part) for part in many] == [set(part) for part in parts]
+    assert len(many[0]) + len(many[1]) == n + 200
+    # behind another prompt it is another text
+    asked = Labelled(["yes", "no"] * 20, [1, -1] * 20, [f"question {i}" for i in range(40)])
+    assert [len(part) for part in asked.split(0.7, seed=3)] == [28, 12]
+    with pytest.raises(ValueError, match="0.5 of 1 different texts leaves one part empty; take ot"):
+        Labelled(["a"] * 9, [0] * 9).split(0.5, seed=0)
+
+
 def test_labelled_texts_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         DATA.texts = ()  # pyright: ignore[reportAttributeAccessIssue]
