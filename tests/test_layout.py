@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent / "steerlens"
 LEVEL = {
     "maths": 0, "values": 1, "models": 2, "toy": 2, "evaluate": 3, "methods": 4, "analysis": 5, "export": 5,
-    "show": 6, "cli": 7,
+    "show": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 BUILDS_ON = {("gist", "prompt")}
 """A gist is a prompt, distilled."""
