@@ -101,6 +101,65 @@ def test_folders_and_files_that_exist_are_kept(tmp_path, good):
     assert result.exit_code == 2 and "create it first" in result.stderr
 
 
+@pytest.fixture
+def nothing_loaded(monkeypatch):
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("steerlens.models.load.load_model", load)
+    monkeypatch.setattr(sl, "load_model", load)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("fit", "--data", "GOOD", "--out", "no/joy.safetensors"),
+        ("fit", "--data", "GOOD", "--out", "joy.safetensors", "--background-out", "no/b.safetensors"),
+        ("move", "--steer", "GOOD", "--to", "toy-128", "--out", "no/joy.safetensors"),
+        ("export", "--steer", "GOOD", "--out", "no/joy.safetensors"),
+        ("export", "--steer", "GOOD", "--to", "lm-steer", "--out", "no/joy.pt"),
+        ("explore", "--steer", "GOOD", "--out", "no/page.html"),
+        ("compare", "--data", "GOOD", "--out", "no/run"),
+        ("report", "--data", "GOOD", "--out", "no/report"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_not_there_is_named_before_anything_is_computed(
+    tmp_path, good, nothing_loaded, command
+):
+    with chdir(tmp_path):
+        asked = [str(good) if word == "GOOD" else word for word in command]
+        result = run(asked[0], "--model", "toy-64", *asked[1:], "--quiet")
+    assert result.exit_code == 2 and "does not exist; create it first" in result.stderr
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_named(tmp_path, good, nothing_loaded):
+    (tmp_path / "joy.safetensors").mkdir()
+    for command, said in (
+        (("fit", "--data", good, "--out", tmp_path / "joy.safetensors"), "is a folder"),
+        (("compare", "--data", good, "--out", good), "is a file"),
+        (("export", "--steer", good, "--to", "lora", "--out", good, "--overwrite"), "is a file"),
+    ):
+        result = run(*map(str, command), "--model", "toy-64")
+        assert result.exit_code == 2 and said in result.stderr, result.output
+
+
+def test_two_outputs_are_two_files(tmp_path, good, nothing_loaded):
+    with chdir(tmp_path):
+        result = run(
+            "fit", "--model", "toy-64", "--data", str(good), "--out", "joy.safetensors",
+            "--background-out", str(tmp_path / "joy.safetensors"), "--overwrite",
+        )  # fmt: skip
+    assert result.exit_code == 2
+    assert "--background-out" in result.stderr and "the file of --out" in result.stderr
+
+
+def test_the_package_is_the_command_too():
+    found = subprocess.run(
+        [sys.executable, "-m", "steerlens", "--version"], check=True, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == f"steerlens {sl.__version__}"
+
+
 def test_debug_shows_where_an_error_comes_from(tmp_path):
     result = run("report", "--data", str(tmp_path / "missing.csv"), "--debug")
     assert isinstance(result.exception, FileNotFoundError)

@@ -7,6 +7,7 @@ import typer
 
 from steerlens.cli.input import (
     check_input,
+    check_output_folder,
     plain_errors,
     quiet_libraries,
     read_data,
@@ -91,6 +92,8 @@ def compare(
     """
     with plain_errors(debug):
         budgets = read_numbers("--kl", kl, "0.02,0.05")
+        check_output_folder(out)
+        check_names(method or [], steer or [])
         check_input(model, data)
         for file in [*(steer or []), *([] if prompts is None else [prompts])]:
             check_input(model, file)
@@ -119,6 +122,19 @@ def compare(
         _write(table, out)
         typer.echo(table[list(SHOWN)].round(3).to_string(index=False))
         typer.echo(out)
+
+
+def check_names(methods: list[str], steers: list[Path]) -> None:
+    """Refuse two rows of one name: one of them would be left out."""
+    given = [(name, f"--method {name!r}") for name in methods]
+    given += [(path.stem, f"--steer {str(path)!r}") for path in steers]
+    first: dict[str, str] = {}
+    for name, said in given:
+        if (other := first.setdefault(name, said)) is not said:
+            raise ValueError(
+                f"{other} and {said} are both called {name!r} in the table; leave one out, or copy a "
+                "file to another name"
+            )
 
 
 def _task(

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from steerlens.cli.input import check_input, plain_errors, quiet_libraries, read_numbers, speaker
+from steerlens.cli.input import (
+    check_input,
+    check_output,
+    plain_errors,
+    quiet_libraries,
+    read_numbers,
+    speaker,
+)
 from steerlens.cli.options import Debug, Device, Dtype, ModelOption, Quiet, Seed, TextColumn
 
 PROMPTS = ("the film was", "this soup is", "my friend", "the waiter")
@@ -56,10 +63,7 @@ def explore(
         values = None if strengths is None else tuple(read_numbers("--strengths", strengths))
         if len(steer) > 2:
             raise ValueError(f"--steer: got {len(steer)}, expected one or two")
-        if out.exists() and not overwrite:
-            raise FileExistsError(
-                f"{out} exists; choose another name, or replace it with --overwrite"
-            )
+        check_output(out, overwrite, suffix=None)
         for file in (*steer, text):
             check_input(model, file)
         quiet_libraries()

@@ -49,8 +49,10 @@ def export(
     with plain_errors(debug):
         if to not in FORMATS:
             raise ValueError(f"--to: got {to!r}, expected one of {', '.join(FORMATS)}")
-        if to == "logits":
-            check_output(out, overwrite)
+        if to != "lora":
+            check_output(out, overwrite, suffix=".safetensors" if to == "logits" else None)
+        elif out.is_file():
+            raise FileExistsError(f"{out} is a file; choose the name of a folder")
         elif out.exists() and not overwrite:
             raise FileExistsError(
                 f"{out} exists; choose another name, or replace it with --overwrite"

@@ -62,6 +62,11 @@ def fit(
     with plain_errors(debug):
         for path in (out, background_out):
             check_output(path, overwrite)
+        if background_out is not None and background_out.resolve() == out.resolve():
+            raise ValueError(
+                f"--background-out: got {background_out}, the file of --out; the background would be saved over the steer, "
+                "choose another name"
+            )
         check_input(model, data)
         if not 0 < kl < float("inf"):
             raise ValueError(

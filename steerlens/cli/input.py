@@ -132,12 +132,34 @@ def check_input(model: str, file: Path | None) -> None:
     find_model(model)
 
 
-def check_output(path: Path | None, overwrite: bool) -> None:
-    """Refuse a file that cannot be written before anything is computed."""
-    if path is not None and path.suffix != ".safetensors":
-        raise ValueError(f"{path}: expected a name that ends in .safetensors")
-    if path is not None and path.exists() and not overwrite:
+def check_output(
+    path: Path | None, overwrite: bool, *, suffix: str | None = ".safetensors"
+) -> None:
+    """Refuse a file that cannot be written before anything is computed.
+
+    Args:
+        suffix: its ending; None: any.
+    """
+    from steerlens.values.paths import as_path, check_folder
+
+    if path is None:
+        return
+    if suffix is not None and path.suffix != suffix:
+        raise ValueError(f"{path}: expected a name that ends in {suffix}")
+    check_folder(as_path(path), str(path))
+    if as_path(path).is_dir():
+        raise FileExistsError(f"{path} is a folder; choose the name of a file")
+    if as_path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def check_output_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to before anything is computed."""
+    from steerlens.values.paths import as_path, check_folder
+
+    check_folder(as_path(path), str(path))
+    if as_path(path).exists() and not as_path(path).is_dir():
+        raise FileExistsError(f"{path} is a file; choose the name of a folder")
 
 
 def load_both(model: str, steer: Path, dtype: str, say: Callable[[str], None]) -> tuple[Any, Any]:

@@ -54,6 +54,21 @@ def test_methods_are_fitted_compared_and_kept(data: Path, tmp_path: Path):
     assert again.exit_code == 2 and "samples was 5 and is 25" in again.output
 
 
+def test_no_row_of_the_table_is_left_out_for_its_name(data: Path, tmp_path: Path):
+    for folder in ("s1", "s2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "steer.safetensors").write_text("one of two")
+    one, two = (tmp_path / folder / "steer.safetensors" for folder in ("s1", "s2"))
+    for given in (
+        ("--steer", one, "--steer", two),
+        ("--steer", one, "--method", "steer"),
+        ("--method", "steer", "--method", "steer"),
+    ):
+        found = run("--model", "toy-64", "--data", data, "--out", tmp_path / "out", *given)
+        assert found.exit_code == 2 and "are both called 'steer' in the table" in found.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("flag", [(), ("--own-text",)])
 def test_budgets_are_of_given_texts_or_of_own_ones(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: tuple[str, ...]
