@@ -36,20 +36,15 @@ def _csv_rows(
     content: str, path: Path, separator: str, skipped: int
 ) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and the rows with the lines where they begin."""
-    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
-    # rows after it
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    rows, line = [], 1
-    try:
-        for row in reader:
-            if row:
-                rows.append((line + skipped, row))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {line + skipped}: {error}; a field with quotes or line breaks is put in double "
-            "quotes, each quote in it doubled"
-        ) from None
+    rows, fault = _quoted(content, separator, skipped)
+    if fault:
+        # tables with tabs mostly know no quotes: a text that begins with one is a text
+        plain = _unquoted(content, skipped) if separator == "\t" else None
+        if plain is None:
+            raise ValueError(
+                f"{path}, {fault}; a field with quotes or line breaks is put in double quotes, each quote in it doubled"
+            )
+        rows = plain
     header = rows[0][1] if rows else []
     for at, row in rows[1:]:
         if any(row[len(header) :]):
@@ -58,6 +53,36 @@ def _csv_rows(
                 f"{separator!r} in it is put in double quotes"
             )
     return header, rows[1:]
+
+
+def _quoted(content: str, separator: str, skipped: int) -> tuple[list[tuple[int, list[str]]], str]:
+    """Return the rows, quotes taken for what holds a field together, and what speaks against that,
+    nothing where nothing does."""
+    # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
+    # rows after it
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    lines = content.split("\n")
+    tabs, rows, line = -1, [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append((line + skipped, row))
+                tabs = len(row) - 1 if tabs < 0 else tabs
+            here = lines[line - 1 : reader.line_num]
+            if tabs > 0 and separator == "\t" and len(here) > 1 and {x.count("\t") for x in here} == {tabs}:
+                said = f"a quote at the beginning of a field holds {len(here)} lines together, each of which is a whole row"
+                return rows, f"line {line + skipped}: {said}"
+            line = reader.line_num + 1
+    except csv.Error as error:
+        return rows, f"line {line + skipped}: {error}"
+    return rows, ""
+
+
+def _unquoted(content: str, skipped: int) -> list[tuple[int, list[str]]] | None:
+    """Return the lines cut at their tabs; None where they are not all of as many fields."""
+    lines = enumerate(content.split("\n"), 1 + skipped)
+    rows = [(at, line.removesuffix("\r").split("\t")) for at, line in lines if line.strip("\r\n")]
+    return rows if len({len(row) for _, row in rows}) == 1 and len(rows[0][1]) > 1 else None
 
 
 def _separator(content: str, wanted: Sequence[Hashable], separators: str) -> str:

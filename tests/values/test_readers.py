@@ -198,6 +198,43 @@ def test_a_row_without_its_prompt_is_refused_with_its_line(tmp_path: Path) -> No
 
 # what separates columns, and the rest of what files do
 
+UNQUOTED = {
+    "swallowed rows": ['"so good', "fine", "great", 'bad"', "ok"],
+    "a quote that ends inside": ['"so" good', "fine"],
+    "a quote that does not end": ["fine", '"so good', "ok"],
+    "quotes of its own": ['"', '""', 'a "b" c', "d"],
+}
+
+
+@pytest.mark.parametrize("label_first", [False, True])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("texts", UNQUOTED.values(), ids=UNQUOTED)
+def test_tables_with_tabs_and_without_quoting_lose_no_row(
+    texts: list[str], end: str, label_first: bool, tmp_path: Path
+) -> None:
+    rows = [("text", "label"), *((text, str((-1) ** k)) for k, text in enumerate(texts))]
+    rows = [row[::-1] for row in rows] if label_first else rows
+    path = tmp_path / "x.tsv"
+    path.write_bytes("".join("\t".join(row) + end for row in rows).encode())
+    found = read_labelled(path)
+    assert found.texts == tuple(texts)
+    assert found.labels == tuple(float((-1) ** k) for k in range(len(texts)))
+
+
+def test_one_column_may_hold_line_breaks_in_quotes(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text('text\n"two\nlines"\none\n', encoding="utf-8")
+    assert read_texts(tmp_path / "x.tsv") == ["two\nlines", "one"]
+
+
+def test_a_quote_that_swallowed_rows_is_named_where_the_lines_do_not_tell(tmp_path: Path) -> None:
+    path = tmp_path / "x.tsv"
+    path.write_text('text\tlabel\n"so good\t1\nbad"\t-1\n"two\nlines"\t1\n', encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"x\.tsv, line 2: a quote .* holds 2 lines together.*doubl"
+    ):
+        read_labelled(path)
+
+
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 """Line breaks, quotes and every separator among them."""
 ANY_LABEL = st.floats(-1, 1)
