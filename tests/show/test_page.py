@@ -15,8 +15,9 @@ from markupsafe import Markup
 import steerlens as sl
 from steerlens.show.numbers import fixed, interval
 from steerlens.show.report.build import write_report
+from steerlens.show.report.openings import openings
 from steerlens.show.report.page import page, replication
-from steerlens.show.report.study import Study, openings, study
+from steerlens.show.report.study import Study, study
 from tests.show.browser import assert_inert, browser, find_browser
 
 FACTS = {
@@ -326,3 +327,10 @@ def test_only_a_report_is_overwritten(tmp_path, folder, no_studies):
 def test_beginnings_are_the_commonest_with_different_first_words():
     texts = ("the film was bad", "the film is good", "the plot is good", "it was good .", "a b")
     assert openings(sl.Labelled(texts, (0.0,) * 5), 3) == ["the film", "it was"]
+
+
+def test_short_texts_and_scripts_without_spaces_have_beginnings_too():
+    short = ("good film", "good plot", "bad film", "dull")
+    assert openings(sl.Labelled(short, (0.0,) * 4), 3) == ["good", "bad", "du"]
+    chinese = ("电影很好看", "电影不好看", "好", "👩‍👩‍👧👍🏽")
+    assert openings(sl.Labelled(chinese, (0.0,) * 4), 3) == ["电影", "好", "👩‍👩‍👧"]

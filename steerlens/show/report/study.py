@@ -2,7 +2,6 @@
 seen."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from steerlens.methods.steer.refit import fit_split_halves
 from steerlens.models.collect import collect
 from steerlens.models.generate import generate
 from steerlens.models.hooks import Model
+from steerlens.show.report.openings import openings
 from steerlens.show.tables import column, select
 from steerlens.toy import default_grammar
 from steerlens.values.fit import Fit
@@ -147,16 +147,6 @@ def explaining(fit: Fit) -> SteerWithBackground:
     """Return the model that explains a fit's texts: a label of 1 is strength 1, over the
     background."""
     return (fit.report.strength * fit.value).with_background(fit.background)
-
-
-def openings(data: Labelled, n: int) -> list[str]:
-    """Return the commonest two words that texts begin with, no two with the same first word."""
-    pairs = [text.split()[:2] for text in data.texts if len(text.split()) > 2]
-    common = Counter(map(tuple, pairs)).most_common()
-    first: dict[str, str] = {}
-    for pair, _ in sorted(common, key=lambda found: (-found[1], found[0])):
-        first.setdefault(pair[0], " ".join(pair))
-    return list(first.values())[:n]
 
 
 def _measured(fit: Fit, new: States, seed: int) -> dict[str, pd.DataFrame]:
