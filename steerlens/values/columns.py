@@ -90,8 +90,9 @@ class Found(NamedTuple):
     prompts: list[str]
 
 
-def read_columns(table: Table, columns: Columns) -> Found:
-    """Read texts, labels and prompts out of a table.
+def read_columns(table: Table, columns: Columns, *, part: bool = False) -> Found:
+    """Read texts, labels and prompts out of a table, or of a part of one, of which no row may be
+    left.
 
     Raises:
         ValueError: a column that is not there or there twice, no rows, a row without text or label,
@@ -122,7 +123,7 @@ def read_columns(table: Table, columns: Columns) -> Found:
         if _no_text(read["text"][row]) or _absent(raw[row]) or no_label(raw[row], meaning)
     ]
     rows = sorted(set(range(n)) - set(bare)) if columns.dropna else list(range(n))
-    if not rows:
+    if not rows and not (part and n):
         left = f" left, all {n} are without text or label" if n else ""
         raise ValueError(
             f"{table.source}: no rows{left}; expected columns {columns.text!r} and {columns.label!r}"
@@ -138,6 +139,8 @@ def read_columns(table: Table, columns: Columns) -> Found:
             )
             if fault:
                 raise ValueError(f"{table.where(row)}: {fault}")
+    if not rows:
+        return Found([], (), [])
     texts, values = [read["text"][row] for row in rows], [raw[row] for row in rows]
     prompts = [read["prompt"][row] for row in rows] if "prompt" in read else []
 

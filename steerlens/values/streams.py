@@ -54,7 +54,22 @@ def stream_labelled(
         [1024, 1024, 952]
     """
     columns = Columns(text, label, prompt, labels, scale, dropna)
-    return (Labelled(*read_columns(table, columns)) for table in _tables(source, columns))
+    return _parts(source, columns)
+
+
+def _parts(source: Any, columns: Columns) -> Iterator[Labelled]:
+    """Yield what is left of each part of the rows; of some nothing may be."""
+    table, some = None, False
+    for table in _tables(source, columns):
+        found = read_columns(table, columns, part=True)
+        if found.texts:
+            some = True
+            yield Labelled(*found)
+    if table is not None and not some:
+        raise ValueError(
+            f"{table.source}: no rows left, all are without text or label; expected columns {columns.text!r} and "
+            f"{columns.label!r}"
+        )
 
 
 def _tables(source: Any, columns: Columns) -> Iterator[Table]:

@@ -92,6 +92,20 @@ def test_a_streamed_file_is_the_file_that_is_read_whole(name: str, tmp_path: Pat
     assert sum(parts[1:], parts[0]) == read_labelled(path, **OPTIONS)
 
 
+@pytest.mark.filterwarnings("ignore:.*left out, without text or label")
+def test_a_part_of_a_stream_may_hold_no_label_at_all() -> None:
+    rows = [{"text": f"film {k}", "label": 1 if k < 5 or k > 4_000 else None} for k in range(4_010)]
+    parts = list(stream_labelled(rows, dropna=True))
+    assert [len(part) for part in parts] == [5, 9]
+    assert sum(parts, start=parts[0].pick([0])) == parts[0].pick([0]) + Labelled.from_pandas(
+        pd.DataFrame(rows), dropna=True
+    )
+    with pytest.raises(ValueError, match="source: no rows left, all are without text or label"):
+        list(stream_labelled(rows[5:3_000], dropna=True))
+    with pytest.raises(ValueError, match=r"row 5: no 'label'"):
+        list(stream_labelled(rows))
+
+
 def test_rows_of_a_stream_are_read_as_they_come() -> None:
     read = 0
 
