@@ -10,14 +10,15 @@ from typing_extensions import TypeVar
 from steerlens.values.intervention import Intervention
 from steerlens.values.losses import Losses
 from steerlens.values.steer import Steer
-from steerlens.values.verdict import Verdict
+from steerlens.values.verdict import Verdict, told
 
 
 @dataclass(frozen=True)
 class Report:
     """How a value was fitted and how good it is. All losses in nats per token.
 
-    `verdict` says whether the value is better than one fitted to shuffled labels. `heldout` texts
+    `verdict` says whether the value is better than one fitted to shuffled labels, None where the
+    texts that were held out have one label only. `heldout` texts
     were never trained on; how much of the background to keep and how long the steer is to be were
     asked of a sample of them, which makes NLL a little too good (few choices, many texts). A steer
     is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be;
@@ -74,9 +75,8 @@ class Report:
             if self.optimality_gap is not None
             else f"none: {self.gap_reason}"
         )
-        verdict = [] if self.verdict is None else [("verdict", str(self.verdict))]
         return [
-            *verdict,
+            ("verdict", told(self.verdict)),
             (
                 "held-out NLL, base -> background -> steered",
                 f"{h.base:.4f} -> {h.background:.4f} -> {h.steered:.4f}",
@@ -149,8 +149,7 @@ class Fit(Generic[Value]):
 
     def __repr__(self) -> str:
         """Show the value and what texts say of it; all of it is in `report`."""
-        verdict = "" if self.report.verdict is None else f"\n  {self.report.verdict}"
-        return f"Fit({self.value!r}){verdict}"
+        return f"Fit({self.value!r})\n  {told(self.report.verdict)}"
 
     def __mul__(self, factor: Any) -> Any:
         """Scale the value; a fit stands for it in sums and multiples too."""

@@ -5,6 +5,11 @@ from typing import Literal
 
 CHANCE = 0.05
 """The p-value above which a fit is not told from one to shuffled labels."""
+UNTESTED = (
+    "Not tested against shuffled labels: the texts that were held out have one label only. Collect more texts of "
+    "another label, or fit with another seed."
+)
+"""What is said of a fit without a verdict."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,13 @@ class Verdict:
             f"Not told from shuffled labels (p = {self.p:.2g}): sign margin {number}, {judged}{agreed}. Do not read its "
             "words or trust its text; collect more labelled texts, or check that the labels belong to them."
         )
+
+
+def told(verdict: Verdict | None) -> str:
+    """Return what is to be said of a fit; None: that it was not tested, and why.
+
+    Example:
+        >>> told(None).split(":")[0]
+        'Not tested against shuffled labels'
+    """
+    return UNTESTED if verdict is None else str(verdict)

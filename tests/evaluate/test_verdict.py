@@ -1,6 +1,8 @@
 """The verdict: true labels are found, and labels in random order are called so as seldom as they
 say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,14 @@ def test_labels_of_0_and_1_get_the_verdict_of_minus_and_plus_and_the_domain_does
     assert a is not None and b is not None and not a.found
     assert (a.margin, a.low, a.high, a.p) == pytest.approx((b.margin, b.low, b.high, b.p), abs=2e-3)
     assert zero_one.strength == pytest.approx(2 * plus_minus.strength, rel=1e-2)
+
+
+def test_a_fit_that_nothing_could_judge_says_so_wherever_it_is_shown() -> None:
+    states = make_states(60, on=ON, planted=PLANTED)
+    fit = sl.fit_steer(states, **GIVEN)
+    fit = replace(fit, report=replace(fit.report, verdict=None))
+    for shown in (repr(fit), str(fit.report), fit._repr_html_()):
+        assert "Not tested against shuffled labels" in shown and "None" not in shown
 
 
 @pytest.mark.slow
