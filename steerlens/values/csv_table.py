@@ -69,7 +69,12 @@ def _quoted(content: str, separator: str, skipped: int) -> tuple[list[tuple[int,
                 rows.append((line + skipped, row))
                 tabs = len(row) - 1 if tabs < 0 else tabs
             here = lines[line - 1 : reader.line_num]
-            if tabs > 0 and separator == "\t" and len(here) > 1 and {x.count("\t") for x in here} == {tabs}:
+            if (
+                tabs > 0
+                and separator == "\t"
+                and len(here) > 1
+                and {x.count("\t") for x in here} == {tabs}
+            ):
                 said = f"a quote at the beginning of a field holds {len(here)} lines together, each of which is a whole row"
                 return rows, f"line {line + skipped}: {said}"
             line = reader.line_num + 1

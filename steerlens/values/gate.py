@@ -171,6 +171,10 @@ class Gated:
                 changes.append(gated(product_of_weights(term.when, seen), wide, edited))
         return sum_of_changes(wide, changes).to(z.dtype)
 
+    def when(self, *conditions: Condition | str) -> "Gated":
+        """Ask for more: the conditions that are there and these have to hold together."""
+        return when(self, *conditions)
+
     def __add__(self, other: Intervention) -> "Gated":
         if not isinstance(other, Intervention):
             return NotImplemented

@@ -148,7 +148,9 @@ def test_texts_weigh_the_same_whatever_their_length(states: sl.States) -> None:
     assert torch.cosine_similarity(once.flatten(), thrice.flatten(), dim=0) > 0.7
 
 
-def test_texts_that_make_no_steer_are_refused() -> None:
+def test_texts_that_make_no_steer_are_refused(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"unwanted: got list \['.*'\], expected a text"):
+        steer_from_texts(model(), UP, [UP])  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="same text"):
         steer_from_texts(model(), UP, UP)
     with pytest.raises(ValueError, match="empty"):

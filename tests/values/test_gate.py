@@ -172,6 +172,10 @@ def test_all_conditions_of_a_term_have_to_hold() -> None:
     twice = joy.when(ABOUT).terms[0].value  # gating again adds a condition
     again = when(joy.when(Entropy(above=MIDDLE)), ABOUT)
     assert twice is joy and torch.equal(run(once, 1.0, at(C))[UNEMBED_IN], run(again, 1.0, at(C))[UNEMBED_IN])  # fmt: skip
+    chained = joy.when(Entropy(above=MIDDLE)).when(ABOUT)
+    assert chained.terms == again.terms
+    both = (joy.when("from 3") + joy).when("every 2", "fade 9")
+    assert [len(term.when) for term in both.terms] == [3, 2]
     side = (C @ ABOUT.vector > 0) & (ENTROPIES > MIDDLE)
     assert torch.equal((run(once, 1.0, at(C))[UNEMBED_IN] != C).any(-1), side)
 

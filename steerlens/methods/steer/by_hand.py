@@ -20,6 +20,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_name
 
 Words = Mapping[str, str | float]
 """Pairs, the wanted word first (`{"good": "bad"}`), or words with scores (`{"good": 1.0}`)."""
@@ -143,6 +144,9 @@ def steer_from_texts(
         >>> bool(told[1.0] > told[-1.0])
         True
     """
+    wanted, unwanted = (
+        as_name(text, side) for text, side in ((wanted, "wanted"), (unwanted, "unwanted"))
+    )
     if wanted.strip() == unwanted.strip():
         raise ValueError("unwanted: the same text as wanted, so nothing is told apart")
     both = collect(model, Labelled((wanted, unwanted), (1.0, -1.0)), progress=False)

@@ -15,6 +15,7 @@ from steerlens.values.fit import Fit, value_of
 from steerlens.values.metric import Metric
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.verdict import told
 
 Columns = Mapping[str, Sequence[float] | Float[Tensor, " n_texts"]]
 ALONE = 0.02
@@ -52,7 +53,7 @@ class SteersFit:
         return next(iter(self.fits.values())).background
 
     def __repr__(self) -> str:
-        lines = [f"  {fit.value!r}\n    {fit.report.verdict}" for fit in self.fits.values()]
+        lines = [f"  {fit.value!r}\n    {told(fit.report.verdict)}" for fit in self.fits.values()]
         return "\n".join(["SteersFit", *lines])
 
 
@@ -209,9 +210,15 @@ def residualize(
         r = Y[:, j] - (X @ beta).squeeze(1)
         mean = (weight * Y[:, j]).sum() / weight.sum()
         spread, left = ((weight * x.square()).sum() for x in (Y[:, j] - mean, r))
-        if not float(left) > ALONE * float(spread) or not float(spread) > 0:
+        there = Y[weight > 0, j]
+        if bool((there - there[:1]).abs().max() <= 1e-9):
             raise ValueError(
-                f"labels[{name!r}]: the other columns say {1 - float(left) / max(float(spread), 1e-30):.0%} of it; texts in "
+                f"labels[{name!r}]: every label is {float(there[0]):g}, so nothing is told apart; add texts of another label, "
+                "or leave the column out"
+            )
+        if not float(left) > ALONE * float(spread):
+            raise ValueError(
+                f"labels[{name!r}]: the other columns say {1 - float(left) / float(spread):.0%} of it; texts in "
                 "which they differ are needed to tell them apart"
             )
         found.append(r)
