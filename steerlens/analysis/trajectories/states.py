@@ -212,7 +212,7 @@ def trajectories(
     states = [h[begin:] for h, begin in zip(read, encoded.prompt, strict=True)]
     text = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(h) for h in states]))
     task = torch.tensor([t for t, _, _ in rows])
-    prompts, texts = ([row[k] for row in rows] for k in (1, 2))
+    prompts, texts = [prompt for _, prompt, _ in rows], [text for _, _, text in rows]
     laid = lay_out(adapter(model).tokenizer, texts, how, prompts, apart=not generated)
     whole = tuple(one.whole[one.lead :] for one in laid)
     return Trajectories(torch.cat(states), text, task, tuple(tasks), whole, site)
