@@ -159,13 +159,12 @@ def test_writing_cost_is_the_plain_models_score_of_the_new_tokens(name: str):
 
 
 def test_the_judge_reads_what_was_written_inside_a_word_too():
-    model = sl.load_model("toy-96-llama", plain=True)
-    table = written_attribute(
-        model, zero_steer(sl.readout(model)), "tone", prompts=("thank yo",), samples=4, seed=0
-    )
-    texts = [f"thank yo{text}" for text in table.text]
-    np.testing.assert_allclose(table.attribute, default_grammar().attribute_mean(texts, "tone"))
-    assert any(text[0] != " " for text in table.text)
+    model, begun = sl.load_model("toy-96-llama", plain=True), "the film was aw"
+    plain = zero_steer(sl.readout(model))
+    table = written_attribute(model, plain, "sentiment", prompts=(begun,), samples=4, seed=0)
+    assert not any(text[0].isspace() for text in table.text)
+    mean = default_grammar().attribute_mean([begun + text for text in table.text], "sentiment")
+    np.testing.assert_allclose(table.attribute, mean)
 
 
 def test_distinct_counts_words_and_pairs(model):
