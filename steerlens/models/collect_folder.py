@@ -101,12 +101,14 @@ def _open(folder: Path, identity: str, n_shards: int, dtype: str) -> None:
             "Choose another folder"
         )
     index = folder / INDEX
+    # looked at before the index, which another job on this folder writes first
+    filled = any(not path.name.startswith(f".{INDEX}.") for path in folder.iterdir())
     if index.exists():
         if read_index(folder).get("identity") != identity:
             raise ValueError(
                 f"folder: {folder} holds the states of another model, text, dtype or seed; choose another folder or delete it"
             )
-    elif any(not path.name.startswith(f".{INDEX}.") for path in folder.iterdir()):
+    elif filled:
         raise ValueError(
             f"folder: {folder} is not empty and holds no states (no {INDEX}); choose another folder"
         )
