@@ -201,12 +201,11 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
             states = hidden if given is None else given
             return states if alone else (states,)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if get_ident() != thread:
-                return whole(*args, **kwargs)
-            return made(args[0] if args else kwargs["hidden_states"])
-
-        return call
+        return lambda *args, **kwargs: (
+            made(args[0] if args else kwargs["hidden_states"])
+            if get_ident() == thread
+            else whole(*args, **kwargs)
+        )
 
     if len(passed) <= layer:
         raise IndexError(f"layer: {layer}, of which the model shows {len(passed)}")
