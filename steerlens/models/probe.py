@@ -81,7 +81,8 @@ def check_causal(
     if asked.model in _CAUSAL:
         return
     ones, size = torch.ones_like(tokens), logits.float().abs().max().clamp_min(1e-6)
-    coarse = asked.W_U.dtype != torch.float32
+    # layers may be coarser than the head, which quantisation leaves as it is
+    coarse = any(p.dtype not in (torch.float32, torch.float64) for p in asked.module.parameters())
     tolerance = MOVED_IN_HALF if coarse else MOVED
     later = tokens.clone()
     later[:, -1] = (later[:, -1] + 1) % asked.W_U.shape[1]

@@ -250,6 +250,32 @@ def test_what_is_no_causal_language_model_is_refused_by_name(model) -> None:
         sl.load_model("toy-64", hooked=True, plain=True)
 
 
+@pytest.mark.parametrize(
+    ("levels", "codes", "causal"), [(32, True, True), (32, False, False), (4, True, False)]
+)
+def test_layers_coarser_than_the_head_may_round_by_what_a_batch_holds(
+    levels: int, codes: bool, causal: bool
+) -> None:
+    """As 8-bit layers of bitsandbytes do, whose rounding hangs on all tokens; what moves more is no
+    rounding, and neither is anything in layers of float32."""
+
+    def rounded(_: torch.nn.Module, given: Any, made: torch.Tensor) -> torch.Tensor:
+        step = made.abs().mean() / levels
+        return (made / step).round() * step
+
+    made = hugging_face()
+    for block in made.transformer.h:
+        block.mlp.register_forward_hook(rounded)
+        if codes:
+            weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.int8), requires_grad=False)
+            block.mlp.register_parameter("codes", weight)
+    if causal:
+        sl.readout(made)
+        return
+    with pytest.raises(ValueError, match="not causal: another last token moves"):
+        sl.readout(made)
+
+
 class Adapted(torch.nn.Module):
     """A head with something beside its weight, as peft puts it there."""
 
