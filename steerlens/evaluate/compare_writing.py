@@ -14,7 +14,8 @@ import pandas as pd
 from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder
-from steerlens.evaluate.runs import Entrant, run_protocol, settings_of
+from steerlens.evaluate.run_settings import Entrant, settings_of
+from steerlens.evaluate.runs import run_protocol
 from steerlens.evaluate.sign_margin import with_nonzero_label
 from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
@@ -287,14 +288,8 @@ def slowdown(
     prompts = protocol.prompts[: max(1, 20 // protocol.sampling.samples)]
     times: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(rounds):
-        for steered in (False, True):
+        for steered, writer in ((False, None), (True, method)):
             start = time.perf_counter()
-            write(
-                model,
-                method if steered else None,
-                prompts,
-                strength=strength,
-                sampling=protocol.sampling,
-            )
+            write(model, writer, prompts, strength=strength, sampling=protocol.sampling)
             times[steered].append(time.perf_counter() - start)
     return float(np.min(times[True]) / np.min(times[False]))

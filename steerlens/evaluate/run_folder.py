@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from steerlens.models.collect_same import SAME
 from steerlens.values.atomic import write_json
 from steerlens.values.paths import as_path
 
 SETTINGS = "settings.json"
-ROUNDING = 3e-3
-"""Largest difference of numbers that are the same but for another processor, relative to their
-size."""
 
 
 def open_folder(folder: str | Path, settings: dict[str, Any], what: str) -> Path:
@@ -80,7 +78,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
         return "" if before == now else f"{name} was {before!r} and is {now!r}"
     error = max((abs(x - y) for x, y in zip(before, now, strict=True)), default=0.0)
     size = max(map(abs, before), default=0.0)
-    return f"{name} differ by up to {error:.2g}" if error > ROUNDING * size else ""
+    return f"{name} differ by up to {error:.2g}" if error > SAME * size else ""
 
 
 def write_block(folder: Path, block: int, table: pd.DataFrame) -> None:

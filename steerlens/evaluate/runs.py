@@ -15,8 +15,7 @@ from steerlens.evaluate.measures import continuation_nll
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder, read_block, write_block
 from steerlens.evaluate.run_settings import Entrant as Entrant
-from steerlens.evaluate.run_settings import settings_of as settings_of
-from steerlens.evaluate.run_settings import settings_of_entrant
+from steerlens.evaluate.run_settings import settings_of, settings_of_entrant
 from steerlens.evaluate.scorers.card import ask
 from steerlens.evaluate.verbs import own_costs, write
 from steerlens.evaluate.writer import check_base

@@ -26,6 +26,18 @@ _AROUND: ContextVar[frozenset[int]] = ContextVar("_AROUND", default=frozenset())
 the tasks beside it."""
 
 
+def of_this_thread() -> Callable[[], bool]:
+    """Return what says whether it runs in the thread that this is called in: what a hook is to leave
+    alone is run in another one.
+
+    Example:
+        >>> of_this_thread()()
+        True
+    """
+    thread = get_ident()
+    return lambda: get_ident() == thread
+
+
 class _Hold:
     """That a thread has a model, for as long as this lives: a block that Ctrl-C ends before it can
     say so takes it along."""

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import get_ident
 from typing import cast
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
-from steerlens.models.guards import as_written, exclusive, restoring, uncompiled
+from steerlens.models.guards import as_written, exclusive, of_this_thread, restoring, uncompiled
 from steerlens.models.tokenization import Convention
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import TokenIndex
@@ -120,8 +119,7 @@ def add_hooks(
         ours: whether the pass that runs is one of the block's; None: those of this thread are. What
             the user runs in another thread meanwhile is left as it is.
     """
-    functions, thread = tuple(functions), get_ident()
-    is_ours = ours or (lambda: get_ident() == thread)
+    functions, is_ours = tuple(functions), ours or of_this_thread()
 
     def on_ours(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return lambda tensor: function(tensor) if is_ours() else tensor

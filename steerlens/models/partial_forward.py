@@ -4,7 +4,6 @@ once per step."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Model
 from steerlens.models.embeddings import states_at
-from steerlens.models.guards import restoring
+from steerlens.models.guards import of_this_thread, restoring
 from steerlens.models.hooks import (
     adapter,
     apply_edits,
@@ -192,7 +191,7 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
     """
     found = adapter(model)
     passed, alone = list(found.blocks[: layer + 1]), found.states_alone
-    thread = get_ident()
+    is_ours = of_this_thread()
 
     def passing(block: Any, given: Tensor | None) -> Callable[..., Any]:
         whole = block._call_impl  # for what the user runs in another thread meanwhile
@@ -203,7 +202,7 @@ def resumed(model: Model, layer: int, resid: Float[Tensor, "batch pos d"]) -> It
 
         return lambda *args, **kwargs: (
             made(args[0] if args else kwargs["hidden_states"])
-            if get_ident() == thread
+            if is_ours()
             else whole(*args, **kwargs)
         )
 

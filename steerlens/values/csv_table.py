@@ -61,22 +61,18 @@ def _quoted(content: str, separator: str, skipped: int) -> tuple[list[tuple[int,
     # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
     # rows after it
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
-    lines = content.split("\n")
+    lines = content.split("\n") if separator == "\t" else []
     tabs, rows, line = -1, [], 1
     try:
         for row in reader:
             if row:
                 rows.append((line + skipped, row))
                 tabs = len(row) - 1 if tabs < 0 else tabs
-            here = lines[line - 1 : reader.line_num]
-            if (
-                tabs > 0
-                and separator == "\t"
-                and len(here) > 1
-                and {x.count("\t") for x in here} == {tabs}
-            ):
-                said = f"a quote at the beginning of a field holds {len(here)} lines together, each of which is a whole row"
-                return rows, f"line {line + skipped}: {said}"
+            if lines and tabs > 0 and reader.line_num > line:
+                here = lines[line - 1 : reader.line_num]
+                if {x.count("\t") for x in here} == {tabs}:
+                    said = f"a quote at the beginning of a field holds {len(here)} lines together, each of which is a whole row"
+                    return rows, f"line {line + skipped}: {said}"
             line = reader.line_num + 1
     except csv.Error as error:
         return rows, f"line {line + skipped}: {error}"

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steerlens.models.adapters.protocol import Adapter
-from steerlens.models.guards import uncompiled
+from steerlens.models.guards import of_this_thread, uncompiled
 
 
 def replace_made(made: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -46,11 +45,11 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
     paths = tuple(f"{max(lists)[1]}.{k}" for k in range(n or 0)) if lists else ()
     tokens = torch.zeros(2, 3, dtype=torch.long, device=adapter.W_U.device)
     ran: list[tuple[int, bool, bool]] = []
-    thread = get_ident()
+    is_ours = of_this_thread()
 
     def look(k: int) -> Callable[..., None]:
         def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
-            if get_ident() != thread:  # of the user's own, meanwhile
+            if not is_ours():  # but the user's own, meanwhile
                 return
             before = given[0] if given else named.get("hidden_states")
             alone = isinstance(made, Tensor)
