@@ -130,7 +130,7 @@ ASKED = {
             "lr:number0 epochs:count+ batch_size:count+ patience:count+ warmup:share "
             "weight_decay:number0",
         "FineTuning": "lr:number0 epochs:count+ batch_size:count+ seed:seed",
-        "Metric": "C:tensor S:tensor damping:number0",
+        "Metric": "C:tensor S:tensor damping:number0 digest:text",
         "Readout":
             "W_U:tensor b_U:tensor tokens:strings special:ids scale:number softcap:number+ "
             "model_id:name",

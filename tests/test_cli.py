@@ -423,3 +423,31 @@ def test_whatever_is_wrong_is_one_line(tmp_path, good, steer: str, wrong: str) -
     *_, last = result.stderr.splitlines()  # behind what says how far it is
     assert last.startswith("error: ") and result.stderr.count("error: ") == 1, result.stderr
     assert set(tmp_path.iterdir()) == before
+
+
+def test_export_refuses_what_its_form_does_not_have(good, tmp_path):
+    steer = str(tmp_path / "tone.safetensors")
+    assert run("fit", "--model", "toy-64", "--data", str(good), "--out", steer).exit_code == 0
+    for to, option in (
+        ("logits", "--strength=3"),
+        ("lm-steer", "--strength=3"),
+        ("lora", "--holes"),
+    ):
+        out = str(tmp_path / "out.safetensors")
+        done = run(
+            "export", "--model", "toy-64", "--steer", steer, "--out", out, "--to", to, option
+        )
+        assert done.exit_code == 2 and option.partition("=")[0] in done.output
+
+
+def test_quiet_still_says_what_was_left_out_of_the_users_data(tmp_path):
+    rows = [
+        "review\tmood",
+        "\t1",
+        *(f"{text}\t{y}" for text, y in sl.toy.corpus("tone", n=40, seed=0)),
+    ]
+    path, out = tmp_path / "r.tsv", str(tmp_path / "q.safetensors")
+    path.write_text("\n".join(rows), encoding="utf-8")
+    columns = ("--text-column", "review", "--label-column", "mood", "--dropna", "--quiet")
+    done = run("fit", "--model", "toy-64", "--data", str(path), "--out", out, *columns)
+    assert done.exit_code == 0 and "1 of 41 rows are left out" in done.output

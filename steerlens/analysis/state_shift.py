@@ -13,6 +13,8 @@ from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
+from steerlens.models.steering import check_lives_on
+from steerlens.values.arguments import check_metric
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -86,6 +88,9 @@ def state_shift_overlap(
         raise ValueError(
             f"rank, draws: got {rank} and {draws}, expected a rank from 1 to {steer.readout.d_model} and at least 1 draw"
         )
+    check_metric(metric, steer)
+    for one in (steer, intervention, *(controls or {}).values()):
+        check_lives_on(one, model)
     under = [
         collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
         for sign in (1, -1)

@@ -8,6 +8,7 @@ import typer
 from steerlens.cli.input import (
     check_input,
     check_output,
+    check_output_folder,
     load_both,
     plain_errors,
     quiet_libraries,
@@ -30,7 +31,9 @@ def export(
             help="logits (for servers, which steer by logits alone), lora (peft), lm-steer (the authors' checkpoint)."
         ),
     ] = "logits",
-    strength: Annotated[float, typer.Option(help="Of a lora, which has only one.")] = 1.0,
+    strength: Annotated[
+        float | None, typer.Option(help="Of a lora, which has only one: 1 if not given.")
+    ] = None,
     rank: Annotated[
         int | None, typer.Option(min=1, help="The nearest steer of a rank; all of it if not given.")
     ] = None,
@@ -47,13 +50,21 @@ def export(
     With --to logits, --dtype is that of the model that will be served.
     """
     with plain_errors(debug):
+        from steerlens.values.paths import as_path
+
         if to not in FORMATS:
             raise ValueError(f"--to: got {to!r}, expected one of {', '.join(FORMATS)}")
+        for option, given, its in (
+            ("--strength", strength is not None, "lora"),
+            ("--holes", holes, "logits"),
+        ):
+            if given and to != its:
+                raise ValueError(f"{option}: --to {to} has none; leave it out, or write --to {its}")
         if to != "lora":
-            check_output(out, overwrite, suffix=".safetensors" if to == "logits" else None)
-        elif out.is_file():
-            raise FileExistsError(f"{out} is a file; choose the name of a folder")
-        elif out.exists() and not overwrite:
+            check_output(out, overwrite, suffix=".safetensors" if to == "logits" else ".pt")
+        else:
+            check_output_folder(out)
+        if to == "lora" and as_path(out).exists() and not overwrite:
             raise FileExistsError(
                 f"{out} exists; choose another name, or replace it with --overwrite"
             )
@@ -68,6 +79,8 @@ def export(
             say(f"{it}: noise on logits grows at most {it.gain:.3g} times at strength 1")
             typer.echo(it.save(out))
         elif to == "lora":
-            typer.echo(sl.export.lora(lm, value, strength, out, rank=rank))
+            typer.echo(
+                sl.export.lora(lm, value, 1.0 if strength is None else strength, out, rank=rank)
+            )
         else:
             typer.echo(sl.export.export_lm_steer(value, out, rank=rank))

@@ -1,11 +1,19 @@
 """`steerlens fold`."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from steerlens.cli.input import check_input, load_both, plain_errors, quiet_libraries, speaker
+from steerlens.cli.input import (
+    check_input,
+    check_output_folder,
+    load_both,
+    plain_errors,
+    quiet_libraries,
+    speaker,
+)
 from steerlens.cli.options import Debug, Dtype, ModelOption, Quiet
 
 
@@ -27,6 +35,9 @@ def fold(
     before it is put in place.
     """
     with plain_errors(debug):
+        if not math.isfinite(strength):
+            raise ValueError(f"--strength: got {strength}, expected a finite number")
+        check_output_folder(out)
         check_input(model, steer)
         quiet_libraries()
         import steerlens as sl

@@ -80,7 +80,8 @@ def read_data(
             data, text=text, label=label, labels=meaning[0], scale=meaning[1], dropna=dropna
         )
     for one in told:
-        say(f"note: {one.message}")
+        # of the user's own data, so also where no lines of progress are wanted
+        typer.echo(f"note: {' '.join(str(one.message).split())}", err=True)
     say(found.understood())
     return found
 
@@ -126,8 +127,9 @@ def read_meaning(text: str | None) -> dict[str, float] | None:
 def check_input(model: str, file: Path | None) -> None:
     """Refuse what cannot be read before anything heavy is imported or loaded."""
     from steerlens.models.folders import find_model
+    from steerlens.values.paths import as_path
 
-    if file is not None and not file.is_file():
+    if file is not None and not as_path(file).is_file():
         raise FileNotFoundError(f"no file {file}")
     find_model(model)
 
@@ -151,6 +153,7 @@ def check_output(
         raise FileExistsError(f"{path} is a folder; choose the name of a file")
     if as_path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name, or replace it with --overwrite")
+    _check_writable(as_path(path).parent)
 
 
 def check_output_folder(path: Path) -> None:
@@ -160,6 +163,13 @@ def check_output_folder(path: Path) -> None:
     check_folder(as_path(path), str(path))
     if as_path(path).exists() and not as_path(path).is_dir():
         raise FileExistsError(f"{path} is a file; choose the name of a folder")
+    _check_writable(as_path(path) if as_path(path).is_dir() else as_path(path).parent)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise where a folder takes no new files."""
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: nothing can be written there; choose another folder")
 
 
 def load_both(model: str, steer: Path, dtype: str, say: Callable[[str], None]) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """`steerlens move`."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,8 @@ def move(
             raise ValueError(
                 f"--rule: {rule!r} reads text; pass --text, some thousand texts without labels"
             )
+        if kl is not None and not 0 < kl < math.inf:
+            raise ValueError(f"--kl: got {kl}, expected a positive number of nats per token")
         if kl is not None and text is None:
             raise ValueError("--kl: the cost is measured on text; pass --text too")
         if text is not None and kl is None and rule not in READ_TEXT:

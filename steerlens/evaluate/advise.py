@@ -234,7 +234,10 @@ def _above(control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray
 
 
 def _right_way(margins: Float[np.ndarray, " n"]) -> Gate:
-    wrong, n = int((margins < 0).sum()), len(margins)
+    # what does not move, moves neither way
+    wrong, n = int((margins < 0).sum()), int((margins != 0).sum())
+    if not n:
+        return Gate("right way", False, "no text moves at all")
     interval = binomtest(wrong, n).proportion_ci()
     said = f"{wrong / n:.0%} of texts move the wrong way [{interval.low:.0%}, {interval.high:.0%}]; chance is 50%"
     return Gate("right way", interval.high < 0.5, said)

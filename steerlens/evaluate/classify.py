@@ -121,6 +121,12 @@ def classify_states(
             raise ValueError(
                 f"{name}: labels of both signs are needed, got {sorted(set(data.labels))}"
             )
+    silent = ((new.lengths == 0) & new.keep).nonzero().flatten().tolist()
+    if silent:
+        raise ValueError(
+            f"test: text {silent[0]} ({asked.texts[silent[0]]!r}) has no token that is predicted (a model without begin-of-text "
+            "predicts none of a single token), so the steer says nothing of it; leave it out"
+        )
     y = np.sign(np.array(known.labels)).astype(int)
     pick = np.flatnonzero(y)
     found = state_strengths(new, steer, prior=prior).table
@@ -158,7 +164,10 @@ def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarr
         )
     penalties = {"C": np.logspace(-3, 2, 6)}
     last = GridSearchCV(
-        LogisticRegression(solver="liblinear"), penalties, cv=folds, scoring="neg_log_loss"
+        LogisticRegression(solver="liblinear", random_state=0),
+        penalties,
+        cv=folds,
+        scoring="neg_log_loss",
     )
     return make_pipeline(*steps, last).fit(x, y).predict_proba(new)[:, 1]
 

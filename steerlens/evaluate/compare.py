@@ -63,20 +63,26 @@ def compare(
     check_labelled(test, "test")
     check_kl(kl)
     methods = {name: _named(name, given) for name, given in interventions.items()}
-    sample, few = test.first(100), test.first(5)
+    sample = test.first(100)
     rows = []
     for name, value in methods.items():
         if isinstance(value, Writer) and not isinstance(value, Intervention):
             rows.append({"name": name, **_of_writer(model, value, test, sample, kl)})
             continue
-        # a fit that found nothing better than nothing costs nothing at any strength
-        idle = kl_at_strength(model, few, value, strength=1.0) == 0
+        idle = is_idle(model, value, sample)
         strength = math.nan if idle else strength_at_kl(model, sample, value, kl=kl)
         found = sign_margin(model, test, value, strength=0.0 if idle else strength)
         rows.append(
             {"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength}
         )
     return pd.DataFrame(rows)
+
+
+def is_idle(model: Model, value: Intervention, sample: Labelled) -> bool:
+    """Return whether an intervention does nothing in some texts, such as a fit that found nothing
+    better than nothing: it costs nothing at any strength."""
+    few = sample.first(5)  # mostly enough to see that it is not
+    return all(kl_at_strength(model, texts, value, strength=1.0) == 0 for texts in (few, sample))
 
 
 def _named(name: str, given: object) -> Method:

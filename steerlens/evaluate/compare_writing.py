@@ -21,6 +21,7 @@ from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, sp
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
@@ -112,6 +113,8 @@ def compare_writing(
     """
     own = isinstance(kl, OwnText)
     budgets = as_floats(kl.kl if own else kl, "kl")
+    if len(set(budgets)) < len(budgets):
+        raise ValueError(f"kl: got {brief(budgets)}, expected each budget once")
     check_labelled(data)
     if train is not None:
         check_labelled(train, "train")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from steerlens.evaluate.compare import is_idle
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
-    kl_at_strength,
     strength_at_kl,
     text_nll,
     with_nonzero_label,
@@ -76,7 +76,7 @@ def compare_draws(
         rows, at = [], []
         for given in values:
             value = value_of(given)
-            idle = kl_at_strength(model, test.first(5), value, strength=1.0) == 0
+            idle = is_idle(model, value, sample)
             strength = 0.0 if idle else strength_at_kl(model, sample, value, kl=kl)
             (right, tokens), (wrong, _) = (
                 text_nll(model, signed, value, strength=sign * strength) for sign in (1, -1)

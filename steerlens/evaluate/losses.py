@@ -122,4 +122,5 @@ def kl_at_strengths(
         terms = (c if over is None else c + c @ over.W, c @ line.W)
         told = logit_stats(head, target, terms, mix, others=len(strengths))
         total += told.kl.double().sum(1).cpu()
-    return total / states.n_positions
+    # below some 1e-7 it is a difference of sums in float32, and may come out below 0
+    return (total / states.n_positions).clamp_min(0)

@@ -76,6 +76,10 @@ def strength_at_kl(
     )
 
 
+RESOLVED = 1e-5
+"""Nats per token below which what float32 adds up is no longer a hundredth of the cost."""
+
+
 def check_kl(kl: float, name: str = "kl") -> None:
     """Raise where a budget is no positive number of nats."""
     expected = "a positive number of nats per token, e.g. 0.05"
@@ -97,6 +101,8 @@ def solve_strength(
         ValueError: a KL that is not positive, or that no strength up to a million costs.
     """
     check_kl(kl)
+    if kl < RESOLVED:  # so small a cost is a square, and rounding hides it
+        return solve_strength(cost, RESOLVED, name, rough) * (kl / RESOLVED) ** 0.5
     guess, power = (0.0, None) if rough is None else _search(rough, kl, name, 0.0, None)
     return math.exp(_search(cost, kl, name, guess, power)[0])
 

@@ -6,6 +6,7 @@ from steerlens.maths import from_logits
 from steerlens.maths.svd import svd
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.affine import AffineSteer
+from steerlens.values.fit import value_of
 from steerlens.values.gate import Gated
 from steerlens.values.logit_steer import LogitSteer
 from steerlens.values.steer import Steer
@@ -44,6 +45,7 @@ def logit_steer(
         >>> sl.export.logit_steer(joy).gain < 10
         True
     """
+    steer = value_of(steer)
     if isinstance(steer, Gated):
         raise ValueError(
             f"steer: {steer.name!r} acts under conditions, which a file for servers does not ask; make one of what is behind the "
@@ -51,7 +53,7 @@ def logit_steer(
         )
     if not isinstance(steer, Steer | AffineSteer):
         raise ValueError(
-            f"steer: got {type(steer).__name__}, expected a Steer; of a fit its .value, over a background the sum "
+            f"steer: got {type(steer).__name__}, expected a Steer or the Fit of one; over a background the sum "
             "strength * steer + background"
         )
     r = steer.readout

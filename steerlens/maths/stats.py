@@ -44,6 +44,10 @@ def rank_correlation(
     return float(found.statistic)
 
 
+FEW = 40
+"""Units below which drawing them with replacement gives too narrow an interval."""
+
+
 def bootstrap_ratio(
     top: Float[np.ndarray, " n"],
     bottom: Float[np.ndarray, " n"],
@@ -53,12 +57,22 @@ def bootstrap_ratio(
 ) -> tuple[float, float, float]:
     """Return `Σ top / Σ bottom` over independent units (texts), and its 95 % interval.
 
-    The interval is found by drawing units with replacement.
+    The interval is found by drawing units with replacement. Of fewer than 40 units that is too
+    narrow (0.71 for 0.95 with three): there it is Student's, of the ratio's standard error. One
+    unit has none, NaN.
 
     Example:
         >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
         (0.5, 0.5, 0.5)
     """
+    if len(top) < FEW:
+        ratio = float(top.sum() / bottom.sum())
+        half = (
+            float(t.ppf(0.975, len(top) - 1)) * ratio_error(top, bottom)
+            if len(top) > 1
+            else math.nan
+        )
+        return ratio, ratio - half, ratio + half
     pick = np.random.default_rng(seed).integers(0, len(top), (draws, len(top)))
     low, high = np.quantile(top[pick].sum(1) / bottom[pick].sum(1), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)

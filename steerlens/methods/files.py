@@ -149,7 +149,7 @@ def save(value: Any, path: str | Path, *, report: Report | None = None) -> Path:
         "dtype": str(r.W_U.dtype).removeprefix("torch."),
         "digest": digest(tensors),
         "versions": {
-            name: _version(name)
+            name: version_of(name)
             for name in ("steerlens", "torch", "transformer-lens", "safetensors")
         },
         "report": None if report is None else report.as_dict(),
@@ -185,7 +185,7 @@ def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
     return found
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     """Return the version of an installed package, or that it is not installed.
 
     A checkout that is only on the path has none, and saving does not hang on it.

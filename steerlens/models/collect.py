@@ -121,7 +121,7 @@ def collect(
                 collect_shard(model, given.order, given.encoded, under, kind, bar),
             )
         else:
-            where = as_path(folder, "folder", "a folder for the states")
+            where = as_path(folder, "folder", "a folder for the states").absolute()
             shards = collect_folder(where, model, given, kind, seed, SHARD_POSITIONS, bar)
     states = given.states(shards)
     if intervention is None and (said := unread_texts(states)):

@@ -248,7 +248,9 @@ def _reloaded_error(plain: Any, folder: Path, tokens: Tensor, expected: Tensor) 
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
-    known = type(plain.config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    # code beside weights is registered where it is loaded, and would be asked for again
+    own = not type(plain).__module__.startswith("transformers.models.")
+    known = type(plain.config) in MODEL_FOR_CAUSAL_LM_MAPPING and not own
     kind: Any = AutoModelForCausalLM if known else type(plain)
     with without_bars(), torch.no_grad():
         again: Any = kind.from_pretrained(folder, dtype=plain.get_input_embeddings().weight.dtype)

@@ -55,7 +55,7 @@ def generate(
             and usually bears more.
         samples: continuations per prompt and strength.
         seed: same seed, same texts.
-        max_new_tokens: at most; a text ends earlier at the end-of-text token, or where the context
+        max_new_tokens: at most; a text ends earlier at the tokenizer's end-of-text token, or where the context
             is full.
         temperature: 0 is greedy.
         top_p: sample from the smallest set of likeliest tokens that holds this probability.

@@ -56,7 +56,8 @@ def load_model(
         ValueError: a device that is not there, another dtype; `hooked` on TransformerLens 4, which
             has no `HookedTransformer`, or together with `plain`; something that is no name, such as
             a model; a folder whose weights lack some of the model's, or that TransformerLens runs
-            otherwise than transformers.
+            otherwise than transformers, or whose tokenizer transformers does not read; code beside
+            the weights.
         FileNotFoundError: a path that is not a model folder.
         ImportError: TransformerLens would install a package for this model; it is named instead.
 
@@ -119,9 +120,35 @@ def _plain(
 
 
 def _tokenizer(source: str | Path) -> Any:
+    """Return the tokenizer beside some weights.
+
+    Raises:
+        ValueError: there is none that transformers reads.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source)
+    try:
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        if not found.vocab_size:  # made of nothing, by its class's name alone
+            raise ValueError("no vocabulary")
+        return found
+    except (ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        _refuse_code(source, error)
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        raise ValueError(
+            f"name: transformers reads no tokenizer beside the weights in {str(source)!r} ({why}); give one: "
+            "load_model(…, tokenizer=transformers.AutoTokenizer.from_pretrained(…))"
+        ) from error
+
+
+def _refuse_code(source: str | Path, error: Exception) -> None:
+    """Raise where transformers asks whether to run code that lies beside some weights."""
+    if "trust_remote_code" in str(error):
+        raise ValueError(
+            f"name: {str(source)!r} comes with code of its own, which load_model does not run; load it with transformers, if you "
+            "trust it (AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)), and give that model to every function, "
+            "as it is or as steerlens.models.HuggingFace(model, tokenizer)"
+        ) from error
 
 
 def _weights(source: str | Path, dtype: torch.dtype) -> Any:
@@ -132,10 +159,14 @@ def _weights(source: str | Path, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    with without_bars():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True
-        )
+    try:
+        with without_bars():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            )
+    except ValueError as error:
+        _refuse_code(source, error)
+        raise
     model, told = loaded
     lacking = sorted({*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
     if lacking:
@@ -163,9 +194,10 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokeni
     # should be
     kind = type(model).__name__
     try:
-        bridge: Any = TransformerBridge.boot_transformers(
-            str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
-        )
+        with torch.random.fork_rng(devices=[]):  # it draws weights that it does not keep
+            bridge: Any = TransformerBridge.boot_transformers(
+                str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
+            )
         with torch.no_grad():
             found = bridge(tokens, attention_mask=ones).float()
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:

@@ -136,6 +136,9 @@ def check_processed(
     if not hasattr(asked.model, "compatibility_mode"):  # of a plain Hugging Face model
         return
     if not asked.model.compatibility_mode:
+        points = asked.model.hook_dict.values()
+        if any(not hook.is_permanent for point in points for hook in point.fwd_hooks):
+            return  # inside a block, or under hooks of the user's: not what it says by itself
         _PLAIN[asked.model] = _Plain(tokens, _log_probs(asked, logits))
         _CHECKED.discard(asked.model)
         return

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.logits import logits as head_logits
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.models.adapters import Model
+from steerlens.models.adapters import Adapter, Model
 from steerlens.models.hooks import adapter, architecture, check_model, eval_mode, model_id
 from steerlens.models.probe import probe
 from steerlens.models.vocabulary import special_ids, token_strings
@@ -155,18 +155,26 @@ def _after_unembedding(
     # a model may hand out float32 logits that it computed in bfloat16
     single = {found.dtype, c.dtype} == {torch.float32}
     tolerance = PROBE_TOLERANCE if single else 30 * PROBE_TOLERANCE
-    tried = []
+    errors: dict[tuple[float, float | None], float] = {}
     for scale, softcap in _post_candidates(model):
         ours = head_logits(head._replace(scale=scale, softcap=softcap), c.float())
-        error = float((ours - found).float().abs().max() / size)
-        if error < tolerance:
-            return scale, softcap
-        tried.append(f"scale {scale:.4g}, softcap {softcap}: error {error:.2g}")
+        errors[scale, softcap] = float((ours - found).float().abs().max() / size)
+    if not bool(found.isfinite().any(-1).all()):
+        raise ValueError(
+            f"model: the logits of {architecture(model)} are NaN or infinite; are its weights finite, and is its dtype wide "
+            "enough for them (float16 ends at 65,504)?"
+        )
+    least = min(errors.values())
+    between = _on_unembedding(adapter(model), c)
+    if least < tolerance and not between:
+        # the first that is as good as any: in half precision a scale of 1.02 is near to one of 1
+        return next(form for form, error in errors.items() if error <= 2 * least)
+    tried = [f"scale {a:.4g}, softcap {b}: error {error:.2g}" for (a, b), error in errors.items()]
     raise ValueError(
         f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) "
         f"of the input of its unembedding ({'; '.join(tried)}); steers cannot be expressed on it. "
         + (
-            _on_unembedding(adapter(model).unembedding)
+            between
             or "If something changes its logits just now (a hook of yours, a `steered` block of a logit bias), ask "
             "outside of it. If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and "
             "report the architecture"
@@ -174,14 +182,23 @@ def _after_unembedding(
     )
 
 
-def _on_unembedding(unembedding: nn.Module | None) -> str:
+def _on_unembedding(found: Adapter, c: Float[Tensor, "batch pos d_model"]) -> str:
     """Return what stands between the weight of an unembedding and its logits, with what to do; none
     is an empty text."""
+    unembedding = found.unembedding
+    if hasattr(found.model, "_original_forward"):
+        return (
+            "accelerate has put mixed precision around its forward: take it off first, e.g. "
+            "accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
+        )
     if unembedding is None:
         return ""
     names = (name for name, _ in unembedding.named_modules())
     adapters = [name for name in names if "lora" in name.lower() or "adapter" in name.lower()]
-    if adapters:
+    # one that is merged, switched off or all zeros changes no bit; half precision hides a small one
+    if adapters and not torch.equal(
+        unembedding(c), nn.functional.linear(c, found.W_U.mT, found.b_U)
+    ):
         return (
             f"Its unembedding carries an adapter that is not merged ({', '.join(adapters)[:60]}): merge it first, e.g. "
             "peft's merge_and_unload()"

@@ -115,11 +115,16 @@ def lay_out(
     *,
     apart: bool = True,
 ) -> list[Laid]:
-    """Put prompts and spaces before texts; `apart`: a space between the two, where neither has
-    one."""
-    found, names = [], special_names(tokenizer) if convention.space else ()
+    """Put prompts and spaces before texts; `apart`: a space between the two, where neither has one.
+
+    A special token at the end of a prompt, as chat templates have, is no word: behind it a text
+    begins as texts do.
+    """
+    found = []
+    names = special_names(tokenizer) if convention.space or (apart and prompts) else ()
     for prompt, text in zip(prompts or [""] * len(texts), texts, strict=True):
-        whole = _joined(prompt, text) if apart else prompt + text
+        goes_on = not apart or (prompt.endswith(names or ("\0",)) and not convention.space)
+        whole = prompt + text if goes_on else _joined(prompt, text)
         lead = int(convention.space and not whole[:1].isspace() and not prompt.startswith(names))
         found.append(Laid(" " * lead + whole, lead, lead + len(whole) - len(text)))
     return found

@@ -30,7 +30,7 @@ def token_strings(tokenizer: Tokenizer, d_vocab: int) -> tuple[str, ...]:
     """
     ids = sorted({i for i in tokenizer.get_vocab().values() if 0 <= i < d_vocab})
     added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
-    spell = _byte_level if is_byte_level(tokenizer) else lambda token: token.replace("▁", " ")
+    spell = _byte_level if is_byte_level(tokenizer) else lambda token: _spelled(tokenizer, token)
     strings = [""] * (ids[-1] + 1)
     for i, token in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True):
         strings[i] = added[i] if i in added and spell is _byte_level else spell(token)
@@ -61,6 +61,17 @@ def is_byte_level(tokenizer: Tokenizer) -> bool:
     # `Ġ` is a letter too (Maltese), so one such token does not tell
     first = Counter(token[:1] for token in tokenizer.get_vocab())
     return first["Ġ"] > first["▁"]
+
+
+def _spelled(tokenizer: Tokenizer, token: str) -> str:
+    """Return the text of a token that is written as it is, but for spaces; of one that is a byte
+    under the letter of its number (ByT5), which is no letter, the byte."""
+    letter = (
+        len(token) == 1 and "\x80" <= token <= "\xff" and not getattr(tokenizer, "is_fast", False)
+    )
+    if letter and tokenizer.convert_tokens_to_string([token]) != token:
+        return f"<0x{ord(token):02X}>"
+    return token.replace("▁", " ")
 
 
 def _alphabet() -> dict[str, int]:

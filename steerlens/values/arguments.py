@@ -53,11 +53,7 @@ def check_metric(metric: Any, steer: Steer, name: str = "metric") -> None:
     if metric is None:
         return
     _check(metric, name, Metric, "a Metric, or None; steerlens.natural_metric(states) makes one")
-    d = steer.readout.d_model
-    if metric.C.shape != steer.W.shape:
-        raise ValueError(
-            f"{name}: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
-        )
+    metric.check_of(steer.readout, name)
 
 
 def check_same_model(

@@ -2,7 +2,8 @@
 
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,15 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     name = ""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        yield Path(name)
-        os.chmod(name, 0o644)  # mkstemp makes files for the owner only
-        os.replace(name, path)
+        there = Path(os.path.realpath(path))  # what a link leads to, not the link
+        aside = there.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        # as the user makes new files, where tempfile's are for the owner only
+        os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        name = str(aside)
+        mode = (there if there.exists() else aside).stat().st_mode
+        yield aside
+        os.chmod(name, stat.S_IMODE(mode))
+        os.replace(name, there)
     except BaseException as error:
         if name:
             Path(name).unlink(missing_ok=True)

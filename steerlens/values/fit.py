@@ -157,6 +157,13 @@ class Fit(Generic[Value]):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: Any) -> Any:
+        return self.value / divisor
+
+    def when(self, *conditions: Any) -> Any:
+        """Return the value under conditions; see `Steer.when`."""
+        return self.value.when(*conditions)  # pyright: ignore[reportAttributeAccessIssue]
+
     def __add__(self, other: Any) -> Any:
         return self.value + value_of(other)
 

@@ -34,7 +34,7 @@ class Labelled:
             all truth values are understood as -1 (False) and +1 (True); the numbers 0 and 1 stay
             what they are, and 0 is neutral.
         prompts: what comes before each text, or nothing at all: it is read and never predicted. A
-            space goes between where neither has one.
+            space goes between where neither has one, but for behind a special token of a template.
 
     Raises:
         ValueError: no texts, another number of labels or prompts than texts, a text that is empty,

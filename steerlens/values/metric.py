@@ -6,8 +6,10 @@ from functools import cached_property
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number, check_tensor
 from steerlens.maths.svd import spectrum
+from steerlens.values.readout import Readout
 
 Spectrum = tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]
 
@@ -37,6 +39,7 @@ class Metric:
         C: second moment of the contexts, `[d_model, d_model]`, symmetric, float64.
         S: mean covariance of `s e`, `[d_model, d_model]`, symmetric, float64.
         damping: relative to the largest eigenvalue; 0 for the exact, basis-free metric.
+        digest: of the read-out in whose basis its numbers are; empty where that is not known.
 
     Raises:
         ValueError: no square matrices of one shape, NaN, a damping that is no number ≥ 0.
@@ -51,6 +54,7 @@ class Metric:
     C: Float[Tensor, "d_model d_model"]
     S: Float[Tensor, "d_model d_model"]
     damping: float = 1e-2
+    digest: str = ""
 
     def __post_init__(self) -> None:
         for name, matrix in (("C", self.C), ("S", self.S)):
@@ -62,6 +66,16 @@ class Metric:
         expected = "a number ≥ 0, relative to the largest eigenvalue"
         if as_number(self.damping, "damping", expected) < 0:
             raise ValueError(f"damping: got {self.damping}, expected {expected}")
+        if not isinstance(self.digest, str) or self.digest.strip("0123456789abcdef"):
+            raise ValueError(f"digest: got {brief(self.digest)}, expected that of a read-out")
+
+    def check_of(self, on: Readout, name: str = "metric") -> None:
+        """Raise where its numbers are in the basis of another read-out."""
+        if len(self.C) != on.d_model or self.digest not in ("", on.digest):
+            raise ValueError(
+                f"{name}: got one of another model (d_model {len(self.C)}, {self.digest[:8] or 'made by hand'}), expected one of "
+                f"{on.model_id!r} (d_model {on.d_model}, {on.digest[:8]}); steerlens.natural_metric(states) makes it"
+            )
 
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:

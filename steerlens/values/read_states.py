@@ -19,6 +19,7 @@ from steerlens.values.state_folder import (
     Origin,
     Settings,
     check_not_of_collect,
+    identity_of,
     read_index,
     read_part,
 )
@@ -83,7 +84,7 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     """
     if not folders:
         raise ValueError("folders: got none, expected the folder that collect_parts filled")
-    paths = [as_path(folder, "folders") for folder in folders]
+    paths = [as_path(folder, "folders").absolute() for folder in folders]
     for folder in paths:
         here, known = len(list(folder.glob(PARTS))), read_index(folder).get("parts")
         if not unfinished and here and here != known:
@@ -118,6 +119,7 @@ def states_of(
     first = 0
     for folder in folders:
         here = _read_parts(folder, wanted)
+        _check_parts(folder, here, origin.readout.digest, whole=wanted is None)
         parts += [
             part._replace(shard=part.shard._replace(first=first), rows=part.rows + first)
             for part in here
@@ -144,6 +146,9 @@ class _Read(NamedTuple):
     lengths: Int[Tensor, " n"]
     names: Int[Tensor, "n 2"]
     n_truncated: int
+    texts: str
+    """The digest of its texts and labels."""
+    readout: str
 
 
 def _read_parts(folder: Path, wanted: Collection[int] | None) -> list[_Read]:
@@ -156,7 +161,20 @@ def _read_parts(folder: Path, wanted: Collection[int] | None) -> list[_Read]:
 
 def _read_part(path: Path) -> _Read:
     about, (rows, labels, lengths, names) = read_part(path, "rows", "labels", "lengths", "names")
-    return _Read(StoredShard(path), rows, labels, lengths, names, about["n_truncated"])
+    of = about.get("texts", ""), about.get("readout", "")
+    return _Read(StoredShard(path), rows, labels, lengths, names, about["n_truncated"], *of)
+
+
+def _check_parts(folder: Path, parts: Sequence[_Read], digest: str, *, whole: bool) -> None:
+    """Raise where a part is not one of this folder: a copy of another's, or of another folder's."""
+    index, rows = read_index(folder), torch.cat([part.rows for part in parts])
+    foreign = any(part.readout != digest for part in parts) or len(rows.unique()) < len(rows)
+    if whole and len(parts) == index.get("parts"):
+        foreign |= identity_of([part.texts for part in parts]) != index.get("identity")
+    if foreign:
+        raise ValueError(
+            f"folder: {folder} holds parts that are not its own (copied there, or changed); delete it and collect again"
+        )
 
 
 def _copies(names: Int[Tensor, "n 2"], keep: Tensor) -> Int[Tensor, " n"] | None:

@@ -1,6 +1,8 @@
 """States on disk: a folder with a read-out, a file for each part of the texts, and an index."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +45,7 @@ def open_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: it holds something else.
     """
-    folder = as_path(folder, "folder")
+    folder = as_path(folder, "folder").absolute()  # read from there, wherever one works later
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: {folder} is a file, expected a folder, which may be new")
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,11 @@ def check_not_of_collect(folder: Path) -> None:
             f"folder: {folder} holds the states of steerlens.collect(..., folder=), which only the same call reads again; "
             "choose another folder"
         )
+
+
+def identity_of(digests: Sequence[str]) -> str:
+    """Return what names all texts of a folder, from the digests of its parts in order."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
 
 
 def part_path(folder: Path, number: int) -> Path:

@@ -58,11 +58,18 @@ def read_shard(path: Path) -> Shard:
     """Return a shard from its file; the tensors are mapped, not read, until they are used."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return Shard(*(file.get_tensor(name) for name in Shard._fields))
-    except (SafetensorError, FileNotFoundError) as error:
+            found = Shard(*(file.get_tensor(name) for name in Shard._fields))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: is not there any more, and states are read from it; was the folder moved? Put it back, or collect again"
+        ) from None
+    except SafetensorError as error:
         raise ValueError(
             f"{path}: not a whole shard of states ({error}); delete it and collect again"
         ) from None
+    if min(int(part.min()) if len(part) else 0 for part in (found.next, found.text)) < 0:
+        raise ValueError(f"{path}: was changed after it was written; delete it and collect again")
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,7 +68,11 @@ class Steer:
                 "for another model is moved with steerlens.transfer, not by reshaping"
             )
         named = isinstance(self.terms, tuple) and all(
-            isinstance(term, tuple) and isinstance(term[0], str) for term in self.terms
+            isinstance(term, tuple)
+            and len(term) == 2
+            and isinstance(term[0], str)
+            and is_number(term[1])
+            for term in self.terms
         )
         if not named:
             raise ValueError(
@@ -121,7 +125,10 @@ class Steer:
         )
         if metric is None:
             W = truncate(self.W, rank)
+        elif not isinstance(metric, Metric):
+            raise ValueError(f"metric: got {brief(metric)}, expected a Metric, or None")
         else:
+            metric.check_of(self.readout)
             W = metric.unwhiten(truncate(metric.whiten(self.W), rank))
         return replace(self, W=W, name=f"{self.name} (rank {rank})", terms=())
 
@@ -141,7 +148,7 @@ class Steer:
                 "move one with steerlens.transfer first"
             )
         coefficients = dict(self._terms)
-        for name, k in other._terms:
+        for name, k in self._terms_beside(other):
             coefficients[name] = coefficients.get(name, 0.0) + k
         # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
         return self._named(
@@ -180,6 +187,17 @@ class Steer:
     @property
     def _terms(self) -> tuple[tuple[str, float], ...]:
         return self.terms or (() if self.name == "0" else ((self.name, 1.0),))
+
+    def _terms_beside(self, other: "Steer") -> tuple[tuple[str, float], ...]:
+        """Return the terms of another steer; one of this steer's name with another matrix, as every
+        fit without a name is called, gets a name of its own."""
+        if not (len(self._terms) == len(other._terms) == 1):
+            return other._terms
+        ((name, k),), ((same, n),) = self._terms, other._terms
+        off = (n * self.W - k * other.W.to(self.W)).norm()
+        if name != same or off <= 1e-5 * abs(n) * self.W.norm():
+            return other._terms
+        return ((f"{name}′", n),)
 
     def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
         return Steer(W, self.readout, sum_name(terms), terms)

@@ -20,6 +20,7 @@ from steerlens.values.state_folder import (
     READOUT,
     Origin,
     Settings,
+    identity_of,
     part_path,
     read_index,
     read_part,
@@ -117,8 +118,9 @@ def write_index(folder: Path, digests: Sequence[str], n_texts: int) -> None:
         )
     if len(paths) < len(digests):
         return
-    identity = hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
-    about = {"format": FORMAT, "parts": len(digests), "texts": n_texts, "identity": identity}
+    about = {
+        "format": FORMAT, "parts": len(digests), "texts": n_texts, "identity": identity_of(digests)
+    }  # fmt: skip
     known = read_index(folder)
     if not known:
         write_json(folder / INDEX, about)

@@ -127,3 +127,14 @@ def test_the_model_is_left_alone_and_what_moves_nothing_is_refused(model, data, 
     for options in ({"rank": 0}, {"rank": 65}, {"draws": 0}):
         with pytest.raises(ValueError, match="rank, draws: got"):
             state_shift_overlap(model, steer, steer, data, metric, **options)
+
+
+def test_what_lives_on_another_model_is_refused() -> None:
+    model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=30, seed=0)
+    metric, on = sl.natural_metric(sl.collect(model, data, progress=False)), sl.readout(model)
+    own, other = (sl.Steer(torch.eye(64), r) for r in (on, sl.Readout(-on.W_U, on.b_U, on.tokens)))
+    with pytest.raises(ValueError, match="metric: got one of another model"):
+        state_shift_overlap(model, own, other, data, metric, draws=2)
+    for controls, moves in (({"x": other}, own), (None, other)):
+        with pytest.raises(ValueError, match="lives on|fitted on"):
+            state_shift_overlap(model, moves, own, data, metric, controls=controls, draws=2)

@@ -104,3 +104,14 @@ def test_a_missing_sign_is_refused(model, joy: sl.Steer, train: sl.Labelled):
     few = sl.Labelled(("good one", "bad one", "so it was"), (1.0, -1.0, 0.0))
     with pytest.raises(ValueError, match="at least two"):
         classify(model, joy, few, train)
+
+
+def test_nothing_is_drawn_from_the_users_generators(model) -> None:
+    data = sl.toy.corpus("tone", n=120, seed=0)
+    tone = sl.fit_steer(model, data, solver="closed-form", progress=False)
+    train, test = data.split(0.5, seed=0)
+    np.random.seed(0)
+    expected = np.random.rand()
+    np.random.seed(0)
+    sl.classify(model, tone, train, test)
+    assert np.random.rand() == expected

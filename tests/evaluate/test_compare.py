@@ -232,3 +232,18 @@ def test_composition_needs_the_texts_of_the_parts_tasks(model, tasks):
             match=r"tests: got \[.*\], expected the tasks of the parts, \['sentiment', 'tone'\]",
         ):
             composition(model, parts, whole, wrong)
+
+
+def test_what_acts_late_is_not_taken_for_idle_by_short_texts_that_come_first(model, tone) -> None:
+    long = sl.toy.corpus("tone", n=40, seed=1)
+    short = sl.Labelled(
+        [" ".join(text.split()[:4]) for text in long.texts[:5]], [1.0, -1.0] * 2 + [1.0]
+    )
+    late = tone.when("from 8")
+    first, last = (
+        compare(model, {"late": late}, test).set_index("name").loc["late"]
+        for test in (short + long, long + short)
+    )
+    assert first.sign_margin == pytest.approx(last.sign_margin, rel=1e-3) and first.strength > 0
+    never = compare(model, {"never": tone.when("from 99")}, long).set_index("name").loc["never"]
+    assert never.sign_margin == 0 and np.isnan(never.strength)

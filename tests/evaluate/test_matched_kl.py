@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import steerlens as sl
+from steerlens.evaluate.fluency import strength_cost
 from steerlens.evaluate.losses import CHUNK, measure
 from steerlens.evaluate.matched_kl import ROUGHLY, kl_at_strength, solve_strength, strength_at_kl
 from steerlens.values.readout import Readout
@@ -198,3 +199,16 @@ def test_a_search_that_begins_on_few_positions_ends_on_all() -> None:
         assert measured(steer, states, strength) == pytest.approx(kl, rel=5e-3)
         there = measured(steer, states.select(few.keep), strength)
         assert abs(there / kl - 1) > 0.1
+
+
+def test_below_what_float32_resolves_the_cost_is_a_square(model) -> None:
+    states = sl.collect(model, sl.toy.corpus("tone", n=60, seed=2), progress=False)
+    steer = sl.Steer(
+        torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 40, sl.readout(model)
+    )
+    near = strength_at_kl(steer, states, kl=1e-4)
+    for kl in (1e-6, 1e-9, 1e-12):
+        assert strength_at_kl(steer, states, kl=kl) == pytest.approx(
+            near * (kl / 1e-4) ** 0.5, rel=0.02
+        )
+    assert (strength_cost(states, steer, strengths=(1e-3, 1e-5)).kl >= 0).all()

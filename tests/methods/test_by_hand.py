@@ -155,3 +155,14 @@ def test_texts_that_make_no_steer_are_refused(unchecked: None) -> None:
         steer_from_texts(model(), UP, UP)
     with pytest.raises(ValueError, match="empty"):
         steer_from_texts(model(), UP, " ")
+
+
+def test_a_model_stands_for_its_readout_and_scores_are_numbers(unchecked: None) -> None:
+    model = sl.load_model("toy-64")
+    words = {"good": 1.0, "bland": -1.0}
+    assert torch.equal(
+        steer_from_words(model, words).W, steer_from_words(sl.readout(model), words).W
+    )
+    for wrong in (None, ["bland"], {"bland": 1}, float("inf")):
+        with pytest.raises(ValueError, match="words: 'good' has the score"):
+            steer_from_words(model, {"good": wrong})  # pyright: ignore[reportArgumentType]

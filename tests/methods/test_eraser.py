@@ -120,7 +120,7 @@ def test_states_that_lie_in_a_subspace_are_erased_too() -> None:
     "make, said",
     [
         (lambda s: fit_eraser(s.relabel(torch.ones_like(s.labels))), "all equal"),
-        (lambda s: fit_eraser(s, torch.ones(3)), "one per text"),
+        (lambda s: fit_eraser(s, torch.ones(3)), "one row per text"),
         (lambda s: erase_directions(s, torch.zeros(1, 64)), "all 0"),
         (lambda s: erase_directions(s, torch.ones(1, 63)), "d_model"),
         (lambda s: fit_eraser(model()), "collect"),
@@ -129,3 +129,17 @@ def test_states_that_lie_in_a_subspace_are_erased_too() -> None:
 def test_what_cannot_be_erased_is_refused(states: States, make, said: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=said):
         make(states)
+
+
+def test_numbers_of_any_kind_are_read_and_what_is_none_is_named(unchecked: None) -> None:
+    states = sl.collect(
+        sl.load_model("toy-64"), sl.toy.corpus("tone", n=20, seed=0), progress=False
+    )
+    expected = fit_eraser(states).W
+    labels = states.labels.tolist()
+    for given in (labels, np.array(labels)):
+        assert_close(fit_eraser(states, given).W, expected)  # pyright: ignore[reportArgumentType]
+    assert erase_directions(states, [[1.0] * 64]).W.any()  # pyright: ignore[reportArgumentType]
+    for wrong in ("x", ["a"] * 20, [*labels[:-1], float("nan")], torch.zeros(20, 1, 2)):
+        with pytest.raises(ValueError, match="labels: got"):
+            fit_eraser(states, wrong)  # pyright: ignore[reportArgumentType]

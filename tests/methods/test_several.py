@@ -122,3 +122,15 @@ def test_what_is_orthogonal_in_the_metric_costs_no_more_beside_the_other() -> No
 def test_what_cannot_be_told_apart_is_refused(states, make, said: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=said):
         make(*states)
+
+
+def test_how_long_the_others_are_does_not_matter(unchecked: None) -> None:
+    a, b, c = make_steer(0), make_steer(1), make_steer(2)
+    metric = exact_metric(a.readout, random(90, 6))
+    expected = orthogonal_to(a, [b, c], metric).W
+    for k in (1e-3, 1e-7, 1e5):
+        assert_close(orthogonal_to(a, [b, k * c], metric).W, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="is 0"):
+        orthogonal_to(0 * a, [b], metric)
+    with pytest.raises(ValueError, match="others: got one steer"):
+        orthogonal_to(a, b, metric)  # pyright: ignore[reportArgumentType]

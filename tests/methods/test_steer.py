@@ -21,6 +21,7 @@ from steerlens.maths.solvers import lbfgs
 from steerlens.methods.steer.evidence import explain
 from steerlens.methods.steer.judge import MIXES, Asked
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
+from steerlens.methods.steer.refit import fit_shuffled
 from steerlens.methods.steer.selection import (
     DAMPING,
     START,
@@ -617,3 +618,22 @@ def test_labels_that_say_nothing_leave_a_steer_of_unit_cost(by: int) -> None:
     assert torch.linalg.matrix_rank(found.W) >= 1 and found.threshold > 0
     steer, _ = of_unit_cost(found, states, Asked(), "noise")
     assert kl_at_strength(steer, states, 1.0) == pytest.approx(0.05, rel=0.05)
+
+
+def test_shuffled_fits_are_of_the_fits_own_model_and_some_number(unchecked: None) -> None:
+    data = sl.toy.corpus("tone", n=40, seed=0)
+    fit = sl.fit_steer(sl.load_model("toy-64"), data, solver="closed-form", progress=False)
+    other = sl.collect(sl.load_model("toy-128"), data, progress=False)
+    with pytest.raises(ValueError, match="states: they are of 'toy-128'"):
+        fit_shuffled(other, fit, n=1, progress=False)
+    own = sl.collect(sl.load_model("toy-64"), data, progress=False)
+    for n in (0, -1, 2.5, "3"):
+        with pytest.raises(ValueError, match="n: got"):
+            fit_shuffled(own, fit, n=n, progress=False)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_fit_is_divided_and_gated_like_its_value() -> None:
+    data = sl.toy.corpus("tone", n=40, seed=0)
+    fit = sl.fit_steer(sl.load_model("toy-64"), data, solver="closed-form", progress=False)
+    assert torch.equal((fit / 2).W, (fit.value / 2).W)
+    assert fit.when("from 2").name == fit.value.when("from 2").name

@@ -81,3 +81,15 @@ def test_weights_that_changed_before_are_the_plain_model(tmp_path: Path) -> None
     assert sl.readout(model)
     model.enable_compatibility_mode(disable_warnings=True)
     assert sl.readout(model)
+
+
+@pytest.mark.parametrize("by", ["block", "hook"])
+def test_what_a_model_says_under_hooks_is_not_what_it_says_by_itself(by: str) -> None:
+    model: Any = sl.load_model("toy-64")
+    on = sl.readout(model)
+    steer = sl.Steer(torch.eye(64), on)
+    half = [("blocks.0.hook_resid_post", lambda t, hook: t * 0.5)]
+    with sl.steered(model, steer, 3.0) if by == "block" else model.hooks(fwd_hooks=half):
+        sl.score(model, ["the film was good ."])
+    model.enable_compatibility_mode(disable_warnings=True)
+    assert sl.readout(model).d_model == 64

@@ -18,6 +18,7 @@ from steerlens.evaluate.fluency import writing_cost
 from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.methods.baselines.mean_difference import fit_mean_difference
 from steerlens.models.adapters import HuggingFace, TransformerLens
+from steerlens.models.decoding import habits
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter, check_site, convention, run_until
 from steerlens.models.tokenization import encode_prompts
@@ -409,3 +410,71 @@ def test_layers_that_were_cut_off_are_no_layers_any_more() -> None:
     check_site(model, f"blocks.{n - 2}.hook_resid_post")
     with pytest.raises(KeyError, match="has no hook"):
         check_site(model, f"blocks.{n - 1}.hook_resid_post")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_small_adapter_on_the_head_is_named_in_any_dtype(dtype: torch.dtype) -> None:
+    made = hugging_face().to(dtype)
+    head = Adapted(made.lm_head).to(dtype)
+    made.set_output_embeddings(head)
+    with torch.no_grad():
+        head.lora_A.weight.zero_()
+        assert sl.readout(made).d_model == 64  # it changes no bit
+        head.lora_A.weight.copy_(made.lm_head.weight).mul_(0.02)
+    with pytest.raises(ValueError, match="not merged"):
+        sl.readout(made)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1.02, 1.0, 0.5])
+def test_a_scale_near_one_is_told_from_one(dtype: torch.dtype, scale: float) -> None:
+    config = transformers.CohereConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, logit_scale=scale,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    made = transformers.CohereForCausalLM(config).eval().to(dtype)
+    assert sl.readout(HuggingFace(made, tokenizer("bytes"))).scale == scale
+
+
+@pytest.mark.parametrize("width", [16, 128])
+def test_layers_of_text_are_found_beside_as_many_of_pictures(width: int) -> None:
+    text = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
+    }  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=2, num_attention_heads=4,
+        image_size=16, patch_size=8,
+    )  # fmt: skip
+    config = transformers.LlavaConfig(
+        vision_config=vision, text_config=transformers.LlamaConfig(**text), image_token_index=511
+    )
+    made = HuggingFace(
+        transformers.LlavaForConditionalGeneration(config).eval(), tokenizer("bytes")
+    )
+    assert len(made.hook_names) == 7
+
+
+class HandsOn(transformers.GPT2LMHeadModel):
+    """A forward that hands on whatever it is given, as wrappers and patches do."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return super().forward(*args, **kwargs)
+
+
+def test_a_forward_that_hands_on_its_arguments_keeps_its_cache() -> None:
+    plain = hugging_face()
+    made = HandsOn(plain.config).eval()
+    made.load_state_dict(plain.state_dict())
+    words = adapter(plain).tokenizer
+    assert habits(HuggingFace(made, words)) == habits(HuggingFace(plain, words))
+    assert habits(HuggingFace(made, words)).caches
+
+
+def test_weights_that_are_not_finite_are_called_so() -> None:
+    made = hugging_face()
+    with torch.no_grad():
+        made.transformer.ln_f.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="logits of .* are NaN or infinite"):
+        sl.readout(made)

@@ -1,6 +1,8 @@
 """Models by name, and steers bound to them."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,3 +121,44 @@ def test_a_folder_of_an_adapter_says_so(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(FileNotFoundError, match="holds an adapter of peft.*merge_and_unload"):
         sl.load_model(tmp_path)
+
+
+def test_loading_draws_nothing_from_the_users_generators() -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    sl.load_model("toy-64")
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_weights_without_a_tokenizer_say_how_to_give_one(plain: bool, tmp_path: Path) -> None:
+    load_plain_model().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"name: .*no tokenizer beside.*tokenizer="):
+        sl.load_model(tmp_path, plain=plain)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_code_beside_weights_is_not_run_and_the_next_step_is_named(
+    plain: bool, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    made = load_plain_model()
+    made.save_pretrained(tmp_path)
+    sl.load_model("toy-64", plain=True).tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {
+        "model_type": "mine",
+        "auto_map": {
+            "AutoConfig": "mine.MyConfig",
+            "AutoModelForCausalLM": "mine.MyLM",
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("print('it ran')")
+    with pytest.raises(ValueError, match="code of its own, which load_model does not run"):
+        sl.load_model(tmp_path, plain=plain)
+    assert "it ran" not in capfd.readouterr().out
+
+
+def load_plain_model() -> Any:
+    return sl.load_model("toy-64", plain=True).model

@@ -3,6 +3,7 @@ happened on the way."""
 
 import gc
 import json
+import shutil
 import weakref
 from functools import partial
 from pathlib import Path
@@ -365,3 +366,27 @@ def test_no_model_stays_behind_in_this_process(tmp_path: Path) -> None:
     collected(tmp_path / "states", load_seen)
     gc.collect()
     assert len(loaded) == 1 and loaded[0]() is None
+
+
+def test_parts_of_another_folder_are_not_believed(alone: Path, tmp_path: Path) -> None:
+    turned = sl.Labelled(DATA.texts, [-y for y in DATA.labels])
+    collected(tmp_path / "turned", data=turned)
+    mixed, twice = tmp_path / "mixed", tmp_path / "twice"
+    for folder in (mixed, twice):
+        shutil.copytree(alone, folder)
+    name = "part-000001.safetensors"
+    shutil.copy(tmp_path / "turned" / name, mixed)
+    shutil.copy(alone / "part-000000.safetensors", twice / name)
+    for folder in (mixed, twice):
+        with pytest.raises(ValueError, match="parts that are not its own"):
+            read_states(folder)
+
+
+def test_states_are_found_from_another_working_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    states = sl.collect(load_plain(), DATA.first(20), folder="states", progress=False)
+    parts = collected(Path("parts"), data=DATA.first(20))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for found in (states, parts):
+        assert sum(len(chunk.next) for chunk in found.chunks(99)) == found.n_positions

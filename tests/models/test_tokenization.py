@@ -364,3 +364,23 @@ def test_half_a_character_in_labelled_texts_is_refused() -> None:
         texts = ("good", "bad") if prompts else ("good", "cut \ud83d")
         with pytest.raises(ValueError, match=r"\[1\] holds half a character"):
             sl.collect(zoo("gpt2"), sl.Labelled(texts, (1.0, -1.0), prompts), progress=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_behind_a_special_token_at_the_end_of_a_prompt_no_space_is_put(kind: str) -> None:
+    words = TOKENIZERS[kind]
+    prompt = f"how was it ?{words.eos_token}"
+    (ids,) = encode(words, ["good film"], PLAIN, end=False, prompts=[prompt]).ids
+    expected = words(prompt + "good film", add_special_tokens=False)["input_ids"]
+    assert ids[-len(expected) :] == expected
+    # a model whose texts begin with a space begins one there too
+    (spaced,) = encode(words, ["good film"], SPACED, end=False, prompts=[prompt]).ids
+    expected = words(f"{prompt} good film", add_special_tokens=False)["input_ids"]
+    assert spaced[-len(expected) + 6 :] == expected[6:]
+
+
+def test_tokens_that_are_bytes_under_the_letters_of_their_numbers_are_spelled_as_bytes() -> None:
+    words = transformers.ByT5Tokenizer()
+    strings = token_strings(words, 384)
+    assert strings[3 + 0x41] == "A"
+    assert [strings[3 + b] for b in (0x80, 0xC3, 0xFF)] == ["<0x80>", "<0xC3>", "<0xFF>"]

@@ -1,13 +1,15 @@
 """Paths as users give them, and files that cannot be written."""
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 import steerlens as sl
-from steerlens.values.atomic import written_whole
+from steerlens.values.atomic import write_bytes, written_whole
 from steerlens.values.paths import as_path
 
 
@@ -58,3 +60,17 @@ def test_another_file_s_error_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as said, written_whole(tmp_path / "a") as aside:
         aside.write_bytes((tmp_path / "other").read_bytes())
     assert said.value.filename == str(tmp_path / "other")
+
+
+def test_a_file_keeps_its_mode_and_a_link_stays_one(tmp_path: Path) -> None:
+    mine, link = tmp_path / "mine", tmp_path / "link"
+    write_bytes(mine, b"1")
+    before = os.umask(0)
+    os.umask(before)
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o666 & ~before
+    mine.chmod(0o600)
+    link.symlink_to(mine)
+    write_bytes(link, b"2")
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o600
+    assert link.is_symlink() and mine.read_bytes() == b"2"
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "link"}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from steerlens.values.arguments import steer_of
+from steerlens.values.arguments import check_metric, steer_of
 from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer, zero_steer
 from tests.contract import everywhere, laws
 from tests.values.make import D, exact_metric, make_readout, make_steer, random
@@ -202,3 +203,24 @@ def test_a_value_of_before_a_reload_is_refused_as_such() -> None:
         match=r"steer: got Steer of before steerlens\.values\.steer was loaded anew.*kernel",
     ):
         steer_of(of_other)
+
+
+def test_two_matrices_of_one_name_are_told_apart_in_the_name_of_their_sum() -> None:
+    a, b = make_steer(0), make_steer(1)
+    same, other = (Steer(x.W, x.readout, "steer") for x in (a, b))
+    assert (same + other).name == "steer + steer′" and (same - other).name == "steer - steer′"
+    assert (same + 2 * same).name == "3·steer" and (same - same).name == "0"
+
+
+def test_a_metric_of_another_model_is_refused(unchecked: None) -> None:
+    steer = make_steer(0)
+    own = exact_metric(steer.readout, random(9, D))
+    named = Metric(own.C, own.S, own.damping, digest=steer.readout.digest)
+    assert_close(steer.truncate(2, named).W, steer.truncate(2, own).W)
+    foreign = Metric(own.C, own.S, own.damping, digest="0" * len(steer.readout.digest))
+    with pytest.raises(ValueError, match="metric: got one of another model"):
+        steer.truncate(2, foreign)
+    with pytest.raises(ValueError, match="metric: got one of another model"):
+        check_metric(foreign, steer)
+    with pytest.raises(ValueError, match="metric: got 'x'"):
+        steer.truncate(2, "x")  # pyright: ignore[reportArgumentType]

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from steerlens.evaluate.scorers.card import Card, heldout
 from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.models.adapters.context import longest
 from steerlens.values.labelled import Labelled
 
 BATCH = 32
@@ -30,11 +31,17 @@ class HuggingFaceScorer:
     def scores(self, texts: Sequence[str]) -> Float[np.ndarray, " n"]:
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
         found = np.zeros(len(texts))
-        size = 1 if self.tokenizer.pad_token is None else BATCH
+        config, tokenizer = self.model.config, self.tokenizer
+        pads = tokenizer.pad_token is not None and getattr(config, "pad_token_id", None) is not None
+        size, most = BATCH if pads else 1, longest(self.model, config, tokenizer)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            given = self.tokenizer(
-                [texts[k] for k in rows], padding=size > 1, truncation=True, return_tensors="pt"
+            given = tokenizer(
+                [texts[k] for k in rows],
+                padding=pads,
+                truncation=True,
+                max_length=most,
+                return_tensors="pt",
             ).to(self.model.device)
             logits = self.model(**given).logits.double()
             several = logits.shape[1] > 1 and not _multi_label(self.model)

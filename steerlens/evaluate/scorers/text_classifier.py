@@ -148,7 +148,7 @@ def _logistic(x: Any, shares: Float[np.ndarray, " n"], c: float) -> tuple[np.nda
     """Fit log-odds to shares of a class: each text counts on both sides, by its share."""
     high, low = shares > 0, shares < 1
     # the intercept is penalised as a weight is; as one of 10 it is hardly
-    fitted = LogisticRegression(C=c, solver="liblinear", intercept_scaling=10).fit(
+    fitted = LogisticRegression(C=c, solver="liblinear", random_state=0, intercept_scaling=10).fit(
         vstack([x[high], x[low]]),
         np.repeat([1, 0], [high.sum(), low.sum()]),
         sample_weight=np.concatenate([shares[high], 1 - shares[low]]),

@@ -37,7 +37,7 @@ def fit_sign(
             f"data: got {fewest} texts of one sign, expected at least two of each for a classifier"
         )
     search = GridSearchCV(
-        LogisticRegression(solver="liblinear"),
+        LogisticRegression(solver="liblinear", random_state=0),
         {"C": PENALTIES},
         cv=min(3, fewest),
         scoring="neg_log_loss",

@@ -11,11 +11,13 @@ from torch import Tensor
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.brief import brief
 from steerlens.maths.logits import logits, softcap_gradient
+from steerlens.maths.numbers import is_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.methods.steer.problem import sums_over
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
+from steerlens.models.readout import as_readout
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.states import States, check_states
@@ -62,6 +64,7 @@ def steer_from_words(readout: Readout, words: Words, *, name: str = "words") -> 
         >>> torch.allclose(joy.W @ (good - mean), good - mean, atol=1e-4)
         True
     """
+    readout = as_readout(readout, "readout")
     ids, scores = _scored(readout, words)
     W_U = readout.head.W_U.double()
     centred = W_U - W_U.mean(1, keepdim=True)
@@ -200,8 +203,10 @@ def _scored(readout: Readout, words: Words) -> tuple[list[int], Float[Tensor, " 
     for word, told in words.items():
         pair = [(word, 1.0), (told, -1.0)] if isinstance(told, str) else [(word, told)]
         for one, score in pair:
-            if not math.isfinite(score):
-                raise ValueError(f"words: {one!r} has the score {score}, expected a finite number")
+            if not isinstance(one, str) or not is_number(score) or not math.isfinite(score):
+                raise ValueError(
+                    f"words: {one!r} has the score {brief(score)}, expected a word and a finite number, or another word"
+                )
             if found.setdefault(one.strip(), float(score)) != float(score):
                 raise ValueError(f"words: {one!r} is on both sides; leave one out")
     for word in found:

@@ -24,4 +24,5 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
     """
     check_states(states)
     states.readout.check_unchanged()
-    return Metric(*second_moments(states.readout.head, sums_over(states, weights)), damping=damping)
+    moments = second_moments(states.readout.head, sums_over(states, weights))
+    return Metric(*moments, damping=damping, digest=states.readout.digest)

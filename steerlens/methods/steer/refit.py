@@ -92,7 +92,9 @@ def fit_shuffled(
         ['tone (shuffled 1)', 'tone (shuffled 2)']
     """
     check_states(states)
-    random = generator(seed)
+    check_fit(fit)
+    check_same_model(states, fit.value)
+    n, random = as_count(n, "n"), generator(seed)
     again = _like(states, fit, seed, over=fit)
     kept = states.keep.nonzero().squeeze(1)
     found = []

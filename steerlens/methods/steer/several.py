@@ -11,7 +11,8 @@ from torch import Tensor
 
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.fit import fit_steer
-from steerlens.values.fit import Fit, value_of
+from steerlens.values.arguments import check_metric, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
@@ -158,13 +159,25 @@ def orthogonal_to(
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    one, rest = value_of(steer), [value_of(other) for other in others]
+    one = steer_of(steer)
+    if isinstance(others, Steer | Fit):
+        raise ValueError("others: got one steer, expected a list of them, e.g. [manners]")
+    rest = [steer_of(other, "others") for other in others]
+    if metric is None:
+        raise ValueError(
+            "metric: got None, expected a Metric; steerlens.natural_metric(states) makes one"
+        )
+    check_metric(metric, one)
     if not rest:
         raise ValueError("others: got none, expected the steers whose attributes are to stay")
     for other in rest:
         _ = one + other  # raises where they live on different read-outs
     V = metric.whiten(one.W).double().flatten()
+    if not float(V.norm()):
+        raise ValueError(f"steer: {one.name!r} is 0, so nothing of it can be left")
     span = torch.stack([metric.whiten(other.W).double().flatten() for other in rest], 1)
+    # a span does not hang on how long what spans it is
+    span = span / span.norm(dim=0).clamp_min(1e-300)
     U, gains, _ = torch.linalg.svd(span, full_matrices=False)
     Q = U[:, gains > 1e-6 * gains[0].clamp_min(1e-30)]
     left = V - Q @ (Q.mT @ V)
@@ -184,7 +197,10 @@ def _columns(states: States, labels: Columns, interactions: bool) -> dict[str, T
         )
     found = {}
     for name, given in labels.items():
-        column = torch.as_tensor(given).float()
+        try:
+            column = torch.as_tensor(given).float()
+        except (ValueError, TypeError, RuntimeError):
+            column = torch.zeros(0)
         if column.shape != states.labels.shape or not bool((column.abs() <= 1).all()):
             raise ValueError(
                 f"labels[{name!r}]: got shape {tuple(column.shape)}, expected {len(states.labels)} numbers in [-1, 1], one "

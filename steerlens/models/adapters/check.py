@@ -41,12 +41,18 @@ def check_plain(model: Any) -> None:
         fault = (
             "has no output embedding, so it gives no logits of words; load it with AutoModelForCausalLM"
             if head is None
-            else f"has a {type(head).__name__} for its output embedding, which shows no weights; {UNQUANTISED}"
+            else f"has a {type(head).__name__} for its output embedding, which shows no weights; if it is quantised, "
+            f"{UNQUANTISED}; if it holds the layer that has them, put that layer there (model.set_output_embeddings)"
         )
         raise ValueError(f"model: {kind} {fault}")
     if type(head).__module__.startswith("transformer_lens"):
         raise ValueError(
             f"model: {kind} lies inside a TransformerBridge, which changed it; give the bridge"
+        )
+    if type(head).__name__ == "Conv1D":
+        raise ValueError(
+            f"model: the output embedding of {kind} is a Conv1D, whose weights lie as [d_model, vocab]; put a torch.nn.Linear "
+            "with the same weights, transposed, in its place (model.set_output_embeddings)"
         )
     if weight.ndim != 2 or not weight.is_floating_point() or weight.dtype.itemsize < 2:
         raise ValueError(

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -202,13 +203,12 @@ class HuggingFace:
 
     def _run(self, tokens: Tensor, mask: Tensor | None, options: dict[str, Any]) -> Any:
         """Run the model with those arguments that its class knows."""
-        accepted = inspect.signature(self.model.forward).parameters
+        accepted, any_name = _accepted(self.model)
         given = options | {"return_dict": True}
         if mask is not None:
             given["attention_mask"] = mask
             if not bool(mask[:, 0].all()):  # padding on the left moves the texts
                 given["position_ids"] = positions_of(mask)[:, -tokens.shape[1] :]
-        any_name = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         optional = {"position_ids", "logits_to_keep", "use_cache", *CACHES}
         known = {
             name: value
@@ -246,6 +246,27 @@ class HuggingFace:
         return step
 
 
+def _accepted(model: Any) -> tuple[frozenset[str], bool]:
+    """Return the names of the arguments of a model's forward, and whether it takes any others.
+
+    One that hands on what it is given (`**kwargs`), such as a model of peft, takes those of the
+    model inside, or of the class that it is derived from.
+    """
+    inside: Any = getattr(model, "get_base_model", None)
+    forwards = [model.forward, *([] if inside is None else [inside().forward])]
+    forwards += [vars(kind)["forward"] for kind in type(model).__mro__ if "forward" in vars(kind)]
+    found = [_arguments(getattr(forward, "__func__", forward)) for forward in forwards]
+    through = next((k for k, (_, any_name) in enumerate(found) if not any_name), len(found))
+    return frozenset().union(*(names for names, _ in found[: through + 1])), through > 0
+
+
+@lru_cache
+def _arguments(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Return the names of a function's arguments, and whether it takes any others."""
+    parameters = inspect.signature(function).parameters
+    return frozenset(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 _TOKENIZERS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """The tokenizer beside the weights of a model, read once."""
 _LAYERS: WeakKeyDictionary[Any, tuple[tuple[str, ...], bool]] = WeakKeyDictionary()
@@ -270,5 +291,6 @@ def _tokenizer_of(model: Any) -> Any:
                 found = AutoTokenizer.from_pretrained(path, local_files_only=True)
             except (OSError, ValueError, KeyError, ImportError):
                 found = None
-        _TOKENIZERS[model] = found
+        # of weights alone transformers makes some, by their class's name, that know no word
+        _TOKENIZERS[model] = found if found is not None and found.vocab_size else None
     return _TOKENIZERS[model]

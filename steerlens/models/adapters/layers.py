@@ -36,18 +36,17 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
     shape, and whether they return these alone."""
     model = adapter.model
     n = getattr(adapter.configs[-1], "num_hidden_layers", None)
-    # of several lists as long as there are layers, that of the layers has most of the parameters
-    lists = [
-        (sum(p.numel() for p in module.parameters()), path)
+    # a model of pictures and text may have as many layers for either, and lists of other things
+    lists = {
+        path: sum(p.numel() for p in module.parameters())
         for path, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n
-    ]
-    paths = tuple(f"{max(lists)[1]}.{k}" for k in range(n or 0)) if lists else ()
+    }
     tokens = torch.zeros(2, 3, dtype=torch.long, device=adapter.W_U.device)
-    ran: list[tuple[int, bool, bool]] = []
+    ran: dict[str, list[tuple[int, bool, bool]]] = {path: [] for path in lists}
     is_ours = of_this_thread()
 
-    def look(k: int) -> Callable[..., None]:
+    def look(path: str, k: int) -> Callable[..., None]:
         def hook(_: Any, given: tuple[Any, ...], named: dict[str, Any], made: Any) -> None:
             if not is_ours():  # but the user's own, meanwhile
                 return
@@ -60,16 +59,20 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
                 and before.shape == after.shape
                 and after.shape[:-1] == tokens.shape
             )
-            ran.append((k, same, alone))
+            ran[path].append((k, same, alone))
 
         return hook
 
     with uncompiled(), ExitStack() as stack, torch.no_grad():
-        for k, path in enumerate(paths):
-            block = model.get_submodule(path)
-            stack.callback(block.register_forward_hook(look(k), with_kwargs=True).remove)
-        if paths:
+        for path in lists:
+            for k, block in enumerate(model.get_submodule(path).children()):
+                hook = block.register_forward_hook(look(path, k), with_kwargs=True)
+                stack.callback(hook.remove)
+        if lists:
             adapter.logits(tokens, torch.ones_like(tokens))
-    alone = all(entry[2] for entry in ran)
-    expected = [(k, True, alone) for k in range(len(paths))]
-    return (paths, alone) if ran == expected else ((), True)
+    # of several that ran so, the layers have most of the parameters
+    for path in sorted(lists, key=lambda path: -lists[path]):
+        alone = all(entry[2] for entry in ran[path])
+        if ran[path] == [(k, True, alone) for k in range(n or 0)]:
+            return tuple(f"{path}.{k}" for k in range(n or 0)), alone
+    return (), True

@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from markupsafe import Markup
 
 from steerlens.analysis.embeddings import components, embedding
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.files import save
+from steerlens.methods.files import save, version_of
 from steerlens.models.hooks import Model, model_id
 from steerlens.models.load import load_model
 from steerlens.show.figures import save_figure
@@ -90,7 +89,7 @@ def write_report(
         "threads": torch.get_num_threads(),
         "seconds": time.perf_counter() - started,
         "versions": {
-            p: version(p) for p in ("steerlens", "torch", "transformer-lens", "transformers")
+            p: version_of(p) for p in ("steerlens", "torch", "transformer-lens", "transformers")
         },
     }
     say("drawing")
