@@ -165,8 +165,8 @@ def _after_unembedding(
             "enough for them (float16 ends at 65,504)?"
         )
     least = min(errors.values())
-    between = _on_unembedding(adapter(model), c)
-    if least < tolerance and not between:
+    unmerged = _unmerged(adapter(model), c)
+    if least < tolerance and not unmerged:
         # the first that is as good as any: in half precision a scale of 1.02 is near to one of 1
         return next(form for form, error in errors.items() if error <= 2 * least)
     tried = [f"scale {a:.4g}, softcap {b}: error {error:.2g}" for (a, b), error in errors.items()]
@@ -174,7 +174,8 @@ def _after_unembedding(
         f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) "
         f"of the input of its unembedding ({'; '.join(tried)}); steers cannot be expressed on it. "
         + (
-            between
+            unmerged
+            or _in_between(adapter(model))
             or "If something changes its logits just now (a hook of yours, a `steered` block of a logit bias), ask "
             "outside of it. If TransformerLens was updated lately, load the raw weights (steerlens.load_model) and "
             "report the architecture"
@@ -182,29 +183,37 @@ def _after_unembedding(
     )
 
 
-def _on_unembedding(found: Adapter, c: Float[Tensor, "batch pos d_model"]) -> str:
-    """Return what stands between the weight of an unembedding and its logits, with what to do; none
-    is an empty text."""
+def _unmerged(found: Adapter, c: Float[Tensor, "batch pos d_model"]) -> str:
+    """Return what to do with an adapter on the unembedding that acts; without one nothing.
+
+    Half precision hides a small one from the probe, but not from this: one that is merged, switched
+    off or all zeros changes no bit.
+    """
     unembedding = found.unembedding
+    names = () if unembedding is None else (name for name, _ in unembedding.named_modules())
+    adapters = [name for name in names if "lora" in name.lower() or "adapter" in name.lower()]
+    if unembedding is None or not adapters:
+        return ""
+    if torch.equal(unembedding(c), nn.functional.linear(c, found.W_U.mT, found.b_U)):
+        return ""
+    return (
+        f"Its unembedding carries an adapter that is not merged ({', '.join(adapters)[:60]}): merge it first, e.g. "
+        "peft's merge_and_unload()"
+    )
+
+
+def _in_between(found: Adapter) -> str:
+    """Return what else stands between the weight of an unembedding and its logits, with what to do;
+    none is an empty text."""
     if hasattr(found.model, "_original_forward"):
         return (
             "accelerate has put mixed precision around its forward: take it off first, e.g. "
             "accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
         )
-    if unembedding is None:
+    if found.unembedding is None:
         return ""
-    names = (name for name, _ in unembedding.named_modules())
-    adapters = [name for name in names if "lora" in name.lower() or "adapter" in name.lower()]
-    # one that is merged, switched off or all zeros changes no bit; half precision hides a small one
-    if adapters and not torch.equal(
-        unembedding(c), nn.functional.linear(c, found.W_U.mT, found.b_U)
-    ):
-        return (
-            f"Its unembedding carries an adapter that is not merged ({', '.join(adapters)[:60]}): merge it first, e.g. "
-            "peft's merge_and_unload()"
-        )
     # torch's older norms of weights make the weight anew before every pass
-    hooks = (type(hook) for hook in unembedding._forward_pre_hooks.values())
+    hooks = (type(hook) for hook in found.unembedding._forward_pre_hooks.values())
     norms = [kind.__name__ for kind in hooks if kind.__module__.startswith("torch.nn.utils.")]
     if norms:
         return (

@@ -80,7 +80,7 @@ class Steer:
             )
         if not torch.isfinite(self.W).all():
             raise ValueError(
-                f"W of steer {self.name!r} holds NaN or infinity; was the fit's step or ridge too small?"
+                f"W of steer {self.name!r} holds NaN or infinity; was a factor too large, or the fit's step or ridge too small?"
             )
 
     prefix = 0

@@ -212,7 +212,7 @@ def to_number(value: Any) -> float:
         return float("nan")
     try:
         return float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # of a Decimal, a NaN that signals
         return float("nan")
 
 
