@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -129,7 +129,7 @@ def state_shift_overlap(
     def add(
         name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]
     ) -> None:
-        share, low, high = bootstrap_ratio(top, bottom, seed=seed)
+        share, low, high = ratio_interval(top, bottom, seed=seed)
         high_chance = float(np.quantile(chance, 0.95)) if chance else float("nan")
         rows.append(
             (name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance)

@@ -18,7 +18,7 @@ from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
 from steerlens.maths.numbers import as_number, as_numpy_seed
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -185,7 +185,7 @@ def advise(
     gates += [_right_way(margins), _fluent(own, base, FLUENT)]
     return Advice(
         getattr(value, "name", type(value).__name__), spent.strength, spent.cost, spent.note,
-        bootstrap_ratio(margins, tokens), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
+        ratio_interval(margins, tokens), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
     )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def _of_recipe(
         return [Gate("shuffled labels", None, said), Gate("either half", None, said)]
     shuffled, _ = fit_recipe(recipe, shuffle_labels(train, seed=seed))
     halves = [rival(fit_recipe(recipe, half)[0]) for half in train.split(0.5, seed=seed)]
-    found = [bootstrap_ratio(half, tokens) for half in halves]
+    found = [ratio_interval(half, tokens) for half in halves]
     alike = float(np.corrcoef(halves)[0, 1])
     said = " and ".join(f"{m:+.3g} [{low:+.3g}, {high:+.3g}]" for m, low, high in found)
     passed = all(low > 0 for _, low, _ in found)
@@ -226,7 +226,7 @@ def _of_recipe(
 
 
 def _above(control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray) -> Gate:
-    found, low, high = bootstrap_ratio(difference, tokens)
+    found, low, high = ratio_interval(difference, tokens)
     told = "better than" if low > 0 else "not told from"
     by = f"by {found:+.3g} [{low:+.3g}, {high:+.3g}] nats per token"
     said = f"{told} {control} at the same KL {by}"

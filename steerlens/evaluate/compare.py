@@ -16,7 +16,7 @@ from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
@@ -105,7 +105,7 @@ def _of_writer(
     margins, tokens = given_margins(
         model, writer, with_nonzero_label(test), strength=spent.strength
     )
-    found = bootstrap_ratio(margins, tokens)
+    found = ratio_interval(margins, tokens)
     return dict(zip(("sign_margin", "low", "high"), found, strict=True)) | {
         "strength": spent.strength
     }

@@ -23,7 +23,7 @@ from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, wr
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -230,7 +230,7 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
             raise
         return dict.fromkeys(names, float("nan"))
     wrong = float(np.where(np.isnan(margins), np.nan, margins < 0).mean())  # NaN is on neither side
-    return dict(zip(names, (*bootstrap_ratio(margins, tokens), wrong), strict=True))
+    return dict(zip(names, (*ratio_interval(margins, tokens), wrong), strict=True))
 
 
 def _price(

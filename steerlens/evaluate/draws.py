@@ -14,7 +14,7 @@ from steerlens.evaluate.sign_margin import (
     with_nonzero_label,
 )
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit, value_of
@@ -87,8 +87,8 @@ def compare_draws(
     table = []
     for name, each in gains.items():
         mean, by_draw = each.mean(0), each.sum(1) / tokens.sum()
-        margin, low, high = bootstrap_ratio(mean, tokens)
-        off, off_low, off_high = bootstrap_ratio(mean - gains[against].mean(0), tokens)
+        margin, low, high = ratio_interval(mean, tokens)
+        off, off_low, off_high = ratio_interval(mean - gains[against].mean(0), tokens)
         table.append(
             {
                 "name": name, "sign_margin": margin, "low": low, "high": high, "difference": off,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import solve_strength
 from steerlens.maths.logit_stats import logit_stats
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
@@ -55,7 +55,7 @@ def sign_margin(
     (right, n), (wrong, _) = (
         _text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1)
     )
-    found, low, high = bootstrap_ratio(wrong - right, n)
+    found, low, high = ratio_interval(wrong - right, n)
     nll = float(right.sum() / n.sum())
     return pd.Series(
         {"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))}

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.maths.stats import bootstrap_ratio, permute_labels
+from steerlens.maths.stats import permute_labels, ratio_interval
 from steerlens.values.losses import Measured
 from steerlens.values.verdict import Verdict
 
@@ -34,5 +34,5 @@ def judge_heldout(
     # nothing
     worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
     found = permute_labels(worth[None], y, seed=seed)
-    margin, low, high = bootstrap_ratio(gains, units, seed=seed)
+    margin, low, high = ratio_interval(gains, units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")

@@ -57,25 +57,36 @@ def bootstrap_ratio(
 ) -> tuple[float, float, float]:
     """Return `Σ top / Σ bottom` over independent units (texts), and its 95 % interval.
 
-    The interval is found by drawing units with replacement. Of fewer than 40 units that is too
-    narrow (0.71 for 0.95 with three): there it is Student's, of the ratio's standard error. One
-    unit has none, NaN.
+    The interval is found by drawing units with replacement, so it stays within what ratios can be;
+    of few units it is too narrow, see `ratio_interval`. One unit has none, NaN.
 
     Example:
         >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
         (0.5, 0.5, 0.5)
     """
-    if len(top) < FEW:
-        ratio = float(top.sum() / bottom.sum())
-        half = (
-            float(t.ppf(0.975, len(top) - 1)) * ratio_error(top, bottom)
-            if len(top) > 1
-            else math.nan
-        )
-        return ratio, ratio - half, ratio + half
+    if len(top) == 1:
+        return float(top[0] / bottom[0]), math.nan, math.nan
     pick = np.random.default_rng(seed).integers(0, len(top), (draws, len(top)))
     low, high = np.quantile(top[pick].sum(1) / bottom[pick].sum(1), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)
+
+
+def ratio_interval(
+    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return `Σ top / Σ bottom` over independent units (texts), and its 95 % interval: by drawing
+    units with replacement, and of fewer than 40, where that is too narrow (it covers 0.71 with
+    three units), Student's, of the ratio's standard error.
+
+    Example:
+        >>> ratio_interval(np.array([1.0, 2.0]), np.array([2.0, 4.0]))
+        (0.5, 0.5, 0.5)
+    """
+    if not 1 < len(top) < FEW:
+        return bootstrap_ratio(top, bottom, seed=seed)
+    ratio = float(top.sum() / bottom.sum())
+    half = float(t.ppf(0.975, len(top) - 1)) * ratio_error(top, bottom)
+    return ratio, ratio - half, ratio + half
 
 
 def ratio_error(top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"]) -> float:

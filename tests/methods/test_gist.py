@@ -209,7 +209,7 @@ def test_the_prompted_model_is_that_of_collect() -> None:
 
 def test_the_gap_and_its_interval_are_over_texts() -> None:
     one = compression(model(), PROMPT, written()[:1], {"gist": distilled().value}).set_index("way")
-    assert one.low["gist"] == pytest.approx(one.high["gist"]) and one.kl["gist"] > 0
+    assert np.isnan(one.low["gist"]) and np.isnan(one.high["gist"]) and one.kl["gist"] > 0
     table = compression(model(), PROMPT, written()[:20], {"gist": distilled().value}).set_index(
         "way"
     )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
-from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_error
+from steerlens.maths.stats import permute_labels, ratio_error, ratio_interval
 from steerlens.methods.steer.problem import CHUNK, Weights
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -96,7 +96,7 @@ def judge_halves(
     ]
     best = next(k for k in by_habit if margins[top] - margins[k] <= errors[k])
     ratios = [
-        bootstrap_ratio(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
+        ratio_interval(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
     ]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
     compared = metric.damped(COMPARED)
