@@ -214,7 +214,7 @@ def _tokenizer(model: Model) -> Any:
         return found.tokenizer
     name = plain_source(model).name_or_path
     try:
-        beside = AutoTokenizer.from_pretrained(name) if name else None
+        beside = AutoTokenizer.from_pretrained(name, trust_remote_code=False) if name else None
     except (OSError, ValueError):
         return None
     own = found.tokenizer

@@ -418,3 +418,18 @@ def test_peft_reads_it(made: Callable[[Any], Any], tmp_path: Path) -> None:
         torch.testing.assert_close(found(tokens).logits, expected, atol=1e-3, rtol=1e-4)
         with found.disable_adapter():
             torch.testing.assert_close(found(tokens).logits, model(tokens), atol=1e-3, rtol=1e-4)
+
+
+class Own(transformers.GPT2LMHeadModel):
+    """A class of the user's, as code beside weights brings it."""
+
+
+def test_code_beside_weights_is_not_asked_for(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("builtins.input", lambda *said: pytest.fail(f"asked: {said}"))
+    plain = sl.load_model("toy-64", plain=True)
+    made = Own(plain.model.config).eval()
+    made.load_state_dict(plain.model.state_dict())
+    made.config.auto_map = {"AutoModelForCausalLM": "mine.Own", "AutoConfig": "mine.OwnConfig"}
+    model = sl.models.HuggingFace(made, plain.tokenizer)
+    steer = sl.Steer(0.1 * torch.eye(64), sl.readout(model))
+    assert (sl.export.fold(model, steer, 1.0, tmp_path / "folded") / "config.json").is_file()

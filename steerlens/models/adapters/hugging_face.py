@@ -288,7 +288,9 @@ def _tokenizer_of(model: Any) -> Any:
         found, path = None, getattr(model, "name_or_path", "")
         if path:
             try:
-                found = AutoTokenizer.from_pretrained(path, local_files_only=True)
+                found = AutoTokenizer.from_pretrained(
+                    path, local_files_only=True, trust_remote_code=False
+                )
             except (OSError, ValueError, KeyError, ImportError):
                 found = None
         # of weights alone transformers makes some, by their class's name, that know no word
