@@ -319,12 +319,15 @@ def fit_table() -> str:
         rows.append(f"| {name} | {duration(total)} ({how}) | {shares} | {held:.1f} GB | {gpu} |")
     most = widest["GB at most"] - widest["GB before"]
     W_U = 4e-9 * widest["d_model"] * widest["vocabulary"]
+    cpu = real["setting"]["cpu"]
+    cpu += "" if "bfloat16" in cpu else " without bfloat16"
     about = (
-        f"Fits to {real['tokens']:,} tokens with all defaults. Arithmetic: a short fit is measured at the "
+        f"Fits to {real['tokens']:,} tokens with all defaults, on a core of an {cpu}. Arithmetic: a short fit is measured at the "
         "shape, and how much more of each kind of work the whole one is was counted with few "
         "dimensions (`python benchmarks/growth.py`); the first two rows hold that against a whole fit. "
         f"With 200,000 words of 4,096 dimensions, `W_U` of {W_U:.2f} GB, the fit held {most:.2f} GB beyond "
-        "it at the most. Memory is `W_U` in float32, its copy in bfloat16 and the fit's own matrices. "
+        "it at the most. Memory is `W_U` in float32, where the processor multiplies that its copy in "
+        "bfloat16, and the fit's own matrices. "
         "Assumed of an H100: 40 % of its data sheet's dense bfloat16 peak, as much of its float32 peak "
         "outside of the matrix units, and 1 TFLOP/s for decompositions; no GPU was measured."
     )
