@@ -91,11 +91,8 @@ def compare(
     is called again.
     """
     with plain_errors(debug):
-        from steerlens.values.paths import as_path
-
         budgets = read_numbers("--kl", kl, "0.02,0.05")
-        out = as_path(out)
-        check_output_folder(out)
+        out = check_output_folder(out)
         check_names(method or [], steer or [])
         check_input(model, data)
         for file in [*(steer or []), *([] if prompts is None else [prompts])]:

@@ -50,8 +50,6 @@ def export(
     With --to logits, --dtype is that of the model that will be served.
     """
     with plain_errors(debug):
-        from steerlens.values.paths import as_path
-
         if to not in FORMATS:
             raise ValueError(f"--to: got {to!r}, expected one of {', '.join(FORMATS)}")
         for option, given, its in (
@@ -62,9 +60,7 @@ def export(
                 raise ValueError(f"{option}: --to {to} has none; leave it out, or write --to {its}")
         if to != "lora":
             check_output(out, overwrite, suffix=".safetensors" if to == "logits" else ".pt")
-        else:
-            check_output_folder(out)
-        if to == "lora" and as_path(out).exists() and not overwrite:
+        elif check_output_folder(out).exists() and not overwrite:
             raise FileExistsError(
                 f"{out} exists; choose another name, or replace it with --overwrite"
             )

@@ -156,14 +156,15 @@ def check_output(
     _check_writable(as_path(path).parent)
 
 
-def check_output_folder(path: Path) -> None:
-    """Refuse a folder that cannot be made or written to before anything is computed."""
+def check_output_folder(path: Path) -> Path:
+    """Return a folder; refuse one that cannot be made or written to before anything is computed."""
     from steerlens.values.paths import as_path, check_folder
 
-    check_folder(as_path(path), str(path))
-    if as_path(path).exists() and not as_path(path).is_dir():
+    folder = check_folder(as_path(path), str(path))
+    if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{path} is a file; choose the name of a folder")
-    _check_writable(as_path(path) if as_path(path).is_dir() else as_path(path).parent)
+    _check_writable(folder if folder.is_dir() else folder.parent)
+    return folder
 
 
 def _check_writable(path: Path) -> None:

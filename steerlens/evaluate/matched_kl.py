@@ -16,6 +16,8 @@ from steerlens.values.steer import Steer, SteerWithBackground
 
 ROUGHLY = 1_024
 """Positions on which a strength is looked for first."""
+RESOLVED = 1e-5
+"""Nats per token below which what float32 adds up is no longer a hundredth of the cost."""
 
 
 @torch_defaults()
@@ -74,10 +76,6 @@ def strength_at_kl(
         if few.n_positions > states.n_positions / 2
         else lambda s: kl_at_strength(steer, few, s),
     )
-
-
-RESOLVED = 1e-5
-"""Nats per token below which what float32 adds up is no longer a hundredth of the cost."""
 
 
 def check_kl(kl: float, name: str = "kl") -> None:

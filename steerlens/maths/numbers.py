@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.brief import brief
@@ -163,6 +164,25 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
         raise ValueError(
             f"{name}: got {list(found)}, expected finite numbers, as float32 holds them"
         )
+    return found
+
+
+def as_numbers(given: Any, name: str, expected: str) -> Float[Tensor, "..."]:
+    """Return numbers of any shape and form in float64.
+
+    Raises:
+        ValueError: text, NaN or infinity; the message names the argument.
+
+    Example:
+        >>> as_numbers([[1, 2]], "labels", "one row per text")
+        tensor([[1., 2.]], dtype=torch.float64)
+    """
+    try:
+        found = torch.as_tensor(given).double()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.tensor(math.nan)
+    if not bool(torch.isfinite(found).all()):
+        raise ValueError(f"{name}: got {brief(given)}, expected {expected}, all finite")
     return found
 
 

@@ -44,10 +44,6 @@ def rank_correlation(
     return float(found.statistic)
 
 
-FEW = 40
-"""Units below which drawing them with replacement gives too narrow an interval."""
-
-
 def bootstrap_ratio(
     top: Float[np.ndarray, " n"],
     bottom: Float[np.ndarray, " n"],
@@ -69,6 +65,10 @@ def bootstrap_ratio(
     pick = np.random.default_rng(seed).integers(0, len(top), (draws, len(top)))
     low, high = np.quantile(top[pick].sum(1) / bottom[pick].sum(1), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)
+
+
+FEW = 40
+"""Units below which drawing them with replacement gives too narrow an interval."""
 
 
 def ratio_interval(

@@ -20,7 +20,7 @@ from steerlens.models.prepared_texts import prepare_texts
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
-from steerlens.values.paths import as_path
+from steerlens.values.paths import as_folder
 from steerlens.values.progress import hidden
 from steerlens.values.states import Shard, States
 from steerlens.values.warn import warn_user
@@ -121,7 +121,7 @@ def collect(
                 collect_shard(model, given.order, given.encoded, under, kind, bar),
             )
         else:
-            where = as_path(folder, "folder", "a folder for the states").absolute()
+            where = as_folder(folder, "folder")
             shards = collect_folder(where, model, given, kind, seed, SHARD_POSITIONS, bar)
     states = given.states(shards)
     if intervention is None and (said := unread_texts(states)):

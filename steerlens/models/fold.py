@@ -16,6 +16,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace
+from steerlens.models.adapters.hugging_face import tokenizer_of
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.load import without_bars
 from steerlens.models.plain_source import head_name, plain_source
@@ -207,17 +208,10 @@ def _tokenizer(model: Model) -> Any:
 
     Of a bridge that which lies beside the weights, if it has the same words.
     """
-    from transformers import AutoTokenizer
-
     found = adapter(model)
     if isinstance(found, HuggingFace):
         return found.tokenizer
-    name = plain_source(model).name_or_path
-    try:
-        beside = AutoTokenizer.from_pretrained(name, trust_remote_code=False) if name else None
-    except (OSError, ValueError):
-        return None
-    own = found.tokenizer
+    beside, own = tokenizer_of(plain_source(model)), found.tokenizer
     same = beside is None or own is None or own.get_vocab() == beside.get_vocab()
     return beside if same else own
 

@@ -151,6 +151,11 @@ def _after_unembedding(
     Raises:
         ValueError: none that configurations name does.
     """
+    if not bool(found.isfinite().any(-1).all()):
+        raise ValueError(
+            f"model: the logits of {architecture(model)} are NaN or infinite; are its weights finite, and is its dtype wide "
+            "enough for them (float16 ends at 65,504)?"
+        )
     size = found.float().abs().max().clamp_min(1e-6)
     # a model may hand out float32 logits that it computed in bfloat16
     single = {found.dtype, c.dtype} == {torch.float32}
@@ -159,11 +164,6 @@ def _after_unembedding(
     for scale, softcap in _post_candidates(model):
         ours = head_logits(head._replace(scale=scale, softcap=softcap), c.float())
         errors[scale, softcap] = float((ours - found).float().abs().max() / size)
-    if not bool(found.isfinite().any(-1).all()):
-        raise ValueError(
-            f"model: the logits of {architecture(model)} are NaN or infinite; are its weights finite, and is its dtype wide "
-            "enough for them (float16 ends at 65,504)?"
-        )
     least = min(errors.values())
     unmerged = _unmerged(adapter(model), c)
     if least < tolerance and not unmerged:

@@ -123,7 +123,7 @@ def lay_out(
     found = []
     names = special_names(tokenizer) if convention.space or (apart and prompts) else ()
     for prompt, text in zip(prompts or [""] * len(texts), texts, strict=True):
-        goes_on = not apart or (prompt.endswith(names or ("\0",)) and not convention.space)
+        goes_on = not apart or (not convention.space and prompt.endswith(names))
         whole = prompt + text if goes_on else _joined(prompt, text)
         lead = int(convention.space and not whole[:1].isspace() and not prompt.startswith(names))
         found.append(Laid(" " * lead + whole, lead, lead + len(whole) - len(text)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from steerlens.maths.brief import brief, class_name
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
-from steerlens.values.metric import Metric
+from steerlens.values.metric import check_metric_on
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
 
@@ -50,10 +50,8 @@ def check_fit(fit: Any, name: str = "fit") -> None:
 def check_metric(metric: Any, steer: Steer, name: str = "metric") -> None:
     """Raise, with the next step, where something else than a metric of the steer's model was given;
     None is none."""
-    if metric is None:
-        return
-    _check(metric, name, Metric, "a Metric, or None; steerlens.natural_metric(states) makes one")
-    metric.check_of(steer.readout, name)
+    if metric is not None:
+        check_metric_on(metric, steer.readout, name)
 
 
 def check_same_model(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -68,14 +69,6 @@ class Metric:
             raise ValueError(f"damping: got {self.damping}, expected {expected}")
         if not isinstance(self.digest, str) or self.digest.strip("0123456789abcdef"):
             raise ValueError(f"digest: got {brief(self.digest)}, expected that of a read-out")
-
-    def check_of(self, on: Readout, name: str = "metric") -> None:
-        """Raise where its numbers are in the basis of another read-out."""
-        if len(self.C) != on.d_model or self.digest not in ("", on.digest):
-            raise ValueError(
-                f"{name}: got one of another model (d_model {len(self.C)}, {self.digest[:8] or 'made by hand'}), expected one of "
-                f"{on.model_id!r} (d_model {on.d_model}, {on.digest[:8]}); steerlens.natural_metric(states) makes it"
-            )
 
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:
@@ -151,3 +144,16 @@ class Metric:
         """
         W = W.double()
         return 0.5 * (self.C.double() @ W @ self.S.double() * W).sum()
+
+
+def check_metric_on(metric: Any, on: Readout, name: str = "metric") -> None:
+    """Raise where something else than a metric was given, or one in the basis of another
+    read-out."""
+    made_by = "steerlens.natural_metric(states) makes one"
+    if not isinstance(metric, Metric):
+        raise ValueError(f"{name}: got {brief(metric)}, expected a Metric; {made_by}")
+    if len(metric.C) != on.d_model or metric.digest not in ("", on.digest):
+        raise ValueError(
+            f"{name}: got one of another model (d_model {len(metric.C)}, {metric.digest[:8] or 'made by hand'}), expected one of "
+            f"{on.model_id!r} (d_model {on.d_model}, {on.digest[:8]}); {made_by}"
+        )

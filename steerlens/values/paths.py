@@ -26,6 +26,16 @@ def as_path(given: Any, name: str = "path", expected: str = "the path of a file"
         raise ValueError(f"{name}: got {brief(given)}, and there is no such home folder") from None
 
 
+def as_folder(given: Any, name: str, expected: str = "a folder for the states") -> Path:
+    """Return the path of a folder that is read from later, wherever one works then.
+
+    Example:
+        >>> as_folder("states", "folder").is_absolute()
+        True
+    """
+    return as_path(given, name, expected).absolute()
+
+
 def check_folder(path: Path, name: str = "path") -> Path:
     """Return the path of a file whose folder is there.
 

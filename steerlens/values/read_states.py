@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.values.paths import as_path
+from steerlens.values.paths import as_folder
 from steerlens.values.readout import Readout
 from steerlens.values.state_folder import (
     FORMAT,
@@ -84,7 +84,7 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     """
     if not folders:
         raise ValueError("folders: got none, expected the folder that collect_parts filled")
-    paths = [as_path(folder, "folders").absolute() for folder in folders]
+    paths = [as_folder(folder, "folders") for folder in folders]
     for folder in paths:
         here, known = len(list(folder.glob(PARTS))), read_index(folder).get("parts")
         if not unfinished and here and here != known:

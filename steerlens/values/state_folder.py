@@ -10,7 +10,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from steerlens.values.paths import as_path
+from steerlens.values.paths import as_folder
 from steerlens.values.readout import Readout
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def open_folder(folder: str | Path) -> Path:
     Raises:
         ValueError: it holds something else.
     """
-    folder = as_path(folder, "folder").absolute()  # read from there, wherever one works later
+    folder = as_folder(folder, "folder")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: {folder} is a file, expected a folder, which may be new")
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
 from steerlens.values.gate import Gated, when
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
-from steerlens.values.metric import Metric
+from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout, check_readout
 from steerlens.values.texts import as_name
@@ -125,10 +125,8 @@ class Steer:
         )
         if metric is None:
             W = truncate(self.W, rank)
-        elif not isinstance(metric, Metric):
-            raise ValueError(f"metric: got {brief(metric)}, expected a Metric, or None")
         else:
-            metric.check_of(self.readout)
+            check_metric_on(metric, self.readout)
             W = metric.unwhiten(truncate(metric.whiten(self.W), rank))
         return replace(self, W=W, name=f"{self.name} (rank {rank})", terms=())
 

@@ -1,13 +1,10 @@
 """Erase a concept at the unembedding, in closed form: no linear probe finds it afterwards."""
 
-import math
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.numbers import as_numbers
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.states import States, check_states
@@ -55,7 +52,7 @@ def fit_eraser(
         True
     """
     check_states(states)
-    y = _numbers(states.labels if labels is None else labels, "labels", "one row per text")
+    y = as_numbers(states.labels if labels is None else labels, "labels", "one row per text")
     y = y[:, None] if y.ndim == 1 else y
     if len(y) != len(states.labels) or y.ndim != 2:
         raise ValueError(
@@ -98,7 +95,7 @@ def erase_directions(
         True
     """
     check_states(states)
-    directions = _numbers(directions, "directions", "rows of d_model numbers")
+    directions = as_numbers(directions, "directions", "rows of d_model numbers")
     if directions.ndim != 2 or directions.shape[1] != states.d_model or not len(directions):
         raise ValueError(
             f"directions: got shape {tuple(directions.shape)}, expected rows of {states.d_model} numbers (d_model)"
@@ -106,23 +103,8 @@ def erase_directions(
     if not bool(directions.any()):
         raise ValueError("directions: all 0; there is nothing to erase along them")
     S = natural_metric(states, weights="tokens").S.cpu()
-    W = _least_change(S, directions.double().cpu().mT).mT
+    W = _least_change(S, directions.cpu().mT).mT
     return Steer(W.float().to(states.readout.W_U.device), states.readout, name)
-
-
-def _numbers(given: Any, name: str, expected: str) -> Float[Tensor, "..."]:
-    """Return numbers in float64.
-
-    Raises:
-        ValueError: what is none, NaN or infinity; the message names the argument.
-    """
-    try:
-        found = torch.as_tensor(given).double()
-    except (TypeError, ValueError, RuntimeError):
-        found = torch.tensor(math.nan)
-    if not bool(torch.isfinite(found).all()):
-        raise ValueError(f"{name}: got {brief(given)}, expected {expected}, all finite")
-    return found
 
 
 def _sums(

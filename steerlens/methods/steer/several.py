@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_numbers
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.fit import fit_steer
-from steerlens.values.arguments import check_metric, steer_of
+from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
-from steerlens.values.metric import Metric
+from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 from steerlens.values.verdict import told
@@ -163,11 +164,7 @@ def orthogonal_to(
     if isinstance(others, Steer | Fit):
         raise ValueError("others: got one steer, expected a list of them, e.g. [manners]")
     rest = [steer_of(other, "others") for other in others]
-    if metric is None:
-        raise ValueError(
-            "metric: got None, expected a Metric; steerlens.natural_metric(states) makes one"
-        )
-    check_metric(metric, one)
+    check_metric_on(metric, one.readout)
     if not rest:
         raise ValueError("others: got none, expected the steers whose attributes are to stay")
     for other in rest:
@@ -197,10 +194,8 @@ def _columns(states: States, labels: Columns, interactions: bool) -> dict[str, T
         )
     found = {}
     for name, given in labels.items():
-        try:
-            column = torch.as_tensor(given).float()
-        except (ValueError, TypeError, RuntimeError):
-            column = torch.zeros(0)
+        expected = f"{len(states.labels)} numbers in [-1, 1], one per text"
+        column = as_numbers(given, f"labels[{name!r}]", expected).float()
         if column.shape != states.labels.shape or not bool((column.abs() <= 1).all()):
             raise ValueError(
                 f"labels[{name!r}]: got shape {tuple(column.shape)}, expected {len(states.labels)} numbers in [-1, 1], one "

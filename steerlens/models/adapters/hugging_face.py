@@ -70,7 +70,7 @@ class HuggingFace:
         check_plain(self.model)
         check_tokenizer(self.tokenizer)
         if self.tokenizer is None:
-            object.__setattr__(self, "tokenizer", _tokenizer_of(self.model))
+            object.__setattr__(self, "tokenizer", tokenizer_of(self.model))
 
     @property
     def module(self) -> nn.Module:
@@ -280,7 +280,7 @@ def _still_there(model: nn.Module, paths: tuple[str, ...]) -> bool:
     return len(layers) == len(paths)
 
 
-def _tokenizer_of(model: Any) -> Any:
+def tokenizer_of(model: Any) -> Any:
     """Return the tokenizer beside a model's weights; None where there is none on this machine."""
     if model not in _TOKENIZERS:
         from transformers import AutoTokenizer
