@@ -1,6 +1,7 @@
 """Maximise what a steer explains at the KL that it costs: a convex problem with few directions."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,12 +25,49 @@ ROOM, LEAST, MOST = 1 << 18, 64, 512
 """Logits that are held at once, which a cache bears; rows at least, since products of fewer are
 slow, and at most."""
 
+FAR = 80.0
+"""Nats by which a move changes a logit from which on its exponential leaves float32."""
+
+
+class Predicted(NamedTuple):
+    """What is predicted at some positions without a move: each word's probability, and that of the
+    words in the tail together."""
+
+    p: Float[Tensor, "n words"]
+    rest: Float[Tensor, " n"]
+
+    def rows(self, part: slice) -> "Predicted":
+        """Return the same of some of the positions."""
+        return Predicted(self.p[part], self.rest[part])
+
+
+def predicted(head: UnembedWeights, c: Float[Tensor, "n d"], tail: Tail | None = None) -> Predicted:
+    """Return what is predicted at some positions; for read-outs without a soft cap.
+
+    Example:
+        >>> head = UnembedWeights(torch.eye(2), torch.zeros(2))
+        >>> predicted(head, torch.zeros(1, 2)).p.tolist()
+        [[0.5, 0.5]]
+    """
+    p = c.new_empty(len(c), head.W_U.shape[1])
+    rest = c.new_zeros(len(c))
+    for start in range(0, len(c), MOST):
+        rows = slice(start, start + MOST)
+        at = c[rows]
+        z = torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at)
+        size, p[rows] = normalised(z if head.scale == 1.0 else z.mul_(head.scale))
+        if tail is not None:
+            rest[rows] = torch.sigmoid(tail.log_mass[rows] - size)
+            p[rows] *= 1 - rest[rows, None]
+    return Predicted(p, rest)
+
 
 def even_kl(
     head: UnembedWeights,
     c: Float[Tensor, "n d"],
     move: Float[Tensor, "n d"],
     tail: Tail | None = None,
+    known: Predicted | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n d"]]:
     """Return the KL that a move of contexts costs, mean of both signs, and its gradient in the
     move.
@@ -52,18 +90,46 @@ def even_kl(
     for start in range(0, len(c), size):
         rows = slice(start, start + size)
         at, m = c[rows], move[rows]
-        z, u = (
-            torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at),
-            (m.to(head.W_U) @ head.W_U).to(m),
-        )
-        if tail is None:
-            cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
-            rest = 0
+        u = (m.to(head.W_U) @ head.W_U).to(m)
+        part = None if tail is None else tail.rows(rows)
+        if known is not None and _size(u) * abs(head.scale) < FAR:
+            cost, pull, rest = _tilted(head, known.rows(rows), u, part, m)
         else:
-            cost, pull, rest = _lumped(head, z, u, tail.rows(rows), m)
+            z, rest = torch.addmm(head.b_U, at.to(head.b_U), head.W_U).to(at), 0
+            if part is None:
+                cost, pull = (_capped if head.softcap is not None else _linear)(head, z, u)
+            else:
+                cost, pull, rest = _lumped(head, z, u, part, m)
         costs.append(cost)
         slopes.append((pull.to(head.W_U) @ head.W_U.mT).to(m) + rest)
     return torch.cat(costs), torch.cat(slopes)
+
+
+def _size(u: Float[Tensor, "n words"]) -> float:
+    low, high = torch.aminmax(u)
+    return max(-float(low), float(high))
+
+
+def _tilted(
+    head: UnembedWeights,
+    known: Predicted,
+    u: Float[Tensor, "n words"],
+    tail: Tail | None,
+    m: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n words"], Float[Tensor, "n d"] | int]:
+    """Return what `_lumped` does, or `_linear`, from probabilities: `½ log E_p e^u + ½ log E_p
+    e^{−u}`; `u` is overwritten."""
+    grown = (u if head.scale == 1.0 else u.mul_(head.scale)).exp_()
+    p, q = known.p * grown, known.p / grown
+    plus, minus, rest = p.sum(1), q.sum(1), 0
+    if tail is not None:
+        up, up_slope, down, down_slope = tail.moved(m)
+        up, down = (known.rest * (moved - tail.log_mass).exp() for moved in (up, down))
+        plus, minus = plus + up, minus + down
+        rest = ((up / plus)[:, None] * up_slope - (down / minus)[:, None] * down_slope) / 2
+    half = head.scale / 2
+    pull = p.mul_((half / plus)[:, None]).addcmul_(q, (half / minus)[:, None], value=-1)
+    return (plus.log() + minus.log()) / 2, pull, rest
 
 
 def _linear(

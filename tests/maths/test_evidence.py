@@ -10,6 +10,7 @@ from steerlens.maths.evidence import (
     MOST,
     even_kl,
     nuclear_descent,
+    predicted,
     soft_threshold_singular_values,
 )
 from steerlens.maths.logits import UnembedWeights
@@ -51,6 +52,28 @@ def test_even_kl_is_the_mean_of_both_signs_and_its_gradient_is_autograds(
     assert_close(back, kl)
     assert_close(turned, -slope)
     assert even_kl(head, c, 0 * move)[0].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 40.0])
+def test_what_is_known_of_a_position_saves_work_and_changes_nothing(
+    size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c, move = (random(700, 6, seed=seed) for seed in (3, 4))
+    known = predicted(HEAD, c)
+    assert_close(known.p.double(), torch.softmax(logits(HEAD, c.double()), 1), atol=1e-6, rtol=1e-5)
+    exact = brute(HEAD, c.double(), size * move.double())
+    _, pull = even_kl(HEAD, c, size * move)
+    monkeypatch.setattr("steerlens.maths.evidence._linear", None)  # what does not know asks that
+    far = size > 10  # a move whose exponential is beyond float32
+    if far:
+        with pytest.raises(TypeError, match="not callable"):
+            even_kl(HEAD, c, size * move, None, known)
+        monkeypatch.undo()
+    kl, slope = even_kl(HEAD, c, size * move, None, known)
+    assert_close(kl.double(), exact, atol=3e-7, rtol=1e-5)
+    assert_close(slope, pull, atol=2e-6, rtol=2e-4)
+    part = slice(100, 300)
+    assert_close(even_kl(HEAD, c[part], size * move[part], None, known.rows(part))[0], kl[part])
 
 
 def quadratic(target: torch.Tensor, curvature: float = 1.0):

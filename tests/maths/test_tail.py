@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from steerlens.maths.evidence import even_kl
+from steerlens.maths.evidence import even_kl, predicted
 from steerlens.maths.logits import UnembedWeights, nll_gradient
 from steerlens.maths.numbers import generator
 from steerlens.maths.tail import draw_words, two_tiers, word_chances
@@ -62,9 +62,13 @@ def test_the_gradient_is_autograds_of_the_lumped_cost() -> None:
 
     cost = (whole(1) + whole(-1)) / 2 - whole(0)
     cost.sum().backward()
-    found, pull = even_kl(likely, C, move.detach(), tail)
-    assert_close(found, cost.detach(), atol=1e-5, rtol=1e-4)
-    assert_close(pull, move.grad, atol=1e-5, rtol=1e-4)
+    known = predicted(likely, C, tail)
+    assert_close(known.p.sum(1) + known.rest, torch.ones(N))
+    assert known.rest.min() > 0.02  # the tail is not nothing
+    for beforehand in (None, known):
+        found, pull = even_kl(likely, C, move.detach(), tail, beforehand)
+        assert_close(found, cost.detach(), atol=1e-5, rtol=1e-4)
+        assert_close(pull, move.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_rows_are_those_of_some_positions() -> None:

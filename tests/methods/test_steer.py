@@ -18,6 +18,7 @@ from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
+from steerlens.methods.steer.cost import HELD
 from steerlens.methods.steer.evidence import explain
 from steerlens.methods.steer.judge import MIXES, Asked
 from steerlens.methods.steer.problem import CHUNK, Problem, sums_over, text_weights
@@ -471,7 +472,10 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_no_tensor_of_positions_times_vocabulary_ever_exists(solver: Any) -> None:
+def test_no_tensor_of_positions_times_vocabulary_is_larger_than_what_may_be_kept(
+    solver: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steerlens.methods.steer.cost.HELD", 1_000 * 300)  # fewer than are asked
     on = make_readout(d=4, vocab=300)
     largest = {}
     for n_texts in (300, 1200):
@@ -482,6 +486,12 @@ def test_no_tensor_of_positions_times_vocabulary_ever_exists(solver: Any) -> Non
         assert states.n_positions > CHUNK
     assert largest[1200] <= CHUNK * 300 < 0.1 * states.n_positions * 300
     assert largest[300] >= 32 * 300  # logits of some positions did exist
+    if solver != "auto":
+        return
+    monkeypatch.undo()
+    with Largest() as seen:
+        sl.fit_steer(states, solver=solver, tolerance=1e-2, **GIVEN)
+    assert largest[1200] < 1_000 * 300 < seen.size <= HELD
 
 
 def test_a_second_attribute_needs_no_second_pass_of_the_model() -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.evidence import even_kl
+from steerlens.maths.evidence import Predicted, even_kl, predicted
 from steerlens.maths.logits import UnembedWeights, quickest
 from steerlens.maths.numbers import generator
 from steerlens.maths.tail import Tail, two_tiers
@@ -15,6 +15,9 @@ from steerlens.values.states import States
 
 LIKELY = 8_192
 """Words of a vocabulary of twice that at least whose share of the cost is taken one by one."""
+
+HELD = 1 << 27
+"""Probabilities that are kept, at most, while a matrix is looked for: half a gigabyte."""
 
 
 class Cost(NamedTuple):
@@ -29,10 +32,12 @@ class Cost(NamedTuple):
     label2: float
     tail: Tail | None = None
     """What unlikely words of a large vocabulary add, as one lump."""
+    known: Predicted | None = None
+    """What is predicted at `over`, where that can be kept."""
 
     def __call__(self, W: Float[Tensor, "d d"]) -> tuple[float, Float[Tensor, "d d"]]:
         """Return the cost in nats per token, and its slope in the matrix."""
-        kl, pull = even_kl(self.head, self.over, self.size * (self.c @ W), self.tail)
+        kl, pull = even_kl(self.head, self.over, self.size * (self.c @ W), self.tail, self.known)
         # the mean divides by what positions are drawn in proportion to
         weight = self.label2 / len(self.over)
         value = float((kl / self.size.squeeze(1).square()).double().sum()) * weight
@@ -51,6 +56,7 @@ class Cost(NamedTuple):
             c=self.c[rows],
             size=self.size[rows],
             tail=self.tail and self.tail.rows(rows),
+            known=self.known and self.known.rows(rows),
         )
 
 
@@ -81,4 +87,6 @@ def sample_cost(
     # what rounding does to a sum over positions is far below the sum's noise
     over = c + c @ base
     head, tail = two_tiers(quickest(states.readout.head), over, LIKELY)
-    return Cost(head, over, c, size, label2, tail)
+    kept = head.softcap is None and len(over) * head.W_U.shape[1] <= HELD
+    known = predicted(head, over, tail) if kept else None
+    return Cost(head, over, c, size, label2, tail, known)
