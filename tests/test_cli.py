@@ -107,7 +107,7 @@ def nothing_loaded(monkeypatch):
         raise AssertionError("a model was loaded")
 
     # the first that it does: modules that are imported meanwhile would keep another load_model for good
-    monkeypatch.setattr("steerlens.models.load._device", load)
+    monkeypatch.setattr("steerlens.models.load.as_dtype", load)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Judge a fit by texts that it has not seen."""
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,6 +18,7 @@ def judge_heldout(
     tokens: Int[Tensor, " n_texts"],
     mean_label: float,
     seed: int,
+    copy_of: Int[Tensor, " n_texts"] | None = None,
 ) -> Verdict | None:
     """Return what held-out texts say of a value: its margin around the mean label, against labels
     in random order.
@@ -24,15 +28,52 @@ def judge_heldout(
     Args:
         measured: the value's losses on the texts.
         labels, tokens: of each text; those that have 0 tokens are not held out.
+        copy_of: of each text the first that is the same; None: no text is there twice.
     """
-    there = tokens > 0
-    y, units = (labels[there] - mean_label).double().numpy(), tokens[there].double().numpy()
+    gain, label, size = (
+        measured.by_text[:, 3] - measured.by_text[:, 2],
+        labels.double(),
+        tokens.double(),
+    )
+    if copy_of is not None:
+        gain, label, size = copies_as_one(copy_of, gain, label, size)
+    there = size > 0
+    y, units, gains = (x[there].numpy() for x in (label - mean_label, size, gain))
     if len(y) < 2 or (y == y[0]).all():
         return None
-    gains = (measured.by_text[there, 3] - measured.by_text[there, 2]).numpy()
     # what a unit of label is worth in a text; at the mean label it is not known, and multiplied by
     # nothing
     worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
     found = permute_labels(worth[None], y, seed=seed)
     margin, low, high = ratio_interval(gains, units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")
+
+
+def first_copies(texts: Sequence[Hashable]) -> Int[Tensor, " n_texts"]:
+    """Return of each text the first that is the same.
+
+    Example:
+        >>> first_copies(["good", "bad", "good"]).tolist()
+        [0, 1, 0]
+    """
+    first: dict[Hashable, int] = {}
+    return torch.tensor([first.setdefault(text, row) for row, text in enumerate(texts)]).long()
+
+
+def copies_as_one(
+    copy_of: Int[Tensor, " n_texts"],
+    gains: Float[Tensor, "*ways n_texts"],
+    labels: Float[Tensor, " n_texts"],
+    tokens: Float[Tensor, " n_texts"],
+) -> tuple[Float[Tensor, "*ways n_texts"], Float[Tensor, " n_texts"], Float[Tensor, " n_texts"]]:
+    """Put what copies of a text say together at the first of them, with the mean of their labels.
+
+    Copies are no evidence of their own: labels in random order must not part them. Texts without
+    tokens do not count, and copies have none afterwards.
+    """
+
+    def total(x: Tensor) -> Tensor:
+        return torch.zeros_like(x).index_add_(-1, copy_of, x)
+
+    there = (tokens > 0).to(labels)
+    return total(gains), total(labels * there) / total(there).clamp_min(1), total(tokens)

@@ -1,10 +1,13 @@
 """What can be put into a running model."""
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from steerlens.maths.brief import brief
+from steerlens.maths.numbers import is_number
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 
@@ -72,17 +75,40 @@ class Intervention(Protocol):
     def edits(self, strength: Strength) -> tuple[Edit, ...]: ...
 
 
-def sum_name(terms: tuple[tuple[str, float], ...]) -> str:
-    """Return the name of a sum of named things.
+Part = tuple[str, float, str]
+"""A term of a sum: name, coefficient, and what tells its matrix from others of that name."""
+
+
+def check_parts(terms: Any) -> None:
+    """Raise where something else than the terms of a sum was given."""
+    if not isinstance(terms, tuple) or not all(
+        isinstance(term, tuple)
+        and len(term) == 3
+        and isinstance(term[0], str)
+        and is_number(term[1])
+        and isinstance(term[2], str)
+        for term in terms
+    ):
+        raise ValueError(
+            f"terms: got {brief(terms)}, expected (name, coefficient, digest) each; algebra makes them"
+        )
+
+
+def sum_name(terms: Sequence[tuple[str, float]]) -> str:
+    """Return the name of a sum of named things; different things of one name are told apart.
 
     Example:
         >>> sum_name((("joy", 0.7), ("rude", -0.3)))
         '0.7·joy - 0.3·rude'
+        >>> sum_name((("steer", 1.0), ("steer", -1.0), ("a + b", -1.0)))
+        'steer - steer′ - (a + b)'
     """
-    text = ""
+    text, times = "", Counter[str]()
     for name, k in terms:
-        size = "" if abs(k) == 1 else f"{abs(k):.3g}·"
-        wrapped = f"({name})" if size and " " in name and name[0] != "(" else name
-        sign = (" + " if k > 0 else " - ") if text else ("" if k > 0 else "-")
-        text += f"{sign}{size}{wrapped}"
+        primes, size = "′" * times[name], "" if abs(k) == 1 else f"{abs(k):.3g}·"
+        times[name] += 1
+        parted = " " in name if size or primes else k < 0 and (" + " in name or " - " in name)
+        wrapped = f"({name})" if parted and name[0] != "(" else name
+        sign = (" - " if k < 0 else " + ") if text else ("-" if k < 0 else "")
+        text += f"{sign}{size}{wrapped}{primes}"
     return text or "0"

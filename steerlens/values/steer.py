@@ -1,21 +1,23 @@
 """A steer: a matrix on the output word embeddings, with a strength."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_number, check_tensor, is_number
 from steerlens.maths.svd import truncate
 from steerlens.values.conditions import Condition
 from steerlens.values.gate import Gated, when
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
+from steerlens.values.intervention import UNEMBED_IN, Edit, Part, Strength, check_parts, sum_name
 from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout, check_readout
+from steerlens.values.tensor_file import digest
 from steerlens.values.texts import as_name
 
 
@@ -54,8 +56,8 @@ class Steer:
     W: Float[Tensor, "d_model d_model"]
     readout: Readout
     name: str = "steer"
-    terms: tuple[tuple[str, float], ...] = ()
-    """The name as a sum, `(name, coefficient)`; empty means one term, `name` itself."""
+    terms: tuple[Part, ...] = ()
+    """The name as a sum; empty means one term, `name` itself."""
 
     def __post_init__(self) -> None:
         as_name(self.name)
@@ -67,21 +69,12 @@ class Steer:
                 f"W: got shape {tuple(self.W.shape)}, expected ({d}, {d}), the d_model of {self.readout.model_id!r}; a steer "
                 "for another model is moved with steerlens.transfer, not by reshaping"
             )
-        named = isinstance(self.terms, tuple) and all(
-            isinstance(term, tuple)
-            and len(term) == 2
-            and isinstance(term[0], str)
-            and is_number(term[1])
-            for term in self.terms
-        )
-        if not named:
-            raise ValueError(
-                f"terms: got {brief(self.terms)}, expected (name, coefficient) pairs; algebra makes them"
-            )
+        check_parts(self.terms)
         if not torch.isfinite(self.W).all():
             raise ValueError(
                 f"W of steer {self.name!r} holds NaN or infinity; was a factor too large, or the fit's step or ridge too small?"
             )
+        object.__setattr__(self, "W", self.W.float())  # what is float32 already stays itself
 
     prefix = 0
     file_kind: ClassVar[str] = "steer"
@@ -145,12 +138,14 @@ class Steer:
                 f"{other.readout.model_id!r} ({other.readout.digest[:8]}) live on different W_U and cannot be added; "
                 "move one with steerlens.transfer first"
             )
-        coefficients = dict(self._terms)
-        for name, k in self._terms_beside(other):
-            coefficients[name] = coefficients.get(name, 0.0) + k
-        # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
+        found: dict[tuple[str, str], float] = {}
+        for name, k, mark in (*self._terms, *other._terms):
+            before = found.get((name, mark), 0.0)
+            # a coefficient that only rounding left over is no term: 0.1 + 0.2 - 0.3
+            near = abs(before + k) <= 1e-12 * abs(k)
+            found[name, mark] = 0.0 if near else before + k
         return self._named(
-            self.W + other.W, tuple((n, k) for n, k in coefficients.items() if abs(k) > 1e-12)
+            self.W + other.W, tuple((name, k, mark) for (name, mark), k in found.items() if k)
         )
 
     def __radd__(self, other: object) -> "Steer":
@@ -162,7 +157,8 @@ class Steer:
             return NotImplemented
         factor = as_number(factor, "factor", "a finite number of steers")
         return self._named(
-            factor * self.W, tuple((n, factor * k) for n, k in self._terms if factor * k != 0)
+            factor * self.W,
+            tuple((name, factor * k, mark) for name, k, mark in self._terms if factor * k != 0),
         )
 
     __rmul__ = __mul__
@@ -183,22 +179,17 @@ class Steer:
         return self + -other
 
     @property
-    def _terms(self) -> tuple[tuple[str, float], ...]:
-        return self.terms or (() if self.name == "0" else ((self.name, 1.0),))
+    def _terms(self) -> tuple[Part, ...]:
+        if self.terms or self.name == "0":
+            return self.terms
+        return ((self.name, 1.0, self._digest),)
 
-    def _terms_beside(self, other: "Steer") -> tuple[tuple[str, float], ...]:
-        """Return the terms of another steer; one of this steer's name with another matrix, as every
-        fit without a name is called, gets a name of its own."""
-        if not (len(self._terms) == len(other._terms) == 1):
-            return other._terms
-        ((name, k),), ((same, n),) = self._terms, other._terms
-        off = (n * self.W - k * other.W.to(self.W)).norm()
-        if name != same or off <= 1e-5 * abs(n) * self.W.norm():
-            return other._terms
-        return ((f"{name}′", n),)
+    @cached_property
+    def _digest(self) -> str:
+        return digest({"W": self.W.detach().cpu()})[:16]
 
-    def _named(self, W: Tensor, terms: tuple[tuple[str, float], ...]) -> "Steer":
-        return Steer(W, self.readout, sum_name(terms), terms)
+    def _named(self, W: Tensor, terms: tuple[Part, ...]) -> "Steer":
+        return Steer(W, self.readout, sum_name([(name, k) for name, k, _ in terms]), terms)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a file keeps of it."""
@@ -208,7 +199,10 @@ class Steer:
     def unpack(cls, tensors: dict[str, Tensor], about: dict[str, Any], readout: Readout) -> "Steer":
         """Make it again from what `pack` gave."""
         return cls(
-            tensors["W"], readout, about["name"], tuple((name, k) for name, k in about["terms"])
+            tensors["W"],
+            readout,
+            about["name"],
+            tuple((name, k, *(mark or [""])) for name, k, *mark in about["terms"]),
         )
 
     def __repr__(self) -> str:
@@ -232,6 +226,11 @@ class SteerWithBackground:
     file_kind: ClassVar[str] = "steer over background"
 
     def __post_init__(self) -> None:
+        for part, given in (("steer", self.steer), ("background", self.background)):
+            if not isinstance(given, Steer):
+                raise ValueError(
+                    f"{part}: got {class_name(given)}, expected a Steer; of a fit take .value or .background"
+                )
         _ = self.steer + self.background  # raises where they live on different read-outs
 
     @property

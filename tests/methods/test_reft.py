@@ -18,6 +18,7 @@ import steerlens as sl
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.methods.reft.formulas import FORMS
 from steerlens.methods.reft.parameters import Learned, Shape
+from steerlens.methods.training import split
 from steerlens.models.hooks import eval_mode
 from steerlens.models.partial_forward import batch_of, cache_residuals, final_states
 from steerlens.values.training import Training
@@ -525,9 +526,20 @@ def test_tasks_that_do_not_go_together_are_refused(case: str) -> None:
         fit_reft_tasks(model(), tasks(), **{**QUICK, **options})
 
 
-def test_a_text_that_is_there_twice_is_used_once() -> None:
+def test_copies_of_a_text_are_in_one_part_and_all_of_their_labels_are_learned_from() -> None:
     once = sl.Labelled(
         ("good .",) * 3, (1.0, -1.0, 1.0), ("the film was", "the book was", "the soup was")
     )
     with pytest.raises(ValueError, match="data: got 3 texts with something to predict"):
         sl.fit_reft(model(), once + once, positions="l1", **QUICK)
+    texts = sl.toy.corpus("sentiment", n=40, seed=1).texts
+    both = sl.Labelled(texts + texts[:20] + texts, (1.0,) * 60 + (-1.0,) * 40)
+    parts = split(model(), cache_residuals(model(), both, 1), None, 0)
+    assert sorted(parts.fitting + parts.heldout) == list(range(100))
+    for part in (parts, parts.swapped()):
+        here, there = ({both.texts[row] for row in rows} for rows in (part.fitting, part.heldout))
+        assert not here & there and len(here | there) == 40
+    fit = sl.fit_reft(model(), both, **QUICK)
+    assert fit.report.verdict is not None
+    held = (parts if fit.report.settings["tries"] == 1 else parts.swapped()).heldout
+    assert fit.report.verdict.n_texts == len({both.texts[row] for row in held}) < len(held)

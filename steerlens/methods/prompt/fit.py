@@ -20,7 +20,7 @@ from steerlens.methods.prompt.soft_prompt import (
     prompt_layers,
     prompt_sites,
 )
-from steerlens.methods.training import Data, Schedule, Sized, build_fit, nll, split, train_on_texts
+from steerlens.methods.training import Schedule, Sized, build_fit, nll, split, train_on_texts
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.partial_forward import cache_residuals_of_tokens
 from steerlens.models.readout import readout
@@ -166,12 +166,7 @@ def fit_prompt(
     )
     rows, directions = (t.detach().clone() for t in learned.both())
     value = SoftPrompt(rows, directions, kind, picked, on, name)
-    plain = Data(
-        cache_residuals_of_tokens(model, encoded, labels, -1),
-        parts.fitting,
-        parts.heldout,
-        parts.background,
-    )
+    plain = parts._replace(kept=cache_residuals_of_tokens(model, encoded, labels, -1))
     settings = {
         "kind": kind, "length": length, "layers": list(picked), "prior": prior.name,
         "prior_weight": prior_weight, "encoder": encoder, "n_parameters": value.n_parameters,

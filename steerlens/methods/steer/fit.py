@@ -3,9 +3,6 @@
 import time
 from typing import NamedTuple, cast, get_args
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
@@ -188,7 +185,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
 
     value, strength = of_unit_cost(found.steer, train, asked, name)
     background = Steer(found.D, states.readout, f"{name} background")
-    mean = mean_label(train, given.weights)
+    mean, tokens = mean_label(train, given.weights), heldout.lengths * heldout.keep
     measured, on_train = (
         measure(part, value, background, strength=strength, mean_label=mean)
         for part in (heldout, train.sample(2_048, seed=given.seed))
@@ -202,7 +199,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         threshold=found.steer.threshold if auto else None,
         background_threshold=found.penalty,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
-        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, _tokens_once(heldout), mean, given.seed),
+        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, tokens, mean, given.seed, heldout.copy_of),
         objective=effort.objective, optimality_gap=effort.optimality_gap, gap_reason=effort.gap_reason,
         # two more for the evidence, and for what each text says of it
         passes=effort.passes + 2 * auto + cost,
@@ -239,14 +236,6 @@ def _metric_and_setting(
             sample, halves, metric, tuning, given.weights, fixed, solver, seed
         )
     return metric, setting, trials, (1 + passes) * sample.n_positions / train.n_positions
-
-
-def _tokens_once(states: States) -> Int[Tensor, " n_texts"]:
-    """Return the tokens of each text that counts, copies of an earlier one as none."""
-    once = states.keep
-    if states.copy_of is not None:
-        once = once & (states.copy_of == torch.arange(len(once)))
-    return states.lengths * once
 
 
 def two_labels(states: States) -> bool:

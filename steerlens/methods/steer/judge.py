@@ -8,6 +8,7 @@ import torch
 from jaxtyping import BFloat16, Float
 from torch import Tensor
 
+from steerlens.evaluate.verdict import copies_as_one
 from steerlens.maths.stats import permute_labels, ratio_error, ratio_interval
 from steerlens.methods.steer.problem import CHUNK, Weights
 from steerlens.values.metric import Metric
@@ -122,15 +123,8 @@ def worth_per_text(
     ):
         worth = torch.stack([torch.linalg.vecdot(c @ W, pull.float()) for W in path])
         total.index_add_(1, text.cpu(), worth.double().cpu())
-    labels, lengths, keep = states.labels.double(), states.lengths.double(), states.keep
+    labels, tokens = states.labels.double(), states.lengths.double() * states.keep
     if states.copy_of is not None:
-        # copies are one text, with the mean of their labels: labels in random order must not part
-        # them
-        of = states.copy_of[keep]
-        n = torch.zeros_like(labels).index_add_(0, of, torch.ones(len(of), dtype=labels.dtype))
-        total = torch.zeros_like(total).index_add_(1, of, total[:, keep])
-        labels, lengths = (
-            torch.zeros_like(x).index_add_(0, of, x[keep]) for x in (labels, lengths)
-        )
-        labels, keep = labels / n.clamp_min(1), n > 0
-    return total[:, keep].numpy(), labels[keep].numpy(), lengths[keep].numpy()
+        total, labels, tokens = copies_as_one(states.copy_of, total, labels, tokens)
+    there = tokens > 0
+    return total[:, there].numpy(), labels[there].numpy(), tokens[there].numpy()

@@ -227,7 +227,7 @@ def build_fit(
     for row in data.heldout:
         held[row] = len(kept.ids[row]) - int(kept.prompt[row])
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
-    verdict = judge_heldout(measured, kept.labels.cpu(), held, 0.0, seed)
+    verdict = judge_heldout(measured, kept.labels.cpu(), held, 0.0, seed, data.copy_of)
     if verdict is not None:  # whoever looks twice finds by chance twice as often
         verdict = replace(verdict, learnt=found.learnt, p=min(verdict.p * found.tries, 1.0))
     report = Report(

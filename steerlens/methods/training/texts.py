@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.evaluate.losses import Ways, tally
+from steerlens.evaluate.verdict import first_copies
 from steerlens.maths.logits import apply_softcap, nll_gradient, token_nll
 from steerlens.maths.numbers import generator
 from steerlens.models.hooks import Model, eval_mode
@@ -36,10 +37,14 @@ class Data(NamedTuple):
     fitting: list[int]
     heldout: list[int]
     background: Steer
+    copy_of: Int[Tensor, " n_texts"]
+    """Of each text the first with the same tokens; copies are in one part, one after the other."""
 
     def swapped(self) -> "Data":
         """Return the parts with as many other texts held out, those that were to be fitted to."""
-        n = len(self.heldout)
+        n, of = len(self.heldout), self.copy_of.tolist()
+        while n < len(self.fitting) - 1 and of[self.fitting[n]] == of[self.fitting[n - 1]]:
+            n += 1
         return self._replace(fitting=self.heldout + self.fitting[n:], heldout=self.fitting[:n])
 
 
@@ -47,8 +52,8 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
     """Return random parts of the texts that have something to predict.
 
     A tenth is held out, of few texts up to a fifth: what labels say of a text is small beside what
-    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing. A
-    text that is there twice is used once.
+    texts differ in, and of fifty held-out texts one fit in ten would look worse than nothing.
+    Copies of a text are in one part.
 
     Raises:
         ValueError: fewer than four of them, or a background that lives on another model.
@@ -56,9 +61,13 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
     if background is not None:
         background = steer_of(background, "background")
         check_lives_on(background, model, "background")
-    # a text that is there twice is used once: held out, its copy would know it
-    distinct = {tuple(ids): row for row, ids in reversed(list(enumerate(kept.ids)))}.values()
-    able = sorted(row for row in distinct if len(kept.ids[row]) > kept.prompt[row])
+    # one that is held out must not be known by its copy
+    copy_of = first_copies(list(zip(kept.ids, kept.prompt.tolist(), strict=True)))
+    copies: dict[int, list[int]] = {}
+    for row, first in enumerate(copy_of.tolist()):
+        if len(kept.ids[row]) > kept.prompt[row]:
+            copies.setdefault(first, []).append(row)
+    able = list(copies.values())
     if len(able) < 4:
         raise ValueError(
             f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for a fit worth having)"
@@ -67,9 +76,10 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
     cut = max(len(able) // 10, min(len(able) // 5, HELDOUT), 1)
     return Data(
         kept,
-        [able[i] for i in order[cut:]],
-        [able[i] for i in order[:cut]],
+        [row for i in order[cut:] for row in able[i]],
+        [row for i in order[:cut] for row in able[i]],
         background or zero_steer(kept.readout, "no background"),
+        copy_of,
     )
 
 
