@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from tempfile import mkdtemp
 from typing import Any
 
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 import steerlens as sl
 from steerlens.evaluate.advise import advise
 from steerlens.evaluate.compare import compare
+from steerlens.methods import baselines
 from steerlens.methods.baselines.copies import FineTuning
 from steerlens.models.sampling import Drawing, Warp
 from steerlens.values.training import Training
@@ -116,6 +119,15 @@ def no(kind: str) -> list[Any]:
         "numbers?": [x for x in NO_NUMBERS if x not in ([], {})],
         "strength": [x for x in NO_NUMBER if not isinstance(x, torch.Tensor)],
         "dtype": ["x", 3, None, torch.int32, [], object(), "int32"],
+        "readout": ["toy-64", None, 3, object(), w.model, joy],
+        "layer": ["1", "logits", 0.5, True, -1, 9, [1], {}, object(), math.nan],
+        "sides": [None, 3, "good", ("good",), ("good", "terrible", "fine"), ("good", 3), ("good", " "), object(),
+                  ("good", SURROGATE), ("good", "gloop"), ("good", "fine " * 200)],
+        "words": ["x", None, 3, [], [3], ["ab"], [("good",)], [("good", 3)], [("good", "terrible", "fine")], object()],
+        "leads": ["x", None, 3, {}, object(), [3], [(1,)], [[1.5]] * 20, [[-1]] * 20, [[10**9]] * 20, [[1] * 500] * 20],
+        "word-ids": ["x", None, 3, object(), [], [1.5], [True], [-1], [10**9], {1}],
+        "offset": ["x", None, 3, [], object(), np.eye(64), torch.eye(3), torch.zeros(3).long()],
+        "noise": ["x", None, 3, 0.5, (0.5,), ("1", "2"), (0.1, 0.5), (1, 0), (math.inf, 1), object()],
     }[kind]  # fmt: skip
 
 
@@ -195,17 +207,78 @@ ASKED = {
         "evaluate.advise":
             "model:model method:method data:labelled kl:number+ perplexity:number+ train:labelled "
             "seed:seed",
+        "Ascent": "step_size:number+ n_iterations:count+ kl_scale:number0 fusion:share",
+        "Langevin":
+            "n_steps:count+ step_size:number+ noise:noise cooling:count+ margin:number+",
+        "Recipe": "form:choice lr:number0 l2:number0",
+        "DualSteering": "probe:tensor readout:readout name:name n_steps:count+",
+        "FishBack":
+            "favoured:word-ids avoided:word-ids readout:readout name:name n_steps:count+",
+        "LogitBias": "offset:offset readout:readout name:name top:count+",
+        "Shift": "vector:tensor site:name readout:readout name:name",
+        "ValueLora": "A:tensor B:tensor layer:count readout:readout name:name",
+        "causal_direction": "readout:readout pairs:words name:name",
+        "fine_tuned_copy": "model:model texts:texts leads:leads tuning:training folder:path",
+        "fit_causal_direction": "states:states name:name",
+        "fit_ctrl":
+            "model:model data:labelled codes:sides tuning:training folder:path name:name",
+        "fit_dapt": "model:model data:labelled tuning:training folder:path name:name",
+        "fit_dexperts": "model:model data:labelled tuning:training folder:path name:name",
+        "fit_dual_steering": "states:states n_steps:count+ seed:seed name:name",
+        "fit_fishback": "states:states n_words:count+ n_steps:count+ name:name",
+        "fit_gedi":
+            "model:model data:labelled codes:sides tuning:training folder:path name:name",
+        "fit_latent_vectors":
+            "model:model data:labelled layer:layer n_texts:count+ n_steps:count+ seed:seed "
+            "name:name",
+        "fit_lm_steer_recipe": "states:states recipe:training n_steps:count+ seed:seed name:name",
+        "fit_log_odds": "states:states top:count+ prior:number+ name:name",
+        "fit_logit_bias": "states:states seed:seed name:name",
+        "fit_mean_difference": "model:model data:labelled layer:layer name:name",
+        "fit_mucola": "model:model data:labelled langevin:training name:name",
+        "fit_pplm": "model:model data:labelled ascent:training name:name",
+        "fit_shift": "states:states seed:seed name:name",
+        "fit_value_lora":
+            "model:model data:labelled rank:count+ layer:layer background:steer? "
+            "training:training seed:seed name:name",
+        "instruct": "model:model instructions:sides name:name",
     }.items()
 }  # fmt: skip
 """Of which kind each argument is of which a wrong value is given."""
-UNASKED = {"progress", "end", "tied", "whole_words", "hooked", "plain", "centre", "dropna"}
+UNASKED = {
+    "progress",
+    "end",
+    "tied",
+    "whole_words",
+    "hooked",
+    "plain",
+    "centre",
+    "dropna",
+    "anti_only",
+}
 """Truth values: whatever is not empty is true."""
 NOT_YET = {
     "collect": {"strength", "folder"}, "fit_steer": {"data"}, "transfer": {"tgt"},
 }  # fmt: skip
 """Arguments of which not every wrong value is refused by name yet, or whose kind is anything."""
-RESULTS = {"Fit", "Intervention", "Reft", "Report", "SoftPrompt", "States"}
+RESULTS = {"Fit", "Intervention", "Mixture", "Reft", "Report", "SoftPrompt", "States"}
 """What functions make; nobody calls them by hand."""
+
+
+@cache
+def rivals() -> dict[str, Callable[..., Any]]:
+    """Return what fits a rival of a steer, and what it makes and takes that checks itself."""
+    found = {}
+    for module in iter_modules(baselines.__path__, f"{baselines.__name__}."):
+        for name, thing in vars(import_module(module.name)).items():
+            own = getattr(thing, "__module__", None), getattr(thing, "__name__", None)
+            if own == (module.name, name) and (
+                name.startswith("fit_")
+                or hasattr(thing, "__post_init__")
+                or name in ("causal_direction", "fine_tuned_copy", "instruct")
+            ):
+                found[name] = thing
+    return {k: f for k, f in found.items() if k not in ("fit_offsets", "fit_sign")}  # shared parts
 
 
 def enter(model: Any, intervention: Any, strength: Any = 1.0, *, prompt: Any = None) -> None:
@@ -223,7 +296,44 @@ def good() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     rules = ["congruence"]
     plain = {"text": ["a", "b"], "label": [1, -1]}
     tuning = {"epochs": 1, "batch_size": 1, "lr": 0.1, "seed": 0}
+    few, vector, once = (
+        w.data.first(24),
+        torch.ones(64),
+        FineTuning(lr=1e-3, epochs=1, batch_size=8),
+    )
+    copied = {"model": w.model, "data": few, "tuning": once}
+    coded = copied | {"codes": ("good", "terrible")}
+    rival = {
+        "Ascent": {},
+        "Langevin": {},
+        "Recipe": {},
+        "DualSteering": {"probe": vector, "readout": on},
+        "FishBack": {"favoured": (5, 6), "avoided": (7,), "readout": on},
+        "LogitBias": {"offset": torch.ones(5), "readout": on},
+        "Shift": {"vector": vector, "site": "unembed.hook_in", "readout": on},
+        "ValueLora": {"A": torch.ones(64, 2), "B": torch.ones(2, 64), "layer": 1, "readout": on},
+        "causal_direction": {"readout": on, "pairs": [("terrible", "good")]},
+        "fine_tuned_copy": {"model": w.model, "texts": few.texts, "tuning": once},
+        "fit_causal_direction": {"states": w.states},
+        "fit_ctrl": coded,
+        "fit_dapt": copied,
+        "fit_dexperts": copied,
+        "fit_dual_steering": {"states": w.states},
+        "fit_fishback": {"states": w.states, "n_words": 5},
+        "fit_gedi": coded,
+        "fit_latent_vectors": {"model": w.model, "data": few, "n_steps": 2},
+        "fit_lm_steer_recipe": {"states": w.states, "n_steps": 2},
+        "fit_log_odds": {"states": w.states},
+        "fit_logit_bias": {"states": w.states},
+        "fit_mean_difference": {"model": w.model, "data": few},
+        "fit_mucola": {"model": w.model, "data": few},
+        "fit_pplm": {"model": w.model, "data": few},
+        "fit_shift": {"states": w.states},
+        "fit_value_lora": {"model": w.model, "data": few, "rank": 1, "training": one, **quiet},
+        "instruct": {"model": w.model, "instructions": ("good", "terrible")},
+    }  # fmt: skip
     return {
+        **{name: (rivals()[name], arguments) for name, arguments in rival.items()},
         "Labelled": (sl.Labelled, {"texts": ["a", "b"], "labels": [1, -1]}),
         "Labelled.split": (w.data.split, {"share": 0.5, "seed": 0}),
         "Labelled.first": (w.data.first, {"n": 3}),
@@ -272,8 +382,9 @@ def good() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 
 
 def test_every_argument_of_every_public_function_is_asked() -> None:
-    for name in set(sl.__all__) - RESULTS:
-        function = getattr(sl, name)
+    public = {name: getattr(sl, name) for name in sl.__all__} | rivals()
+    for name in public.keys() - RESULTS:
+        function = public[name]
         if inspect.ismodule(function):
             continue
         asked = {a for n, kinds in ASKED.items() if n.split(" ")[0] == name for a in kinds}
@@ -314,16 +425,20 @@ def numbers(found: Any) -> str:
         return str({key: numbers(value) for key, value in found.items()})
     if isinstance(found, torch.Tensor):
         return str(found.tolist())
+    if isinstance(found, torch.nn.Module):
+        return numbers(dict(found.named_parameters()))
     if isinstance(found, sl.Metric):
         return numbers(vars(found))
     return numbers(found.value) if isinstance(found, sl.Fit) else str(found)
 
 
 NOT_ASKED_AGAIN = {
-    "evaluate.advise", "evaluate.compare", "export.fold", "fit_prompt", "fit_split_halves", "gap_closed",
+    "evaluate.advise", "evaluate.compare", "export.fold", "fit_ctrl", "fit_dapt", "fit_dexperts", "fit_gedi",
+    "fit_prompt", "fit_split_halves", "gap_closed",
     "transfer that reads", "transfer_report", "written_attribute",
 }  # fmt: skip
-"""One writes a folder that must not be there yet, one says how long it took; the others take long."""
+"""One writes a folder that must not be there yet, one says how long it took, four hold models that
+`fine_tuned_copy` makes; the others take long."""
 
 
 @pytest.mark.parametrize("name", sorted(ASKED.keys() - NOT_ASKED_AGAIN))

@@ -48,6 +48,14 @@ def test_it_is_the_slope_of_the_vectors_on_labels(name: str) -> None:
     assert all(torch.equal(p, before[k]) and p.grad is None for k, p in model.named_parameters())
 
 
+def test_of_few_texts_all_are_taken() -> None:
+    """As many as there are, where `n_texts` asks for more, as its default may."""
+    model = zoo("gpt2")
+    data = sl.Labelled(["a very fine cast", "the film was bad !", "the author wrote"], [1, -1, 0.5])
+    usual, three = (fit_latent_vectors(model, data, n_steps=3, **n) for n in ({}, {"n_texts": 3}))
+    assert torch.equal(usual.vector, three.vector)
+
+
 def test_it_steers_new_texts() -> None:
     model = sl.load_model("toy-64")
     data = sl.toy.corpus("tone", n=80, seed=0)

@@ -2,15 +2,18 @@
 and scoring agree, and copies are made once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import steerlens as sl
 from steerlens.evaluate.writer import Writer
@@ -22,6 +25,7 @@ from steerlens.methods.baselines.gedi import fit_gedi, weigh_by_class
 from steerlens.methods.baselines.instruction import instruct
 from steerlens.methods.baselines.mixing import Voice, toward_sides
 from steerlens.methods.baselines.mixture import Mixture
+from steerlens.models.adapters import HuggingFace
 from steerlens.models.duplicate import duplicate
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import batch_tokens, encode
@@ -173,6 +177,112 @@ def test_a_step_over_texts_that_do_not_fit_at_once_is_that_over_all_of_them() ->
     assert moved > 0.01 and (copy.W_U - by_hand.W_U).norm() < 0.02 * moved
 
 
+def drawing() -> Any:
+    """A plain model with dropout, in train mode, its layers frozen."""
+    words = zoo("gpt2").tokenizer
+    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+    config = GPT2Config(
+        vocab_size=len(words),
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        resid_pdrop=0.4,
+        **ends,
+    )
+    model = GPT2LMHeadModel(config).train()
+    for p in model.transformer.h.parameters():
+        p.requires_grad_(False)
+    return HuggingFace(model, words)
+
+
+def test_a_seed_makes_one_copy_of_a_model_in_any_mode_and_of_what_is_frozen() -> None:
+    """Dropout would draw from the user's generator, and frozen parameters would stay."""
+    model = drawing()
+    state = {k: (p.clone(), p.requires_grad) for k, p in model.model.named_parameters()}
+    copies = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        copies.append(cast(Any, fine_tuned_copy(model, TEXTS * 4, tuning=SHORT)).model)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert model.model.training and all(m.training for m in copies[0].modules())
+    model.model.eval()
+    copies.append(cast(Any, fine_tuned_copy(model, TEXTS * 4, tuning=SHORT)).model)
+    for p in model.model.parameters():
+        p.requires_grad_(False)
+    copies.append(cast(Any, fine_tuned_copy(model, TEXTS * 4, tuning=SHORT)).model)
+    for k, p in copies[0].named_parameters():
+        value, learned = state[k]
+        assert all(torch.equal(p, dict(other.named_parameters())[k]) for other in copies[1:])
+        assert not torch.equal(p, value) and p.requires_grad == learned
+    for k, p in model.model.named_parameters():
+        assert torch.equal(p, state[k][0]) and p.grad is None and not p.requires_grad
+    assert not any(p.requires_grad for p in copies[-1].parameters())
+    held = {
+        p.untyped_storage().data_ptr() for p in (*model.model.parameters(), *model.model.buffers())
+    }
+    for one in copies:
+        assert not any(
+            p.untyped_storage().data_ptr() in held for p in (*one.parameters(), *one.buffers())
+        )
+
+
+@pytest.mark.parametrize("fit", [fit_dexperts, fit_dapt, fit_ctrl, fit_gedi])
+def test_prompts_are_read_and_never_predicted(fit: Any, tmp_path: Path) -> None:
+    """The copy is that of the same texts with a lead of the prompt's tokens, and not of whole texts
+    or of texts alone; its file is found again."""
+    model: Any = zoo("gpt2")
+    texts = [" was good .", " was bad !"] * 6
+    data = sl.Labelled(texts, [1.0, -1.0] * 6, ["the film"] * 12)
+    codes = {"codes": ("good", "bad")} if fit in (fit_ctrl, fit_gedi) else {}
+    how = FineTuning(lr=3e-3, epochs=1, batch_size=8)
+    value = fit(model, data, tuning=how, folder=tmp_path, **codes)
+    how_read = convention(model, sl.readout(model))
+    (prompt,) = encode(model.tokenizer, ["the film"], how_read._replace(bos=False), end=False).ids
+    for k, voice in enumerate(value.voices[: 1 if codes else 2]):
+        signs = (0, 1) if codes else (k,)
+        leads = {sign: [*value.voices[sign].lead, *prompt] for sign in signs}
+        rows = [row for row in range(12) if row % 2 in signs]
+        same: Any = fine_tuned_copy(
+            model, [texts[row] for row in rows], leads=[leads[row % 2] for row in rows], tuning=how
+        )
+        assert torch.equal(voice.model.W_U, same.W_U)
+        alone: Any = fine_tuned_copy(
+            model,
+            [texts[row] for row in rows],
+            leads=[value.voices[row % 2].lead for row in rows] if codes else (),
+            tuning=how,
+        )
+        assert not torch.equal(voice.model.W_U, alone.W_U)
+    made = len(list(tmp_path.iterdir()))
+    fit(model, data, tuning=how, folder=tmp_path, **codes)
+    assert len(list(tmp_path.iterdir())) == made
+
+
+def test_a_text_that_is_all_prompt_trains_nothing() -> None:
+    """Such as one whose prompt fills the context: its loss would be that of no token."""
+    model: Any = zoo("gpt2")
+    full = "the film was good . " * 40
+    prompts = [*["the film"] * 8, full]
+    data = sl.Labelled([" was good ."] * 9, [1.0] * 9, prompts)
+    with_it, without = (
+        cast(Any, fine_tuned_copy(model, part, tuning=SHORT)) for part in (data, data.first(8))
+    )
+    assert torch.equal(with_it.W_U, without.W_U)
+    with pytest.raises(ValueError, match="texts: got 0 with something to predict"):
+        fine_tuned_copy(model, sl.Labelled([" was good ."] * 5, [1.0] * 5, [full] * 5))
+
+
+def test_numbers_of_other_libraries_name_the_same_file(tmp_path: Path, unchecked: None) -> None:
+    model = zoo("gpt2")
+    for seed in (0, np.int64(0), torch.tensor(0)):
+        fine_tuned_copy(
+            model, TEXTS * 4, tuning=replace(SHORT, seed=cast(int, seed)), folder=tmp_path
+        )
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_copy_that_learned_nothing_says_so_and_is_the_model() -> None:
     model = sl.load_model("toy-64")
     texts = sl.toy.corpus("tone", n=12, seed=0).texts
@@ -226,9 +336,11 @@ def test_what_cannot_be_mixed_is_refused() -> None:
     with pytest.raises(ValueError, match="holds no token"):
         instruct(model, instructions=("good", " "))
     with pytest.raises(ValueError, match="are the same tokens"):
-        fit_ctrl(model, sl.Labelled(TEXTS, [1.0, -1.0]), codes=("good", "good"))
-    with pytest.raises(ValueError, match="expected at least 4 texts"):
+        fit_ctrl(model, sl.Labelled(TEXTS * 2, [1.0, -1.0] * 2), codes=("good", "good"))
+    with pytest.raises(ValueError, match="data: got 1 with a positive label, expected at least 4"):
         fit_dapt(model, sl.Labelled(TEXTS, [1.0, -1.0]))
+    with pytest.raises(ValueError, match="codes: 'film.* leaves no room"):
+        fit_ctrl(model, sl.Labelled(TEXTS * 2, [1.0, -1.0] * 2), codes=("good", "film " * 400))
     with pytest.raises(ValueError, match="dtype='float32'"):
         fine_tuned_copy(zoo("bfloat16"), TEXTS * 2)
     for what in ({"lr": -1.0}, {"epochs": 0}, {"batch_size": 0}):

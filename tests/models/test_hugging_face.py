@@ -478,3 +478,17 @@ def test_weights_that_are_not_finite_are_called_so() -> None:
         made.transformer.ln_f.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="logits of .* are NaN or infinite"):
         sl.readout(made)
+
+
+def test_layers_are_found_in_train_mode_and_nothing_is_drawn() -> None:
+    """Dropout would draw from the user's generator, and a model that drops whole layers would be
+    taken for one without any."""
+    size = {"hidden_size": 16, "ffn_dim": 16, "word_embed_proj_dim": 16, "num_hidden_layers": 2}
+    config = transformers.OPTConfig(
+        vocab_size=40, num_attention_heads=2, layerdrop=1.0, dropout=0.5, **size
+    )
+    model = HuggingFace(transformers.OPTForCausalLM(config).train())
+    before = torch.get_rng_state()
+    assert len(model.blocks) == model.n_layers == 2
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.model.modules())

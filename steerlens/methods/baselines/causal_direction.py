@@ -2,22 +2,26 @@
 where they are, on average."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.shift import Shift
 from steerlens.values.intervention import UNEMBED_IN
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.states import States, check_states
+from steerlens.values.texts import as_list, as_name
 
 DAMPING = 1e-4
 """Added to the eigenvalues of the covariance, in units of the largest: rows of an unembedding may
 be dependent."""
 
 
+@torch_defaults()
 def causal_direction(
     readout: Readout, pairs: Sequence[tuple[str, str]], *, name: str = "causal direction"
 ) -> Shift:
@@ -47,9 +51,9 @@ def causal_direction(
         >>> bool(joy.vector @ (on.W_U[:, good] - on.W_U[:, bad]) > 0)
         True
     """
-    if not pairs:
-        raise ValueError("pairs: got none, expected words such as [('bad', 'good')]")
-    ids = torch.tensor([[_token(readout, word) for word in pair] for pair in pairs])
+    check_readout(readout)
+    name = as_name(name)
+    ids = torch.tensor([[_token(readout, word) for word in pair] for pair in _pairs(pairs)])
     W_U = readout.W_U.detach().float()
     gamma = (W_U[:, ids[:, 1]] - W_U[:, ids[:, 0]]).mean(1)
     return Shift(causal_dual(readout, gamma), UNEMBED_IN, readout, name)
@@ -77,6 +81,7 @@ def fit_causal_direction(states: States, *, name: str = "causal direction") -> S
         torch.Size([64])
     """
     check_states(states)
+    name = as_name(name)
     weight = torch.zeros(2, states.readout.d_vocab, dtype=torch.float64)
     for _, target, text in states.chunks(1 << 16):
         weight[0].index_add_(0, target, states.labels[text].double())
@@ -103,11 +108,22 @@ def causal_dual(readout: Readout, gamma: Float[Tensor, " d"]) -> Float[Tensor, "
     return (dual / (gamma.double() @ dual).sqrt()).float()
 
 
+def _pairs(given: Any) -> list[tuple[str, str]]:
+    """Return pairs of words, as they were given."""
+    found = as_list("pairs", given)
+    for pair in found or [None]:
+        words = list(pair) if isinstance(pair, tuple | list) else []
+        if len(words) != 2 or not all(isinstance(word, str) for word in words):
+            got = "none" if not found else brief(pair)
+            raise ValueError(f"pairs: got {got}, expected words such as [('bad', 'good')]")
+    return found
+
+
 def _token(readout: Readout, word: str) -> int:
     """Return the id of a word, with the leading space where the vocabulary has it so."""
     for form in (f" {word}", word):
         if form in readout.tokens:
             return readout.tokens.index(form)
     raise ValueError(
-        f"pairs: {word!r} is no single token of {readout.model_id!r}; take words that are"
+        f"pairs: {brief(word)} is no single token of {readout.model_id!r}; take words that are"
     )

@@ -3,26 +3,28 @@ changed."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from steerlens.maths.numbers import as_count, as_number, as_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_ids, check_enough, check_settings
 from steerlens.models.adapters import Model
 from steerlens.models.duplicate import duplicate
-from steerlens.models.guards import exclusive
 from steerlens.models.hooks import adapter, convention, eval_mode, model_id
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import batch_tokens, batches, encode, pad
 from steerlens.values.atomic import write_bytes
+from steerlens.values.labelled import Labelled
 from steerlens.values.paths import as_path
+from steerlens.values.texts import as_list, as_texts
 from steerlens.values.warn import warn_user
 
 HELDOUT = 0.1
@@ -54,9 +56,10 @@ class FineTuning:
     def __post_init__(self) -> None:
         if as_number(self.lr, "lr", "a number, at least 0") < 0:
             raise ValueError(f"lr: got {self.lr}, expected at least 0")
-        for name in ("epochs", "batch_size"):
-            as_count(getattr(self, name), name)
-        as_seed(self.seed)
+        # plain numbers, as a copy's file is named by them
+        plain = {name: as_count(getattr(self, name), name) for name in ("epochs", "batch_size")}
+        for name, value in {"lr": float(self.lr), "seed": as_seed(self.seed), **plain}.items():
+            object.__setattr__(self, name, value)
 
 
 USUAL = FineTuning()
@@ -65,7 +68,7 @@ USUAL = FineTuning()
 @torch_defaults()
 def fine_tuned_copy(
     model: Model,
-    texts: Sequence[str],
+    texts: Labelled | Iterable[str],
     *,
     leads: Sequence[Sequence[int]] = (),
     tuning: FineTuning = USUAL,
@@ -73,9 +76,13 @@ def fine_tuned_copy(
 ) -> Model:
     """Return a copy of a model that was fine-tuned on texts, all of its parameters.
 
+    Dropout is off, whatever mode the model is in, so that a seed makes one copy. Parameters that are
+    frozen in the model are trained in the copy, and frozen again in what is returned.
+
     Args:
         model: of TransformerLens or of Hugging Face, in float32; unchanged.
-        texts: what the copy is to write.
+        texts: what the copy is to write; of labelled ones the prompts are only read, and the labels
+            do not count.
         leads: tokens that each text is read behind, e.g. a control code; () for none.
         tuning: learning rate, epochs, batch size, seed.
         folder: where copies are kept; one that was made of the same model, texts and settings is
@@ -85,7 +92,8 @@ def fine_tuned_copy(
         UserWarning: no epoch was better than the model itself, of which the copy is then one.
 
     Raises:
-        ValueError: fewer than four texts, another number of leads, a model that is not in float32.
+        ValueError: fewer than four texts with something to predict, another number of leads, leads
+            that leave no room in the context, a model that is not in float32.
 
     Example:
         >>> import steerlens as sl
@@ -95,18 +103,15 @@ def fine_tuned_copy(
         >>> torch.equal(copy.W_U, model.W_U)
         False
     """
-    if len(texts) < 4 or (leads and len(leads) != len(texts)):
-        raise ValueError(
-            f"texts, leads: got {len(texts)} and {len(leads)}, expected at least 4 texts, and a lead for each or none"
-        )
+    check_settings(tuning, "tuning", USUAL)
+    kept = None if folder is None else as_path(folder, "folder", "the path of a folder")
     if adapter(model).W_U.dtype != torch.float32:
         raise ValueError(
             f"model: its weights are {adapter(model).W_U.dtype}, in which small steps are lost; load it with dtype='float32'"
         )
     rows, read = _tokens(model, texts, leads)
     path = None
-    if folder is not None:
-        kept = as_path(folder, "folder")
+    if kept is not None:
         kept.mkdir(parents=True, exist_ok=True)
         path = kept / f"copy-{_identity(model, rows, read, tuning)}.safetensors"
     made = duplicate(model)
@@ -121,28 +126,62 @@ def fine_tuned_copy(
 
 
 def _tokens(
-    model: Model, texts: Sequence[str], leads: Sequence[Sequence[int]]
+    model: Model, texts: Labelled | Iterable[str], leads: Sequence[Sequence[int]]
 ) -> tuple[list[list[int]], list[int]]:
-    """Return the tokens of each text behind its lead, and how many are only read."""
+    """Return the tokens of each text behind its lead, and how many are only read; of those texts
+    that have something to predict."""
+    labelled = isinstance(texts, Labelled)
+    content = list(texts.texts) if labelled else as_texts(texts)
     how = convention(model, readout(model))
-    most = max((len(lead) for lead in leads), default=0)
+    before = [as_ids(lead, "leads", readout(model).n_tokens) for lead in as_list("leads", leads)]
+    most = max((len(lead) for lead in before), default=0)
+    if (before and len(before) != len(content)) or most + 2 > how.n_ctx:
+        raise ValueError(
+            f"leads: got {len(before)} of up to {most} tokens, expected one for each of {len(content)} texts, or none, and "
+            f"room for a text in a context of {how.n_ctx}"
+        )
     encoded = encode(
-        adapter(model).tokenizer, list(texts), how._replace(n_ctx=how.n_ctx - most), end=True
+        adapter(model).tokenizer,
+        content,
+        how._replace(n_ctx=how.n_ctx - most),
+        end=True,
+        prompts=texts.prompts if labelled else (),
     )
     bos = int(how.bos)
-    if not leads:
-        return encoded.ids, encoded.prompt
-    rows = [[*ids[:bos], *lead, *ids[bos:]] for ids, lead in zip(encoded.ids, leads, strict=True)]
-    return rows, [n + len(lead) for n, lead in zip(encoded.prompt, leads, strict=True)]
+    rows, read = [], []
+    for k, (ids, n) in enumerate(zip(encoded.ids, encoded.prompt, strict=True)):
+        lead = before[k] if before else ()
+        if encoded.predicted(k):
+            rows.append([*ids[:bos], *lead, *ids[bos:]])
+            read.append(n + len(lead))
+    check_enough(len(rows), "texts", "with something to predict")
+    return rows, read
 
 
 def _train(model: Model, rows: list[list[int]], read: list[int], tuning: FineTuning) -> None:
+    """Train a copy in place, and leave its modes and what is frozen in it as they were."""
+    device = adapter(model).W_U.device
+    frozen = [p for p in _learned(model) if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    # whatever else than dropout draws while a model runs, the global generator is left as it was
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(tuning.seed)
+        _descend(model, rows, read, tuning)
+    for p in frozen:
+        p.requires_grad_(False)
+
+
+def _learned(model: Model) -> list[nn.Parameter]:
+    return [p for p in adapter(model).module.parameters() if p.is_floating_point()]
+
+
+def _descend(model: Model, rows: list[list[int]], read: list[int], tuning: FineTuning) -> None:
     random = generator(tuning.seed)
     order = torch.randperm(len(rows), generator=random).tolist()
     cut = max(round(HELDOUT * len(rows)), 1)
     heldout, fitting = order[:cut], order[cut:]
-    learned = [p for p in adapter(model).module.parameters() if p.is_floating_point()]
-    adam = torch.optim.AdamW(learned, lr=tuning.lr, weight_decay=0.0)
+    adam = torch.optim.AdamW(_learned(model), lr=tuning.lr, weight_decay=0.0)
     total = tuning.epochs * -(-len(fitting) // tuning.batch_size)
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: 1 - k / total)
     best = before = _heldout(model, rows, read, heldout)
@@ -156,7 +195,7 @@ def _train(model: Model, rows: list[list[int]], read: list[int], tuning: FineTun
             # part by part: one long text pads all others, and a real vocabulary's logits of all of
             # them take gigabytes
             for batch in _batches(model, rows, some):
-                with exclusive(model), torch.enable_grad():
+                with eval_mode(model), torch.enable_grad():
                     (_nll(model, rows, read, batch) / predicted).backward()
             adam.step()
             falling.step()

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_sides, check_settings
 from steerlens.methods.baselines.copies import USUAL, FineTuning, fine_tuned_copy
 from steerlens.methods.baselines.mixing import Voice, encode_lead, toward_sides
-from steerlens.methods.baselines.mixture import Mixture, count_parameters
+from steerlens.methods.baselines.mixture import Mixture, count_parameters, of_sign
 from steerlens.models.adapters import Model
 from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
+from steerlens.values.texts import as_name
 
 CODES = ("Reviews Rating 5.0", "Reviews Rating 1.0")
 """The codes that CTRL was trained with and DExperts' comparison wrote behind."""
@@ -36,7 +38,7 @@ def fit_ctrl(
 
     Args:
         model: of the copy; unchanged.
-        data: labelled texts; those with label 0 do not count.
+        data: labelled texts, prompts only read; those with label 0 do not count.
         codes: of positive and of negative texts, words that the model's vocabulary has.
         tuning: how the copy is trained.
         folder: where it is kept; see `copies.fine_tuned_copy`.
@@ -51,6 +53,7 @@ def fit_ctrl(
         >>> len(value.voices[0].lead)
         1
     """
+    name = as_name(name)
     copy, leads = coded_copy(model, data, codes, tuning, folder)
     voices = Voice(copy, leads[0]), Voice(copy, leads[1])
     return Mixture(voices, toward_sides, readout(model), count_parameters(copy), name)
@@ -64,14 +67,15 @@ def coded_copy(
     folder: str | Path | None,
 ) -> tuple[Model, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Return a copy that was fine-tuned on texts behind codes, and the codes' tokens."""
-    leads = encode_lead(model, codes[0]), encode_lead(model, codes[1])
+    check_settings(tuning, "tuning", USUAL)
+    texts, (first, second) = of_sign(data, 1, -1), as_sides(codes, "codes")
+    leads = encode_lead(model, first, "codes"), encode_lead(model, second, "codes")
     if leads[0] == leads[1]:
-        raise ValueError(f"codes: {codes[0]!r} and {codes[1]!r} are the same tokens; take others")
-    rows = [(text, y) for text, y in data if y != 0]
+        raise ValueError(f"codes: {first!r} and {second!r} are the same tokens; take others")
     copy = fine_tuned_copy(
         model,
-        [text for text, _ in rows],
-        leads=[leads[0 if y > 0 else 1] for _, y in rows],
+        texts,
+        leads=[leads[0 if y > 0 else 1] for y in texts.labels],
         tuning=tuning,
         folder=folder,
     )

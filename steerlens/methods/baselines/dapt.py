@@ -9,6 +9,7 @@ from steerlens.methods.baselines.mixture import Mixture, count_parameters, of_si
 from steerlens.models.adapters import Model
 from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
+from steerlens.values.texts import as_name
 
 
 @torch_defaults()
@@ -33,7 +34,7 @@ def fit_dapt(
 
     Args:
         model: of both copies; unchanged.
-        data: labelled texts; how large a label is does not count.
+        data: labelled texts, prompts only read; how large a label is does not count.
         tuning: how the copies are trained.
         folder: where they are kept; see `copies.fine_tuned_copy`.
 
@@ -46,9 +47,8 @@ def fit_dapt(
         >>> fit_dapt(model, data, tuning=FineTuning(lr=3e-4, epochs=1)).name
         'dapt'
     """
-    copies = [
-        fine_tuned_copy(model, of_sign(data, sign), tuning=tuning, folder=folder)
-        for sign in (1, -1)
-    ]
+    name = as_name(name)
+    sides = [of_sign(data, sign) for sign in (1, -1)]
+    copies = [fine_tuned_copy(model, side, tuning=tuning, folder=folder) for side in sides]
     voices = Voice(copies[0]), Voice(copies[1])
     return Mixture(voices, toward_sides, readout(model), count_parameters(*copies), name)

@@ -12,6 +12,7 @@ from steerlens.methods.baselines.mixture import Mixture, count_parameters, of_si
 from steerlens.models.adapters import Model
 from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
+from steerlens.values.texts import as_name
 
 
 @torch_defaults()
@@ -36,7 +37,7 @@ def fit_dexperts(
 
     Args:
         model: of both copies; unchanged.
-        data: labelled texts; how large a label is does not count.
+        data: labelled texts, prompts only read; how large a label is does not count.
         anti_only: no expert; the base model stands for it.
         tuning: how the copies are trained.
         folder: where they are kept; see `copies.fine_tuned_copy`.
@@ -51,11 +52,13 @@ def fit_dexperts(
         >>> [float(kl) > 0 for kl in value.score(model, ["my dear"], strengths=(0, 1)).groupby("strength").kl.max()]
         [False, True]
     """
-    anti = fine_tuned_copy(model, of_sign(data, -1), tuning=tuning, folder=folder)
-    if anti_only:
+    name = as_name(name)
+    wanted, unwanted = None if anti_only else of_sign(data, 1), of_sign(data, -1)
+    anti = fine_tuned_copy(model, unwanted, tuning=tuning, folder=folder)
+    if wanted is None:
         voices, copies = (Voice(None), Voice(anti)), [anti]
     else:
-        expert = fine_tuned_copy(model, of_sign(data, 1), tuning=tuning, folder=folder)
+        expert = fine_tuned_copy(model, wanted, tuning=tuning, folder=folder)
         voices, copies = (Voice(expert), Voice(anti)), [expert, anti]
     return Mixture(voices, add_difference, readout(model), count_parameters(*copies), name)
 

@@ -8,13 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.least_squares import regress
+from steerlens.maths.numbers import as_count, as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.fisher import cheapest_step, walk
 from steerlens.values.arguments import check_labels_differ
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.states import States, check_states
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +49,16 @@ class DualSteering:
     file_kind: ClassVar[str] = "dual steering"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        as_count(self.n_steps, "n_steps")
+        check_tensor(self.probe, "probe", f"({self.readout.d_model},)")
         if self.probe.shape != (self.readout.d_model,):
             raise ValueError(
                 f"probe: got shape {tuple(self.probe.shape)}, expected ({self.readout.d_model},)"
             )
         if not 0 < float(self.probe.norm()) < float("inf"):
             raise ValueError(f"probe of {self.name!r} is zero, or holds NaN or infinity")
-        if self.n_steps < 1:
-            raise ValueError(f"n_steps: got {self.n_steps}, expected at least 1")
 
     @property
     def n_parameters(self) -> int:
@@ -119,6 +123,7 @@ def fit_dual_steering(
         torch.Size([64])
     """
     check_states(states)
+    name, n_steps, seed = as_name(name), as_count(n_steps, "n_steps"), as_seed(seed)
     sums = states.sum_by_text(torch.cat([c.hidden for c in states.chunks(1 << 16)]).mT).mT
     used = states.keep & (states.lengths > 0)
     means = sums[used] / states.lengths[used, None]

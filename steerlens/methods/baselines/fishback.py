@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from steerlens.maths.logits import logits, softcap_gradient
+from steerlens.maths.numbers import as_count
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_ids
 from steerlens.methods.baselines.fisher import cheapest_step, walk
 from steerlens.methods.baselines.log_odds import fit_log_odds
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
-from steerlens.values.states import States
+from steerlens.values.readout import Readout, check_readout
+from steerlens.values.states import States, check_states
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,18 +51,17 @@ class FishBack:
     file_kind: ClassVar[str] = "fishback"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        as_count(self.n_steps, "n_steps")
         for what, ids in (("favoured", self.favoured), ("avoided", self.avoided)):
-            if not ids or not all(0 <= i < self.readout.d_vocab for i in ids):
-                raise ValueError(
-                    f"{what}: got {ids[:5]}, expected ids of words, from 0 to {self.readout.d_vocab - 1}"
-                )
+            if not as_ids(ids, what, self.readout.d_vocab):
+                raise ValueError(f"{what}: got none, expected ids of words, at least one")
         both = set(self.favoured) & set(self.avoided)
         if both:
             raise ValueError(
                 f"favoured, avoided: {self.readout.tokens[min(both)]!r} is in both; leave it out of one"
             )
-        if self.n_steps < 1:
-            raise ValueError(f"n_steps: got {self.n_steps}, expected at least 1")
 
     @property
     def n_parameters(self) -> int:
@@ -138,11 +140,11 @@ def fit_fishback(
         >>> len(fit_fishback(states, n_words=10).favoured)
         10
     """
+    check_states(states)
+    name, n_steps = as_name(name), as_count(n_steps, "n_steps")
+    n_words = as_count(n_words, "n_words")
     z = fit_log_odds(states).offset
-    if not 1 <= n_words <= min(int((z > 0).sum()), int((z < 0).sum())):
-        raise ValueError(
-            f"n_words: got {n_words}, expected 1 … {min(int((z > 0).sum()), int((z < 0).sum()))}, the words that these "
-            "texts tell apart"
-        )
+    most = min(int((z > 0).sum()), int((z < 0).sum()))
+    as_count(n_words, "n_words", f"1 … {most}, the words that these texts tell apart", most=most)
     favoured, avoided = (tuple((sign * z).topk(n_words).indices.tolist()) for sign in (1, -1))
     return FishBack(favoured, avoided, states.readout, name, n_steps)

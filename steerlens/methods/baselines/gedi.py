@@ -14,6 +14,7 @@ from steerlens.methods.baselines.mixture import Mixture, count_parameters
 from steerlens.models.adapters import Model
 from steerlens.models.readout import readout
 from steerlens.values.labelled import Labelled
+from steerlens.values.texts import as_name
 
 
 @torch_defaults()
@@ -41,7 +42,7 @@ def fit_gedi(
 
     Args:
         model: of the copy; unchanged.
-        data: labelled texts; those with label 0 do not count.
+        data: labelled texts, prompts only read; those with label 0 do not count.
         codes: of positive and of negative texts, words that the model's vocabulary has.
         tuning: how the copy is trained.
         folder: where it is kept, the same as `fit_ctrl` of the same texts; see
@@ -56,6 +57,7 @@ def fit_gedi(
         >>> fit_gedi(model, data, codes=("please", "idiots"), tuning=FineTuning(lr=3e-4, epochs=1)).name
         'gedi'
     """
+    name = as_name(name)
     copy, leads = coded_copy(model, data, codes, tuning, folder)
     voices = Voice(copy, leads[0]), Voice(copy, leads[1])
     return Mixture(voices, weigh_by_class, readout(model), count_parameters(copy), name)

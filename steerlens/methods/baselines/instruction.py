@@ -1,15 +1,19 @@
 """Ask for what is wanted in words: an instruction before the text."""
 
+from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_sides
 from steerlens.methods.baselines.mixing import Voice, encode_lead, toward_sides
 from steerlens.methods.baselines.mixture import Mixture
 from steerlens.models.adapters import Model
 from steerlens.models.readout import readout
+from steerlens.values.texts import as_name
 
 SENTENCE = "Complete this sentence so that it embodies a {} sentiment:"
 """What the paper's PromptT5 was asked."""
 INSTRUCTIONS = SENTENCE.format("positive"), SENTENCE.format("negative")
 
 
+@torch_defaults()
 def instruct(
     model: Model,
     *,
@@ -40,5 +44,7 @@ def instruct(
         >>> asked.n_parameters
         0
     """
-    voices = tuple(Voice(None, encode_lead(model, text)) for text in instructions)
+    name = as_name(name)
+    asked = as_sides(instructions, "instructions")
+    voices = tuple(Voice(None, encode_lead(model, text, "instructions")) for text in asked)
     return Mixture(voices, toward_sides, readout(model), 0, name)

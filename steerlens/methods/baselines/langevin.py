@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from steerlens.maths.numbers import as_count, as_number
+from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.embeddings import embeddings
 from steerlens.models.hooks import add_hooks, run_until
@@ -57,7 +57,8 @@ class Langevin:
         for name, given in (("step_size", self.step_size), ("margin", self.margin)):
             if not as_number(given, name, "a positive number") > 0:
                 raise ValueError(f"{name}: got {given}, expected a positive number")
-        if len(self.noise) != 2 or not 0 < self.noise[1] <= self.noise[0] < float("inf"):
+        noise = as_floats(self.noise, "noise")
+        if len(noise) != 2 or not 0 < noise[1] <= noise[0]:
             raise ValueError(
                 f"noise: got {self.noise}, expected two positive numbers, the larger first"
             )

@@ -5,8 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_layer
 from steerlens.methods.baselines.shift import Shift
 from steerlens.methods.training import backward
 from steerlens.models.embeddings import states_at
@@ -17,12 +18,13 @@ from steerlens.models.partial_forward import (
     cache_residuals,
     final_states,
 )
-from steerlens.values.arguments import check_labels_differ
+from steerlens.values.arguments import check_labelled, check_labels_differ
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex
 from steerlens.values.steer import zero_steer
+from steerlens.values.texts import as_name
 
 LR = 0.3
 """Highest learning rate, in the size of a usual state's entries."""
@@ -54,7 +56,8 @@ def fit_latent_vectors(
     Args:
         data: labelled texts; prompts are only read.
         layer: behind which; None: the middle one.
-        n_texts: of each sign of the label at most, drawn at random; more say little more.
+        n_texts: of each sign of the label at most, drawn at random; of fewer, all. More say little
+            more.
         n_steps: of Adam, for each text.
         seed: of the texts and of the vectors' start.
 
@@ -68,14 +71,10 @@ def fit_latent_vectors(
         'blocks.1.hook_resid_post'
     """
     n_layers = adapter(model).n_layers
-    layer = (n_layers - 1) // 2 if layer is None else layer
-    for what, number, least, most in (
-        ("layer", layer, 0, n_layers - 1),
-        ("n_texts", n_texts, 1, len(data)),
-        ("n_steps", n_steps, 1, 1 << 31),
-    ):
-        if not least <= number <= most:
-            raise ValueError(f"{what}: got {number}, expected {least} … {most}")
+    layer = as_layer((n_layers - 1) // 2 if layer is None else layer, n_layers)
+    check_labelled(data)
+    n_texts, n_steps = as_count(n_texts, "n_texts"), as_count(n_steps, "n_steps")
+    name, seed = as_name(name), as_seed(seed)
     rows = _draw(data, n_texts, seed)
     kept = cache_residuals(model, data.pick(rows), layer)
     z, y = latent_vectors(model, kept, layer, n_steps, seed).double().cpu(), kept.labels.double()

@@ -1,24 +1,28 @@
 """Train a steer as the authors of LM-Steer do: Adam over minibatches of texts, a thousand steps."""
 
 from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from steerlens.maths.logits import nll_gradient
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_number, as_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import check_settings
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_name
 
 UNIT = 1e-3
 """Their ε."""
 STEPS, BATCH, RANK, MAX_LENGTH = 1000, 32, 1000, 256
 
 
-class Recipe(NamedTuple):
+@dataclass(frozen=True)
+class Recipe:
     """What the training learns, and how.
 
     Args:
@@ -27,11 +31,21 @@ class Recipe(NamedTuple):
             it.
         lr: step of Adam.
         l2: the price of the sum of all squared parameters.
+
+    Raises:
+        ValueError: another form, a number out of range.
     """
 
     form: Literal["factors", "matrix"] = "factors"
     lr: float = 1e-2
     l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        as_choice(self.form, "form", ("factors", "matrix"))
+        for name in ("lr", "l2"):
+            expected = "a number, at least 0"
+            if as_number(given := getattr(self, name), name, expected) < 0:
+                raise ValueError(f"{name}: got {given}, expected {expected}")
 
 
 OFFICIAL = Recipe("factors", l2=1e-6)
@@ -85,8 +99,8 @@ def fit_lm_steer_recipe(
         torch.Size([64, 64])
     """
     check_states(states)
-    if n_steps < 1:
-        raise ValueError(f"n_steps: got {n_steps}, expected at least 1")
+    check_settings(recipe, "recipe", OFFICIAL)
+    n_steps, seed, name = as_count(n_steps, "n_steps"), as_seed(seed), as_name(name)
     loss, n = through_states(states), int((states.keep & (states.lengths > 0)).sum())
     W, D = next(
         islice(training_steps(loss, range(n), states.d_model, recipe, seed=seed), n_steps - 1, None)

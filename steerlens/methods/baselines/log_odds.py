@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.numbers import as_number
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.baselines.logit_bias import LogitBias
+from steerlens.methods.baselines.logit_bias import LogitBias, as_top
 from steerlens.values.states import States, check_states
+from steerlens.values.texts import as_name
 
 PRIOR = 0.5
 """Times that each word is taken to be seen by each class beforehand (Jeffreys)."""
@@ -49,7 +51,8 @@ def fit_log_odds(
         True
     """
     check_states(states)
-    if not prior > 0:
+    name, top = as_name(name), as_top(top)
+    if not as_number(prior, "prior", "a positive number of counts") > 0:
         raise ValueError(f"prior: got {prior}, expected a positive number of counts")
     counts = torch.zeros(2, states.readout.d_vocab, dtype=torch.float64)
     for _, target, text in states.chunks(1 << 16):

@@ -8,13 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from steerlens.maths.numbers import as_count, as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
 from steerlens.values.intervention import UNEMBED_OUT, Edit, Strength
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import per_row
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +44,16 @@ class LogitBias:
     file_kind: ClassVar[str] = "logit bias"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        as_top(self.top)
+        check_tensor(self.offset, "offset", f"({self.readout.d_vocab},)")
         if self.offset.ndim != 1 or not 0 < len(self.offset) <= self.readout.d_vocab:
             raise ValueError(
                 f"offset: got shape {tuple(self.offset.shape)}, expected ({self.readout.d_vocab},)"
             )
         if not bool(torch.isfinite(self.offset).all()):
             raise ValueError(f"offset of {self.name!r} holds NaN or infinity; do the states?")
-        if self.top is not None and self.top < 1:
-            raise ValueError(f"top: got {self.top}, expected at least 1, or None for all words")
 
     @property
     def n_parameters(self) -> int:
@@ -84,6 +88,16 @@ class LogitBias:
         return f"LogitBias({self.name!r}{gate}, on {r.model_id!r} [{r.digest[:8]}])"
 
 
+def as_top(given: int | None) -> int | None:
+    """Return how many words are moved at each position; None: all.
+
+    Raises:
+        ValueError: no whole number, or none of them.
+    """
+    expected = "a whole number, at least 1, or None for all words"
+    return None if given is None else as_count(given, "top", expected)
+
+
 @torch_defaults()
 def fit_logit_bias(states: States, *, seed: int = 0, name: str = "logit bias") -> LogitBias:
     """Fit the constant that a label adds to the logit of each word: the paper's soft blacklist.
@@ -113,6 +127,7 @@ def fit_logit_bias(states: States, *, seed: int = 0, name: str = "logit bias") -
         True
     """
     check_states(states)
+    name, seed = as_name(name), as_seed(seed)
     sums = text_moments(states)
     # a word that is never predicted costs nothing to move; one position's worth keeps it in bounds
     size = ((sums.p + 1) / sums.weight).sqrt().to(states.readout.head.W_U)

@@ -5,15 +5,17 @@ from typing import Literal
 import torch
 
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_layer
 from steerlens.methods.baselines.shift import Shift
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode
-from steerlens.values.arguments import check_labels_differ
+from steerlens.values.arguments import check_labelled, check_labels_differ
 from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
+from steerlens.values.texts import as_name
 
 
 @torch_defaults()
@@ -50,10 +52,13 @@ def fit_mean_difference(
         torch.Size([64])
     """
     n_layers = adapter(model).n_layers
-    layer = (n_layers - 1) // 2 if layer is None else layer
-    if layer != "unembed" and not 0 <= layer < n_layers:
-        raise ValueError(f"layer: got {layer}, expected 0 … {n_layers - 1}, or 'unembed'")
-    site = UNEMBED_IN if layer == "unembed" else resid_post(layer)
+    if isinstance(layer, str) and layer == "unembed":
+        site = UNEMBED_IN
+    else:
+        middle = (n_layers - 1) // 2 if layer is None else layer
+        site = resid_post(as_layer(middle, n_layers, ", or 'unembed'"))
+    check_labelled(data)
+    name = as_name(name)
     on = readout(model)
     how = convention(model, on)
     ids = encode(adapter(model).tokenizer, list(data.texts), how, end=False).ids

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
@@ -63,17 +64,27 @@ def toward_sides(heard: Heard, strength: Float[Tensor, "n 1"]) -> Float[Tensor, 
     return heard.base + strength.abs() * (side - heard.base)
 
 
-def encode_lead(model: Model, text: str) -> tuple[int, ...]:
+def encode_lead(model: Model, text: str, name: str = "text") -> tuple[int, ...]:
     """Return the tokens of a text that a voice reads first.
 
     Raises:
-        ValueError: no token in it.
+        ValueError: no token in it, or so many that nothing could follow; the message names the
+            argument.
     """
     how = convention(model, readout(model))._replace(bos=False)
     words = adapter(model).tokenizer
-    ids = encode(words, [text], how, end=False).ids[0] if text.strip() else []
+    try:
+        ids = encode(words, [text], how, end=False).ids[0] if text.strip() else []
+    except ValueError as error:
+        raise ValueError(f"{name}: {brief(text)} cannot be read ({error})") from None
     if not ids:
-        raise ValueError(f"text: {text!r} holds no token of this model's vocabulary; give words")
+        raise ValueError(
+            f"{name}: {brief(text)} holds no token of this model's vocabulary; give words"
+        )
+    if len(ids) + 2 > how.n_ctx:
+        raise ValueError(
+            f"{name}: {brief(text)} leaves no room for a text in a context of {how.n_ctx} tokens; shorten it"
+        )
     return tuple(ids)
 
 

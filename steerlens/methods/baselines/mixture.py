@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import pandas as pd
 
 from steerlens.evaluate.writer import check_base
+from steerlens.methods.baselines.checks import check_enough
 from steerlens.methods.baselines.mixing import Mix, Voice, generate_mixed, score_mixed
 from steerlens.models.adapters import Model
 from steerlens.models.hooks import adapter
 from steerlens.models.readout import readout
 from steerlens.models.sampling import Drawing, Warp
+from steerlens.values.arguments import check_labelled
 from steerlens.values.labelled import Labelled
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class Mixture:
     name: str
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
         for voice in self.voices:
             if voice.model is not None and readout(voice.model).tokens != self.readout.tokens:
                 raise ValueError(
@@ -92,6 +97,14 @@ def count_parameters(*models: Model) -> int:
     return sum(p.numel() for model in different for p in adapter(model).module.parameters())
 
 
-def of_sign(data: Labelled, sign: int) -> list[str]:
-    """Return the texts whose label has a sign."""
-    return [text for text, y in zip(data.texts, data.labels, strict=True) if sign * y > 0]
+def of_sign(data: Labelled, *signs: int) -> Labelled:
+    """Return the texts whose label has one of some signs, with their prompts.
+
+    Raises:
+        ValueError: fewer than a copy can be trained on.
+    """
+    check_labelled(data)
+    rows = [k for k, y in enumerate(data.labels) if any(sign * y > 0 for sign in signs)]
+    kind = " or ".join("positive" if sign > 0 else "negative" for sign in signs)
+    check_enough(len(rows), "data", f"with a {kind} label")
+    return data.pick(rows)

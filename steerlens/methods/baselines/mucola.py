@@ -15,6 +15,7 @@ from torch import Tensor
 from steerlens.evaluate.writer import check_base
 from steerlens.maths.numbers import as_seed, generator_of
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import check_settings
 from steerlens.methods.baselines.langevin import USUAL, Energy, Langevin, Texts, settle
 from steerlens.methods.baselines.sign_classifier import fit_sign
 from steerlens.models.adapters import Model
@@ -29,10 +30,12 @@ from steerlens.models.score import score
 from steerlens.models.tokenization import encode, pad
 from steerlens.models.vocabulary import Tokenizer
 from steerlens.models.writing import generate_by
+from steerlens.values.arguments import check_labelled
 from steerlens.values.hook_names import EMBED
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
+from steerlens.values.texts import as_name
 
 LOGITS = 1 << 25
 """Logits that are held at once."""
@@ -210,6 +213,9 @@ def fit_mucola(
         >>> fit_mucola(model, data).n_parameters
         129
     """
+    check_labelled(data)
+    check_settings(langevin, "langevin", USUAL)
+    name = as_name(name)
     x = mean_features(model, data)
     w, b = fit_sign(x, np.array(data.labels))
     surest = float(np.abs(x @ w.numpy() + b).max())

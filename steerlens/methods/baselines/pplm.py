@@ -13,7 +13,9 @@ from torch.nn.functional import logsigmoid
 
 from steerlens.evaluate.classify import mean_states
 from steerlens.evaluate.writer import check_base
+from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import check_settings
 from steerlens.methods.baselines.sign_classifier import fit_sign
 from steerlens.models.adapters import Model
 from steerlens.models.adapters.protocol import Step
@@ -31,8 +33,10 @@ from steerlens.models.reading import score_by
 from steerlens.models.readout import readout
 from steerlens.models.sampling import Drawing, Warp
 from steerlens.models.writing import Steps, generate_by
+from steerlens.values.arguments import check_labelled
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
+from steerlens.values.texts import as_name
 
 AHEAD = 1
 """Tokens beyond the next that are looked at; they need room in the context."""
@@ -58,14 +62,15 @@ class Ascent:
     fusion: float = 0.9
 
     def __post_init__(self) -> None:
+        as_count(self.n_iterations, "n_iterations")
         for name, good, expected in (
-            ("step_size", self.step_size > 0, "a positive number"),
-            ("n_iterations", self.n_iterations >= 1, "at least 1"),
-            ("kl_scale", self.kl_scale >= 0, "at least 0"),
-            ("fusion", 0 < self.fusion <= 1, "a number in (0, 1]"),
+            ("step_size", lambda x: x > 0, "a positive number"),
+            ("kl_scale", lambda x: x >= 0, "a number, at least 0"),
+            ("fusion", lambda x: 0 < x <= 1, "a number in (0, 1]"),
         ):
-            if not good:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected {expected}")
+            given = getattr(self, name)
+            if not good(as_number(given, name, expected)):
+                raise ValueError(f"{name}: got {given}, expected {expected}")
 
 
 USUAL = Ascent()
@@ -269,6 +274,9 @@ def fit_pplm(model: Model, data: Labelled, *, ascent: Ascent = USUAL, name: str 
         65
     """
     check_history(model)
+    check_labelled(data)
+    check_settings(ascent, "ascent", USUAL)
+    name = as_name(name)
     x = mean_states(collect(model, data, progress=False))
     w, b = fit_sign(x, np.array(data.labels))
     return Pplm(w, b, readout(model), ascent, name)

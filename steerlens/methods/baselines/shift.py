@@ -9,14 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.moments import second_moments
+from steerlens.maths.numbers import as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import per_row
+from steerlens.values.texts import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,10 @@ class Shift:
     file_kind: ClassVar[str] = "shift"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        as_name(self.site, "site")
+        check_readout(self.readout)
+        check_tensor(self.vector, "vector", f"({self.readout.d_model},)")
         if self.vector.shape != (self.readout.d_model,):
             raise ValueError(
                 f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)"
@@ -104,6 +110,7 @@ def fit_shift(states: States, *, seed: int = 0, name: str = "shift") -> Shift:
         'unembed.hook_in'
     """
     check_states(states)
+    name, seed = as_name(name), as_seed(seed)
     metric = Metric(*second_moments(states.readout.head, text_moments(states)), damping=1e-4)
     root, W_U = metric.S_inverse_root.to(states.readout.head.W_U), states.readout.head.W_U
     span = Span(len(root), lambda V: V @ root @ W_U, lambda g: g @ W_U.mT @ root)

@@ -9,17 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlens.maths.numbers import as_count, as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.methods.baselines.checks import as_layer
 from steerlens.methods.training import Schedule, build_fit, split, train_on_texts
 from steerlens.models.hooks import Model, adapter, check_site, eval_mode, run_until
 from steerlens.models.partial_forward import cache_residuals
+from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Edit, Strength
 from steerlens.values.labelled import Labelled
 from steerlens.values.positions import TokenIndex
-from steerlens.values.readout import Readout
+from steerlens.values.readout import Readout, check_readout
 from steerlens.values.steer import Steer, per_row
-from steerlens.values.training import USUAL, Training
+from steerlens.values.texts import as_name
+from steerlens.values.training import USUAL, Training, lasting
 
 LR = 0.02
 """Highest learning rate of the factors' entries, in their size at the start."""
@@ -55,6 +59,11 @@ class ValueLora:
     file_kind: ClassVar[str] = "value lora"
 
     def __post_init__(self) -> None:
+        as_name(self.name)
+        check_readout(self.readout)
+        as_count(self.layer, "layer", "a whole number, 0 the first", least=0)
+        check_tensor(self.A, "A", "(width, rank)")
+        check_tensor(self.B, "B", "(rank, width)")
         if self.A.ndim != 2 or self.A.mT.shape != self.B.shape or not self.A.shape[1]:
             raise ValueError(
                 f"A, B: got shapes {tuple(self.A.shape)} and {tuple(self.B.shape)}, expected (width, rank) and (rank, width)"
@@ -165,15 +174,14 @@ def fit_value_lora(
     """
     started = time.perf_counter()
     n_layers = adapter(model).n_layers
-    layer = n_layers - 1 if layer is None else layer
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"layer: got {layer}, expected 0 … {n_layers - 1}")
+    layer = as_layer(n_layers - 1 if layer is None else layer, n_layers)
+    check_labelled(data)
+    name, seed, training = as_name(name), as_seed(seed), lasting(training, None)
     check_site(model, values_site(layer))
+    width = _width(model, layer)
+    rank = as_count(rank, "rank", f"1 … {width}, the width of the values", most=width)
     kept = cache_residuals(model, data, layer - 1)
     parts = split(model, kept, background, seed)
-    width = _width(model, layer)
-    if not 1 <= rank <= width:
-        raise ValueError(f"rank: got {rank}, expected 1 … {width}, the width of the values")
     random = torch.Generator().manual_seed(seed)
     scale = width**-0.5
     A = nn.Parameter(

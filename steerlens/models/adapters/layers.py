@@ -34,6 +34,8 @@ def replace_given(
 def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
     """Return the paths of the layers, if one pass runs them once each, in order, on states of one
     shape, and whether they return these alone."""
+    from steerlens.models.hooks import eval_mode  # which knows the adapters, so it is asked late
+
     model = adapter.model
     n = getattr(adapter.configs[-1], "num_hidden_layers", None)
     # a model of pictures and text may have as many layers for either, and lists of other things
@@ -63,7 +65,8 @@ def find_layers(adapter: Adapter) -> tuple[tuple[str, ...], bool]:
 
         return hook
 
-    with uncompiled(), ExitStack() as stack, torch.no_grad():
+    # dropout would draw from the user's generator, and whole layers may be dropped too
+    with eval_mode(adapter), uncompiled(), ExitStack() as stack:
         for path in lists:
             for k, block in enumerate(model.get_submodule(path).children()):
                 hook = block.register_forward_hook(look(path, k), with_kwargs=True)
