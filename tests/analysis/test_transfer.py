@@ -16,6 +16,7 @@ from steerlens.analysis.transfer import align, token_weights, transfer, transfer
 from steerlens.analysis.transfer.distill import distil, selftrain, shift_match, strengths_of_texts
 from steerlens.evaluate.losses import measure, sign_margins
 from steerlens.evaluate.matched_kl import kl_at_strength
+from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.values.alignment import Alignment
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
@@ -338,16 +339,28 @@ def test_rules_that_read_text_keep_more_than_those_that_do_not(toys):
         assert kl_at_strength(
             steer.with_background(fits["toy-128"].background), sample, 1.0
         ) == pytest.approx(0.05, rel=1e-3)
-    # and the contrast is that of the fit's own measure
+    # and the contrast is that of the fit's own measure, over texts that have a sign
     own = report.steers["trained"]
-    losses = measure(states["toy-128"], own, fits["toy-128"].background).all
-    assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-4)
-    summed = (
-        sign_margins(states["toy-128"], [own], fits["toy-128"].background).sum()
-        / states["toy-128"].n_positions
-    )
+    signed = states["toy-128"].select(states["toy-128"].labels != 0)
+    assert signed.n_texts < states["toy-128"].n_texts
+    losses = measure(signed, own, fits["toy-128"].background).all
+    assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-5)
+    summed = sign_margins(signed, [own], fits["toy-128"].background).sum() / signed.n_positions
     assert float(summed) == pytest.approx(losses.sign_margin, abs=1e-4)
     assert "shared tokens" in report._repr_html_()
+
+
+def test_the_margin_is_that_of_sign_margin_and_of_no_margin_there_is_no_share(toys):
+    models, fits, _, states = toys
+    fit, data = fits["toy-64"], states["toy-64"]
+    found = transfer_report(fit, fit, data, rules=("congruence",))
+    texts = sl.toy.corpus("sentiment", n=200, seed=2)
+    steer = found.steers["trained"].with_background(fit.background)
+    own = sign_margin(models["toy-64"], texts, steer).sign_margin
+    assert 0 in texts.labels and found.table.sign_margin[0] == pytest.approx(own, abs=1e-5)
+    turned = transfer_report(fit, fit, data.relabel(-data.labels), rules=("congruence",)).table
+    assert turned.sign_margin[0] == pytest.approx(-own, abs=1e-5)
+    assert turned[["share", "low", "high"]].isna().all(axis=None)
 
 
 def test_labels_are_never_seen(toys):
