@@ -19,17 +19,20 @@ from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_numpy_seed
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
-from steerlens.values.alignment import Alignment
+from steerlens.values.alignment import Alignment, shared_tokens
 from steerlens.values.arguments import check_fit
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
+from steerlens.values.readout import Readout
 from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 from steerlens.values.texts import as_choice, as_list
 
 DRAWS = 1000
+RIDGE = 0.1
+"""Of an alignment on fewer shared tokens than dimensions."""
 SAMPLE = 4_096
 """Positions on which costs and matches are measured."""
 
@@ -91,7 +94,8 @@ def transfer_report(
         home: the source's states on the same labelled texts: adds the row "at home", what the
             source's steer is worth where it was trained, the natural limit of rules that imitate
             it.
-        rules: which.
+        rules: which. Where fewer tokens are shared than the models have dimensions, the alignment
+            of the rules with one has a ridge of 0.1.
         kl: nats per token at which all are compared.
         seed: of the rules, the sample that costs are measured on, and the bootstrap.
 
@@ -115,14 +119,23 @@ def transfer_report(
     steers, rows = {}, []
     started = {"trained": float(tgt.report.seconds)}
     candidates: dict[str, Steer] = {"trained": tgt.value}
+    begun = time.perf_counter()
+    alignment = _aligned(src.value.readout, data.readout, seed)
+    aligning = time.perf_counter() - begun
     for rule in rules:
         if rule in READ_TEXT and pairs is None:
             continue
         begun = time.perf_counter()
+        aligned = rule not in ("distil", "selftrain")
         candidates[rule] = transfer(
-            src.value, data.readout, rule=rule, text=pairs if rule in READ_TEXT else None, seed=seed
+            src.value,
+            data.readout,
+            rule=rule,
+            text=pairs if rule in READ_TEXT else None,
+            alignment=alignment if aligned else None,
+            seed=seed,
         )
-        started[rule] = time.perf_counter() - begun
+        started[rule] = time.perf_counter() - begun + aligning * aligned
     metric = natural_metric(sample, damping=1e-2)
     for name, steer in candidates.items():
         strength = strength_at_kl(steer.with_background(tgt.background), sample, kl=kl)
@@ -157,9 +170,12 @@ def transfer_report(
         "seconds",
     ]
     context = float("nan") if pairs is None else context_map(pairs).r2
-    return TransferReport(
-        pd.DataFrame(table[order]), steers, align(src.value.readout, data.readout), context, kl
-    )
+    return TransferReport(pd.DataFrame(table[order]), steers, alignment, context, kl)
+
+
+def _aligned(src: Readout, tgt: Readout, seed: int) -> Alignment:
+    few = len(shared_tokens(src, tgt)[0]) < max(src.d_model, tgt.d_model)
+    return align(src, tgt, ridge=RIDGE if few else 0.0, seed=seed)
 
 
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
