@@ -21,7 +21,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
-from steerlens.show.tables import rows_of
+from steerlens.show.tables import check_table, rows_of
 
 KIND = {
     "trained": (INK, "trained on the target, labels"),
@@ -43,6 +43,7 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
     Args:
         table: of a `transfer_report`. Where it has no shares the drawing says so.
     """
+    check_table(table, "rule share low high", "of transfer_report")
     own = ax is None
     ax = axes(ax, height=0.75 + 0.23 * len(table))
     place = {
