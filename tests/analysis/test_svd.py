@@ -141,6 +141,23 @@ def test_on_a_text_scores_are_the_first_order_of_the_prediction(softcap: float |
     assert near.min() < 1e-3 < 0.1 < near.max()  # one of the sides is "+"
 
 
+def test_readings_have_mean_square_1_over_the_text_as_it_is_weighed(on: Readout):
+    """By default both signs of the labels weigh the same, however many texts there are of each."""
+    random = torch.Generator().manual_seed(2)
+    labels = torch.tensor([1.0] * 40 + [-1.0] * 10)
+    c = torch.randn(50, 8, generator=random) * torch.where(labels > 0, 1.0, 3.0)[:, None]
+    states = make_states(on, c).relabel(labels)
+    squares = {}
+    for weights in ("labels", "tokens"):
+        metric = sl.natural_metric(states, weights=weights)
+        squares[weights] = (c.double() @ directions(planted(on).W, 2, metric).probes.mT) ** 2
+    halves = (squares["labels"][:40].mean(0) + squares["labels"][40:].mean(0)) / 2
+    one = torch.ones(2).double()
+    torch.testing.assert_close(halves, one, rtol=1e-3, atol=0)
+    torch.testing.assert_close(squares["tokens"].mean(0), one, rtol=1e-3, atol=0)
+    assert (squares["labels"].mean(0) < 0.9).all()
+
+
 def test_the_natural_metric_does_not_see_the_basis():
     torch.manual_seed(1)
     W_U, W = torch.randn(4, 8).double(), torch.randn(4, 4).double()

@@ -39,7 +39,7 @@ def singular_words(
     2305.12798, section 5.2). Given the natural metric it is the SVD of
     `C^{1/2} W S^{1/2} = Σ_k gain_k a_kᵀ b_k`, which does not:
 
-        probe_k = a_k C^{-1/2}    (readings `c · probe_k` have mean square 1 over the text of the metric)
+        probe_k = a_k C^{-1/2}    (readings `c · probe_k` have mean square 1 over the text as it is weighed in the metric)
         read_k  = a_k C^{1/2}     (the context that goes with reading 1: E[reading · c])
         write_k = b_k S^{-1/2}    (as a shift of logits its variance under the model's own prediction is 1)
 
