@@ -17,7 +17,7 @@ from steerlens.methods.steer.fit import fit_steer
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.training import USUAL, Training
@@ -127,6 +127,6 @@ def composition(
     rows = []
     for name, edit in [*parts.items(), ("together", whole)]:
         for task, data in tests.items():
-            found = sign_margin(model, data, edit)
+            found = sign_margin(model, data, value_of(edit))
             rows.append({"edit": name, "task": task, **dict(found[["sign_margin", "low", "high"]])})
     return pd.DataFrame(rows)

@@ -191,7 +191,8 @@ def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled
     labels."""
     table = table.assign(p_noise=1.0)
-    for (_, role), part in table.groupby(["direction", "role"]):
+    for _, part in table.groupby(["direction", "role"]):
+        role = str(part.role.iloc[0])
         ordered = part.p.sort_values()
         smallest = np.full((len(noise), len(part)), np.inf)  # lists may be shorter: no word there
         for row, one in zip(smallest, noise, strict=True):
