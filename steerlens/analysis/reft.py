@@ -17,6 +17,7 @@ from steerlens.methods.steer.fit import fit_steer
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.training import USUAL, Training
@@ -94,7 +95,10 @@ def reft_quality(
 
 @torch_defaults()
 def composition(
-    model: Model, parts: Mapping[str, Reft], whole: Reft, tests: Mapping[str, Labelled]
+    model: Model,
+    parts: Mapping[str, Reft | Fit[Reft]],
+    whole: Reft | Fit[Reft],
+    tests: Mapping[str, Labelled],
 ) -> pd.DataFrame:
     """Measure what parts of one subspace are worth alone and together, on the texts of each task.
 
@@ -123,6 +127,6 @@ def composition(
     rows = []
     for name, edit in [*parts.items(), ("together", whole)]:
         for task, data in tests.items():
-            found = sign_margin(model, data, edit)
+            found = sign_margin(model, data, value_of(edit))
             rows.append({"edit": name, "task": task, **dict(found[["sign_margin", "low", "high"]])})
     return pd.DataFrame(rows)

@@ -1,6 +1,7 @@
 """Does an intervention move the final hidden states the way a steer does?"""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
 from steerlens.models.steering import check_lives_on
-from steerlens.values.arguments import check_metric
+from steerlens.values.arguments import check_metric, steer_of
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.metric import Metric
@@ -25,14 +27,14 @@ from steerlens.values.steer import Steer
 @torch_defaults()
 def state_shift_overlap(
     model: Model,
-    intervention: Intervention,
-    steer: Steer,
+    intervention: Intervention | Fit[Any],
+    steer: Steer | Fit,
     data: Labelled,
     metric: Metric,
     *,
     strength: float = 1.0,
     rank: int = 4,
-    controls: Mapping[str, Steer] | None = None,
+    controls: Mapping[str, Steer | Fit] | None = None,
     draws: int = 100,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -84,13 +86,16 @@ def state_shift_overlap(
         >>> round(float(found.set_index("question").share["steer's move"]), 3)
         1.0
     """
+    intervention, steer = value_of(intervention), steer_of(steer)
+    others = {name: steer_of(one, f"controls[{name!r}]") for name, one in (controls or {}).items()}
     if not 1 <= rank <= steer.readout.d_model or draws < 1:
         raise ValueError(
             f"rank, draws: got {rank} and {draws}, expected a rank from 1 to {steer.readout.d_model} and at least 1 draw"
         )
     check_metric(metric, steer)
-    for one in (steer, intervention, *(controls or {}).values()):
-        check_lives_on(one, model)
+    check_lives_on(intervention, model)
+    for name, one in {"steer": steer, **others}.items():
+        check_lives_on(one, model, name)
     under = [
         collect(model, data, intervention=intervention, strength=sign * strength, progress=False)
         for sign in (1, -1)
@@ -135,7 +140,7 @@ def state_shift_overlap(
             (name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance)
         )
 
-    for name, one in {steer.name: steer, **(controls or {})}.items():
+    for name, one in {steer.name: steer, **others}.items():
         U, sigma, Vh = torch.linalg.svd(metric.whiten(one.W).double())
         for question, span in (("writes", Vh[:rank].mT), ("reads", U[:, :rank])):
             share = _sums((whole[question] @ span).square().sum(1), text)

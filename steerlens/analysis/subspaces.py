@@ -8,7 +8,7 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.numbers import generator
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.maths.torch_defaults import torch_defaults
@@ -21,10 +21,12 @@ from steerlens.models.partial_forward import (
     final_states,
     resumed,
 )
-from steerlens.models.readout import readout
+from steerlens.models.steering import check_lives_on
+from steerlens.values.arguments import steer_of
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.labelled import Labelled
-from steerlens.values.metric import Metric
+from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.steer import Steer
 
 RESPONSE = 1e-2
@@ -34,12 +36,12 @@ RESPONSE = 1e-2
 @torch_defaults()
 def compare_subspaces(
     model: Model,
-    steer: Steer,
-    edits: Mapping[int, Reft],
+    steer: Steer | Fit,
+    edits: Mapping[int, Reft | Fit[Reft]],
     data: Labelled,
     metric: Metric,
     *,
-    again: Mapping[int, Reft] | None = None,
+    again: Mapping[int, Reft | Fit[Reft]] | None = None,
     rank: int = 4,
     draws: int = 20,
     seed: int = 0,
@@ -84,10 +86,11 @@ def compare_subspaces(
     Raises:
         ValueError: an edit of another layer or of several, labels without both signs.
     """
-    if not steer.readout.same_as(readout(model)):
-        raise ValueError(
-            f"steer: {steer.name!r} lives on {steer.readout.model_id!r} with another W_U than this model's"
-        )
+    steer = steer_of(steer)
+    check_lives_on(steer, model, "steer")
+    check_metric_on(metric, steer.readout)
+    edits = {layer: value_of(edit) for layer, edit in edits.items()}
+    again = None if again is None else {layer: value_of(edit) for layer, edit in again.items()}
     if rank < 1 or draws < 1:
         raise ValueError(f"rank, draws: got {rank} and {draws}, expected at least 1")
     if again is not None and set(again) != set(edits):
@@ -95,6 +98,10 @@ def compare_subspaces(
             f"again: got layers {sorted(again)}, expected those of edits, {sorted(edits)}"
         )
     for layer, edit in [*edits.items(), *(again or {}).items()]:
+        if not isinstance(edit, Reft):
+            raise ValueError(
+                f"edits: got {class_name(edit)} for layer {layer}, expected a Reft or its Fit; steerlens.fit_reft makes one"
+            )
         if edit.layers != (layer,) or edit.positions != "all":
             raise ValueError(
                 f"edits: the one given for layer {layer} is behind {edit.layers} at {edit.positions!r}, expected one edit of "

@@ -108,7 +108,7 @@ def infer_strength(
         prior: standard deviation of a normal prior around 0 on the strength; `strength`, `error`
             are then those of the posterior. 1 is natural where labels are ±1. None: none.
         limit: strengths are sought within ±limit.
-        strengths: of the curves; may be empty.
+        strengths: of the curves, each once; may be empty.
         end: whether the end of a text counts as a token.
 
     Raises:
@@ -165,7 +165,8 @@ def state_strengths(
 
     found, beyond = maximize_concave(derivatives, len(states.labels), limit, tolerance=1e-5)
     there = _along(states, steer, found)
-    values = [0.0, 1.0, -1.0, *map(float, strengths)]
+    strengths = list(dict.fromkeys(map(float, strengths)))  # twice would add a curve to itself
+    values = [0.0, 1.0, -1.0, *strengths]
     log_probs = state_log_probs(states, steer, values).double()
     zero, up, down = (states.sum_by_text(x) for x in log_probs[:3])
     information = states.sum_by_text(there.information) + pull
@@ -187,7 +188,7 @@ def state_strengths(
     tokens.insert(1, "position", tokens.groupby("text").cumcount())
     change = (log_probs[3:] - log_probs[0])[:, rows]
     curve = [
-        tokens.assign(strength=float(s), log_likelihood=row.numpy())
+        tokens.assign(strength=s, log_likelihood=row.numpy())
         for s, row in zip(strengths, change, strict=True)
     ]
     tokens = tokens.assign(

@@ -10,6 +10,8 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 
 FOLDS = 5
+FEWEST = 2 * FOLDS
+"""Rows to choose a ridge from: two per fold."""
 CHUNK = 8192
 RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Tried where the ridge is to be chosen, in units of the mean eigenvalue of `XᵀX`."""
@@ -79,9 +81,9 @@ def regress(
         ([1.0, 2.0, 3.0], 3, 1.0)
     """
     n = len(X)
-    if n == 0 or (ridge is None and n < 2 * FOLDS):
+    if n == 0 or (ridge is None and n < FEWEST):
         raise ValueError(
-            f"X: got {n} rows, expected at least {2 * FOLDS} to choose a ridge, and 1 with a given one"
+            f"X: got {n} rows, expected at least {FEWEST} to choose a ridge, and 1 with a given one"
         )
     w = None if weight is None else weight.double().to(X.device)
     fold = torch.randperm(n, generator=generator(seed)).to(X.device) % FOLDS
@@ -92,7 +94,7 @@ def regress(
     ridges = RIDGES if ridge is None else (ridge,)
     errors = torch.zeros(len(ridges), dtype=torch.float64)
     spread = torch.zeros((), dtype=torch.float64)
-    folds = parts if n >= 2 * FOLDS else []
+    folds = parts if n >= FEWEST else []
     for part in folds:
         rest = total.plus(part, -1.0)
         errors += torch.stack([_error(part, M) for M in _maps(rest, ridges)]).cpu()

@@ -23,7 +23,7 @@ from steerlens.show.style import (
     ink,
     look,
 )
-from steerlens.show.tables import groups, select
+from steerlens.show.tables import check_table, groups, select
 
 COLOURS = (BLUE, RED, GREEN, PURPLE, AMBER, TEAL, PINK, OLIVE)
 STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -221,6 +221,7 @@ def plot_rows(
 
 
 def _of_kind(table: pd.DataFrame, measure: str, kind: str | None) -> pd.DataFrame:
+    check_table(table, "method kind", "of compare_writing")
     kinds = table.kind.unique().tolist()
     if kind is None and len(kinds) > 1:
         raise ValueError(f"kind: got None, expected one of {kinds}")
@@ -228,4 +229,6 @@ def _of_kind(table: pd.DataFrame, measure: str, kind: str | None) -> pd.DataFram
         raise ValueError(
             f"measure: got {brief(measure)}, expected a column of the table, e.g. 'gain'"
         )
+    if kind is not None and kind not in kinds:
+        raise ValueError(f"kind: got {brief(kind)}, expected one of {kinds}")
     return select(table, table.kind == (kinds[0] if kind is None else kind))

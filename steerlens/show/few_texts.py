@@ -16,7 +16,7 @@ from steerlens.show.style import (
     look,
     title_above,
 )
-from steerlens.show.tables import groups
+from steerlens.show.tables import check_table, groups
 
 COLOURS, MARKERS = (RED, BLUE, GREEN, GREY), "osDv"
 
@@ -35,6 +35,7 @@ def plot_few_texts(
         table: one row per method, number of texts and draw: `method`, `texts`, `sign_margin` (nats
             per token, at the same cost), `found` (the verdict).
     """
+    check_table(table, "method texts sign_margin found", "one row per fit")
     ax = axes(ax, height=2.6)
     methods = list(groups(table, "method"))
     for k, ((method, rows), colour, marker) in enumerate(

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from steerlens.maths.brief import brief
 from steerlens.show.numbers import fixed, format_signed
 from steerlens.show.style import (
     BLUE,
@@ -24,9 +25,10 @@ from steerlens.show.style import (
     neutral,
     shade,
 )
-from steerlens.show.tables import groups, records, select
+from steerlens.show.tables import check_table, groups, records, select
 from steerlens.values.atomic import write_json
 from steerlens.values.paths import as_path
+from steerlens.values.texts import as_choice
 
 
 @look()
@@ -42,6 +44,7 @@ def plot_label_curve(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         >>> plot_label_curve(table).get_xlabel()
         'strength'
     """
+    check_table(table, "label strength log_likelihood error", "of steerlens.label_curve")
     ax = axes(ax)
     top = max(table.label.abs().max(), 1e-9)
     for label, part in groups(table.sort_values("strength"), "label", sort=True):
@@ -84,6 +87,7 @@ def plot_written_attribute(
         >>> len(plot_written_attribute(table).get_yticks())
         2
     """
+    check_table(table, "strength attribute", "of steerlens.written_attribute")
     strengths = sorted(table.strength.unique())
     ax = axes(ax, height=0.9 + 0.24 * len(strengths))
     grid = np.linspace(-1, 1, 401)
@@ -133,6 +137,7 @@ def plot_gap_closed(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Full bars at strength = grade; hollow ones at the best multiple of it, chosen on other texts,
     where that is not 1. Lines are 95 % intervals.
     """
+    check_table(table, "grade multiple gap_closed low high", "of steerlens.gap_closed")
     ax = axes(ax)
     top = max(abs(g) for g in table.grade if g != "all")
     multiple = float(table.multiple.iloc[0])
@@ -177,6 +182,11 @@ def plot_singular_words(
 ) -> Axes:
     """Draw the words that one side of a direction writes and avoids; `scores` from
     `singular_scores`."""
+    check_table(scores, "direction side role word score", "of singular_scores", "scores")
+    as_choice(side, "side", ("+", "-"))
+    if not (scores.direction == direction).any():
+        known = sorted(map(int, scores.direction.unique()))
+        raise ValueError(f"direction: got {brief(direction)}, expected one of {known}")
     ax = axes(ax, height=2.6)
     mine = select(
         scores,

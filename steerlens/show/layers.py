@@ -17,7 +17,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
-from steerlens.show.tables import rows_of, select
+from steerlens.show.tables import check_table, rows_of, select
 
 KINDS = {
     "resid_pre": ("before the layer", AMBER, "<"),
@@ -39,6 +39,11 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None, ax: Axes | None
     Args:
         table: from `steerlens.analysis.layers.steer_by_site`.
     """
+    check_table(table, "site sign_margin low high", "of steer_by_site")
+    if not (table.site == "steer").any():
+        raise ValueError(
+            "table: it has no row 'steer', to which sites are compared; steer_by_site makes one"
+        )
     ax = axes(ax, height=2.6)
     steer = table[table.site == "steer"].iloc[0]
     layers = sorted({int(site.split(".")[1]) for site in table.site if site.startswith("blocks.")})

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from steerlens.show.numbers import format_signed
 from steerlens.show.style import AMBER, GREEN, GREY, SOFT, axes, legend_above, look, neutral, shade
+from steerlens.show.tables import check_table
 
 
 @look()
@@ -17,6 +18,7 @@ def plot_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     `table` has `label` (and a row "all"), `background`, `steered`, `flipped`, in nats per token.
     Below 0 is better.
     """
+    check_table(table, "label background steered flipped", "one row per label")
     ax = axes(ax)
     labels = ["all" if label == "all" else format_signed(float(label)) for label in table.label]
     at = np.arange(len(table))
@@ -47,6 +49,8 @@ def plot_cost(kl: pd.DataFrame, writing: pd.DataFrame, *, ax: Axes | None = None
     The line is KL(plain ‖ steered) on given texts; the dots are how much less likely the plain
     model finds what was written at a strength than what was written at 0 (± 2 standard errors).
     """
+    check_table(kl, "strength kl", "of strength_cost", "kl")
+    check_table(writing, "strength nll error", "of writing_cost", "writing")
     ax = axes(ax)
     kl = kl.sort_values("strength")
     at_zero = writing.nll[writing.strength == 0]

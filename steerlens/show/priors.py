@@ -19,8 +19,10 @@ from steerlens.show.style import (
     look,
     neutral,
 )
-from steerlens.show.tables import select
+from steerlens.show.tables import check_table, select
+from steerlens.values.texts import as_choice
 
+QUESTIONS = ("writes", "reads", "steer's move")
 WAYS = ("prompt", "nearest words", "random words")
 
 
@@ -37,6 +39,7 @@ def plot_priors(
         start: the column that says what it was before the fit, drawn as a grey ring, e.g.
             "start_drift".
     """
+    check_table(table, f"prior {number} {start or ''}", "of compare_priors")
     ax = axes(ax, height=2.6)
     names = list(dict.fromkeys(table.prior))
     for k, name in enumerate(names):
@@ -77,6 +80,7 @@ def plot_readability(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         table: of `readability`, one for each seed, with a column `seed`.
     """
+    check_table(table, "what sign_margin", "of readability")
     ax = axes(ax, height=2.2)
     shown = [way for way in WAYS if way in set(table.what)]
     for k, (way, colour) in enumerate(zip(shown, (RED, BLUE, GREY), strict=False)):
@@ -107,6 +111,8 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
         table: of `state_shift_overlap`, one for each seed, with columns `seed` and `intervention`.
         question: "writes", "reads" or "steer's move".
     """
+    check_table(table, "steer question share chance_high intervention", "of state_shift_overlap")
+    as_choice(question, "question", QUESTIONS)
     ax = axes(ax, height=2.2)
     rows = select(table, table.question == question)
     kinds, steers = list(dict.fromkeys(rows.intervention)), list(dict.fromkeys(rows.steer))
@@ -141,6 +147,7 @@ def plot_compression(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         table: of `compression`, one for each length and seed, with columns `length` and `seed`;
             several prompts are averaged.
     """
+    check_table(table, "way gap_closed length seed", "of compression")
     ax = axes(ax, height=2.4)
     lengths = sorted(table.length.unique())
     for way, colour in (("distilled", RED), ("last tokens", BLUE), ("random words", GREY)):

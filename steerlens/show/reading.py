@@ -27,7 +27,8 @@ from steerlens.show.style import (
     neutral,
     shade,
 )
-from steerlens.show.tables import groups, rows_of
+from steerlens.show.tables import check_made, check_table, groups, rows_of
+from steerlens.values.texts import plain_texts
 
 PITCH, SIZE = 17.0, 9.0
 """Distance of lines and size of type in a highlighted text, points."""
@@ -45,6 +46,7 @@ def plot_highlight(found: Highlight, *, width: float = 2 * COLUMN, ax: Axes | No
         found: from `highlight`.
         width: inches.
     """
+    check_made(found, "found", Highlight, "of steerlens.highlight(model, steer, text)")
     own = ax is None
     ax = plt.subplots(figsize=(width, 1.0))[1] if ax is None else axes(ax)
     root = figure_of(ax)
@@ -132,6 +134,15 @@ def plot_text_strengths(
         found: from `infer_strength`, with curves.
         names: of the texts, for the legend.
     """
+    about = "of steerlens.infer_strength(model, steer, texts, strengths=(-2, 0, 2))"
+    check_made(found, "found", TextStrengths, about)
+    if not len(found.token_curve):
+        raise ValueError(f"found: it has no curves, expected those {about}")
+    called = None if names is None else plain_texts("names", names)
+    if called is not None and len(called) <= found.table.text.max():
+        raise ValueError(
+            f"names: got {len(called)}, expected one for each of the {found.table.text.max() + 1} texts"
+        )
     ax = axes(ax)
     top = max(float(found.table.strength.abs().clip(upper=2).max()), 1e-9)
     for (text, curve), row in zip(
@@ -139,7 +150,7 @@ def plot_text_strengths(
     ):
         colour = shade(row.strength, top)
         curve = curve.sort_values("strength")
-        label = names[int(text)] if names else f"text {text}"
+        label = called[int(text)] if called else f"text {text}"
         sns.lineplot(
             x=curve.strength,
             y=curve.log_likelihood,
@@ -178,6 +189,9 @@ def plot_spectrum(
 
     The number above the first bar is its share of the sum of squares.
     """
+    check_made(found, "found", Spectrum, "of steerlens.spectrum(steer)")
+    if again is not None:
+        check_table(again, "direction gain kept spread", "of split_half_reliability", "again")
     ax = axes(ax)
     table = found.table.head(n)
     ax.bar(table.direction, table.gain, color="none", edgecolor=GREY, linewidth=0.8, label="gain")
@@ -221,6 +235,7 @@ def plot_components(table: pd.DataFrame, *, words: int = 6, n: int = 6) -> Figur
     The title says the share of variance or the kurtosis, and the stability; a component whose
     stability is nearer to chance than to 1 is grey.
     """
+    check_table(table, "component stability chance top bottom", "of components")
     shown = table.head(n)
     columns = 3 if len(shown) > 4 else 2
     rows = -(-len(shown) // columns)

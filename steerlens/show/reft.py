@@ -24,7 +24,8 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
-from steerlens.show.tables import groups
+from steerlens.show.tables import check_table, groups
+from steerlens.values.texts import as_choice
 
 KINDS = {"text": RED, "scrambled": BLUE, "random": GREY}
 QUESTIONS = {
@@ -51,6 +52,8 @@ def plot_memory(
         table: of `memorise`, with a column `kind` (text, scrambled, random).
         value: "recovered" (tokens; the dashed line is all of them) or "stored" (nats).
     """
+    as_choice(value, "value", ("recovered", "stored"))
+    check_table(table, f"kind length {value}", "of memorise")
     ax = axes(ax)
     lengths = sorted(table.length.unique())
     sns.lineplot(
@@ -89,6 +92,12 @@ def plot_subspaces(table: pd.DataFrame, *, value: str = "largest", ax: Axes | No
         table: of `compare_subspaces`.
         value: "largest" (the best shared direction) or "overlap" (the mean over all of them).
     """
+    check_table(
+        table,
+        "layer question overlap chance_high largest largest_chance_high",
+        "of compare_subspaces",
+    )
+    as_choice(value, "value", ("largest", "overlap"))
     ax = axes(ax, width=1.6 * COLUMN, height=2.4)
     shown = [question for question in QUESTIONS if question in set(table.question)]
     layers = sorted(table.layer.unique())
@@ -126,6 +135,7 @@ def plot_quality(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         table: of `reft_quality`.
     """
+    check_table(table, "method layers parameters sign_margin low high", "of reft_quality")
     ax = axes(ax, height=2.6)
     lines = list(groups(table, ["method", "layers"]))
     colours = [
@@ -161,6 +171,7 @@ def plot_composition(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         table: of `composition`.
     """
+    check_table(table, "edit task sign_margin low high", "of composition")
     ax = axes(ax, height=2.2)
     edits, tasks = list(dict.fromkeys(table.edit)), list(dict.fromkeys(table.task))
     for k, (task, colour) in enumerate(zip(tasks, _colours(len(tasks) + 1)[1:], strict=True)):

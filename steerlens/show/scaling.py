@@ -15,7 +15,7 @@ from steerlens.show.style import (
     look,
     title_above,
 )
-from steerlens.show.tables import column, groups, select
+from steerlens.show.tables import check_table, column, groups, select
 
 COLOURS = (RED, BLUE, GREEN, GREY)
 
@@ -54,6 +54,7 @@ def plot_scaling(
         what: the size is.
         tail: so many of the largest sizes are fitted; small ones cost what calling costs.
     """
+    check_table(table, "size way seconds", "one row per run")
     ax = axes(ax, height=2.6)
     for (way, runs), colour in zip(groups(table, "way"), COLOURS, strict=False):
         sizes = sorted(runs["size"].unique())

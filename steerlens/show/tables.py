@@ -8,6 +8,40 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from steerlens.maths.brief import class_name
+
+
+def check_made(given: Any, name: str, kind: type, about: str) -> None:
+    """Raise where something else was given than what some function returns.
+
+    Example:
+        >>> check_made(3, "found", pd.DataFrame, "of compare(model, fits, test)")
+        Traceback (most recent call last):
+        ...
+        ValueError: found: got int, expected a DataFrame, of compare(model, fits, test)
+    """
+    if not isinstance(given, kind):
+        raise ValueError(f"{name}: got {class_name(given)}, expected a {kind.__name__}, {about}")
+
+
+def check_table(given: Any, columns: str, about: str, name: str = "table") -> None:
+    """Raise where something else was given than a table with some rows and these columns.
+
+    Example:
+        >>> check_table(pd.DataFrame({"site": ["a"]}), "site value", "of steer_by_site")
+        Traceback (most recent call last):
+        ...
+        ValueError: table: it has no column 'value', expected site, value, of steer_by_site
+    """
+    check_made(given, name, pd.DataFrame, about)
+    for one in columns.split():
+        if one not in given:
+            raise ValueError(
+                f"{name}: it has no column {one!r}, expected {', '.join(columns.split())}, {about}"
+            )
+    if not len(given):
+        raise ValueError(f"{name}: it has no rows, so there is nothing to draw")
+
 
 def column(table: pd.DataFrame, name: str) -> pd.Series:
     """Return the column of this name, which a method of tables may have too, such as `size`.

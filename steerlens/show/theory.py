@@ -22,7 +22,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
-from steerlens.show.tables import groups, select
+from steerlens.show.tables import check_table, groups, select
 
 
 @look()
@@ -37,6 +37,7 @@ def plot_ceiling(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
     Args:
         table: from `steerlens.analysis.theory.gap_parts`, with `model` and `attribute` beside.
     """
+    check_table(table, "attribute model part share", "of gap_parts")
     ax = axes(ax, height=2.6)
     bars = list(groups(table, ["attribute", "model"]))
     places = np.arange(len(bars))[::-1].astype(float)
@@ -92,6 +93,7 @@ def plot_theorem(table: pd.DataFrame, *, title: str | None = None, ax: Axes | No
         table: `redraw`, `way` (those of `WAYS`), `kl` in nats per word, `low`, `high`. A KL of 0 but
             for rounding stands at the bottom.
     """
+    check_table(table, "redraw way kl low high", "one row per way")
     ax = axes(ax, height=2.5)
     least = table.kl[table.kl > ROUNDING].min()
     floor = 10 ** np.floor(np.log10(least) - 0.3)
@@ -126,6 +128,7 @@ def plot_bounds(table: pd.DataFrame, *, title: str | None = None, ax: Axes | Non
     Args:
         table: from `steerlens.analysis.theory.interpolation_error` or `composition_error`.
     """
+    check_table(table, "strength measured bound", "of interpolation_error")
     ax = axes(ax, height=2.3)
     table = table.sort_values("strength")
     for name, colour, marker in (
@@ -160,6 +163,7 @@ def plot_prior_shift(
         table: `strength`, `kappa`, `error`.
         slope: nats of log-prior per unit of grade and strength, drawn as a line.
     """
+    check_table(table, "strength kappa error", "one row per strength")
     ax = axes(ax, height=2.3)
     ends = np.array([table.strength.min(), table.strength.max()])
     ax.plot(ends, slope * ends, color=neutral(SOFT), lw=1, label=f"{slope:.2f} · strength")

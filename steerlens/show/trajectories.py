@@ -27,7 +27,8 @@ from steerlens.show.style import (
     look,
     neutral,
 )
-from steerlens.show.tables import select
+from steerlens.show.tables import check_made, check_table, select
+from steerlens.values.texts import as_choice
 
 COLOURS = (BLUE, GREEN, RED, PURPLE, AMBER, TEAL)
 SET_COLOURS = (PURPLE, AMBER, TEAL, PINK, OLIVE, GREY)
@@ -58,6 +59,8 @@ def plot_map(
             of median length.
         states: how many of their states.
     """
+    check_made(found, "found", Trajectories, "of trajectories(model, tasks, layer=1)")
+    check_made(shown, "shown", Projection, "of project(found)")
     ax = axes(ax, height=2.6)
     owner = found.task[found.text].numpy()
     length = found.lengths.numpy()
@@ -111,6 +114,9 @@ def plot_clusters(
         measure: "silhouette" or "adjusted Rand".
         points: "texts" or "positions".
     """
+    check_table(table, "tasks layer measure points value low high null_high", "of cluster_report")
+    as_choice(measure, "measure", ("silhouette", "adjusted Rand"))
+    as_choice(points, "points", ("texts", "positions"))
     ax = axes(ax)
     table = select(table, (table.measure == measure) & (table.points == points))
     sets, layers = list(dict.fromkeys(table.tasks)), list(dict.fromkeys(table.layer))
@@ -149,6 +155,8 @@ def plot_steps(table: pd.DataFrame, *, statistic: str = "exponent", ax: Axes | N
             `plot_clusters`.
         statistic: "step", "spread", "cosine" or "exponent".
     """
+    check_table(table, "task layer statistic value low high", "of step_statistics")
+    as_choice(statistic, "statistic", LABELS)
     ax = axes(ax)
     table = select(table, table.statistic == statistic)
     tasks, layers = list(dict.fromkeys(table.task)), list(dict.fromkeys(table.layer))

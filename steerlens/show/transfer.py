@@ -21,7 +21,7 @@ from steerlens.show.style import (
     neutral,
     title_above,
 )
-from steerlens.show.tables import rows_of
+from steerlens.show.tables import check_table, rows_of
 
 KIND = {
     "trained": (INK, "trained on the target, labels"),
@@ -41,8 +41,9 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
     axes of its own it says below what the colours mean; for several panels, `legend` says it once.
 
     Args:
-        table: of a `transfer_report`.
+        table: of a `transfer_report`. Where it has no shares the drawing says so.
     """
+    check_table(table, "rule share low high", "of transfer_report")
     own = ax is None
     ax = axes(ax, height=0.75 + 0.23 * len(table))
     place = {
@@ -50,6 +51,10 @@ def plot_transfer(table: pd.DataFrame, *, title: str | None = None, ax: Axes | N
         for i, rule in enumerate((*KIND, "congruence", "authors", "procrustes", "similarity"))
     }
     order = table.sort_values("rule", key=lambda rules: rules.map(place))
+    order = order.astype(dict.fromkeys(("share", "low", "high"), float))  # None, from JSON, is NaN
+    if order.share.isna().all():
+        said = "no shares: the trained steer's\nmargin is not clearly above 0"
+        ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", color=GREY)
     ax.axvline(0, color=neutral(LINE), lw=0.8)
     ax.axvline(1, color=ink(), lw=0.8, ls=(0, (4, 3)))
     for y, row in enumerate(rows_of(order)):

@@ -32,6 +32,9 @@ class Metric:
     to 3.9 times what the second says. So the metric gives coordinates, and nats come from states:
     `strength_cost` (exact) and `spectrum` (second order, by directions).
 
+    Means are over the text as it is weighed: by default `natural_metric` gives negative, zero and
+    positive labels the same weight in sum, see its `weights`.
+
     Singular values in these coordinates do not depend on the basis of the softmax model
     (`e → Ae, c → A⁻ᵀc`). Small directions of `C` and `S` are poorly known, so both are damped:
     `C + damping · λ_max(C) · I`, the same for `S`.

@@ -199,7 +199,7 @@ def test_a_prompt_far_from_words_is_not_what_they_say(model, E, test) -> None:
     assert table.nll[0] != pytest.approx(table.nll[1], abs=1e-2)
     wide = model.cfg.n_heads * model.cfg.d_head
     other = sl.SoftPrompt(torch.zeros(2, 3, wide), torch.zeros(2, 3, wide), "kv", (0,), on)
-    with pytest.raises(ValueError, match="got kind 'kv', expected 'soft'"):
+    with pytest.raises(ValueError, match="got kind 'kv', expected a prompt of kind 'soft'"):
         readability(model, other, test)
 
 

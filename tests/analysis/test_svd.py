@@ -141,6 +141,23 @@ def test_on_a_text_scores_are_the_first_order_of_the_prediction(softcap: float |
     assert near.min() < 1e-3 < 0.1 < near.max()  # one of the sides is "+"
 
 
+def test_readings_have_mean_square_1_over_the_text_as_it_is_weighed(on: Readout):
+    """By default both signs of the labels weigh the same, however many texts there are of each."""
+    random = torch.Generator().manual_seed(2)
+    labels = torch.tensor([1.0] * 40 + [-1.0] * 10)
+    c = torch.randn(50, 8, generator=random) * torch.where(labels > 0, 1.0, 3.0)[:, None]
+    states = make_states(on, c).relabel(labels)
+    squares = {}
+    for weights in ("labels", "tokens"):
+        metric = sl.natural_metric(states, weights=weights)
+        squares[weights] = (c.double() @ directions(planted(on).W, 2, metric).probes.mT) ** 2
+    halves = (squares["labels"][:40].mean(0) + squares["labels"][40:].mean(0)) / 2
+    one = torch.ones(2).double()
+    torch.testing.assert_close(halves, one, rtol=1e-3, atol=0)
+    torch.testing.assert_close(squares["tokens"].mean(0), one, rtol=1e-3, atol=0)
+    assert (squares["labels"].mean(0) < 0.9).all()
+
+
 def test_the_natural_metric_does_not_see_the_basis():
     torch.manual_seed(1)
     W_U, W = torch.randn(4, 8).double(), torch.randn(4, 4).double()
@@ -169,6 +186,50 @@ def test_a_zero_steer_has_gains_of_zero(on: Readout):
     table = singular_words(zero_steer(on), rank=2, tokens=2)
     assert table.gain.tolist() == [0.0] * 4
     assert not table.isna().any().any()
+
+
+def test_a_word_is_listed_where_its_score_has_the_sign_of_the_role(on: Readout):
+    """However long the lists may be: all words of the vocabulary would fit."""
+    random = torch.Generator().manual_seed(0)
+    steer, c = Steer(torch.randn(8, 8, generator=random), on), torch.randn(60, 8, generator=random)
+    for states in (None, make_states(on, c)):
+        scores = singular_scores(steer, rank=3, tokens=8, states=states)
+        assert (scores.score[scores.role != "avoids"] > 0).all()
+        assert (scores.score[scores.role == "avoids"] < 0).all()
+        ends = scores[scores.role != "reads"]
+        assert not ends.duplicated(["direction", "side", "word"]).any()
+        table = singular_words(steer, rank=3, tokens=8, states=states)
+        for row in table.itertuples():
+            mine = scores[(scores.direction == row.direction) & (scores.side == row.side)]
+            for role in ("reads", "writes", "avoids"):
+                words = getattr(row, role).replace("(", "").replace(")", "").split(", ")
+                assert words == mine.word[mine.role == role].tolist()
+
+
+def test_a_side_that_no_context_has_lists_no_words(on: Readout):
+    c = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))  # all readings of one sign
+    W = torch.zeros(8, 8)
+    W[4, 1], W[4, 0] = 2.0, -1.0
+    refits = [(Steer(W, on), Steer(W, on))]
+    table = singular_words(Steer(W, on), rank=1, states=make_states(on, c), refits=refits)
+    assert table.side.tolist() == ["+", "-"] and table.used.tolist() == [1.0, 0.0]
+    assert table.loc[1, ["reads", "writes", "avoids"]].tolist() == ["", "", ""]
+    assert "good" in table.writes[0] and "bad" in table.avoids[0] and table.kept.notna().all()
+    one = Readout(torch.ones(2, 3), torch.zeros(3), ("word", "!", "?"))  # no word has a score
+    alone = singular_words(Steer(torch.eye(2), one), rank=1)
+    assert alone[["reads", "writes", "avoids"]].eq("").all(axis=None) and len(alone) == 2
+
+
+def test_lists_of_unequal_length_are_held_against_noise():
+    scores = pd.DataFrame(
+        {"direction": 1, "role": ["writes"] * 2 + ["reads"], "p": [0.2, 0.01, 0.5]}
+    )
+    short = pd.DataFrame({"role": ["writes"], "p": [0.001]})
+    found = against(scores, [short] * 19).p_noise.tolist()
+    # one word as strong has every fit to noise, two or one that is read has none
+    assert found == [1.0, 1.0, 0.05]
+    long = pd.DataFrame({"role": ["writes"] * 3, "p": [0.3, 0.1, 0.4]})
+    assert against(scores, [long] * 19).p_noise.tolist() == [0.05, 0.05, 0.05]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Theory on ground truth, on a shipped model: identities, bounds, and what is known to be there."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -230,3 +232,33 @@ def test_a_model_of_pieces_has_no_word_to_align(unchecked) -> None:
     data = sl.collect(llama, DATA.texts[:5], progress=False)
     with pytest.raises(ValueError, match="pieces"):
         theory.belief_alignment({"0": steer}, llama, ["the plot ."], "tone", theory.metric_of(data))
+
+
+def test_what_cannot_be_asked_is_refused_by_name(model, states, truth, tone, unchecked) -> None:
+    texts, beliefs = list(DATA.texts[:3]), theory.read_beliefs(model, DATA.texts[:3], "tone")
+    for ask, said in (
+        (lambda: theory.prior_shift(texts, "zz"), "attribute: got 'zz', expected one of 'sentiment', 'tone'"),
+        (lambda: theory.prior_shift([], "tone"), "texts: got none"),
+        (lambda: theory.prior_shift("please .", "topic"), "attribute: got 'topic'"),
+        (lambda: theory.prior_shift(texts, "tone", draws=1), "draws: got 1, expected a whole number, at least 2"),
+        (lambda: theory.read_beliefs(model, [], "tone"), "texts: got none"),
+        (lambda: theory.read_beliefs(model, texts, "zz"), "attribute: got 'zz'"),
+        (lambda: theory.belief_probe(beliefs, share=1.0), "share: got 1.0 of 3 texts"),
+        (lambda: theory.belief_alignment({}, model, texts, "tone", theory.metric_of(states)), "steers: got {}"),
+        (lambda: theory.truth_of(model, DATA, "zz", states), "attribute: got 'zz'"),
+        (lambda: theory.truth_of(model, texts, "tone", states), "data: got list, expected labelled texts"),
+        (lambda: theory.truth_of(model, DATA, "tone", DATA), "states: got Labelled"),
+        (lambda: theory.margin_at_kl(tone, DATA), "states: got Labelled"),
+        (lambda: theory.margin_at_kl(tone, states.relabel(0 * states.labels)), "states: every label is 0"),
+        (lambda: theory.gap_parts(states, tone, tone), "truth: got States"),
+        (lambda: theory.head_limit(states), "truth: got States"),
+        (lambda: theory.distil_truth(states, theory.metric_of(states)), "truth: got States"),
+        (lambda: theory.distil_truth(truth, None), "metric: got None, expected a Metric"),
+        (lambda: theory.interpolation_error(tone, states, strengths=()), "strengths: got none"),
+        (lambda: theory.interpolation_error(tone, states, n=0), "n: got 0"),
+        (lambda: theory.composition_error(tone, tone, states, strengths="1"), "strengths: got '1'"),
+        (lambda: theory.gauge_errors(tone, states, conditions=(0.5,)), "condition: got 0.5"),
+        (lambda: theory.gauge_errors(tone, DATA), "states: got Labelled"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+            ask()

@@ -16,6 +16,7 @@ from steerlens.analysis.transfer import align, token_weights, transfer, transfer
 from steerlens.analysis.transfer.distill import distil, selftrain, shift_match, strengths_of_texts
 from steerlens.evaluate.losses import measure, sign_margins
 from steerlens.evaluate.matched_kl import kl_at_strength
+from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.values.alignment import Alignment
 from steerlens.values.pairs import Pairs
 from steerlens.values.readout import Readout
@@ -263,9 +264,24 @@ def test_too_few_shared_tokens_are_counted():
     _, pairs, _ = world(general(0))
     src, tgt = pairs.src.readout, pairs.tgt.readout
     few = dataclasses.replace(tgt, tokens=(*tgt.tokens[:3], *(f" other{i}" for i in range(V - 3))))
-    with pytest.raises(ValueError, match=r"share 3 tokens.*at least 5.*ridge=None"):
+    said = (
+        r"src, tgt: .* share 3 tokens, expected at least {}.*pass ridge=0.1, to transfer alignment="
+    )
+    with pytest.raises(ValueError, match=said.format("5 .*without a ridge")):
         align(src, few)
-    assert align(src, few, ridge=0.1).H.shape == (D, D)
+    with pytest.raises(ValueError, match=said.format("10 to choose a ridge")):
+        align(src, few, ridge=None)
+    steer = Steer(random(D, D), src)
+    with pytest.raises(ValueError, match=r"to transfer alignment=.*rule='distil'"):
+        transfer(steer, few)
+    # what it says to do can be done
+    found = align(src, few, ridge=0.1)
+    assert found.H.shape == (D, D)
+    assert transfer(steer, few, alignment=found).W.norm() > 0
+    part = Pairs(pairs.src, dataclasses.replace(pairs.tgt, readout=few), pairs.rows)
+    assert transfer(steer, few, rule="distil", text=part).W.norm() > 0
+    with pytest.raises(ValueError, match="text: both models read 4 places .*expected at least 10"):
+        transfer(steer, tgt, rule="paired", text=Pairs(pairs.src, pairs.tgt, pairs.rows[:, :4]))
     none = dataclasses.replace(tgt, tokens=tuple(f" other{i}" for i in range(V)))
     with pytest.raises(ValueError, match="share 0 tokens"):
         align(src, none, ridge=None)
@@ -338,16 +354,41 @@ def test_rules_that_read_text_keep_more_than_those_that_do_not(toys):
         assert kl_at_strength(
             steer.with_background(fits["toy-128"].background), sample, 1.0
         ) == pytest.approx(0.05, rel=1e-3)
-    # and the contrast is that of the fit's own measure
+    # and the contrast is that of the fit's own measure, over texts that have a sign
     own = report.steers["trained"]
-    losses = measure(states["toy-128"], own, fits["toy-128"].background).all
-    assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-4)
-    summed = (
-        sign_margins(states["toy-128"], [own], fits["toy-128"].background).sum()
-        / states["toy-128"].n_positions
-    )
+    signed = states["toy-128"].select(states["toy-128"].labels != 0)
+    assert signed.n_texts < states["toy-128"].n_texts
+    losses = measure(signed, own, fits["toy-128"].background).all
+    assert table.sign_margin["trained"] == pytest.approx(losses.sign_margin, abs=1e-5)
+    summed = sign_margins(signed, [own], fits["toy-128"].background).sum() / signed.n_positions
     assert float(summed) == pytest.approx(losses.sign_margin, abs=1e-4)
     assert "shared tokens" in report._repr_html_()
+
+
+def test_the_margin_is_that_of_sign_margin_and_of_no_margin_there_is_no_share(toys):
+    models, fits, _, states = toys
+    fit, data = fits["toy-64"], states["toy-64"]
+    found = transfer_report(fit, fit, data, rules=("congruence",))
+    texts = sl.toy.corpus("sentiment", n=200, seed=2)
+    steer = found.steers["trained"].with_background(fit.background)
+    own = sign_margin(models["toy-64"], texts, steer).sign_margin
+    assert 0 in texts.labels and found.table.sign_margin[0] == pytest.approx(own, abs=1e-5)
+    turned = transfer_report(fit, fit, data.relabel(-data.labels), rules=("congruence",)).table
+    assert turned.sign_margin[0] == pytest.approx(-own, abs=1e-5)
+    assert turned[["share", "low", "high"]].isna().all(axis=None)
+
+
+def test_a_report_between_models_that_share_few_words_aligns_them_with_a_ridge(toys):
+    _, fits, _, states = toys
+    src, tgt = fits["toy-64"], fits["toy-128"]
+    on = src.value.readout
+    few = dataclasses.replace(on, tokens=(*on.tokens[:30], *(f"_{t}" for t in on.tokens[30:])))
+    src = dataclasses.replace(src, value=dataclasses.replace(src.value, readout=few))
+    found = transfer_report(src, tgt, states["toy-128"], rules=("congruence",))
+    assert found.alignment.ridge == 0.1 and len(found.alignment.tokens) < 30
+    steer = transfer(src, tgt.value.readout, alignment=found.alignment)
+    ratio = found.steers["congruence"].W / steer.W
+    assert_close(ratio, ratio[0, 0].expand_as(ratio), rtol=1e-3, atol=0)
 
 
 def test_labels_are_never_seen(toys):

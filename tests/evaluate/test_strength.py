@@ -142,6 +142,14 @@ def test_tokens_add_up_to_their_text(model, tone: Steer):
     assert "<table" in found._repr_html_()
 
 
+def test_a_strength_given_twice_counts_once(model, tone: Steer):
+    once, twice = (
+        infer_strength(model, tone, ["please try the soup ."], strengths=s)
+        for s in ((1, 0), (1, 1.0, 0, -0.0, 1))
+    )
+    assert once.curve.equals(twice.curve) and once.token_curve.equals(twice.token_curve)
+
+
 def test_turning_the_steer_turns_the_strength_and_doubling_halves_it(model, tone: Steer):
     texts = sl.toy.corpus("tone", n=12, seed=4).texts
     there, back, double = (infer_strength(model, s, texts).table for s in (tone, -tone, 2 * tone))

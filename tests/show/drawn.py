@@ -122,7 +122,9 @@ MARKED = Highlight(
 )
 TEXTS = TextStrengths(
     "joy",
-    frame("strength error gain at_limit", (1.0, 0.5, 0.5, False), (-1.0, 0.5, 0.5, False)),
+    frame(
+        "text strength error gain at_limit", (0, 1.0, 0.5, 0.5, False), (1, -1.0, 0.5, 0.5, False)
+    ),
     pd.DataFrame(),
     frame(
         "text strength log_likelihood",

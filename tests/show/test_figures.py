@@ -89,6 +89,8 @@ def test_words_losses_and_cost_draw_their_tables():
     )
     ax = figures.plot_singular_words(scores)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["bad", "good"]
+    ax = figures.plot_singular_words(scores, side="-")  # one that no context has
+    assert not ax.patches and not ax.get_yticklabels()
     losses = pd.DataFrame(
         {
             "label": [-1.0, "all"],

@@ -39,6 +39,16 @@ def test_every_rule_is_a_dot_at_its_share_the_trained_one_first():
     plt.close("all")
 
 
+def test_a_table_without_shares_is_said_to_have_none():
+    """None, as what was read from JSON has it, or NaN."""
+    for nothing in (None, float("nan")):
+        ax = plot_transfer(TABLE.assign(share=nothing, low=nothing, high=nothing))
+        assert "no shares" in ax.texts[0].get_text()
+        ax.figure.canvas.draw()
+    assert not plot_transfer(TABLE).texts
+    plt.close("all")
+
+
 def test_the_legend_names_the_kinds_that_are_shown():
     ax = plot_transfer(TABLE)
     legend(ax.figure, TABLE.rule)

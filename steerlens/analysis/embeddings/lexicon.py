@@ -7,10 +7,12 @@ import pandas as pd
 import torch
 
 from steerlens.analysis.embeddings.table import ResultTable, embedding, require_at_least
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, generator
 from steerlens.maths.stats import rank_correlation
 from steerlens.maths.svd import svd
 from steerlens.maths.torch_defaults import torch_defaults
+from steerlens.values.arguments import check_metric, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.steer import Steer
 
@@ -21,7 +23,7 @@ EMPTY = 1e-6
 
 @torch_defaults()
 def lexicon_alignment(
-    steer: Steer,
+    steer: Steer | Fit,
     lexicon: Mapping[str, float],
     *,
     metric: Metric | None = None,
@@ -71,13 +73,10 @@ def lexicon_alignment(
         >>> lexicon_alignment(joy, grades, rank=1).table.columns.tolist()
         ['direction', 'gain', 'cosine', 'p_shuffled', 'spearman', 'words']
     """
+    steer = steer_of(steer)
     d = steer.readout.d_model
-    if not 1 <= rank <= d:
-        raise ValueError(f"rank: got {rank}, expected 1 … {d} (d_model)")
-    if metric is not None and metric.C.shape != steer.W.shape:
-        raise ValueError(
-            f"metric: its C is {tuple(metric.C.shape)}, expected ({d}, {d}); it is another model's"
-        )
+    rank = as_count(rank, "rank", f"1 … {d} (d_model)", most=d)
+    check_metric(metric, steer)
     emb = embedding(steer.readout)
     rows, given, dropped = emb.given("lexicon", lexicon)
     require_at_least("lexicon", rows, 10, dropped)

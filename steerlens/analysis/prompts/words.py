@@ -8,18 +8,25 @@ from torch import Tensor
 
 from steerlens.analysis.prompts.rows import distances, ordinary_words
 from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
+from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.priors import Vocabulary
 from steerlens.methods.prompt.soft_prompt import SoftPrompt
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 
 
 @torch_defaults()
 def readability(
-    model: Model, prompt: SoftPrompt, test: Labelled, *, draws: int = 5, seed: int = 0
+    model: Model,
+    prompt: SoftPrompt | Fit[SoftPrompt],
+    test: Labelled,
+    *,
+    draws: int = 5,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Test whether a prompt is what its nearest words say: they are put in its place and tried.
 
@@ -42,9 +49,11 @@ def readability(
     Raises:
         ValueError: a prompt of another kind.
     """
-    if prompt.kind != "soft":
+    prompt = value_of(prompt)
+    if not isinstance(prompt, SoftPrompt) or prompt.kind != "soft":
+        got = f"kind {prompt.kind!r}" if isinstance(prompt, SoftPrompt) else class_name(prompt)
         raise ValueError(
-            f"prompt: got kind {prompt.kind!r}, expected 'soft'; rows of other kinds have no words near them"
+            f"prompt: got {got}, expected a prompt of kind 'soft'; rows of other kinds have no words near them"
         )
     on = readout(model)
     E, _ = ordinary_words(model, on)

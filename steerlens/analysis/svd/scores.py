@@ -51,7 +51,9 @@ def singular_scores(
 ) -> pd.DataFrame:
     """Return `singular_words` with one row per word.
 
-    It also has `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`.
+    It also has `role` ("reads", "writes", "avoids"), `word`, `score`, `p` and `q`. A word is
+    listed where its score has the sign of the role: never both as written and as avoided, and none
+    on a side that no context has.
 
     Every score is linear in a singular vector: `score = a · x` for a word that is read, `b · x` for
     one that is written or avoided, with an `x` that depends on word and text alone.
@@ -93,6 +95,22 @@ def singular_scores(
         ValueError: as `singular_words`; fewer than 19 steers in `noise`, of which no word can be
             rare.
     """
+    return sides_and_scores(
+        steer, rank=rank, tokens=tokens, metric=metric, states=states, noise=noise
+    )[1]
+
+
+def sides_and_scores(
+    steer: Steer | Fit,
+    *,
+    rank: int,
+    tokens: int,
+    metric: Metric | None,
+    states: States | None,
+    noise: Sequence[Steer],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return both sides of each direction, one per row, with or without words; and
+    `singular_scores`."""
     steer = steer_of(steer)
     check_rank(steer, rank)
     check_metric(metric, steer)
@@ -124,13 +142,15 @@ def singular_scores(
                 ("writes", side.writes),
                 ("avoids", -side.writes),
             ):
-                lists.append((k, side, role, torch.topk(scores, min(tokens, len(words)))))
-    picked = sorted({columns[i] for *_, top in lists for i in top.indices.tolist()})
+                top = torch.topk(scores, min(tokens, len(words)))
+                n = 0 if side.used == 0 else int((top.values > 0).sum())
+                lists.append((k, side, role, top.values[:n], top.indices[:n]))
+    picked = sorted({columns[i] for *_, indices in lists for i in indices.tolist()})
     text = None if seen is None else look(steer, seen, picked)
     roots = _roots(metric, on_text=seen is not None, d=len(steer.W))
-    rows = []
-    for k, side, role, top in lists:
-        ids = [columns[i] for i in top.indices.tolist()]
+    heads, rows = [], []
+    for k, side, role, values, indices in lists:
+        ids = [columns[i] for i in indices.tolist()]
         if text is None:
             x = logit_features(steer.readout, columns, ids)
         else:
@@ -146,39 +166,39 @@ def singular_scores(
             "share": float(found.shares[k]),
         }
         head |= {} if side.used is None else {"used": side.used}
+        heads.append(head)
         sign = -1 if role == "avoids" else 1
-        p = _chance(top.values, x)
+        p = _chance(values, x)
         rows += [
             {**head, "role": role, "word": words[i], "score": sign * score, "p": chance}
-            for score, i, chance in zip(
-                top.values.tolist(), top.indices.tolist(), p.tolist(), strict=True
-            )
+            for score, i, chance in zip(values.tolist(), indices.tolist(), p.tolist(), strict=True)
         ]
-    table = pd.DataFrame(rows)
+    both = pd.DataFrame(heads).drop_duplicates(["direction", "side"], ignore_index=True)
+    table = pd.DataFrame(rows, columns=[*both.columns, "role", "word", "score", "p"])
     tests = table.groupby(
         ["direction", "side", table.role == "reads"], sort=False
     ).p  # both ends of one test
     table = table.assign(q=tests.transform(lambda p: benjamini_hochberg(p.to_numpy(), len(words))))
     if not noise:
-        return table
+        return both, table
     for one in noise:
         _ = steer + one  # raises where they live on different read-outs
     options = {"rank": 1, "tokens": tokens, "metric": metric, "states": states}
-    return against(table, [singular_scores(one, **options) for one in noise])
+    return both, against(table, [singular_scores(one, **options) for one in noise])
 
 
 def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return scores with `p_noise` beside them, from the scores of steers fitted to shuffled
     labels."""
-    smallest = {
-        role: np.stack([np.sort(one.p[one.role == role]) for one in noise])
-        for role in ("reads", "writes", "avoids")
-    }
     table = table.assign(p_noise=1.0)
     for _, part in table.groupby(["direction", "role"]):
-        role = part.role.iloc[0]
+        role = str(part.role.iloc[0])
         ordered = part.p.sort_values()
-        reached = (smallest[str(role)] <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
+        smallest = np.full((len(noise), len(part)), np.inf)  # lists may be shorter: no word there
+        for row, one in zip(smallest, noise, strict=True):
+            theirs = np.sort(one.p[one.role == role])[: len(row)]
+            row[: len(theirs)] = theirs
+        reached = (smallest <= ordered.to_numpy() * (1 + 1e-9)).sum(0)
         table.loc[ordered.index, "p_noise"] = np.maximum.accumulate(
             (1 + reached) / (1 + len(noise))
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from steerlens.analysis.svd.directions import check_pairs, split_half_reliability
-from steerlens.analysis.svd.scores import singular_scores
+from steerlens.analysis.svd.scores import sides_and_scores
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
@@ -39,7 +39,7 @@ def singular_words(
     2305.12798, section 5.2). Given the natural metric it is the SVD of
     `C^{1/2} W S^{1/2} = Σ_k gain_k a_kᵀ b_k`, which does not:
 
-        probe_k = a_k C^{-1/2}    (readings `c · probe_k` have mean square 1 over the text of the metric)
+        probe_k = a_k C^{-1/2}    (readings `c · probe_k` have mean square 1 over the text as it is weighed in the metric)
         read_k  = a_k C^{1/2}     (the context that goes with reading 1: E[reading · c])
         write_k = b_k S^{-1/2}    (as a shift of logits its variance under the model's own prediction is 1)
 
@@ -85,7 +85,8 @@ def singular_words(
             squares), `used` (with
         `states`: the share of contexts on that side), `kept`, `spread` (with `refits`), `reads`,
             `writes`, `avoids` (words,
-        strongest first). Fewer directions than `rank` where the steer has fewer.
+        strongest first; empty where no word has a score of that sign, or no context is on that
+        side). Fewer directions than `rank` where the steer has fewer.
 
     Raises:
         ValueError: `rank` or `tokens` out of range, a metric or states of another model, no whole
@@ -103,24 +104,21 @@ def singular_words(
     steer = steer_of(steer)
     if not isinstance(refits, Sequence) or len(refits):
         check_pairs(refits, "refits")
-    scores = singular_scores(
+    sides, scores = sides_and_scores(
         steer, rank=rank, tokens=tokens, metric=metric, states=states, noise=noise
     )
-    keys = [name for name in ("direction", "side", "gain", "share", "used") if name in scores]
     chance = scores.p_noise if noise else scores.p
     shown = scores.assign(word=scores.word.where(chance <= ORDINARY, "(" + scores.word + ")"))
-    lists = (
-        shown.groupby([*keys, "role"], sort=False).word.agg(", ".join).unstack("role").reset_index()
-    )
-    lists.columns.name = None
     if refits:
         again = split_half_reliability(
-            steer, refits, rank=int(scores.direction.max()), metric=metric
+            steer, refits, rank=int(sides.direction.max()), metric=metric
         )
-        lists = lists.merge(again[["direction", "kept", "spread"]], on="direction")
-        keys += ["kept", "spread"]
-    order = ["direction", "side"]  # "+" comes before "-"
-    return lists.sort_values(order, ignore_index=True)[[*keys, "reads", "writes", "avoids"]]
+        sides = sides.merge(again[["direction", "kept", "spread"]], on="direction")
+    on = ["direction", "side"]
+    for role in ("reads", "writes", "avoids"):
+        listed = shown[shown.role == role].groupby(on).word.agg(", ".join).rename(role)
+        sides = sides.join(listed, on=on).fillna({role: ""})
+    return sides
 
 
 def replicates(kept: float, spread: float) -> bool:

@@ -2,7 +2,7 @@
 it."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.least_squares import regress
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_number, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
+from steerlens.models.steering import check_lives_on
 from steerlens.models.tokenization import encode
 from steerlens.toy import default_grammar
 from steerlens.toy.batches import build_pieces
@@ -25,10 +27,14 @@ from steerlens.toy.belief import (
     grades_of,
     revealed_grade,
 )
+from steerlens.toy.corpus import Attribute
 from steerlens.toy.tables import FACTORS
+from steerlens.values.arguments import steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.intervention import UNEMBED_IN
-from steerlens.values.metric import Metric
+from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_texts
 
 RIDGE = 1e-4
 """Of the probes, relative to the mean eigenvalue of the states' second moment."""
@@ -51,11 +57,13 @@ class Beliefs(NamedTuple):
 
 
 @torch_defaults()
-def read_beliefs(model: Model, texts: Sequence[str], attribute: str) -> Beliefs:
+def read_beliefs(model: Model, texts: Sequence[str], attribute: Attribute) -> Beliefs:
     """Read texts of the toy world, and work out the exact belief after every word.
 
     Places are the embeddings, what each block leaves, and the input of the unembedding.
     """
+    as_choice(attribute, "attribute", get_args(Attribute))
+    texts = as_texts(texts)
     grammar, on = default_grammar(), readout(model)
     levels = grammar.tables.levels[:, FACTORS.index(attribute)]
     onto = np.eye(len(grammar.axes[attribute]))[levels]
@@ -91,8 +99,13 @@ def belief_probe(beliefs: Beliefs, *, share: float = 0.7, seed: int = 0) -> pd.D
     """
     rows = []
     n_texts = int(beliefs.text.max()) + 1
+    fitted = round(as_number(share, "share", "a number between 0 and 1") * n_texts)
+    if not 0 < fitted < n_texts:
+        raise ValueError(
+            f"share: got {share} of {n_texts} texts, expected some to fit on and some to test on"
+        )
     order = torch.randperm(n_texts, generator=generator(seed))
-    train = torch.isin(beliefs.text, order[: round(share * n_texts)].float())
+    train = torch.isin(beliefs.text, order[:fitted].float())
     wrong = _given_to_another(beliefs, seed)
     for site, states in beliefs.states.items():
         X = torch.cat([states, torch.ones(len(states), 1)], 1)
@@ -119,10 +132,10 @@ def _given_to_another(beliefs: Beliefs, seed: int) -> Float[Tensor, "n grades"]:
 
 @torch_defaults()
 def belief_alignment(
-    steers: Mapping[str, Steer],
+    steers: Mapping[str, Steer | Fit],
     model: Model,
     texts: Sequence[str],
-    attribute: str,
+    attribute: Attribute,
     metric: Metric,
     *,
     draws: int = 50,
@@ -153,8 +166,17 @@ def belief_alignment(
         size.
 
     Raises:
-        ValueError: a model that splits words.
+        ValueError: a model that splits words, no steers, a steer or a metric of another model.
     """
+    as_choice(attribute, "attribute", get_args(Attribute))
+    texts = as_texts(texts)
+    if not isinstance(steers, Mapping) or not steers:
+        raise ValueError(f"steers: got {brief(steers)}, expected at least one, by name")
+    draws = as_count(draws, "draws")
+    asked = {name: steer_of(steer, f"steers[{name!r}]") for name, steer in steers.items()}
+    for name, steer in asked.items():
+        check_lives_on(steer, model, f"steers[{name!r}]")
+        check_metric_on(metric, steer.readout)
     grammar, on = default_grammar(), readout(model)
     spelling = build_pieces(grammar, adapter(model).tokenizer, on.d_vocab).spelling
     if max(map(len, spelling)) > 1:
@@ -180,12 +202,12 @@ def belief_alignment(
         inner = float((p * u * r).sum())
         return inner / (float((p * u.square()).sum()) * size) ** 0.5, inner / size
 
-    first = next(iter(steers.values()))
+    first = next(iter(asked.values()))
     singular, random = torch.linalg.svdvals(metric.whiten(first.W)), generator(seed)
     chance = []
     for _ in range(draws):
         U, V = (torch.linalg.qr(torch.randn(*first.W.shape, generator=random))[0] for _ in "UV")
         chance.append(abs(compare(metric.unwhiten((U * singular) @ V.mT))[0]))
     top = float(np.quantile(chance, 0.95))
-    rows = [(name, *compare(steer.W), top) for name, steer in steers.items()]
+    rows = [(name, *compare(steer.W), top) for name, steer in asked.items()]
     return pd.DataFrame(rows, columns=["steer", "cosine", "kappa", "chance"])

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.analysis.theory.truth import Truth
+from steerlens.analysis.theory.truth import Truth, check_truth
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.maths.numbers import as_count
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.values.states import States
+from steerlens.values.arguments import steer_of
+from steerlens.values.fit import Fit
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer, zero_steer
 
 PARTS = ("closed by the fit", "not in the data", "not linear", "not learned by the model")
@@ -20,7 +23,7 @@ DRAWS = 1_000
 
 
 @torch_defaults()
-def gap_parts(truth: Truth, fit: Steer, best: Steer, *, seed: int = 0) -> pd.DataFrame:
+def gap_parts(truth: Truth, fit: Steer | Fit, best: Steer | Fit, *, seed: int = 0) -> pd.DataFrame:
     """Return the distance from a model to the grammar that is told the grade, in four parts.
 
         base − truth  =  (base − fit)  +  (fit − best)  +  (best − base + untold − truth)  +  (base − untold)
@@ -42,8 +45,10 @@ def gap_parts(truth: Truth, fit: Steer, best: Steer, *, seed: int = 0) -> pd.Dat
         One row per part and one for the sum, "gap": `part`, `nats` per token of the grammar (a word
         or the end), `share` of the gap and its 95 % interval over texts `low`, `high`.
     """
+    check_truth(truth)
+    steers = steer_of(fit, "fit"), steer_of(best, "best")
     base, told, untold = truth.nll(truth.c), truth.entropy, truth.untold
-    fitted, ceiling = (truth.nll(truth.steered(steer)) for steer in (fit, best))
+    fitted, ceiling = (truth.nll(truth.steered(steer)) for steer in steers)
     parts = (base - fitted, fitted - ceiling, ceiling - base + untold - told, base - untold)
     sums = [truth.by_text(part).numpy() for part in (*parts, base - told)]
     tokens = truth.tokens.double().sum().item()
@@ -64,7 +69,7 @@ class Margin(NamedTuple):
 
 
 @torch_defaults()
-def margin_at_kl(steer: Steer, states: States, *, kl: float = 0.05) -> Margin:
+def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Margin:
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
     The same number as "margin alone" of `benchmarks/quality.py`, which compares fits by it.
@@ -72,8 +77,14 @@ def margin_at_kl(steer: Steer, states: States, *, kl: float = 0.05) -> Margin:
     Args:
         states: labelled, of texts on which the steer was not fitted.
     """
-    strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
+    steer = steer_of(steer)
+    check_states(states)
     signed = states.select(states.labels != 0)
+    if not signed.n_positions:
+        raise ValueError(
+            "states: every label is 0, so no text has a sign; collect texts with labels above and below 0"
+        )
+    strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
     gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0, signed.keep]
     tokens = signed.lengths[signed.keep].double()
     return Margin(*bootstrap_ratio(gains.numpy(), tokens.numpy()), strength)
@@ -91,6 +102,8 @@ def head_limit(truth: Truth, *, steps: int = 30, damping: float = 1e-6) -> Float
         truth: few positions; each step solves a `d_model × d_model` system for each.
         damping: of the Hessian, relative to its trace per dimension.
     """
+    check_truth(truth)
+    steps = as_count(steps, "steps", "a whole number ≥ 0", least=0)
     head, c = truth.readout.head, truth.c.clone()
     eye = torch.eye(c.shape[1])
     loss = truth.nll(c)

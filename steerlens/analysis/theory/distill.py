@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.analysis.theory.truth import CHUNK, Truth
+from steerlens.analysis.theory.truth import CHUNK, Truth, check_truth
 from steerlens.maths.logits import log_sum_exp
 from steerlens.maths.solvers import lbfgs
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
-from steerlens.values.metric import Metric
+from steerlens.values.metric import Metric, check_metric_on
 from steerlens.values.states import States
 from steerlens.values.steer import Steer
 
@@ -79,6 +79,8 @@ def distil_truth(
         >>> bool(truth.nll(truth.steered(best.steer)).mean() < truth.nll(truth.c).mean())
         True
     """
+    check_truth(truth)
+    check_metric_on(metric, truth.readout)
     head, n, d = truth.readout.head, len(truth), truth.readout.d_model
     white, S = truth.c @ metric.C_inverse_root, metric.S_inverse_root
 

@@ -5,9 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_floats, as_number, generator
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.values.states import States
+from steerlens.values.arguments import check_same_model, steer_of
+from steerlens.values.fit import Fit
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 
 POINTS = 512
@@ -23,6 +25,8 @@ def random_gauge(d: int, condition: float, seed: int = 0) -> Float[Tensor, "d d"
         >>> round(float(torch.linalg.cond(A)), 6)
         10.0
     """
+    if not as_number(condition, "condition", "a number ≥ 1") >= 1:
+        raise ValueError(f"condition: got {condition}, expected a number ≥ 1")
     random = generator(seed)
     U, V = (
         torch.linalg.qr(torch.randn(d, d, generator=random, dtype=torch.float64))[0] for _ in "UV"
@@ -33,7 +37,7 @@ def random_gauge(d: int, condition: float, seed: int = 0) -> Float[Tensor, "d d"
 
 @torch_defaults()
 def gauge_errors(
-    steer: Steer,
+    steer: Steer | Fit,
     states: States,
     *,
     conditions: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 100.0),
@@ -68,13 +72,16 @@ def gauge_errors(
         >>> [bool(x) for x in (found.congruence[0] < 1e-8, found.similarity[1] < 1e-8, found.congruence[1] > 0.5)]
         [True, True, True]
     """
+    steer = steer_of(steer)
+    check_states(states)
+    check_same_model(states, steer)
     head = states.readout.head
     c = torch.cat([chunk.hidden for chunk in states.chunks(4096)])
-    c = c[torch.randperm(len(c), generator=generator(seed))[:n]].double()
+    c = c[torch.randperm(len(c), generator=generator(seed))[: as_count(n, "n")]].double()
     E, W = head.W_U.double(), steer.W.double()
     own = _centred(c @ W @ E)
     rows = []
-    for condition in conditions:
+    for condition in as_floats(conditions, "conditions"):
         A = random_gauge(len(W), condition, seed)
         inverse = torch.linalg.inv(A)
         there, contexts = A @ E, c @ inverse

@@ -18,8 +18,8 @@ with λ = D the largest singular value: of the eigenvalues it cannot be, for a n
 An L1 distance is 2 at most: a bound above says nothing.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_floats, as_number, as_numpy_seed, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.toy import default_grammar
+from steerlens.toy.corpus import Attribute
+from steerlens.values.arguments import check_same_model, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice, as_texts
 
 POINTS = 512
 """Contexts that are looked at, by default."""
@@ -41,7 +45,7 @@ POINTS = 512
 
 @torch_defaults()
 def interpolation_error(
-    steer: Steer,
+    steer: Steer | Fit,
     states: States,
     *,
     strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
@@ -73,7 +77,9 @@ def interpolation_error(
         >>> int(found.violations[0])
         0
     """
-    head, c = _contexts(states, n, seed)
+    steer, k = steer_of(steer), as_number(k, "k")
+    strengths = as_floats(strengths, "strengths")
+    head, c = _contexts(states, n, seed, {"steer": steer})
     z, u = c @ head.W_U + head.b_U, (c @ steer.W.to(c)) @ head.W_U
     spread = u.amax(1) - u.amin(1)
     D = _unit_norm(steer, states, c, head)
@@ -93,8 +99,8 @@ def interpolation_error(
 
 @torch_defaults()
 def composition_error(
-    one: Steer,
-    other: Steer,
+    one: Steer | Fit,
+    other: Steer | Fit,
     states: States,
     *,
     strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0),
@@ -105,7 +111,9 @@ def composition_error(
 
     Args and columns as of `interpolation_error`; both steers are at each strength.
     """
-    head, c = _contexts(states, n, seed)
+    one, other = steer_of(one, "one"), steer_of(other, "other")
+    strengths = as_floats(strengths, "strengths")
+    head, c = _contexts(states, n, seed, {"one": one, "other": other})
     z = c @ head.W_U + head.b_U
     u, v = ((c @ steer.W.to(c)) @ head.W_U for steer in (one, other))
     ranges = [x.amax(1) - x.amin(1) for x in (u, v)]
@@ -123,8 +131,12 @@ def composition_error(
     )
 
 
-def _contexts(states: States, n: int, seed: int) -> tuple[UnembedWeights, Float[Tensor, "n d"]]:
+def _contexts(
+    states: States, n: int, seed: int, steers: Mapping[str, Steer]
+) -> tuple[UnembedWeights, Float[Tensor, "n d"]]:
     check_states(states)
+    for name, steer in steers.items():
+        check_same_model(states, steer, name)
     head = states.readout.head
     if head.softcap is not None or head.scale != 1.0:
         raise ValueError(
@@ -132,7 +144,7 @@ def _contexts(states: States, n: int, seed: int) -> tuple[UnembedWeights, Float[
             "whose logits are linear in the context"
         )
     c = torch.cat([chunk.hidden for chunk in states.chunks(4096)])
-    drawn = torch.randperm(len(c), generator=generator(seed))[:n]
+    drawn = torch.randperm(len(c), generator=generator(seed))[: as_count(n, "n")]
     wide = head._replace(W_U=head.W_U.double(), b_U=head.b_U.double())
     return wide, c[drawn].double()
 
@@ -147,7 +159,7 @@ def _unit_norm(
 
 @torch_defaults()
 def prior_shift(
-    texts: Sequence[str], attribute: str, *, draws: int = 200, seed: int = 0
+    texts: Sequence[str], attribute: Attribute, *, draws: int = 200, seed: int = 0
 ) -> tuple[float, float]:
     """Return the shift of the log-prior under which the grammar best explains texts, and its
     standard error.
@@ -162,17 +174,23 @@ def prior_shift(
         attribute: "sentiment" or "tone".
         draws: of the texts, with replacement, behind the error.
 
+    Raises:
+        ValueError: no texts, another attribute, a single draw, which has no spread.
+
     Example:
         >>> from steerlens.toy import Condition, grammar
         >>> texts = grammar.sample(40, Condition(tone=1.0), seed=0)
         >>> prior_shift(texts, "tone", draws=2)[0] > 2
         True
     """
+    texts = as_texts(texts)
+    as_choice(attribute, "attribute", get_args(Attribute))
+    draws = as_count(draws, "draws", "a whole number, at least 2", least=2)
     grammar = default_grammar()
     grades = np.array(grammar.axes[attribute], dtype=float)
     # the prior is uniform, so the posterior is the likelihood but for a factor per text
     likelihood = grammar.posteriors(texts).marginal(attribute)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(as_numpy_seed(seed))
 
     def best(rows: Float[np.ndarray, "n grades"]) -> float:
         def loss(kappa: float) -> float:

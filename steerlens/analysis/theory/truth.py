@@ -1,13 +1,14 @@
 """Positions of a toy model whose next token is known as a distribution, not as a draw."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from steerlens.maths.brief import class_name
 from steerlens.maths.logits import log_sum_exp
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
@@ -16,10 +17,13 @@ from steerlens.toy import Condition, corpus, default_grammar
 from steerlens.toy.batches import build_pieces
 from steerlens.toy.corpus import Attribute
 from steerlens.toy.expected import ExpectedIds, expected_ids
+from steerlens.values.arguments import check_labelled, steer_of
+from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
-from steerlens.values.states import States
+from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_choice
 
 CHUNK = 2048
 
@@ -77,19 +81,31 @@ class Truth:
         return torch.cat(parts)
 
     def steered(
-        self, steer: Steer | None = None, background: Steer | None = None, *, strength: float = 1.0
+        self,
+        steer: Steer | Fit | None = None,
+        background: Steer | Fit | None = None,
+        *,
+        strength: float = 1.0,
     ) -> Float[Tensor, "n d_model"]:
         """Return the context vectors at strength = grade."""
         c = self.c
-        moved = c if background is None else c + c @ background.W
+        moved = c if background is None else c + c @ steer_of(background, "background").W
         if steer is None:
             return moved
-        return moved + strength * self.label[:, None] * (c @ steer.W)
+        return moved + strength * self.label[:, None] * (c @ steer_of(steer).W)
 
     def by_text(self, x: Float[Tensor, " n"]) -> Float[Tensor, " n_texts"]:
         """Return sums over the positions of each text, float64."""
         total = torch.zeros(len(self.tokens), dtype=torch.float64)
         return total.index_add_(0, self.text, x.double())
+
+
+def check_truth(truth: Any, name: str = "truth") -> None:
+    """Raise where something else than a truth was given."""
+    if not isinstance(truth, Truth):
+        raise ValueError(
+            f"{name}: got {class_name(truth)}, expected a Truth; exact_truth(model, attribute) makes one"
+        )
 
 
 @torch_defaults()
@@ -120,6 +136,9 @@ def truth_of(model: Model, data: Labelled, attribute: Attribute, states: States)
         ValueError: states of other texts, a model with its own spelling of the toy world's words, a
             read-out with a scale or a soft cap.
     """
+    as_choice(attribute, "attribute", get_args(Attribute))
+    check_labelled(data)
+    check_states(states)
     on = states.readout
     if on.softcap is not None or on.scale != 1.0:
         raise ValueError(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.brief import brief
-from steerlens.maths.least_squares import regress
+from steerlens.maths.least_squares import FEWEST, regress
 from steerlens.maths.logits import logits
 from steerlens.maths.numbers import as_number, as_seed
 from steerlens.maths.torch_defaults import torch_defaults
@@ -54,8 +54,8 @@ def align(
 
     Raises:
         ValueError: fewer tokens shared than the source or the target has dimensions (the map is
-            then not determined and a ridge is needed), weights that name no shared token or are
-            negative.
+            then not determined and a ridge is needed), fewer than ten where the ridge is to be
+            chosen, weights that name no shared token or are negative.
 
     Example:
         >>> import steerlens as sl
@@ -78,16 +78,17 @@ def align(
         if not bool((w >= 0).all()):
             raise ValueError(f"weights: got negative ones, {said}")
     counted = int((w > 0).sum())
-    need = max(a.d_model, b.d_model)
-    if not tokens or counted == 0 or (counted < need and ridge == 0.0):
+    need = max(a.d_model, b.d_model) if ridge == 0.0 else FEWEST if ridge is None else 1
+    if counted < need:
+        wanted = "to choose a ridge" if ridge is None else "to determine the map without a ridge"
         raise ValueError(
             f"src, tgt: {a.model_id!r} and {b.model_id!r} share {len(tokens)} tokens"
             + (f", {counted} of them with a weight in weights" if weights is not None else "")
-            + f"; at least {need} (d_model) are needed to determine the map. "
             + (
-                "Pass ridge=None to regularise it"
+                f", expected at least {need} {wanted}; pass ridge=0.1, to transfer "
+                "alignment=steerlens.align(src, tgt, ridge=0.1), or use rule='distil', which reads text"
                 if counted
-                else "Without shared words no steer can be moved"
+                else ", expected some; without shared words no steer can be moved"
             )
         )
     w = w / w.sum()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import kl_at_strength
-from steerlens.maths.least_squares import Regression, regress
+from steerlens.maths.least_squares import FEWEST, Regression, regress
 from steerlens.maths.logits import apply_softcap, softcap_gradient
 from steerlens.maths.newton import log_prob_along
 from steerlens.maths.solvers import conjugate_gradient
@@ -38,6 +38,10 @@ def context_map(pairs: Pairs) -> Regression:
 
     It is not centred, as a steer maps 0 to 0.
     """
+    if len(pairs) < FEWEST:
+        raise ValueError(
+            f"text: both models read {len(pairs)} places of it, expected at least {FEWEST}; give more texts"
+        )
     return regress(pairs.c_tgt, pairs.c_src, ridge=None)
 
 

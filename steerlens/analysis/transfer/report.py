@@ -19,17 +19,20 @@ from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_numpy_seed
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
-from steerlens.values.alignment import Alignment
+from steerlens.values.alignment import Alignment, shared_tokens
 from steerlens.values.arguments import check_fit
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
+from steerlens.values.readout import Readout
 from steerlens.values.rules import READ_TEXT, RULES, Rule
 from steerlens.values.states import States, check_states
 from steerlens.values.steer import Steer
 from steerlens.values.texts import as_choice, as_list
 
 DRAWS = 1000
+RIDGE = 0.1
+"""Of an alignment on fewer shared tokens than dimensions."""
 SAMPLE = 4_096
 """Positions on which costs and matches are measured."""
 
@@ -40,10 +43,11 @@ class TransferReport:
 
     `table`, one row per rule, beginning with "trained": `rule`, `sign_margin` (held-out NLL with
     the sign turned less that with the right sign, nats per token, over the target's background),
-    `share` of the trained steer's, its 95 % interval over texts `low`, `high`, `strength` (which
-    costs the KL), `cosine` (with the trained steer, natural metric), `match` (R² of the source's
-    logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so that strength 1
-    costs `kl`.
+    `share` of the trained steer's, its 95 % interval over texts `low`, `high` (all three NaN where
+    the trained steer's own interval is not above 0, so that there is nothing to have a share of),
+    `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R²
+    of the source's logit shifts on the text), `seconds`. `steers` are the moved ones, scaled so
+    that strength 1 costs `kl`.
     """
 
     table: pd.DataFrame
@@ -77,8 +81,9 @@ def transfer_report(
         sign margin = NLL(sign turned) − NLL(sign right)        share = sign margin of the moved steer / of the trained one
 
     in nats per token on labelled texts that neither was fitted on, each read at its own label, all
-    steers scaled to cost the same KL over the target's background. A share above 1 is possible: a
-    rule may have read more text than the training.
+    steers scaled to cost the same KL over the target's background. Texts with label 0 have no sign
+    and count for the cost alone. A share above 1 is possible: a rule may have read more text than
+    the training. There is none, NaN, where the trained steer's margin is not clearly above 0.
 
     Args:
         src: the fit on the source, whose steer is moved.
@@ -89,7 +94,8 @@ def transfer_report(
         home: the source's states on the same labelled texts: adds the row "at home", what the
             source's steer is worth where it was trained, the natural limit of rules that imitate
             it.
-        rules: which.
+        rules: which. Where fewer tokens are shared than the models have dimensions, the alignment
+            of the rules with one has a ridge of 0.1.
         kl: nats per token at which all are compared.
         seed: of the rules, the sample that costs are measured on, and the bootstrap.
 
@@ -113,14 +119,23 @@ def transfer_report(
     steers, rows = {}, []
     started = {"trained": float(tgt.report.seconds)}
     candidates: dict[str, Steer] = {"trained": tgt.value}
+    begun = time.perf_counter()
+    alignment = _aligned(src.value.readout, data.readout, seed)
+    aligning = time.perf_counter() - begun
     for rule in rules:
         if rule in READ_TEXT and pairs is None:
             continue
         begun = time.perf_counter()
+        aligned = rule not in ("distil", "selftrain")
         candidates[rule] = transfer(
-            src.value, data.readout, rule=rule, text=pairs if rule in READ_TEXT else None, seed=seed
+            src.value,
+            data.readout,
+            rule=rule,
+            text=pairs if rule in READ_TEXT else None,
+            alignment=alignment if aligned else None,
+            seed=seed,
         )
-        started[rule] = time.perf_counter() - begun
+        started[rule] = time.perf_counter() - begun + aligning * aligned
     metric = natural_metric(sample, damping=1e-2)
     for name, steer in candidates.items():
         strength = strength_at_kl(steer.with_background(tgt.background), sample, kl=kl)
@@ -134,14 +149,15 @@ def transfer_report(
                 "seconds": started[name],
             }
         )
-    worth = sign_margins(data, list(steers.values()), tgt.background)
+    signed = data.select(data.labels != 0)
+    worth = sign_margins(signed, list(steers.values()), tgt.background)
     if home is not None:
         strength = strength_at_kl(
             src.value.with_background(src.background), home.sample(SAMPLE, seed=seed), kl=kl
         )
         worth = torch.cat([worth, sign_margins(home, [strength * src.value], src.background)])
         rows.append({"rule": "at home", "strength": strength, "seconds": float(src.report.seconds)})
-    table = pd.concat([pd.DataFrame(rows), _shares(worth, data, seed)], axis=1)
+    table = pd.concat([pd.DataFrame(rows), _shares(worth, signed, seed)], axis=1)
     order = [
         "rule",
         "sign_margin",
@@ -154,26 +170,30 @@ def transfer_report(
         "seconds",
     ]
     context = float("nan") if pairs is None else context_map(pairs).r2
-    return TransferReport(
-        pd.DataFrame(table[order]), steers, align(src.value.readout, data.readout), context, kl
-    )
+    return TransferReport(pd.DataFrame(table[order]), steers, alignment, context, kl)
+
+
+def _aligned(src: Readout, tgt: Readout, seed: int) -> Alignment:
+    few = len(shared_tokens(src, tgt)[0]) < max(src.d_model, tgt.d_model)
+    return align(src, tgt, ridge=RIDGE if few else 0.0, seed=seed)
 
 
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
     """Return the contrast per token, its share of the first row's, and that share's 95 % interval.
 
-    The interval is over texts drawn again.
+    The interval is over texts drawn again. A share of what may be 0 or less is NaN.
     """
     kept = data.keep & (data.lengths > 0)
     values, n = worth[:, kept].numpy(), data.lengths[kept].sum().item()
     random = np.random.default_rng(seed)
     pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
     drawn = values[:, pick].sum(2)
-    low, high = np.quantile(drawn / drawn[:1], (0.025, 0.975), axis=1)
     whole = values.sum(1)
-    return pd.DataFrame(
-        {"sign_margin": whole / n, "share": whole / whole[0], "low": low, "high": high}
-    )
+    table = pd.DataFrame({"sign_margin": whole / n, "share": np.nan, "low": np.nan, "high": np.nan})
+    if np.quantile(drawn[0], 0.025) > 0:
+        table["share"] = whole / whole[0]
+        table["low"], table["high"] = np.quantile(drawn / drawn[:1], (0.025, 0.975), axis=1)
+    return table
 
 
 def _cosine(metric: Metric, a: Steer, b: Steer) -> float:

@@ -12,6 +12,13 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
     """Return the natural metric of a model on a text: coordinates in which costs are nearly equal.
     See `Metric`.
 
+    Args:
+        states: of the model on the text.
+        damping: see `Metric`.
+        weights: as of `fit_steer`, so that a metric sees the text as a fit does: by default texts
+            with negative, zero and positive labels weigh the same in sum, however many there are.
+            "tokens": every position the same, for the text as it is.
+
     Cost: two products with `W_U` a position; a sample of some thousand positions is plenty
     (`states.sample(16_384, seed=0)`).
 
