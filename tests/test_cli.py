@@ -409,7 +409,7 @@ def test_a_warning_is_a_note_in_one_line(steer: str) -> None:
         "export --steer {steer} --out {new} --rank 999", "export --steer {steer} --out {new}.pt --to lora --strength nan",
         "fold --steer {steer} --strength nan --out {new}.d", "fold --steer {junk} --strength 1 --out {new}.d",
         "fit --data {folder} --out {new}", "fit --data {data} --out {new} --scale 1,1", "fit --data {junk} --out {new}",
-        "report --data {data} --seed -1 --out {new}.d", "report --data {data} --labels a --out {new}.d",
+        "report --data {data} --seed 99999999999999999999 --out {new}.d", "report --data {data} --labels a --out {new}.d",
     ],
 )  # fmt: skip
 def test_whatever_is_wrong_is_one_line(tmp_path, good, steer: str, wrong: str) -> None:

@@ -137,9 +137,7 @@ def _by_texts(model: Model, seed: int) -> dict[str, Fitting]:
         "mean difference, unembedding": lambda data: fit_mean_difference(
             model, data, layer="unembed"
         ),
-        "latent vectors": lambda data: fit_latent_vectors(
-            model, data, n_texts=min(100, len(data)), seed=seed
-        ),
+        "latent vectors": lambda data: fit_latent_vectors(model, data, seed=seed),
         "LoReFT": lambda data: fit_reft(model, data, rank=RANK, seed=seed, progress=False),
         "ReFT-r1": lambda data: fit_reft(
             model, data, variant="r1", rank=1, seed=seed, progress=False

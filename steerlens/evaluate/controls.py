@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_numpy_seed, generator
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer
@@ -34,5 +34,5 @@ def shuffle_labels(data: Labelled, *, seed: int = 0) -> Labelled:
         >>> shuffled.texts, sorted(shuffled.labels)
         (('a', 'b', 'c'), [-1.0, 0.0, 1.0])
     """
-    order = np.random.default_rng(seed).permutation(len(data))
+    order = np.random.default_rng(as_numpy_seed(seed)).permutation(len(data))
     return Labelled(data.texts, [data.labels[k] for k in order], data.prompts)

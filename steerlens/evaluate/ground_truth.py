@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import as_count, as_floats, as_numpy_seed
+from steerlens.maths.numbers import as_count, as_floats, as_numpy_seed, decimal
 from steerlens.maths.stats import ratio_error
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
@@ -77,7 +77,9 @@ def label_curve(
         for strength, change in zip(values, by_text[:, mine].numpy(), strict=True):
             mean = change.sum() / tokens.sum()
             error = ratio_error(change, tokens) if len(tokens) > 1 else np.nan
-            rows.append((label, strength, float(mean), error, len(tokens), int(tokens.sum())))
+            rows.append(
+                (decimal(label), strength, float(mean), error, len(tokens), int(tokens.sum()))
+            )
     return pd.DataFrame(
         rows, columns=["label", "strength", "log_likelihood", "error", "texts", "tokens"]
     )

@@ -11,6 +11,7 @@ from steerlens.evaluate.compare import compare
 from steerlens.evaluate.writer import Method
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.models.hooks import Model
+from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States, check_states
@@ -65,7 +66,7 @@ def leak(
 
 def summed_nll(
     states: States,
-    steers: Mapping[str, Steer],
+    steers: Mapping[str, Steer | Fit],
     labels: Mapping[str, Float[Tensor, " n_texts"]],
     background: Steer | None = None,
 ) -> Float[Tensor, " n_texts"]:
@@ -89,7 +90,9 @@ def summed_nll(
         True
     """
     check_states(states)
-    for name, steer in steers.items():
+    linear = {name: steer_of(steer, "steers") for name, steer in steers.items()}
+    background = None if background is None else steer_of(background, "background")
+    for name, steer in linear.items():
         if name not in labels:
             raise ValueError(f"labels: none for the steer {name!r}, only for {list(labels)}")
         if len(labels[name]) != len(states.labels):
@@ -102,7 +105,7 @@ def summed_nll(
     total = torch.zeros(len(states.labels), dtype=torch.float64)
     for c, target, text in states.chunks(CHUNK, device=device):
         moved = c if background is None else c + c @ background.W.to(c)
-        for name, steer in steers.items():
+        for name, steer in linear.items():
             moved = moved + labels[name][text.cpu()].to(c)[:, None] * (c @ steer.W.to(c))
         told = logit_stats(head, target, [moved], [[1.0]])
         total.index_add_(0, text.cpu(), told.nll[0].double().cpu())

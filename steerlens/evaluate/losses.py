@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steerlens.maths.logit_stats import Mix, logit_stats
 from steerlens.maths.logits import UnembedWeights
+from steerlens.maths.numbers import decimal
 from steerlens.values.losses import Losses, Measured
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
@@ -46,7 +47,7 @@ def tally(
     by_label = {}
     for label in labels[n > 0].unique().tolist():
         rows = (n > 0) & (labels == label)
-        by_label[label] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
+        by_label[decimal(label)] = Losses(*(sums[rows].sum(0) / n[rows].sum()).tolist())
     up, down = (kl / n.sum()).tolist()
     return Measured(Losses(*(sums.sum(0) / n.sum()).tolist()), by_label, (up, down), sums)
 

@@ -89,16 +89,30 @@ def as_count(
 
 
 def as_numpy_seed(seed: Any) -> int:
-    """Return a seed that NumPy takes too, which has none below 0, as a plain integer.
+    """Return a seed in the form that NumPy takes, which has none below 0.
 
     Raises:
-        ValueError: something else.
+        ValueError: as from `as_seed`.
 
     Example:
-        >>> as_numpy_seed(torch.tensor(3))
-        3
+        >>> as_numpy_seed(torch.tensor(3)), as_numpy_seed(-1) == 2**64 - 1
+        (3, True)
     """
-    return as_count(seed, "seed", "an integer ≥ 0, e.g. 0", least=0)
+    return as_seed(seed) % 2**64
+
+
+def decimal(x: float) -> float:
+    """Return the shortest decimal that float32 holds as the same number, as whoever wrote it down
+    knows it.
+
+    Example:
+        >>> x = torch.tensor(0.2).item()
+        >>> x == 0.2, decimal(x) == 0.2
+        (False, True)
+    """
+    exact = torch.tensor(x, dtype=torch.float32)
+    found = (float(f"{x:.{digits}g}") for digits in (6, 7, 8, 9))
+    return next(y for y in found if torch.tensor(y, dtype=torch.float32) == exact)
 
 
 def is_number(given: Any) -> bool:

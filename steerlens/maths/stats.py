@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata, spearmanr, t
 
+from steerlens.maths.numbers import as_numpy_seed
+
 
 def mean_interval(
     x: Sequence[float] | Float[np.ndarray, " n"], level: float = 0.95
@@ -62,7 +64,7 @@ def bootstrap_ratio(
     """
     if len(top) == 1:
         return float(top[0] / bottom[0]), math.nan, math.nan
-    pick = np.random.default_rng(seed).integers(0, len(top), (draws, len(top)))
+    pick = np.random.default_rng(as_numpy_seed(seed)).integers(0, len(top), (draws, len(top)))
     low, high = np.quantile(top[pick].sum(1) / bottom[pick].sum(1), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)
 
@@ -133,7 +135,7 @@ def permute_labels(
         >>> permute_labels(y[None], y).p
         0.001
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(as_numpy_seed(seed))
     y = labels - labels.mean()
     shuffled = np.stack([random.permutation(y) for _ in range(orders)])
     sums = worth @ shuffled.T

@@ -43,14 +43,27 @@ def special_ids(tokenizer: Tokenizer | None) -> frozenset[int]:
     if not tokenizer:
         return frozenset()
     added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset(tokenizer.all_special_ids).union(added)
+    return frozenset(tokenizer.all_special_ids).union(added) - {padding_word(tokenizer)}
 
 
 def special_names(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Return how those tokens are written, the longest first."""
     added = (token for token in tokenizer.added_tokens_decoder.values() if token.special)
     names = {*map(str, added), *map(str, tokenizer.all_special_tokens)} - {""}
+    if padding_word(tokenizer) is not None:
+        names -= {str(tokenizer.pad_token)}
     return tuple(sorted(names, key=lambda name: (-len(name), name)))
+
+
+def padding_word(tokenizer: Tokenizer) -> int | None:
+    """Return the id of a padding token that is an ordinary word, as `tokenizer.pad_token = "."`
+    makes one; None where padding is nothing else.
+
+    Masks tell padding from text, so that such a word stays one.
+    """
+    pad = tokenizer.pad_token_id
+    others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return None if pad in tokenizer.added_tokens_decoder or pad in others else pad
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:

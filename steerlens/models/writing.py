@@ -16,7 +16,7 @@ from steerlens.models.pieces import continuation
 from steerlens.models.readout import readout
 from steerlens.models.sampling import Drawing, Warp, sample_tokens
 from steerlens.models.tokenization import Encoded, encode_prompts, pad, with_prefix
-from steerlens.models.vocabulary import Tokenizer
+from steerlens.models.vocabulary import Tokenizer, padding_word
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.texts import as_texts
@@ -180,7 +180,8 @@ def _barred(on: Readout, tokenizer: Tokenizer, ends: frozenset[int]) -> Float[Te
 
     That is ids that no token has, padding and begin-of-text, but where they end a text.
     """
-    never = {*on.unused, tokenizer.pad_token_id, tokenizer.bos_token_id} - {None} - ends
+    padding = {tokenizer.pad_token_id} - {padding_word(tokenizer)}
+    never = {*on.unused, *padding, tokenizer.bos_token_id} - {None} - ends
     found = torch.zeros(on.n_tokens)
     found[[i for i in never if i < on.n_tokens]] = -torch.inf
     return found

@@ -9,6 +9,7 @@ import torch
 import steerlens as sl
 from steerlens.evaluate.fluency import strength_cost, writing_cost
 from steerlens.evaluate.ground_truth import gap_closed, label_curve, written_attribute
+from steerlens.evaluate.losses import measure
 from steerlens.toy import Condition, default_grammar
 from steerlens.values.states import States
 from steerlens.values.steer import Steer, zero_steer
@@ -28,6 +29,15 @@ def states(model, data: sl.Labelled) -> States:
 def tone(states: States) -> Steer:
     fit = sl.fit_steer(states, name="tone", ridge=(0.1, 1.0), damping=0.1, lr=0.1)
     return fit.report.strength * fit.value  # as long as labels ask for
+
+
+def test_labels_come_back_as_they_were_written(states: States, tone: Steer) -> None:
+    labels = torch.where(states.labels == 0, 0.2, 0.6 * states.labels)
+    again = states.relabel(labels)
+    written = {round(float(label), 3) for label in labels}
+    assert 0.2 in written and 0.2 not in set(labels.tolist())
+    assert set(label_curve(again, tone).label) == written
+    assert set(measure(again, tone, zero_steer(tone.readout)).by_label) == written
 
 
 def test_label_curve_is_the_sum_of_the_scores(

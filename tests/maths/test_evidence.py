@@ -63,7 +63,9 @@ def test_what_is_known_of_a_position_saves_work_and_changes_nothing(
     assert_close(known.p.double(), torch.softmax(logits(HEAD, c.double()), 1), atol=1e-6, rtol=1e-5)
     exact = brute(HEAD, c.double(), size * move.double())
     _, pull = even_kl(HEAD, c, size * move)
-    monkeypatch.setattr("steerlens.maths.evidence.log_sum_exp", None)  # what does not know asks that
+    monkeypatch.setattr(
+        "steerlens.maths.evidence.log_sum_exp", None
+    )  # what does not know asks that
     far = size > 10  # a move whose exponential is beyond float32
     if far:
         with pytest.raises(TypeError, match="not callable"):

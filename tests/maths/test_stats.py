@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from steerlens.maths.stats import bootstrap_ratio, ratio_interval
+from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_interval
 
 
 def test_one_unit_has_no_interval() -> None:
@@ -24,3 +24,11 @@ def test_an_interval_covers_the_truth_as_often_as_it_says(n: int) -> None:
         covered += low <= 0.3 <= high
     # 95 % less three standard errors; drawing with replacement gives 0.71 of three units
     assert covered / draws > 0.915
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_any_integer_of_64_bits(seed: int) -> None:
+    x = np.random.default_rng(0).uniform(1, 2, 60)
+    found = bootstrap_ratio(x, x + 1, seed=seed)
+    assert found == bootstrap_ratio(x, x + 1, seed=seed) != bootstrap_ratio(x, x + 1, seed=seed - 1)
+    assert permute_labels(x[None], x - 1.5, orders=19, seed=seed).p > 0

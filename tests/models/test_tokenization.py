@@ -1,17 +1,21 @@
 """Text in, text out, exactly, for every kind of tokenizer."""
 
+import copy
 import json
 import warnings
 from typing import Any
 
 import pytest
 import regex
+import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken
+from torch.testing import assert_close
 
 import steerlens as sl
+from steerlens.models.hooks import adapter
 from steerlens.models.pieces import pieces, text_of
 from steerlens.models.tokenization import Convention, encode, encode_prompts
 from steerlens.models.vocabulary import special_ids, token_strings
@@ -102,10 +106,26 @@ def test_in_a_prompt_they_are_the_tokens_and_begin_of_text_is_not_doubled(kind: 
 
 def test_a_special_token_that_is_no_word_of_its_own_is_refused_by_name() -> None:
     words = copy_of("bytes")
-    words.pad_token = "!"
+    words.sep_token = "!"
     assert encode(words, ["good ."], PLAIN, end=True).ids
     with pytest.raises(ValueError, match=r"text 'bad!': '!' is a special token of the tokenizer"):
         encode(words, ["good .", "bad!"], PLAIN, end=True)
+
+
+def test_a_word_that_pads_stays_a_word() -> None:
+    plain = sl.load_model("toy-64", plain=True)
+    words = copy.deepcopy(adapter(plain).tokenizer)
+    words.pad_token = "."
+    model = sl.models.HuggingFace(plain, words)
+    texts = ["the film was good .", "my soup . was bad . you know"]
+    found, wanted = (sl.score(m, texts, end=False) for m in (model, plain))
+    assert (found.token == wanted.token).all() and found.token.str.contains(".", regex=False).any()
+    assert_close(torch.tensor(found.log_prob), torch.tensor(wanted.log_prob))
+    written, as_before = (
+        sl.generate(m, ["the film", "my"], samples=8, max_new_tokens=16).text
+        for m in (model, plain)
+    )
+    assert (written == as_before).all() and written.str.contains(" .", regex=False).any()
 
 
 class Python(transformers.PreTrainedTokenizer):

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from steerlens.analysis.trajectories.states import Trajectories
+from steerlens.maths.numbers import as_numpy_seed
 from steerlens.maths.torch_defaults import torch_defaults
 
 STATISTICS = ("step", "spread", "cosine", "exponent")
@@ -75,7 +76,7 @@ def step_statistics(
                 f"found: {name!r} has {len(h)} texts of {lags + 2} positions or more, expected at least two; let the model write "
                 "more tokens, or take fewer lags"
             )
-        random = np.random.default_rng((seed, t))
+        random = np.random.default_rng((as_numpy_seed(seed), t))
         real = np.arange(h.shape[1]) < length[:, None]
         size = float(np.sqrt(np.square(h[real] - h[real].mean(0)).sum(1).mean()))
         sums = _sums(h, length, lags)
