@@ -26,11 +26,14 @@ import tests.typecheck  # noqa: F401  (the hook names it by a string and expects
 settings.register_profile("steerlens", deadline=None, derandomize=True)
 settings.load_profile("steerlens")
 
-jaxtyping.install_import_hook("steerlens", "tests.typecheck.typechecked")
+# a third of the tests' time, which one of two runs over the same code need not take
+SHAPES = os.environ.get("STEERLENS_TEST_SHAPES", "1") != "0"
+if SHAPES:
+    jaxtyping.install_import_hook("steerlens", "tests.typecheck.typechecked")
 
 # The hook passes over whatever it does not recognise, and every test would then run unchecked.
 _spec = find_spec("steerlens")
-if _spec and _spec.origin and not type(_spec.loader).__module__.startswith("jaxtyping"):
+if SHAPES and _spec and _spec.origin and not type(_spec.loader).__module__.startswith("jaxtyping"):
     raise RuntimeError(
         f"the shape checks do not reach steerlens as it is installed ({_spec.origin})"
     )

@@ -337,31 +337,6 @@ def test_the_version_is_said() -> None:
     assert run("--version").stdout == f"steerlens {sl.__version__}\n"
 
 
-def test_a_terminal_in_another_encoding_gets_what_it_can_show(tmp_path, good) -> None:
-    steer = tmp_path / "tone.safetensors"
-    fit = sl.fit_steer(sl.load_model("toy-64"), sl.read_labelled(good), solver="closed-form")
-    sl.save(fit, steer)
-    arguments = (
-        "write",
-        "--model",
-        "toy-64",
-        "--steer",
-        str(steer),
-        "--prompt",
-        "my 😀",
-        "--max-new-tokens",
-        "3",
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "steerlens.cli", *arguments],
-        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert b"my \\U0001f600" in done.stdout
-    for shown in (str(fit.report), repr(fit.value), str(fit.report.verdict)):
-        shown.encode("cp1252")
-
-
 def test_a_steer_is_written_with_under_conditions(tmp_path, good):
     model = sl.load_model("toy-64")
     fit = sl.fit_steer(model, sl.read_labelled(good), progress=False)
@@ -381,19 +356,29 @@ def steer(tmp_path_factory) -> str:
     states = sl.collect(
         sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0), progress=False
     )
-    return str(sl.save(sl.fit_steer(states, progress=False), folder / "tone.safetensors"))
+    fit = sl.fit_steer(states, solver="closed-form", progress=False)
+    return str(sl.save(fit, folder / "tone.safetensors"))
 
 
-def test_a_warning_is_a_note_in_one_line(steer: str) -> None:
-    asked = ("--prompt", "the zyxt qwrk brzl", "--max-new-tokens", "4", "--strengths=2")
+def test_a_warning_is_a_note_in_one_line_and_another_encoding_gets_what_it_can_show(
+    steer: str,
+) -> None:
+    asked = ("--prompt", "the zyxt 😀", "--max-new-tokens", "3", "--strengths=2")
     done = subprocess.run(
         [sys.executable, "-m", "steerlens.cli", "write", "--model", "toy-64", "--steer", steer, *asked],
-        capture_output=True, text=True, check=False,
+        capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": "cp1252"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert b"the zyxt \\U0001f600" in done.stdout
     notes = done.stderr.splitlines()
-    assert notes and all(line.startswith("note: ") for line in notes), done.stderr
+    assert notes and all(line.startswith(b"note: ") for line in notes), done.stderr
     assert len(set(notes)) == len(notes)
+
+
+def test_what_says_how_a_fit_went_can_be_shown_by_a_terminal_of_another_encoding(good) -> None:
+    fit = sl.fit_steer(sl.load_model("toy-64"), sl.read_labelled(good), solver="closed-form")
+    for shown in (str(fit.report), repr(fit.value), str(fit.report.verdict)):
+        shown.encode("cp1252")
 
 
 @pytest.mark.parametrize(

@@ -71,15 +71,15 @@ def test_a_fit_that_nothing_could_judge_says_so_wherever_it_is_shown() -> None:
 def test_of_shuffled_labels_as_many_pass_as_the_p_value_says() -> None:
     states = make_states(60, on=ON, planted=PLANTED)
     ps = []
-    for seed in range(40):
+    for seed in range(24):
         order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
         verdict = sl.fit_steer(
             states.relabel(states.labels[order]), seed=seed, **GIVEN
         ).report.verdict
         assert verdict is not None
         ps.append(verdict.p)
-    # 5 % of 40 are two; seven or more would be chance once in two hundred
-    assert sum(p <= 0.05 for p in ps) <= 6
+    # 5 % of 24 are one; five or more would be chance once in two hundred
+    assert sum(p <= 0.05 for p in ps) <= 4
 
 
 def test_the_largest_of_several_ways_is_held_against_the_largest() -> None:

@@ -116,7 +116,7 @@ def test_a_word_that_pads_stays_a_word() -> None:
     plain = sl.load_model("toy-64", plain=True)
     words = copy.deepcopy(adapter(plain).tokenizer)
     words.pad_token = "."
-    model = sl.models.HuggingFace(plain, words)
+    model = sl.models.HuggingFace(adapter(plain).module, words)
     texts = ["the film was good .", "my soup . was bad . you know"]
     found, wanted = (sl.score(m, texts, end=False) for m in (model, plain))
     assert (found.token == wanted.token).all() and found.token.str.contains(".", regex=False).any()
