@@ -156,6 +156,11 @@ def _after_unembedding(
             f"model: the logits of {architecture(model)} are NaN or infinite; are its weights finite, and is its dtype wide "
             "enough for them (float16 ends at 65,504)?"
         )
+    if not bool(head.b_U.isfinite().all()):
+        raise ValueError(
+            f"model: the bias of its unembedding is not finite at {int((~head.b_U.isfinite()).sum()):,} tokens; give tokens that "
+            "are never to be written -1e4 instead of -inf"
+        )
     size = found.float().abs().max().clamp_min(1e-6)
     # a model may hand out float32 logits that it computed in bfloat16
     single = {found.dtype, c.dtype} == {torch.float32}

@@ -52,7 +52,7 @@ class Gated:
     one term under a gate of 1 is the intervention itself. Conditions see the plain model's state,
     never what another term made of it. Made by `steer.when(…)`, or `when(intervention, …)` for
     anything else; `a + b`, `a - b`, `2 * a`, `-a`, `a / 2` work as for steers, with ungated steers
-    too.
+    too; factors are on strengths, so that a background under a gate, which has none, stays in `-a`.
 
     Conditions on places are exact under batches, padding on either side and a cache. Where words
     are gated (`Candidates`), or what is gated changes logits, everything at the unembedding

@@ -480,6 +480,15 @@ def test_weights_that_are_not_finite_are_called_so() -> None:
         sl.readout(made)
 
 
+def test_a_bias_that_forbids_a_token_is_named() -> None:
+    made = hugging_face()
+    bias = torch.zeros(made.lm_head.out_features)
+    bias[[3, 5]] = -torch.inf
+    made.lm_head.bias = torch.nn.Parameter(bias)
+    with pytest.raises(ValueError, match="bias of its unembedding is not finite at 2 tokens"):
+        sl.readout(made)
+
+
 def test_layers_are_found_in_train_mode_and_nothing_is_drawn() -> None:
     """Dropout would draw from the user's generator, and a model that drops whole layers would be
     taken for one without any."""
