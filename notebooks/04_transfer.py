@@ -144,6 +144,7 @@ maps = {
     "by probability, ridge": sl.align(big, small, weights=weights, centre=True, ridge=None),
 }
 target = sl.collect(small, new, progress=False)
+signed = target.select(target.labels != 0)  # what has no sign has no margin
 rows = []
 for name, found in maps.items():
     for rule in ("congruence", "similarity"):
@@ -151,7 +152,7 @@ for name, found in maps.items():
         over = steer.with_background(fits["64"].background)
         unit = sl.strength_at_kl(over, target.sample(8_192, seed=0), kl=0.05) * steer
         worth = (
-            sign_margins(target, [unit], fits["64"].background).sum().item() / target.n_positions
+            sign_margins(signed, [unit], fits["64"].background).sum().item() / signed.n_positions
         )
         rows.append((name, rule, found.r2, worth / there.table.sign_margin[0]))
 pd.DataFrame(rows, columns=["map", "rule", "R²", "share"]).pivot(
