@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import as_numpy_seed, generator
+from steerlens.maths.numbers import generator, numpy_generator
 from steerlens.maths.stats import ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
@@ -195,7 +195,7 @@ def _cosine(
     found = float(xy.sum() ** 2 / (xx.sum() * yy.sum()))
     if seed is None:
         return found, float("nan"), float("nan")
-    pick = np.random.default_rng(as_numpy_seed(seed)).integers(0, len(xx), (1000, len(xx)))
+    pick = numpy_generator(seed).integers(0, len(xx), (1000, len(xx)))
     many = xy[pick].sum(1) ** 2 / (xx[pick].sum(1) * yy[pick].sum(1))
     low, high = np.quantile(many, [0.025, 0.975])
     return found, float(low), float(high)

@@ -1,9 +1,8 @@
 """What a method is worth by chance: a random direction, and labels in random order."""
 
-import numpy as np
 import torch
 
-from steerlens.maths.numbers import as_numpy_seed, generator
+from steerlens.maths.numbers import generator, numpy_generator
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer
@@ -34,5 +33,5 @@ def shuffle_labels(data: Labelled, *, seed: int = 0) -> Labelled:
         >>> shuffled.texts, sorted(shuffled.labels)
         (('a', 'b', 'c'), [-1.0, 0.0, 1.0])
     """
-    order = np.random.default_rng(as_numpy_seed(seed)).permutation(len(data))
+    order = numpy_generator(seed).permutation(len(data))
     return Labelled(data.texts, [data.labels[k] for k in order], data.prompts)

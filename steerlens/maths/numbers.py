@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -99,6 +100,19 @@ def as_numpy_seed(seed: Any) -> int:
         (3, True)
     """
     return as_seed(seed) % 2**64
+
+
+def numpy_generator(seed: Any) -> np.random.Generator:
+    """Return NumPy's random generator for a seed, any integer.
+
+    Raises:
+        ValueError: as from `as_seed`.
+
+    Example:
+        >>> bool(numpy_generator(-1).random() == numpy_generator(-1).random())
+        True
+    """
+    return np.random.default_rng(as_numpy_seed(seed))
 
 
 def decimal(x: float) -> float:

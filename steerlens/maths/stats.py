@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata, spearmanr, t
 
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 
 
 def mean_interval(
@@ -64,7 +64,7 @@ def bootstrap_ratio(
     """
     if len(top) == 1:
         return float(top[0] / bottom[0]), math.nan, math.nan
-    pick = np.random.default_rng(as_numpy_seed(seed)).integers(0, len(top), (draws, len(top)))
+    pick = numpy_generator(seed).integers(0, len(top), (draws, len(top)))
     low, high = np.quantile(top[pick].sum(1) / bottom[pick].sum(1), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)
 
@@ -135,7 +135,7 @@ def permute_labels(
         >>> permute_labels(y[None], y).p
         0.001
     """
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
     y = labels - labels.mean()
     shuffled = np.stack([random.permutation(y) for _ in range(orders)])
     sums = worth @ shuffled.T

@@ -57,7 +57,8 @@ def probe_tokens(model: Model, n_tokens: int) -> Int[Tensor, "batch pos"]:
     """
     asked = adapter(model)
     tokens = torch.randint(n_tokens, (2, 6), generator=generator(0))
-    words = [i for i in range(min(n_tokens, 64)) if i not in special_ids(asked.tokenizer)]
+    special = special_ids(asked.tokenizer)
+    words = [i for i in range(min(n_tokens, 64)) if i not in special]
     tokens = torch.tensor(words)[tokens % len(words)] if words else tokens
     return tokens.to(asked.W_U.device)
 

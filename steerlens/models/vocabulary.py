@@ -62,8 +62,8 @@ def padding_word(tokenizer: Tokenizer) -> int | None:
     Masks tell padding from text, so that such a word stays one.
     """
     pad = tokenizer.pad_token_id
-    others = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
-    return None if pad in tokenizer.added_tokens_decoder or pad in others else pad
+    others = (None, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
+    return None if pad in others or pad in tokenizer.added_tokens_decoder else pad
 
 
 def is_byte_level(tokenizer: Tokenizer) -> bool:

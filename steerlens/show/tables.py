@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from steerlens.maths.brief import class_name
+from steerlens.values.arguments import check_kind
 
 
 def check_made(given: Any, name: str, kind: type, about: str) -> None:
@@ -20,8 +20,7 @@ def check_made(given: Any, name: str, kind: type, about: str) -> None:
         ...
         ValueError: found: got int, expected a DataFrame, of compare(model, fits, test)
     """
-    if not isinstance(given, kind):
-        raise ValueError(f"{name}: got {class_name(given)}, expected a {kind.__name__}, {about}")
+    check_kind(given, name, kind, f"a {kind.__name__}, {about}")
 
 
 def check_table(given: Any, columns: str, about: str, name: str = "table") -> None:

@@ -22,7 +22,7 @@ STEER = (
 
 def check_labelled(data: Any, name: str = "data") -> None:
     """Raise, with the next step, where something else than labelled texts was given."""
-    _check(
+    check_kind(
         data,
         name,
         Labelled,
@@ -43,8 +43,8 @@ def check_fit(fit: Any, name: str = "fit") -> None:
     expected = (
         "the Fit of a steer, with its background and report; steerlens.fit_steer(states) returns it"
     )
-    _check(fit, name, Fit, expected)
-    _check(fit.value, f"{name}.value", Steer, expected)
+    check_kind(fit, name, Fit, expected)
+    check_kind(fit.value, f"{name}.value", Steer, expected)
 
 
 def check_metric(metric: Any, steer: Steer, name: str = "metric") -> None:
@@ -73,7 +73,7 @@ def steer_of(given: Any, name: str = "steer") -> Steer:
             names the argument.
     """
     found = value_of(given)
-    _check(found, name, Steer, STEER)
+    check_kind(found, name, Steer, STEER)
     return found
 
 
@@ -88,7 +88,7 @@ def line_of(given: Any, name: str = "steer", *, instead: str = "") -> Steer | St
     """
     found = value_of(given)
     also = f"{STEER}; {instead}" if instead else STEER
-    _check(found, name, (Steer, SteerWithBackground), also)
+    check_kind(found, name, (Steer, SteerWithBackground), also)
     return found
 
 
@@ -115,7 +115,15 @@ def as_layers(given: Any, n_layers: int, name: str = "layers") -> tuple[int, ...
     return tuple(sorted(found))
 
 
-def _check(given: Any, name: str, kind: type | tuple[type, ...], expected: str) -> None:
+def check_kind(given: Any, name: str, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raise where a value of another class was given.
+
+    Example:
+        >>> check_kind(3, "data", str, "a text")
+        Traceback (most recent call last):
+        ...
+        ValueError: data: got int, expected a text
+    """
     if not isinstance(given, kind):
         called = given if isinstance(given, str) else getattr(given, "name", None)
         shown = f" {brief(called)}" if isinstance(called, str) else ""

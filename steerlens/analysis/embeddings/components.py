@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.torch_defaults import torch_defaults
 
 ITERATIONS = 400
@@ -82,7 +82,7 @@ def components(
     if tokens < 1:
         raise ValueError(f"tokens: got {tokens}, expected at least 1 word at each end")
     X = (emb.vectors - emb.vectors.mean(0)).double().numpy()
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
     U, s, Vh = np.linalg.svd(X, full_matrices=False)
     if s[n - 1] <= 1e-6 * np.linalg.norm(emb.vectors.numpy()):
         raise ValueError(

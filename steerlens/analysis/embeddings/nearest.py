@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.stats import rank_correlation
 from steerlens.maths.torch_defaults import torch_defaults
 
@@ -250,7 +250,7 @@ def word_similarity(
         )
     i, j, judged = (np.array(column) for column in zip(*kept, strict=True))
     cosine: Float[np.ndarray, " n"] = (emb.unit[i] * emb.unit[j]).sum(1).numpy()
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
     draws = random.integers(0, len(kept), (DRAWS, len(kept)))
     values = [rank_correlation(cosine[d], judged[d]) for d in draws if len(set(judged[d])) > 1]
     low, high = np.nanquantile(values, (0.025, 0.975))

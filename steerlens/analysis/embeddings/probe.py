@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.ridge import predict_by_ridge, standardise
 from steerlens.maths.stats import rank_correlation
 from steerlens.maths.torch_defaults import torch_defaults
@@ -103,7 +103,7 @@ def probe(
         raise ValueError(f"groups: got {len(names)}, expected at least as many as folds ({folds})")
     _check_classes(y, group)
     X = emb.vectors[rows].double().numpy()
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
     members = [np.flatnonzero(group == g) for g in range(len(names))]
     others = [_relabelled(y, members, random) for _ in range(controls)]
     runs = [_guesses(X, [y, *others], group, folds, random) for _ in range(repeats)]

@@ -29,7 +29,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from steerlens.maths.logits import UnembedWeights
-from steerlens.maths.numbers import as_count, as_floats, as_number, as_numpy_seed, generator
+from steerlens.maths.numbers import as_count, as_floats, as_number, generator, numpy_generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.toy import default_grammar
 from steerlens.toy.corpus import Attribute
@@ -190,7 +190,7 @@ def prior_shift(
     grades = np.array(grammar.axes[attribute], dtype=float)
     # the prior is uniform, so the posterior is the likelihood but for a factor per text
     likelihood = grammar.posteriors(texts).marginal(attribute)
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
 
     def best(rows: Float[np.ndarray, "n grades"]) -> float:
         def loss(kappa: float) -> float:

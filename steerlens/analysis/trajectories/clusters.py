@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 
 from steerlens.analysis.trajectories.states import Trajectories
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.torch_defaults import torch_defaults
 
 ROWS = 512
@@ -83,7 +83,7 @@ def cluster_report(
     rows = []
     for name, part in sets.items():
         task, k = part.task.numpy(), len(part.names)
-        random = np.random.default_rng(as_numpy_seed(seed))
+        random = numpy_generator(seed)
         # the labels themselves, their permutations, and the labels again for the texts that are
         # drawn
         labels = np.stack(

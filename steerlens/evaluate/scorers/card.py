@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
@@ -149,7 +149,7 @@ def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldou
         )
     p = ask(scorer, [data.texts[k] for k in rows])
     accuracy = bootstrap_ratio(((p > 0.5) == y).astype(float), np.ones(len(y)), seed=seed)
-    random = np.random.default_rng(as_numpy_seed(seed))
+    random = numpy_generator(seed)
     kinds = [np.flatnonzero(y), np.flatnonzero(~y)]
     draws = np.concatenate([random.choice(kind, (DRAWS, len(kind))) for kind in kinds], axis=1)
     low, high = np.quantile(_auc(p[draws], int(y.sum())), (0.025, 0.975))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count
+from steerlens.values.arguments import check_kind
 from steerlens.values.texts import as_list, plain_texts
 
 LEAST = 4
@@ -16,9 +16,8 @@ def check_settings(given: Any, name: str, usual: Any) -> None:
     Raises:
         ValueError: a number, a dictionary, the class itself; the message names the argument.
     """
-    if not isinstance(given, type(usual)):
-        kind = type(usual).__name__
-        raise ValueError(f"{name}: got {class_name(given)}, expected a {kind}, e.g. {usual}")
+    kind = type(usual)
+    check_kind(given, name, kind, f"a {kind.__name__}, e.g. {usual}")
 
 
 def check_enough(n: int, name: str, which: str = "texts") -> None:
