@@ -45,7 +45,7 @@ def judge_heldout(
     # nothing
     worth = np.divide(gains, y, out=np.zeros_like(gains), where=np.abs(y) > 1e-9)
     found = permute_labels(worth[None], y, seed=seed)
-    margin, low, high = ratio_interval(gains, units, seed=seed)
+    margin, low, high = ratio_interval(gains, units, variance=y**2 * units, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")
 
 

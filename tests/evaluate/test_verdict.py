@@ -67,6 +67,39 @@ def test_a_fit_that_nothing_could_judge_says_so_wherever_it_is_shown() -> None:
         assert "Not tested against shuffled labels" in shown and "None" not in shown
 
 
+def rare(n: int, few: int, seed: int) -> torch.Tensor:
+    """Labels of 1, and of −1 for a few texts."""
+    labels = torch.ones(n)
+    labels[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:few]] = -1
+    return labels
+
+
+FLOOR = random(D, D, seed=72) / D**0.5
+
+
+def test_a_background_does_not_know_the_labels() -> None:
+    states = make_states(60, on=ON, planted=PLANTED, background=FLOOR)
+    fits = [sl.fit_steer(states.relabel(rare(60, 6, seed)), **GIVEN) for seed in (0, 1)]
+    one, other = (f.background.W + f.report.mean_label * f.report.strength * f.value.W for f in fits)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    assert (fits[0].value.W - fits[1].value.W).norm() > 0.3 * fits[0].value.W.norm()
+    assert fits[0].report.mean_label > 0.5
+
+
+@pytest.mark.slow
+def test_what_texts_of_a_rare_label_share_with_all_does_not_pass_for_a_margin() -> None:
+    margins = []
+    for seed in range(8):
+        states = make_states(100, on=ON, background=FLOOR, seed=seed)
+        verdict = sl.fit_steer(
+            states.relabel(rare(100, 10, 1000 + seed)), seed=seed, **GIVEN
+        ).report.verdict
+        assert verdict is not None
+        margins.append(verdict.margin)
+    # 0.024 ± 0.003 over a background that weighs texts of a rare label more
+    assert abs(np.mean(margins)) < 0.01
+
+
 @pytest.mark.slow
 def test_of_shuffled_labels_as_many_pass_as_the_p_value_says() -> None:
     states = make_states(60, on=ON, planted=PLANTED)

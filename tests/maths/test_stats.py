@@ -32,3 +32,14 @@ def test_a_seed_is_any_integer_of_64_bits(seed: int) -> None:
     found = bootstrap_ratio(x, x + 1, seed=seed)
     assert found == bootstrap_ratio(x, x + 1, seed=seed) != bootstrap_ratio(x, x + 1, seed=seed - 1)
     assert permute_labels(x[None], x - 1.5, orders=19, seed=seed).p > 0
+
+
+def test_units_that_hardly_vary_do_not_count() -> None:
+    random, covered = np.random.default_rng(0), {"told": 0, "not told": 0}
+    bottom, spread = np.ones(60), np.where(np.arange(60) < 4, 1.0, 0.05)
+    for _ in range(400):
+        top = 0.3 + random.normal(0, 1, 60) * spread
+        for told, variance in (("told", spread**2), ("not told", None)):
+            _, low, high = ratio_interval(top, bottom, variance=variance)
+            covered[told] += low <= 0.3 <= high
+    assert covered["told"] / 400 > 0.915 > 0.9 > covered["not told"] / 400

@@ -93,11 +93,9 @@ def test_losses_order_as_they_must_where_there_is_something_to_find(solver: str)
         assert losses.steered < losses.flipped
         assert losses.sign_margin == losses.flipped - losses.steered
     assert set(report.by_label) == {-1.0, 0.0, 1.0}
-    assert (
-        report.by_label[0.0].steered
-        == report.by_label[0.0].flipped
-        == pytest.approx(report.by_label[0.0].background)
-    )
+    middle = report.by_label[0.0]  # labels are flipped around their mean, which is nearly 0
+    assert middle.steered == pytest.approx(middle.background)
+    assert middle.flipped == pytest.approx(middle.steered, abs=1e-3)
 
 
 def test_losses_of_the_report_are_those_of_the_definition() -> None:
@@ -106,13 +104,13 @@ def test_losses_of_the_report_are_those_of_the_definition() -> None:
     c, target, text = next(heldout.chunks(10**9))
     y = heldout.labels[text][:, None]
     W, D_ = fit.value.W, fit.background.W
-    found, s = fit.report.heldout, fit.report.strength
-    assert abs(s - 1) > 0.1
+    found, s, mean = fit.report.heldout, fit.report.strength, fit.report.mean_label
+    assert abs(s - 1) > 0.1 and mean != 0
     for loss, moved in (
         (found.base, c),
         (found.background, c + c @ D_),
         (found.steered, c + c @ D_ + s * y * (c @ W)),
-        (found.flipped, c + c @ D_ - s * y * (c @ W)),
+        (found.flipped, c + c @ D_ + s * (2 * mean - y) * (c @ W)),
     ):
         assert loss == pytest.approx(
             float(torch.nn.functional.cross_entropy(ON.logits(moved), target)), abs=1e-4

@@ -20,7 +20,7 @@ from steerlens.methods.steer.prior import (
     most_likely,
     search_under,
 )
-from steerlens.methods.steer.problem import CHUNK, Weights, text_weights
+from steerlens.methods.steer.problem import CHUNK, mean_label, text_weights
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
 from steerlens.values.verdict import Verdict
@@ -95,7 +95,7 @@ def explain(states: States, metric: Metric, base: Float[Tensor, "d d"], asked: A
     device = base.device
     tokens = states.lengths.to(base)
     labels, weight = states.labels.to(device), text_weights(states, asked.weights).to(device)
-    labels = labels - mean_label(states, asked.weights)
+    labels = labels - mean_label(states, weight)
     # rounding hides what labels of a hundredth cost; the steer of labels of size 1 is as many times
     # shorter
     size = float(((weight * labels.square()) @ tokens / (weight @ tokens)).sqrt())
@@ -166,13 +166,6 @@ class _Fitting(NamedTuple):
                 found, threshold = most_likely(evidence, self.searches[prior], *plan)
                 W, lowered = W + part * self.meter.of_cost(self.kl, found), max(lowered, threshold)
         return W, lowered
-
-
-def mean_label(states: States, weights: Weights) -> float:
-    """Return the mean label of the positions, weighted as a fit weighs them."""
-    share = text_weights(states, weights).double() * states.lengths
-    # weights are in float32, so that balanced labels have a mean of some 1e-9
-    return round(float((share * states.labels).sum() / share.sum()), 6)
 
 
 def evidence_of(

@@ -13,9 +13,8 @@ from steerlens.maths.moments import Moments, second_moments
 from steerlens.maths.numbers import as_count, as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.background import background_setting
-from steerlens.methods.steer.evidence import mean_label
 from steerlens.methods.steer.judge import Asked
-from steerlens.methods.steer.problem import Weights, sums_over
+from steerlens.methods.steer.problem import Weights, blind, sums_over
 from steerlens.methods.steer.selection import Setting, choose, fixed_settings
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import Solver, SolverName, solver_named
@@ -98,7 +97,7 @@ def fit_steer(
             have, relative to their mean eigenvalue.
         lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear.
             "closed-form" has none.
-        weights: `"labels"` (default): texts with negative, zero and positive labels weigh the same
+        weights: of the steer; the background of `"auto"` weighs no text by its label. `"labels"` (default): texts with negative, zero and positive labels weigh the same
             in sum, every token within such a class the same. `"texts"`: classes the same, and every
             text within a class. `"tokens"`: every token the same.
         tolerance: of `"lbfgs"`, in nats per token: stop when the certified gap is below.
@@ -185,7 +184,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
 
     value, strength = of_unit_cost(found.steer, train, asked, name)
     background = Steer(found.D, states.readout, f"{name} background")
-    mean, tokens = mean_label(train, given.weights), heldout.lengths * heldout.keep
+    mean, tokens = found.mean_label, heldout.lengths * heldout.keep
     measured, on_train = (
         measure(part, value, background, strength=strength, mean_label=mean)
         for part in (heldout, train.sample(2_048, seed=given.seed))
@@ -224,9 +223,10 @@ def _metric_and_setting(
     sample = sample if sample.n_texts > 1 else train
     # the evidence needs coordinates only; of a solver the sums may be the fit itself
     head = quickest(on) if solver is None else on
+    known = blind(sample) if solver is None else sample
     halves = cast(
         tuple[Moments, Moments],
-        tuple(sums_over(half, given.weights, head) for half in sample.split(0.5, seed=seed)),
+        tuple(sums_over(half, given.weights, head) for half in known.split(0.5, seed=seed)),
     )
     metric = Metric(*second_moments(head, halves[0].plus(halves[1])))
     if solver is None:

@@ -79,12 +79,13 @@ def judge_halves(
     by_habit = sorted(range(n_mixes), key=lambda k: abs(mixes[k] - USUAL))
     if any(len(half.judges.labels[half.judges.keep].unique()) < 2 for half in halves):
         return [0.0] * n_mixes, by_habit[0], None  # too few texts to say anything of each other
-    gains, tokens, ps = [], [], []
+    gains, tokens, varied, ps = [], [], [], []
     for k, (here, there) in enumerate((halves, halves[::-1])):
         worth, labels, lengths = worth_per_text(there, here.path)
         found = permute_labels(worth, labels, seed=asked.seed + k)
         gains.append(2 * found.gains)
         tokens.append(lengths)
+        varied.append((labels - labels.mean()) ** 2 * lengths)
         ps.append(found.p)
     margins = [
         float(sum(g[k].sum() / n.sum() for g, n in zip(gains, tokens, strict=True))) / 2
@@ -97,7 +98,8 @@ def judge_halves(
     ]
     best = next(k for k in by_habit if margins[top] - margins[k] <= errors[k])
     ratios = [
-        ratio_interval(g[best], n, seed=asked.seed) for g, n in zip(gains, tokens, strict=True)
+        ratio_interval(g[best], n, variance=v, seed=asked.seed)
+        for g, n, v in zip(gains, tokens, varied, strict=True)
     ]
     margin, low, high = (sum(ends) / 2 for ends in zip(*ratios, strict=True))
     compared = metric.damped(COMPARED)

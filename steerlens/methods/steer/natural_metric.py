@@ -15,9 +15,9 @@ def natural_metric(states: States, *, damping: float = 0.0, weights: Weights = "
     Args:
         states: of the model on the text.
         damping: see `Metric`.
-        weights: as of `fit_steer`, so that a metric sees the text as a fit does: by default texts
-            with negative, zero and positive labels weigh the same in sum, however many there are.
-            "tokens": every position the same, for the text as it is.
+        weights: as of `fit_steer`: by default texts with negative, zero and positive labels weigh
+            the same in sum, however many there are. "tokens": every position the same, for the text
+            as it is.
 
     Cost: two products with `W_U` a position; a sample of some thousand positions is plenty
     (`states.sample(16_384, seed=0)`).

@@ -149,6 +149,22 @@ def text_weights(states: States, weights: Weights) -> Float[Tensor, " n_texts"]:
     return (weight * n.sum()).float()
 
 
+def blind(states: States) -> States:
+    """Return the same states with every label 0.
+
+    What is fitted to them weighs no text by its label: a rare label's texts would be fitted more
+    closely than others, and what is left of each text to explain would tell its label.
+    """
+    return states.relabel(torch.zeros_like(states.labels))
+
+
+def mean_label(states: States, weight: Float[Tensor, " n_texts"]) -> float:
+    """Return the mean label of the positions, weighted as something weighs them."""
+    share = weight.double().cpu() * states.lengths
+    # weights are in float32, so that balanced labels have a mean of some 1e-9
+    return round(float((share * states.labels).sum() / share.sum()), 6)
+
+
 def sums_over(states: States, weights: Weights, head: UnembedWeights | None = None) -> Moments:
     """Return the additive sums of some states, weighted as the fit weighs them.
 

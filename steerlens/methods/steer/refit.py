@@ -12,7 +12,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.evidence import explain
 from steerlens.methods.steer.judge import Asked
 from steerlens.methods.steer.natural_metric import natural_metric
-from steerlens.methods.steer.problem import Weights
+from steerlens.methods.steer.problem import Weights, blind
 from steerlens.methods.steer.selection import Setting
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import SolverName, solver_named
@@ -132,7 +132,8 @@ def _like(
     setting = Setting(r.damping, steer, background, lr, penalty)
 
     def metric_of(some: States) -> Metric:
-        return natural_metric(some.sample(20_000, seed=seed), weights=weights)
+        some = some.sample(20_000, seed=seed)
+        return natural_metric(blind(some) if solver is None else some, weights=weights)
 
     # labels in another order weigh the texts a little differently, which coordinates need not
     # follow

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.methods.steer.background import background_problem, fit_background
-from steerlens.methods.steer.evidence import Explained, explain, mean_label
+from steerlens.methods.steer.evidence import Explained, explain
 from steerlens.methods.steer.judge import Asked
+from steerlens.methods.steer.problem import blind, mean_label, text_weights
 from steerlens.methods.steer.selection import Setting, longer, make_problem
 from steerlens.methods.steer.solvers import Effort, Solver
 from steerlens.values.metric import Metric
@@ -19,12 +20,13 @@ from steerlens.values.steer import Steer
 class Found(NamedTuple):
     """A steer, the background of the length that labels ask for, and what is known of both.
 
-    `ridges` are those of steer and background; `penalty`: on the background's singular values, where
+    `mean_label`: of the texts as the background weighs them, which it is the middle of. `ridges` are those of steer and background; `penalty`: on the background's singular values, where
     it has one.
     """
 
     D: Float[Tensor, "d d"]
     steer: Explained
+    mean_label: float
     effort: Effort
     ridges: tuple[float, float]
     penalty: float | None = None
@@ -39,7 +41,8 @@ def by_likelihood(
     W, D = (problem.metric.unwhiten(V) for V in solved.V)
     W = W if asked.rank is None else Steer(W, train.readout).truncate(asked.rank, metric).W
     steer, background = problem.ridge.flatten().tolist()
-    return Found(D, Explained(W, 0.0, 0.0), solved.effort, (steer, background))
+    mean = mean_label(train, problem.weights)
+    return Found(D, Explained(W, 0.0, 0.0), mean, solved.effort, (steer, background))
 
 
 def by_evidence(
@@ -50,10 +53,11 @@ def by_evidence(
     `tuning` are held-out texts that say how much of the background to keep, and how long the steer
     is to be.
     """
-    problem = background_problem(train, metric, asked, setting)
+    everyone = blind(train)
+    problem = background_problem(everyone, metric, asked, setting)
     penalty = setting.penalty_background / train.n_positions**0.5
-    shared = fit_background(problem, penalty, setting.lr, asked.seed, tuning)
-    D, mean = shared.D, mean_label(train, asked.weights)
+    shared = fit_background(problem, penalty, setting.lr, asked.seed, tuning and blind(tuning))
+    D, mean = shared.D, mean_label(train, problem.weights)
     steer = explain(train, metric, D, asked)
     if tuning is not None and steer.strength:
         steer = steer._replace(
@@ -63,7 +67,7 @@ def by_evidence(
     reason = "solver='auto' measures the cost on a sample; solver='lbfgs' gives a certificate"
     effort = Effort(shared.passes, shared.lr, gap_reason=reason)
     ridges = (asked.ridge, float(problem.ridge))
-    return Found(D - mean * length * steer.W, steer, effort, ridges, shared.penalty)
+    return Found(D - mean * length * steer.W, steer, mean, effort, ridges, shared.penalty)
 
 
 def of_unit_cost(found: Explained, train: States, asked: Asked, name: str) -> tuple[Steer, float]:
