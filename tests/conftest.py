@@ -21,7 +21,7 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
-import tests.typecheck  # noqa: F401  (the hook names it by a string and expects it to be loaded)
+from tests.typecheck import first_of_each
 
 settings.register_profile("steerlens", deadline=None, derandomize=True)
 settings.load_profile("steerlens")
@@ -29,6 +29,7 @@ settings.load_profile("steerlens")
 # a third of the tests' time, which one of two runs over the same code need not take
 SHAPES = os.environ.get("STEERLENS_TEST_SHAPES", "1") != "0"
 if SHAPES:
+    jaxtyping.jaxtyped = first_of_each(jaxtyping.jaxtyped)  # as what the hook inserts finds it
     jaxtyping.install_import_hook("steerlens", "tests.typecheck.typechecked")
 
 # The hook passes over whatever it does not recognise, and every test would then run unchecked.
