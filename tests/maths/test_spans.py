@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlens.maths.spans import best_spans, window_maxima
+from steerlens.maths.spans import best_spans, windows_before
 
 VALUE = {"both": abs, "+": lambda u: u, "-": lambda u: -u}
 quarters = st.integers(-8, 8).map(
@@ -81,11 +81,13 @@ def test_no_choice_of_spans_is_better(problem):
         assert starts[span.start] and ends[span.end - 1]
 
 
-@given(st.lists(quarters, min_size=1, max_size=20), st.data())
-def test_the_largest_of_every_window(x, data):
-    width = data.draw(st.integers(1, len(x)))
-    found = window_maxima(np.array(x), width).tolist()
-    assert found == [max(x[t : t + width]) for t in range(len(x) - width + 1)]
+@given(st.lists(quarters, min_size=2, max_size=20), st.data())
+def test_what_stands_before_each_place(x, data):
+    longest = data.draw(st.integers(1, len(x) - 1))
+    found = windows_before(np.array(x), longest).tolist()
+    assert found == [
+        [x[longest + t - 1 - k] for t in range(len(x) - longest)] for k in range(longest)
+    ]
 
 
 def test_turning_the_signs_turns_the_values():
