@@ -139,19 +139,30 @@ def is_number(given: Any) -> bool:
     return isinstance(given, Real) or getattr(given, "ndim", None) == 0
 
 
+def is_amount(given: Any) -> bool:
+    """Return False for text and truth values, of which `float` makes numbers though they say none.
+
+    Example:
+        >>> [is_amount(x) for x in (2, "2", True, torch.tensor(True), np.ones(2))]
+        [True, False, False, False, True]
+    """
+    dtype = str(getattr(given, "dtype", ""))
+    return not isinstance(given, str | bytes | bool) and dtype not in ("bool", "torch.bool")
+
+
 def as_number(given: Any, name: str, expected: str = "a finite number") -> float:
     """Return one finite number as a plain float.
 
     Raises:
-        ValueError: text, several numbers, NaN or infinity; the message names the argument.
+        ValueError: text, a truth value, several numbers, NaN or infinity; the message names the argument.
 
     Example:
         >>> as_number(torch.tensor(2), "kl")
         2.0
     """
     try:
-        if isinstance(given, str | bytes):
-            raise TypeError("text is no number, though float() would read it")
+        if not is_amount(given):
+            raise TypeError("what float() would read all the same")
         found = float(given.detach() if isinstance(given, Tensor) else given)
     except (TypeError, ValueError, RuntimeError):
         found = math.nan
@@ -167,7 +178,7 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
         least: how many there have to be.
 
     Raises:
-        ValueError: none at all, text, NaN or infinity; the message names the argument.
+        ValueError: none at all, text, truth values, NaN or infinity; the message names the argument.
 
     Example:
         >>> as_floats(2, "strengths"), as_floats(torch.tensor([-1.0, 1.0]), "strengths")
@@ -179,8 +190,8 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
             if getattr(given, "ndim", 1) == 0 or not isinstance(given, Iterable)
             else list(given)
         )
-        if any(isinstance(x, str | bytes) for x in (given, *numbers)):
-            raise TypeError("text is no number, though float() would read it")
+        if not all(is_amount(x) for x in (given, *numbers)):
+            raise TypeError("what float() would read all the same")
         found = tuple(float(x) for x in numbers)
     except (TypeError, ValueError):
         raise ValueError(
