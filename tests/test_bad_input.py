@@ -29,7 +29,19 @@ from steerlens.values.training import Training
 
 SURROGATE = "\ud800"
 """Half a character, as a text that was cut inside an emoji holds it."""
-NO_NUMBER = ["1", b"1", math.nan, math.inf, [1.0, 2.0], {}, object(), 1j, torch.zeros(2), pd.NA, True]
+NO_NUMBER = [
+    "1",
+    b"1",
+    math.nan,
+    math.inf,
+    [1.0, 2.0],
+    {},
+    object(),
+    1j,
+    torch.zeros(2),
+    pd.NA,
+    True,
+]
 NO_NUMBERS = ["1", ["1"], [math.nan], [], {}, object(), [[1.0]], [None, [True]], [math.inf], None]
 NO_COUNT = ["3", "", b"3", 1.5, math.nan, [2], {}, -1, True, object(), np.float64(2), 1j]
 NO_SEED = ["x", "1", 1.5, math.nan, None, [1], object()]

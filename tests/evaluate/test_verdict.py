@@ -80,7 +80,9 @@ FLOOR = random(D, D, seed=72) / D**0.5
 def test_a_background_does_not_know_the_labels() -> None:
     states = make_states(60, on=ON, planted=PLANTED, background=FLOOR)
     fits = [sl.fit_steer(states.relabel(rare(60, 6, seed)), **GIVEN) for seed in (0, 1)]
-    one, other = (f.background.W + f.report.mean_label * f.report.strength * f.value.W for f in fits)
+    one, other = (
+        f.background.W + f.report.mean_label * f.report.strength * f.value.W for f in fits
+    )
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     assert (fits[0].value.W - fits[1].value.W).norm() > 0.3 * fits[0].value.W.norm()
     assert fits[0].report.mean_label > 0.5

@@ -97,8 +97,9 @@ def fit_steer(
             have, relative to their mean eigenvalue.
         lr: of the SGD, lowered where its minibatches would diverge; None: as long as they bear.
             "closed-form" has none.
-        weights: of the steer; the background of `"auto"` weighs no text by its label. `"labels"` (default): texts with negative, zero and positive labels weigh the same
-            in sum, every token within such a class the same. `"texts"`: classes the same, and every
+        weights: of the steer; the background of `"auto"` weighs no text by its label. `"labels"`
+            (default): texts with negative, zero and positive labels weigh the same in sum, every
+            token within such a class the same. `"texts"`: classes the same, and every
             text within a class. `"tokens"`: every token the same.
         tolerance: of `"lbfgs"`, in nats per token: stop when the certified gap is below.
         kl: what strength 1 costs on the training texts over the plain model, mean of both signs, in

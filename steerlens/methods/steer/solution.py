@@ -9,7 +9,7 @@ from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.methods.steer.background import background_problem, fit_background
 from steerlens.methods.steer.evidence import Explained, explain
 from steerlens.methods.steer.judge import Asked
-from steerlens.methods.steer.problem import blind, mean_label, text_weights
+from steerlens.methods.steer.problem import blind, mean_label
 from steerlens.methods.steer.selection import Setting, longer, make_problem
 from steerlens.methods.steer.solvers import Effort, Solver
 from steerlens.values.metric import Metric
@@ -20,8 +20,9 @@ from steerlens.values.steer import Steer
 class Found(NamedTuple):
     """A steer, the background of the length that labels ask for, and what is known of both.
 
-    `mean_label`: of the texts as the background weighs them, which it is the middle of. `ridges` are those of steer and background; `penalty`: on the background's singular values, where
-    it has one.
+    `mean_label` is that of the texts as the background weighs them, around which labels are
+    flipped. `ridges` are those of steer and background; `penalty`: on the background's singular
+    values, where it has one.
     """
 
     D: Float[Tensor, "d d"]
