@@ -66,14 +66,18 @@ def copies_as_one(
     labels: Float[Tensor, " n_texts"],
     tokens: Float[Tensor, " n_texts"],
 ) -> tuple[Float[Tensor, "*ways n_texts"], Float[Tensor, " n_texts"], Float[Tensor, " n_texts"]]:
-    """Put what copies of a text say together at the first of them, with the mean of their labels.
+    """Put what copies of a text say at the first of them: the mean of it, of their labels and of
+    their tokens.
 
-    Copies are no evidence of their own: labels in random order must not part them. Texts without
-    tokens do not count, and copies have none afterwards.
+    Copies are no evidence of their own: labels in random order must not part them, and a text that
+    is there ten times (a rare label's, to make it as frequent as the other) weighs no more than one
+    that is there once, or few texts would pass for many. Texts without tokens do not count, and
+    copies have none afterwards.
     """
 
     def total(x: Tensor) -> Tensor:
         return torch.zeros_like(x).index_add_(-1, copy_of, x)
 
     there = (tokens > 0).to(labels)
-    return total(gains), total(labels * there) / total(there).clamp_min(1), total(tokens)
+    n = total(there).clamp_min(1)
+    return total(gains) / n, total(labels * there) / n, total(tokens) / n

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.evaluate.verdict import judge_heldout
+from steerlens.evaluate.verdict import copies_as_one, judge_heldout
 from steerlens.maths.stats import permute_labels, ratio_error
 from steerlens.values.losses import Losses, Measured
+from steerlens.values.states import Shard, States
 from steerlens.values.verdict import Verdict
 from tests.values.make import make_readout, make_states, random
 
@@ -80,7 +81,9 @@ FLOOR = random(D, D, seed=72) / D**0.5
 def test_a_background_does_not_know_the_labels() -> None:
     states = make_states(60, on=ON, planted=PLANTED, background=FLOOR)
     fits = [sl.fit_steer(states.relabel(rare(60, 6, seed)), **GIVEN) for seed in (0, 1)]
-    one, other = (f.background.W + f.report.mean_label * f.report.strength * f.value.W for f in fits)
+    one, other = (
+        f.background.W + f.report.mean_label * f.report.strength * f.value.W for f in fits
+    )
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     assert (fits[0].value.W - fits[1].value.W).norm() > 0.3 * fits[0].value.W.norm()
     assert fits[0].report.mean_label > 0.5
@@ -98,6 +101,49 @@ def test_what_texts_of_a_rare_label_share_with_all_does_not_pass_for_a_margin() 
         margins.append(verdict.margin)
     # 0.024 ± 0.003 over a background that weighs texts of a rare label more
     assert abs(np.mean(margins)) < 0.01
+
+
+def upsampled(n: int, few: int, copies: int, seed: int) -> States:
+    """Texts of which nothing tells the label; those of the rare label are there `copies` times."""
+    states = make_states(n, on=ON, background=FLOOR, seed=seed)
+    labels = rare(n, few, 1000 + seed)
+    (shard,) = states.shards
+    assert isinstance(shard, Shard)
+    again = shard.text.long()
+    rows = torch.cat([torch.arange(n), *[(labels < 0).nonzero().squeeze(1)] * (copies - 1)])
+    of_row = [(again == row).nonzero().squeeze(1) for row in rows.tolist()]
+    at = torch.cat(of_row)
+    text = torch.repeat_interleave(torch.arange(len(rows)), states.lengths[rows])
+    return States(
+        ON,
+        (Shard(shard.hidden[at], shard.next[at], text.int()),),
+        labels[rows],
+        states.lengths[rows],
+        torch.ones(len(rows), dtype=torch.bool),
+        copy_of=rows,
+    )
+
+
+@pytest.mark.slow
+def test_copies_that_make_a_rare_label_frequent_do_not_pass_for_a_style() -> None:
+    ps = []
+    for seed in range(12):
+        verdict = sl.fit_steer(upsampled(80, 10, 8, seed), seed=seed, **GIVEN).report.verdict
+        assert verdict is not None and verdict.n_texts == 72  # nine tenths of those that differ
+        ps.append(verdict.p)
+    # eight of them where each copy weighed as much as a text
+    assert sum(p <= 0.05 for p in ps) <= 2
+
+
+def test_copies_of_a_text_say_together_what_one_of_them_says() -> None:
+    gains, labels = torch.tensor([[3.0, 1.0, 5.0, 0.0]]).double(), torch.tensor([1.0, 1, -1, 1])
+    tokens, of = torch.tensor([4.0, 2, 4, 0]).double(), torch.tensor([0, 1, 0, 0])
+    found = copies_as_one(of, gains, labels.double(), tokens)
+    assert [x.tolist() for x in found] == [
+        [[4.0, 1.0, 0.0, 0.0]],
+        [0.0, 1.0, 0, 0],
+        [4.0, 2.0, 0, 0],
+    ]
 
 
 @pytest.mark.slow
