@@ -1,6 +1,7 @@
 """The verdict: true labels are found, and labels in random order are called so as seldom as they
 say."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from steerlens.evaluate.verdict import copies_as_one, judge_heldout
 from steerlens.maths.stats import permute_labels, ratio_error
 from steerlens.values.losses import Losses, Measured
 from steerlens.values.states import Shard, States
+from steerlens.values.training import Training
 from steerlens.values.verdict import Verdict
 from tests.values.make import make_readout, make_states, random
 
@@ -213,3 +215,35 @@ def test_held_out_texts_judge_around_the_mean_label() -> None:
     none = judge_heldout(measured([2.0, -2.0] * 20), labels, tokens, 0.5, seed=0)
     assert none is not None and none.margin == 0 and not none.found
     assert judge_heldout(measured([1.0] * 40), torch.ones(40), tokens, 0.0, seed=0) is None
+
+
+def test_what_an_edit_does_to_all_texts_is_no_margin_of_a_rare_label() -> None:
+    labels, tokens = torch.tensor([1.0] * 36 + [-1.0] * 4), torch.full((40,), 10)
+    worth = 1 + 0.2 * random(40, seed=3).double()  # positive for all: the edit knows the domain
+    found = judge_heldout(measured((worth * labels).tolist()), labels, tokens, 0.0, seed=0)
+    assert found is not None and found.low < 0 < found.high and found.p > 0.05
+    assert abs(found.margin) < 0.01  # 0.08 where the domain counts
+
+
+def test_texts_that_were_not_asked_keep_their_labels() -> None:
+    labels, rng, few = torch.tensor([-1.0, 0.0, 1.0] * 15), np.random.default_rng(3), []
+    for seed in range(200):
+        gains = labels.double() * torch.from_numpy(rng.standard_normal(45))
+        found = judge_heldout(measured(gains.tolist()), labels, torch.full((45,), 9), 0.0, seed)
+        assert found is not None
+        few.append(found.p <= 0.1)
+    # 0.14 of 800 where a label of 0 goes to texts that are worth something, and theirs to those of 0
+    assert 0.05 < np.mean(few) < 0.12
+
+
+def test_labels_of_0_and_1_turn_into_each_other_for_an_edit_too() -> None:
+    texts = sl.toy.corpus("sentiment", n=20, seed=0).texts
+    data = sl.Labelled(texts, [float(k % 2) for k in range(20)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is to be learnt
+        report = sl.fit_reft(
+            sl.load_model("toy-64"), data, rank=1, training=Training(epochs=1), progress=False
+        ).report
+    assert report.mean_label == 0.5 and report.verdict is not None
+    # at a strength of 0 and of 1 a text of either label says what a unit of label is worth
+    assert report.by_label[0.0].flipped != report.by_label[0.0].steered
