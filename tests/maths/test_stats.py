@@ -43,3 +43,25 @@ def test_units_that_hardly_vary_do_not_count() -> None:
             _, low, high = ratio_interval(top, bottom, variance=variance)
             covered[told] += low <= 0.3 <= high
     assert covered["told"] / 400 > 0.915 > 0.9 > covered["not told"] / 400
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_a_rare_label_whose_texts_vary_more_is_not_told_from_others_for_that(length: int) -> None:
+    random, few = np.random.default_rng(length), 0
+    labels = np.where(np.arange(200) < 20, -1.0, 1.0)
+    spread = np.where(labels < 0, length, 1) ** 0.5  # sums over the tokens of a text
+    for seed in range(300):
+        worth = random.normal(0, 1, (2, 200)) * spread
+        few += permute_labels(worth, labels, orders=99, seed=seed).p <= 0.05
+    # 5 %, and three standard errors; 0.18 against sums that are not divided by their own error
+    assert few / 300 < 0.09
+
+
+def test_labels_that_say_all_of_a_text_are_told_and_worth_that_is_the_same_is_not() -> None:
+    labels = np.array([1.0] * 28 + [-1.0] * 2)
+    assert permute_labels(labels[None], labels).p < 0.01
+    assert permute_labels(np.full((1, 30), 0.3), labels).p == 1
+    assert permute_labels(-labels[None], labels).p == 1
+    one = np.array([1.0] * 99 + [-1.0])
+    random = np.random.default_rng(0).normal(0, 0.1, (1, 100))
+    assert permute_labels(one[None] + random, one).p < 0.03  # one order in a hundred is as good
