@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata, spearmanr, t
 
 from steerlens.maths.numbers import numpy_generator
@@ -120,6 +120,33 @@ def ratio_error(top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"]) -
 
 ROUNDING = 1e-9
 """Of a variance: what is below it is rounding."""
+
+
+def even_interval(
+    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], kind: Bool[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """Return the mean of both kinds' `Σ top / Σ bottom` over independent units, and its 95 %
+    interval; of one kind its own.
+
+    What turns its sign with the kind cancels, however many units there are of either.
+
+    Example:
+        >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([True, True, False]))[0]
+        0.0
+    """
+    if kind.all() or not kind.any():
+        return ratio_interval(top, bottom)
+    kinds = (kind, ~kind)
+    each = [float(top[some].sum() / bottom[some].sum()) for some in kinds]
+    ratio, moved, weight = float(np.mean(each)), np.zeros(len(top)), np.zeros(len(top))
+    for some, own in zip(kinds, each, strict=True):
+        weight[some] = 1 / bottom[some].sum()
+        n = some.sum()
+        # the kinds' own ratios differ for a reason, and each costs one degree of freedom
+        moved[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
+    return ratio_interval(
+        weight * (moved + ratio * bottom), weight * bottom, variance=weight**2 * bottom
+    )
 
 
 class Permuted(NamedTuple):

@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_interval
+from steerlens.maths.stats import (
+    bootstrap_ratio,
+    even_interval,
+    permute_labels,
+    ratio_interval,
+)
 
 
 def test_one_unit_has_no_interval() -> None:
@@ -65,3 +70,17 @@ def test_labels_that_say_all_of_a_text_are_told_and_worth_that_is_the_same_is_no
     one = np.array([1.0] * 99 + [-1.0])
     random = np.random.default_rng(0).normal(0, 0.1, (1, 100))
     assert permute_labels(one[None] + random, one).p < 0.03  # one order in a hundred is as good
+
+
+@pytest.mark.parametrize("few", [4, 15, 75])
+def test_what_turns_its_sign_with_the_kind_is_no_mean_of_both(few: int) -> None:
+    random, covered = np.random.default_rng(few), 0
+    kind = np.arange(150) >= few
+    for _ in range(300):
+        bottom = random.integers(5, 15, 150).astype(float)
+        top = (0.1 + np.where(kind, 0.5, -0.5)) * bottom + random.normal(0, 1, 150) * bottom**0.5
+        _, low, high = even_interval(top, bottom, kind)
+        covered += low <= 0.1 <= high
+    assert covered / 300 > 0.91
+    assert ratio_interval(top, bottom)[1] > 0.3 or few == 75
+    assert even_interval(top, bottom, kind | True) == ratio_interval(top, bottom)
