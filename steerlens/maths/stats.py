@@ -149,6 +149,22 @@ def even_interval(
     )
 
 
+def top_by_chance(draws: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+    """Return what one more draw by chance exceeds in no more than 1 of 20 cases; of fewer than 19,
+    which cannot say it, the largest.
+
+    The quantile of the draws themselves is exceeded more often: that of 20 in 1 of 11 cases.
+
+        the ⌈0.95 (n + 1)⌉-th smallest
+
+    Example:
+        >>> top_by_chance(range(1, 21)), top_by_chance(range(1, 101))
+        (20.0, 96.0)
+    """
+    x = np.sort(np.asarray(draws, dtype=float))
+    return float(x[min(math.ceil(0.95 * (len(x) + 1) - 1e-9), len(x)) - 1])
+
+
 class Permuted(NamedTuple):
     """What labels gain in their own order, by text, and how often random orders gain as much."""
 

@@ -10,6 +10,7 @@ from steerlens.maths.stats import (
     even_interval,
     permute_labels,
     ratio_interval,
+    top_by_chance,
 )
 
 
@@ -84,3 +85,11 @@ def test_what_turns_its_sign_with_the_kind_is_no_mean_of_both(few: int) -> None:
     assert covered / 300 > 0.91
     assert ratio_interval(top, bottom)[1] > 0.3 or few == 75
     assert even_interval(top, bottom, kind | True) == ratio_interval(top, bottom)
+
+
+@pytest.mark.parametrize("n", [19, 20, 100, 999])
+def test_one_more_draw_lies_above_what_chance_reaches_in_one_of_twenty_cases(n: int) -> None:
+    random = np.random.default_rng(n)
+    above = np.mean([random.normal() > top_by_chance(random.normal(size=n)) for _ in range(4000)])
+    # the 95 % quantile of 20 draws themselves is exceeded in 0.09
+    assert 0.035 < above < 0.062
