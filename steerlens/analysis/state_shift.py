@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.numbers import generator, numpy_generator
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import ratio_interval, top_by_chance
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -72,7 +72,7 @@ def state_shift_overlap(
     Returns:
         One row a question and steer: `steer` (its name, or the control's), `question`, `share`, its
             95 % interval over texts
-        `low`, `high`, and `chance`, `chance_high` (mean, and what 95 % of random ones stay below).
+        `low`, `high`, and `chance`, `chance_high` (mean, and what a random one exceeds in no more than 1 of 20 cases).
 
     Raises:
         ValueError: an intervention that moves nothing.
@@ -135,7 +135,7 @@ def state_shift_overlap(
         name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]
     ) -> None:
         share, low, high = ratio_interval(top, bottom, seed=seed)
-        high_chance = float(np.quantile(chance, 0.95)) if chance else float("nan")
+        high_chance = top_by_chance(chance) if chance else float("nan")
         rows.append(
             (name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance)
         )
@@ -156,7 +156,7 @@ def state_shift_overlap(
                 low,
                 high,
                 float(np.mean(turned)),
-                float(np.quantile(turned, 0.95)),
+                top_by_chance(turned),
             )
         )
     mean = written.mean(0)

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from steerlens.maths.brief import brief, class_name
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import numpy_generator
+from steerlens.maths.stats import top_by_chance
 from steerlens.maths.subspaces import canonical_correlations, principal_cosines
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.reft.reft import Reft
@@ -79,7 +80,7 @@ def compare_subspaces(
     Returns:
         One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the
             principal angles, 0 … 1),
-        `chance` (mean over random subspaces) and `chance_high` (95 % of them are below), `largest`
+        `chance` (mean over random subspaces) and `chance_high` (which one more exceeds in no more than 1 of 20 cases), `largest`
         (squared cosine of the smallest angle: 1 where one direction is shared) and
         `largest_chance_high`.
 
@@ -121,8 +122,11 @@ def compare_subspaces(
         h, c = states_and_contexts(model, kept)
         contrast, normal = _directions(kept, seed)
         reads = edit.R[0] if edit.A is None else edit.A[0]
-        random = generator(seed)
-        spans = [torch.randn(edit.R[0].shape, generator=random).to(h) for _ in range(draws)]
+        # torch's generator would give what an edit of one direction and the same seed began at
+        random = numpy_generator(seed)
+        spans = [
+            torch.from_numpy(random.standard_normal(edit.R[0].shape)).to(h) for _ in range(draws)
+        ]
 
         def writes(directions: Tensor, through: str, kept=kept) -> Tensor:
             return principal_cosines(
@@ -146,8 +150,8 @@ def compare_subspaces(
             chance = torch.stack([answer(span).square() for span in spans])
             mean, top = chance.mean(1), chance.amax(1)
             rows.append(
-                (layer, question, float(found.mean()), float(mean.mean()), float(mean.quantile(0.95)), float(found.max()),
-                 float(top.quantile(0.95)))
+                (layer, question, float(found.mean()), float(mean.mean()), top_by_chance(mean.cpu().numpy()), float(found.max()),
+                 top_by_chance(top.cpu().numpy()))
             )  # fmt: skip
     columns = [
         "layer",

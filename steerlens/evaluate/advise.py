@@ -18,7 +18,7 @@ from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
 from steerlens.maths.numbers import as_number, as_numpy_seed
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import even_interval, ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -111,7 +111,8 @@ def advise(
 
     The budget is either `kl`, what it costs on given texts in nats per token, or `perplexity`, the
     corpus perplexity under the model itself of what it writes. At that strength these gates are
-    asked; an interval is 95 %:
+    asked; an interval is 95 %, and texts of positive and of negative labels weigh the same in it
+    (where all have one sign, what moves any text looks like a style):
 
     - *random direction*: the sign margin on `data` is above that of a random direction that costs
       as much (interval of the difference over the texts).
@@ -172,6 +173,7 @@ def advise(
         spent = _under_perplexity(lambda s: writes(value, s).corpus_perplexity, perplexity, base)
         spent = spent._replace(cost=cost(spent.strength))
     margins, tokens = given_margins(model, value, signed, strength=spent.strength)
+    positive = np.array(signed.labels) > 0
 
     def rival(other: Method) -> Float[np.ndarray, " n"]:
         strength = spend(cost_on(model, other, sample), max(spent.cost, 1e-6)).strength
@@ -179,10 +181,15 @@ def advise(
 
     own = writes(value, spent.strength)
     gates = [
-        _above("random direction", margins - rival(random_steer(readout(model), seed=seed)), tokens)
+        _above(
+            "random direction",
+            margins - rival(random_steer(readout(model), seed=seed)),
+            tokens,
+            positive,
+        )
     ]
-    gates += _of_recipe(recipe, train, rival, margins, tokens, seed)
-    gates += [_right_way(margins), _fluent(own, base, FLUENT)]
+    gates += _of_recipe(recipe, train, rival, margins, tokens, positive, seed)
+    gates += [_right_way(margins, positive), _fluent(own, base, FLUENT)]
     return Advice(
         getattr(value, "name", type(value).__name__), spent.strength, spent.cost, spent.note,
         ratio_interval(margins, tokens), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
@@ -204,6 +211,7 @@ def _of_recipe(
     rival: Any,
     margins: np.ndarray,
     tokens: np.ndarray,
+    positive: np.ndarray,
     seed: int,
 ) -> list[Gate]:
     if recipe is None or train is None:
@@ -211,12 +219,12 @@ def _of_recipe(
         return [Gate("shuffled labels", None, said), Gate("either half", None, said)]
     shuffled, _ = fit_recipe(recipe, shuffle_labels(train, seed=seed))
     halves = [rival(fit_recipe(recipe, half)[0]) for half in train.split(0.5, seed=seed)]
-    found = [ratio_interval(half, tokens) for half in halves]
+    found = [even_interval(half, tokens, positive) for half in halves]
     alike = float(np.corrcoef(halves)[0, 1])
     said = " and ".join(f"{m:+.3g} [{low:+.3g}, {high:+.3g}]" for m, low, high in found)
     passed = all(low > 0 for _, low, _ in found)
     return [
-        _above("shuffled labels", margins - rival(shuffled), tokens),
+        _above("shuffled labels", margins - rival(shuffled), tokens, positive),
         Gate(
             "either half",
             passed,
@@ -225,22 +233,34 @@ def _of_recipe(
     ]
 
 
-def _above(control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray) -> Gate:
-    found, low, high = ratio_interval(difference, tokens)
+def _above(
+    control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray, positive: np.ndarray
+) -> Gate:
+    found, low, high = even_interval(difference, tokens, positive)
     told = "better than" if low > 0 else "not told from"
     by = f"by {found:+.3g} [{low:+.3g}, {high:+.3g}] nats per token"
     said = f"{told} {control} at the same KL {by}"
     return Gate(control, low > 0, said)
 
 
-def _right_way(margins: Float[np.ndarray, " n"]) -> Gate:
+def _right_way(margins: Float[np.ndarray, " n"], positive: np.ndarray) -> Gate:
     # what does not move, moves neither way
-    wrong, n = int((margins < 0).sum()), int((margins != 0).sum())
-    if not n:
+    moved = margins != 0
+    signs = [some for some in (moved & positive, moved & ~positive) if some.any()]
+    if not signs:
         return Gate("right way", False, "no text moves at all")
-    interval = binomtest(wrong, n).proportion_ci()
-    said = f"{wrong / n:.0%} of texts move the wrong way [{interval.low:.0%}, {interval.high:.0%}]; chance is 50%"
-    return Gate("right way", interval.high < 0.5, said)
+    shares = [float((margins[some] < 0).mean()) for some in signs]
+    ends = [
+        binomtest(int((margins[some] < 0).sum()), int(some.sum())).proportion_ci() for some in signs
+    ]
+    # the ends of a mean of two shares from those of either (Zou and Donner 2008)
+    wrong = float(np.mean(shares))
+    low, high = (
+        wrong + side * float(np.linalg.norm(np.subtract(end, shares))) / len(signs)
+        for side, end in ((-1, [e.low for e in ends]), (1, [e.high for e in ends]))
+    )
+    said = f"{wrong:.0%} of texts move the wrong way [{low:.0%}, {high:.0%}]; chance is 50%"
+    return Gate("right way", high < 0.5, said)
 
 
 def _fluent(own: Fluency, base: Fluency, most: float) -> Gate:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from steerlens.evaluate.measures import TextNll, distinct, fluency, repetition
 from steerlens.evaluate.protocols import Protocol
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 
 HALF = 0.5
 
@@ -17,7 +17,8 @@ HALF = 0.5
 def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") -> pd.DataFrame:
     """Return what each entrant of a run wrote, in numbers; intervals are 95 % over prompts.
 
-    One prompt has no interval: NaN.
+    One prompt has no interval: NaN. Of fewer than 40 it is Student's, whose ends may lie beyond what
+    a share can be.
 
     Args:
         texts: from `run_protocol`.
@@ -86,7 +87,7 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
 def _mean(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
     if len(values) < 2:  # one prompt tells nothing of others
         return float(values.mean()), float("nan"), float("nan")
-    return bootstrap_ratio(values, np.ones(len(values)))
+    return ratio_interval(values, np.ones(len(values)))
 
 
 def _language(part: pd.DataFrame) -> dict[str, float]:
@@ -112,7 +113,7 @@ def _mean_nll(part: pd.DataFrame) -> tuple[float, float, float]:
     some = tokens > 0  # empty texts alone say nothing of fluency
     if some.sum() < 2:
         return float("nan"), float("nan"), float("nan")
-    return bootstrap_ratio(nats[some], tokens[some])
+    return ratio_interval(nats[some], tokens[some])
 
 
 def _ends(name: str, found: Sequence[float]) -> dict[str, float]:

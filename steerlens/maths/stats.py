@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata, spearmanr, t
 
 from steerlens.maths.numbers import numpy_generator
@@ -118,6 +118,53 @@ def ratio_error(top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"]) -
     return float(math.sqrt(spread) / bottom.sum())
 
 
+ROUNDING = 1e-9
+"""Of a variance: what is below it is rounding."""
+
+
+def even_interval(
+    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], kind: Bool[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """Return the mean of both kinds' `Σ top / Σ bottom` over independent units, and its 95 %
+    interval; of one kind its own.
+
+    What turns its sign with the kind cancels, however many units there are of either.
+
+    Example:
+        >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([True, True, False]))[0]
+        0.0
+    """
+    if kind.all() or not kind.any():
+        return ratio_interval(top, bottom)
+    kinds = (kind, ~kind)
+    each = [float(top[some].sum() / bottom[some].sum()) for some in kinds]
+    ratio, moved, weight = float(np.mean(each)), np.zeros(len(top)), np.zeros(len(top))
+    for some, own in zip(kinds, each, strict=True):
+        weight[some] = 1 / bottom[some].sum()
+        n = some.sum()
+        # the kinds' own ratios differ for a reason, and each costs one degree of freedom
+        moved[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
+    return ratio_interval(
+        weight * (moved + ratio * bottom), weight * bottom, variance=weight**2 * bottom
+    )
+
+
+def top_by_chance(draws: Sequence[float] | Float[np.ndarray, " n"]) -> float:
+    """Return what one more draw by chance exceeds in no more than 1 of 20 cases; of fewer than 19,
+    which cannot say it, the largest.
+
+    The quantile of the draws themselves is exceeded more often: that of 20 in 1 of 11 cases.
+
+        the ⌈0.95 (n + 1)⌉-th smallest
+
+    Example:
+        >>> top_by_chance(range(1, 21)), top_by_chance(range(1, 101))
+        (20.0, 96.0)
+    """
+    x = np.sort(np.asarray(draws, dtype=float))
+    return float(x[min(math.ceil(0.95 * (len(x) + 1) - 1e-9), len(x)) - 1])
+
+
 class Permuted(NamedTuple):
     """What labels gain in their own order, by text, and how often random orders gain as much."""
 
@@ -137,9 +184,14 @@ def permute_labels(
 
         p = (1 + #{orders: max_ways z ≥ max_ways z of the labels}) / (1 + orders)
 
-    Each way's sum is divided by its spread over the orders before the largest is taken, so that the
+    Each sum is divided by its standard error in its order before the largest is taken, so that the
     choice of the best way is allowed for (Westfall and Young 1993). One p, as exact as labels are
-    exchangeable between texts.
+    exchangeable between texts; and about right where labels say nothing but how much a text varies,
+    as where those of a rare label are longer (DiCiccio and Romano 2017).
+
+        z = Σ y w / (Σ y² e² / (1 − h))^{1/2}        e = w − w̄ − y Σyw/Σy²,  h = 1/n + y²/Σy²
+
+    with `y` less its mean (HC2 of MacKinnon and White 1985).
 
     Args:
         worth: what a unit of label gains in each text, several ways.
@@ -152,12 +204,18 @@ def permute_labels(
     """
     random = numpy_generator(seed)
     y = labels - labels.mean()
-    shuffled = np.stack([random.permutation(y) for _ in range(orders)])
-    sums = worth @ shuffled.T
-    spread = np.maximum(sums.std(1, keepdims=True), 1e-300)
-    own = (worth @ y[:, None]) / spread
+    w = worth - worth.mean(1, keepdims=True)
+    tried = np.stack([y, *(random.permutation(y) for _ in range(orders))])
+    power = (y**2).sum()
+    # a text that alone has its label leaves nothing of itself: 0 / 0 without the floor
+    left = np.maximum(1 - 1 / len(y) - tried**2 / max(power, 1e-300), 1e-2)
+    weight = tried**2 / left
+    sums, whole = w @ tried.T, w**2 @ weight.T
+    slope = sums / max(power, 1e-300)
+    variance = whole - 2 * slope * (w @ (weight * tried).T) + slope**2 * (weight * tried**2).sum(1)
+    z = (sums / np.sqrt(np.maximum(variance, ROUNDING * whole + 1e-300))).max(0)
     # a sum of the same numbers in another order is as large as the labels' own, not a rounding less
-    reached = (sums / spread).max(0) >= own.max() * (1 - 1e-12)
+    reached = z[1:] >= z[0] - 1e-5 * abs(z[0])
     return Permuted(worth * y, float((1 + reached.sum()) / (1 + orders)))
 
 

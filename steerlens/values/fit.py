@@ -23,7 +23,8 @@ class Report:
     asked of a sample of them, which makes NLL a little too good (few choices, many texts). A steer
     is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be;
     `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and
-    `by_label` are measured, around `mean_label`. `optimality_gap` bounds from above how far the
+    `by_label` are measured, around `mean_label` (of values fitted by descent the middle of the labels'
+    range, so that labels of 0 and 1 turn into each other). `optimality_gap` bounds from above how far the
     objective is from its minimum; where it is None, `gap_reason` says why. `trials` lists the
     choices that were tried, with their held-out NLL or the margin that halves of the texts gave
     each other, in nats per token. What belongs to steers alone (`damping`, `ridge`, `whitening`,

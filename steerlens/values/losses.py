@@ -12,7 +12,7 @@ class Losses:
     """Mean NLL in nats per token of texts read at their own label, four ways.
 
     `base` without any steer, `background` with the background alone, `steered` with background and
-    steer, `flipped` with background and the label mirrored at the mean label, which for balanced
+    steer, `flipped` with background and the label mirrored at the report's mean label, which for balanced
     labels is the steer's sign turned.
     """
 

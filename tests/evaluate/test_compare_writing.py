@@ -317,6 +317,18 @@ def test_a_steer_of_nothing_is_not_to_be_trusted(model, tone, train, held):
     ]
 
 
+def test_what_moves_all_texts_is_no_style_of_a_label_that_most_of_them_have(model):
+    def praise(n, seed):
+        data = sl.toy.corpus("sentiment", n=3 * n, seed=seed)
+        texts = [text for text, y in zip(data.texts, data.labels, strict=True) if y > 0][:n]
+        return sl.Labelled(texts, [-1.0 if k % 10 == 0 else 1.0 for k in range(n)])
+
+    domain = sl.fit_steer(model, praise(100, 3), progress=False).background
+    found = advise(model, domain, praise(100, 4), prompts=BEGIN)
+    assert found.margin[0] > 0.02 and not found.trusted
+    assert [gate.passed for gate in found.gates if gate.passed is not None][:2] == [False, False]
+
+
 def test_what_could_not_be_asked_is_said(model, tone, more):
     found = advise(model, tone, more, kl=0.2, prompts=BEGIN)
     assert found.trusted and found.verdict.endswith("Not asked: shuffled labels, either half.")

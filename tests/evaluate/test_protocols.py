@@ -446,7 +446,8 @@ def test_the_numbers_are_those_of_the_papers():
     assert calm[["expected_max", "any_above"]].tolist() == pytest.approx([0.5, 0.5])
     # low is wanted: the first prompt gained 0.4, the second lost 0.2
     assert calm.gain == pytest.approx((0.4 - 0.2) / 2) and calm.anti_steered == 0.5
-    assert (calm.gain_low, calm.gain_high) == pytest.approx((-0.2, 0.4))
+    # Student's, of two prompts: 0.1 ± 12.7 · 0.3; either drawn twice gives −0.2 and 0.4
+    assert (calm.gain_low, calm.gain_high) == pytest.approx((-3.71, 3.91), abs=0.01)
     assert base.gain == 0 and base.anti_steered == 0
     assert base.perplexity == pytest.approx(np.exp(2)) and base.corpus_perplexity == pytest.approx(
         np.exp(2)
@@ -467,11 +468,23 @@ def test_fluency_and_variety_have_intervals_over_prompts():
     found = summarize(table, task).iloc[0]
     assert found.corpus_perplexity == pytest.approx(np.exp(20 / 8))
     ends = found[["corpus_perplexity_low", "corpus_perplexity_high"]].astype(float)
-    np.testing.assert_allclose(ends, np.exp([1.0, 4.0]))  # either prompt may be drawn twice
-    assert (found.distinct_2_low, found.distinct_2, found.distinct_2_high) == (0.25, 0.375, 0.5)
+    # Student's, of two prompts
+    np.testing.assert_allclose(np.log(ends), 2.5 + 12.706 * 1.5 * np.array([-1, 1]), rtol=1e-3)
+    assert found.distinct_2 == 0.375
+    low, high = found.distinct_2_low, found.distinct_2_high
+    assert (low, high) == pytest.approx((0.375 - 12.706 / 8, 0.375 + 12.706 / 8), abs=1e-3)
     table.loc[table.row == 0, "tokens"] = 0.0  # one prompt's texts are empty
     alone = summarize(table, task).iloc[0]
     assert np.isnan(alone.corpus_perplexity_low) and not np.isnan(alone.distinct_2_low)
+
+
+def test_an_interval_over_few_prompts_covers_what_other_prompts_would_give():
+    task = detoxification(["p"] * 4, function_scorer(lambda t: [0.0] * len(t), "none"))
+    random, covered = np.random.default_rng(0), 0
+    for _ in range(80):
+        found = summarize(table_of({"base": random.beta(2, 2, (4, 1)).tolist()}), task).iloc[0]
+        covered += found.mean_score_low <= 0.5 <= found.mean_score_high
+    assert covered >= 68  # 76 expected; prompts drawn with replacement give 61
 
 
 def test_unequal_samples_and_a_missing_base_are_refused():

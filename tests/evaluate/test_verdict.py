@@ -1,6 +1,7 @@
 """The verdict: true labels are found, and labels in random order are called so as seldom as they
 say."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.evaluate.verdict import judge_heldout
+from steerlens.evaluate.verdict import copies_as_one, judge_heldout
 from steerlens.maths.stats import permute_labels, ratio_error
 from steerlens.values.losses import Losses, Measured
+from steerlens.values.states import Shard, States
+from steerlens.values.training import Training
 from steerlens.values.verdict import Verdict
 from tests.values.make import make_readout, make_states, random
 
@@ -102,6 +105,49 @@ def test_what_texts_of_a_rare_label_share_with_all_does_not_pass_for_a_margin() 
     assert abs(np.mean(margins)) < 0.01
 
 
+def upsampled(n: int, few: int, copies: int, seed: int) -> States:
+    """Texts of which nothing tells the label; those of the rare label are there `copies` times."""
+    states = make_states(n, on=ON, background=FLOOR, seed=seed)
+    labels = rare(n, few, 1000 + seed)
+    (shard,) = states.shards
+    assert isinstance(shard, Shard)
+    again = shard.text.long()
+    rows = torch.cat([torch.arange(n), *[(labels < 0).nonzero().squeeze(1)] * (copies - 1)])
+    of_row = [(again == row).nonzero().squeeze(1) for row in rows.tolist()]
+    at = torch.cat(of_row)
+    text = torch.repeat_interleave(torch.arange(len(rows)), states.lengths[rows])
+    return States(
+        ON,
+        (Shard(shard.hidden[at], shard.next[at], text.int()),),
+        labels[rows],
+        states.lengths[rows],
+        torch.ones(len(rows), dtype=torch.bool),
+        copy_of=rows,
+    )
+
+
+@pytest.mark.slow
+def test_copies_that_make_a_rare_label_frequent_do_not_pass_for_a_style() -> None:
+    ps = []
+    for seed in range(12):
+        verdict = sl.fit_steer(upsampled(80, 10, 8, seed), seed=seed, **GIVEN).report.verdict
+        assert verdict is not None and verdict.n_texts == 72  # nine tenths of those that differ
+        ps.append(verdict.p)
+    # eight of them where each copy weighed as much as a text
+    assert sum(p <= 0.05 for p in ps) <= 2
+
+
+def test_copies_of_a_text_say_together_what_one_of_them_says() -> None:
+    gains, labels = torch.tensor([[3.0, 1.0, 5.0, 0.0]]).double(), torch.tensor([1.0, 1, -1, 1])
+    tokens, of = torch.tensor([4.0, 2, 4, 0]).double(), torch.tensor([0, 1, 0, 0])
+    found = copies_as_one(of, gains, labels.double(), tokens)
+    assert [x.tolist() for x in found] == [
+        [[4.0, 1.0, 0.0, 0.0]],
+        [0.0, 1.0, 0, 0],
+        [4.0, 2.0, 0, 0],
+    ]
+
+
 @pytest.mark.slow
 def test_of_shuffled_labels_as_many_pass_as_the_p_value_says() -> None:
     states = make_states(60, on=ON, planted=PLANTED)
@@ -169,3 +215,35 @@ def test_held_out_texts_judge_around_the_mean_label() -> None:
     none = judge_heldout(measured([2.0, -2.0] * 20), labels, tokens, 0.5, seed=0)
     assert none is not None and none.margin == 0 and not none.found
     assert judge_heldout(measured([1.0] * 40), torch.ones(40), tokens, 0.0, seed=0) is None
+
+
+def test_what_an_edit_does_to_all_texts_is_no_margin_of_a_rare_label() -> None:
+    labels, tokens = torch.tensor([1.0] * 36 + [-1.0] * 4), torch.full((40,), 10)
+    worth = 1 + 0.2 * random(40, seed=3).double()  # positive for all: the edit knows the domain
+    found = judge_heldout(measured((worth * labels).tolist()), labels, tokens, 0.0, seed=0)
+    assert found is not None and found.low < 0 < found.high and found.p > 0.05
+    assert abs(found.margin) < 0.01  # 0.08 where the domain counts
+
+
+def test_texts_that_were_not_asked_keep_their_labels() -> None:
+    labels, rng, few = torch.tensor([-1.0, 0.0, 1.0] * 15), np.random.default_rng(3), []
+    for seed in range(200):
+        gains = labels.double() * torch.from_numpy(rng.standard_normal(45))
+        found = judge_heldout(measured(gains.tolist()), labels, torch.full((45,), 9), 0.0, seed)
+        assert found is not None
+        few.append(found.p <= 0.1)
+    # 0.14 of 800 where a label of 0 goes to texts that are worth something, and theirs to those of 0
+    assert 0.05 < np.mean(few) < 0.12
+
+
+def test_labels_of_0_and_1_turn_into_each_other_for_an_edit_too() -> None:
+    texts = sl.toy.corpus("sentiment", n=20, seed=0).texts
+    data = sl.Labelled(texts, [float(k % 2) for k in range(20)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing is to be learnt
+        report = sl.fit_reft(
+            sl.load_model("toy-64"), data, rank=1, training=Training(epochs=1), progress=False
+        ).report
+    assert report.mean_label == 0.5 and report.verdict is not None
+    # at a strength of 0 and of 1 a text of either label says what a unit of label is worth
+    assert report.by_label[0.0].flipped != report.by_label[0.0].steered

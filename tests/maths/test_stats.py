@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from steerlens.maths.stats import bootstrap_ratio, permute_labels, ratio_interval
+from steerlens.maths.stats import (
+    bootstrap_ratio,
+    even_interval,
+    permute_labels,
+    ratio_interval,
+    top_by_chance,
+)
 
 
 def test_one_unit_has_no_interval() -> None:
@@ -43,3 +49,47 @@ def test_units_that_hardly_vary_do_not_count() -> None:
             _, low, high = ratio_interval(top, bottom, variance=variance)
             covered[told] += low <= 0.3 <= high
     assert covered["told"] / 400 > 0.915 > 0.9 > covered["not told"] / 400
+
+
+@pytest.mark.parametrize("length", [1, 9])
+def test_a_rare_label_whose_texts_vary_more_is_not_told_from_others_for_that(length: int) -> None:
+    random, few = np.random.default_rng(length), 0
+    labels = np.where(np.arange(200) < 20, -1.0, 1.0)
+    spread = np.where(labels < 0, length, 1) ** 0.5  # sums over the tokens of a text
+    for seed in range(300):
+        worth = random.normal(0, 1, (2, 200)) * spread
+        few += permute_labels(worth, labels, orders=99, seed=seed).p <= 0.05
+    # 5 %, and three standard errors; 0.18 against sums that are not divided by their own error
+    assert few / 300 < 0.09
+
+
+def test_labels_that_say_all_of_a_text_are_told_and_worth_that_is_the_same_is_not() -> None:
+    labels = np.array([1.0] * 28 + [-1.0] * 2)
+    assert permute_labels(labels[None], labels).p < 0.01
+    assert permute_labels(np.full((1, 30), 0.3), labels).p == 1
+    assert permute_labels(-labels[None], labels).p == 1
+    one = np.array([1.0] * 99 + [-1.0])
+    random = np.random.default_rng(0).normal(0, 0.1, (1, 100))
+    assert permute_labels(one[None] + random, one).p < 0.03  # one order in a hundred is as good
+
+
+@pytest.mark.parametrize("few", [4, 15, 75])
+def test_what_turns_its_sign_with_the_kind_is_no_mean_of_both(few: int) -> None:
+    random, covered = np.random.default_rng(few), 0
+    kind = np.arange(150) >= few
+    for _ in range(300):
+        bottom = random.integers(5, 15, 150).astype(float)
+        top = (0.1 + np.where(kind, 0.5, -0.5)) * bottom + random.normal(0, 1, 150) * bottom**0.5
+        _, low, high = even_interval(top, bottom, kind)
+        covered += low <= 0.1 <= high
+    assert covered / 300 > 0.91
+    assert ratio_interval(top, bottom)[1] > 0.3 or few == 75
+    assert even_interval(top, bottom, kind | True) == ratio_interval(top, bottom)
+
+
+@pytest.mark.parametrize("n", [19, 20, 100, 999])
+def test_one_more_draw_lies_above_what_chance_reaches_in_one_of_twenty_cases(n: int) -> None:
+    random = np.random.default_rng(n)
+    above = np.mean([random.normal() > top_by_chance(random.normal(size=n)) for _ in range(4000)])
+    # the 95 % quantile of 20 draws themselves is exceeded in 0.09
+    assert 0.035 < above < 0.062

@@ -13,6 +13,7 @@ from torch import Tensor
 from steerlens.maths.brief import brief
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import as_count, as_number, generator
+from steerlens.maths.stats import top_by_chance
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.embeddings import states_at
 from steerlens.models.hooks import Model, adapter, convention
@@ -162,8 +163,8 @@ def belief_alignment(
 
     Returns:
         One row per steer: `steer`, `cosine`, `kappa` (the shift of the log-prior per unit of
-        strength that fits best), and `chance`, what 95 % of random steers' cosines are below, in
-        size.
+        strength that fits best), and `chance`, which one more random steer's cosine exceeds in
+        size in no more than 1 of 20 cases.
 
     Raises:
         ValueError: a model that splits words, no steers, a steer or a metric of another model.
@@ -208,6 +209,6 @@ def belief_alignment(
     for _ in range(draws):
         U, V = (torch.linalg.qr(torch.randn(*first.W.shape, generator=random))[0] for _ in "UV")
         chance.append(abs(compare(metric.unwhiten((U * singular) @ V.mT))[0]))
-    top = float(np.quantile(chance, 0.95))
+    top = top_by_chance(chance)
     rows = [(name, *compare(steer.W), top) for name, steer in asked.items()]
     return pd.DataFrame(rows, columns=["steer", "cosine", "kappa", "chance"])

@@ -11,7 +11,7 @@ from steerlens.analysis.theory.truth import Truth, check_truth
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_count
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import bootstrap_ratio, ratio_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
@@ -87,7 +87,7 @@ def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Mar
     strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
     gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0, signed.keep]
     tokens = signed.lengths[signed.keep].double()
-    return Margin(*bootstrap_ratio(gains.numpy(), tokens.numpy()), strength)
+    return Margin(*ratio_interval(gains.numpy(), tokens.numpy()), strength)
 
 
 @torch_defaults()

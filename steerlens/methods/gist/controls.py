@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.logits import kl_and_gradient
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import ratio_interval
 from steerlens.methods.prompt.model_priors import vocabulary_prior
 from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_edits
 from steerlens.methods.training import BATCH_TOKENS
@@ -183,8 +183,8 @@ def against_controls(
     without = found["no prompt"][1][0]
     lines = []
     for way, (used, (sums, n)) in found.items():
-        kl, low, high = bootstrap_ratio(sums, n, seed=seed)
-        gap, most, least = (1 - share for share in bootstrap_ratio(sums, without, seed=seed))
+        kl, low, high = ratio_interval(sums, n, seed=seed)
+        gap, most, least = (1 - share for share in ratio_interval(sums, without, seed=seed))
         lines.append((way, used, len(prompt) - used, kl, low, high, gap, least, most))
     columns = ["way", "rows", "saved", "kl", "low", "high", "gap_closed", "gap_low", "gap_high"]
     return pd.DataFrame(lines, columns=columns)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,13 @@ from steerlens.maths.moments import Moments
 from steerlens.maths.solvers import averaged_sgd
 from steerlens.maths.tail import SEEN, word_chances
 from steerlens.methods.steer.judge import Asked
-from steerlens.methods.steer.problem import Problem, batch_size, problem_of, stable_lr
+from steerlens.methods.steer.problem import (
+    Problem,
+    batch_size,
+    copies_once,
+    problem_of,
+    stable_lr,
+)
 from steerlens.methods.steer.selection import DAMPING, Fixed, Setting, heldout_nll_along
 from steerlens.values.metric import Metric
 from steerlens.values.states import States
@@ -68,10 +75,11 @@ def background_setting(halves: tuple[Moments, Moments], metric: Metric, fixed: F
 
 def background_problem(train: States, metric: Metric, asked: Asked, setting: Setting) -> Problem:
     """Return the problem of a background alone: what knew the labels would take from the evidence
-    of the steer, or add to it."""
+    of the steer, or add to it, and so would texts that are there as many copies of their label."""
     ones = torch.ones_like(train.labels)[:, None]
     ridge = torch.tensor([setting.ridge_background])
-    return problem_of(train, metric.damped(setting.damping), asked.weights, ones, ridge)
+    problem = problem_of(train, metric.damped(setting.damping), asked.weights, ones, ridge)
+    return replace(problem, weights=copies_once(train, problem.weights))
 
 
 def fit_background(

@@ -158,6 +158,21 @@ def blind(states: States) -> States:
     return states.relabel(torch.zeros_like(states.labels))
 
 
+def copies_once(states: States, weight: Float[Tensor, " n_texts"]) -> Float[Tensor, " n_texts"]:
+    """Return weights of which the copies of a text share one; their mean over all positions stays.
+
+    A text that is there ten times is fitted more closely than others. Where copies make a rare
+    label as frequent as the other, what is left of each text would tell its label.
+    """
+    if states.copy_of is None:
+        return weight
+    there = states.keep.float()
+    copies = torch.zeros_like(there).index_add_(0, states.copy_of, there)[states.copy_of]
+    tokens = (states.lengths * states.keep).to(weight)
+    shared = weight / copies.clamp_min(1).to(weight)
+    return shared * (weight @ tokens) / (shared @ tokens)
+
+
 def mean_label(states: States, weight: Float[Tensor, " n_texts"]) -> float:
     """Return the mean label of the positions, weighted as something weighs them."""
     share = weight.double().cpu() * states.lengths

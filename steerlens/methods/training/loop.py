@@ -218,8 +218,11 @@ def build_fit(
     started: float,
 ) -> Fit[Any]:
     """Return a value's fit: its losses on held-out and training texts, and how it came about."""
+    # mirrored at the middle of their range labels stay within what was trained
+    labels = data.kept.labels[data.fitting + data.heldout]
+    middle = float(labels.max() + labels.min()) / 2
     measured, on_train = (
-        measure_edit(model, data, texts, made, found.strength)
+        measure_edit(model, data, texts, made, found.strength, middle)
         for texts in (data.heldout, data.fitting[: len(data.heldout)])
     )
     kept = data.kept
@@ -227,12 +230,12 @@ def build_fit(
     for row in data.heldout:
         held[row] = len(kept.ids[row]) - int(kept.prompt[row])
     positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
-    verdict = judge_heldout(measured, kept.labels.cpu(), held, 0.0, seed, data.copy_of)
+    verdict = judge_heldout(measured, kept.labels.cpu(), held, middle, seed, data.copy_of)
     if verdict is not None:  # whoever looks twice finds by chance twice as often
         verdict = replace(verdict, learnt=found.learnt, p=min(verdict.p * found.tries, 1.0))
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        verdict=verdict,
+        verdict=verdict, mean_label=middle,
         objective=None, optimality_gap=None, gap_reason="the problem is not convex", passes=float(len(found.trials) - 1),
         seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
         n_truncated=kept.n_truncated, seed=seed, rank=settings.get("rank"), strength=found.strength,

@@ -126,14 +126,19 @@ def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
 
 
 def measure_edit(
-    model: Model, data: Data, texts: Sequence[int], made: Editing, strength: float = 1.0
+    model: Model,
+    data: Data,
+    texts: Sequence[int],
+    made: Editing,
+    strength: float = 1.0,
+    middle: float = 0.0,
 ) -> Measured:
     """Return the mean NLL in nats per token, base, background, edited and flipped, and KL at ±1.
 
     Five passes above the layer.
 
     Base is strength 0, which for a prompt is the neutral one; edited is at `strength` times the
-    label.
+    label, flipped at that of its mirror image in `middle`.
     """
     kept, D = data.kept, data.background.W
     head = kept.readout.head
@@ -142,9 +147,10 @@ def measure_edit(
         for picked in kept.batches(texts, BATCH_TOKENS):
             batch = batch_of(kept, picked)
             y, one = strength * batch.labels, torch.ones_like(batch.labels)
+            turned = 2 * strength * middle - y
             plain, right, wrong, up, down = (
                 final_states(model, kept, batch, made(picked, s))
-                for s in (0 * one, y, -y, one, -one)
+                for s in (0 * one, y, turned, one, -one)
             )
             text = torch.tensor(picked, device=y.device)[:, None].expand_as(batch.real)[batch.real]
             over = [c + c @ D for c in (plain, right, wrong)]
