@@ -1,10 +1,10 @@
 """What a fit needs from a language model, computed once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from steerlens.maths.brief import class_name
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import generator
 from steerlens.values.readout import Readout
+from steerlens.values.texts import as_list, label_fault, plain_labels
 
 LogitEdit = Callable[
     [Float[Tensor, "n vocab"], Int[Tensor, " n"], Float[Tensor, "n d_model"]],
@@ -125,16 +126,21 @@ class States:
             )
         return replace(self, keep=self.keep & texts)
 
-    def relabel(self, labels: Float[Tensor, " n_texts"]) -> "States":
-        """Return the same states under other labels.
+    def relabel(self, labels: Iterable[Any]) -> "States":
+        """Return the same states under other labels, one per text in any sequence.
 
         So a second attribute needs no second pass of the model.
+
+        Raises:
+            ValueError: another number of labels than texts, a label that is no number in [-1, 1].
         """
-        if labels.shape != self.labels.shape or not bool((labels.abs() <= 1).all()):
+        values = as_list("labels", labels)
+        if len(values) != len(self.labels):
             raise ValueError(
-                f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
+                f"labels: got {len(values)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
             )
-        return replace(self, labels=labels)
+        plain = plain_labels(values, lambda row, label: label_fault(row, label, values))
+        return replace(self, labels=torch.tensor(plain, dtype=torch.float32))
 
     def chunks(
         self, size: int, *, seed: int | None = None, device: torch.device | None = None
