@@ -1,5 +1,6 @@
 """Read states from folders, where no model is."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
             which reads part by part, would not see the texts in random order.
 
     Raises:
-        ValueError: no states, parts missing, folders of different models.
+        ValueError: no states, parts missing, folders of different models, a folder twice.
 
     Example:
         >>> import steerlens as sl
@@ -85,6 +86,9 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     if not folders:
         raise ValueError("folders: got none, expected the folder that collect_parts filled")
     paths = [as_folder(folder, "folders") for folder in folders]
+    twice = [folder for folder, n in Counter(path.resolve() for path in paths).items() if n > 1]
+    if twice:
+        raise ValueError(f"folders: {twice[0]} is there twice, so its texts would count twice")
     for folder in paths:
         here, known = len(list(folder.glob(PARTS))), read_index(folder).get("parts")
         if not unfinished and here and here != known:
