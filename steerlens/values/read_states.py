@@ -25,7 +25,7 @@ from steerlens.values.state_folder import (
     read_part,
 )
 from steerlens.values.states import States, StoredShard
-from steerlens.values.tensor_file import open_tensors
+from steerlens.values.tensor_file import map_tensors
 from steerlens.values.warn import warn_user
 
 UNEVEN = 0.1
@@ -42,7 +42,7 @@ def read_origin(folder: Path) -> Origin:
     check_not_of_collect(folder)
     if not path.exists():
         raise ValueError(f"folder: {folder} holds no states yet (no {READOUT})")
-    tensors, about = open_tensors(path)
+    tensors, about = map_tensors(path)
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {about.get('format')}, this steerlens reads {FORMAT}; collect again, or update steerlens"
