@@ -151,6 +151,21 @@ def test_labels_that_do_not_fit_are_refused(labels: Tensor, unchecked: None) -> 
         STATES.relabel(labels)
 
 
+def test_parts_of_states_are_asked_for_in_numbers_that_have_a_meaning(unchecked: None) -> None:
+    mask = [k % 3 == 0 for k in range(20)]
+    for held in (mask, np.array(mask), pd.Series(mask)):
+        assert torch.equal(STATES.select(held).keep, STATES.select(torch.tensor(mask)).keep)
+    for wrong in (torch.ones(20), np.arange(20), list(range(20)), [mask]):
+        with pytest.raises(ValueError, match="texts: got .*expected a mask"):
+            STATES.select(wrong)
+    for share in (1.5, -0.1, float("nan"), "half"):
+        with pytest.raises(ValueError, match="share: got"):
+            STATES.split(share, seed=0)  # pyright: ignore
+    for n in (0, -5, 1.5):
+        with pytest.raises(ValueError, match="n_positions: got"):
+            STATES.sample(n, seed=0)  # pyright: ignore
+
+
 def test_a_mask_over_another_number_of_texts_is_refused(unchecked: None) -> None:
     with pytest.raises(ValueError, match="over 3 texts, expected 20"):
         STATES.select(torch.ones(3, dtype=torch.bool))
