@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import transformers
 from torch.testing import assert_close
 
 import steerlens as sl
-from steerlens.models.folders import TOYS
+from steerlens.models.folders import TOYS, find_model
 from tests.models.zoo import (
     HookedTransformer,
     folder,
@@ -165,6 +166,16 @@ def test_code_beside_weights_is_not_run_and_the_next_step_is_named(
 
 def load_plain_model() -> Any:
     return sl.load_model("toy-64", plain=True).model
+
+
+def test_the_folder_that_one_is_in_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOYS / "toy-64")
+    for name in (".", Path("."), "../toy-64", "toy-64", "toy-64/"):
+        assert (find_model(name) or Path()).resolve() == (TOYS / "toy-64").resolve()
+    monkeypatch.chdir(TOYS.parent)
+    for name in (".", ".."):
+        with pytest.raises(FileNotFoundError, match=rf"name: {re.escape(name)} holds no config"):
+            find_model(name)
 
 
 @pytest.mark.parametrize("left", [0, 3_000])
