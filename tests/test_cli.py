@@ -410,6 +410,28 @@ def test_whatever_is_wrong_is_one_line(tmp_path, good, steer: str, wrong: str) -
     assert set(tmp_path.iterdir()) == before
 
 
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    code = """
+import typer
+from steerlens.cli.input import plain_errors
+def say():
+    with plain_errors(debug=False):
+        input()
+        print("y" * 99_999)
+typer.run(say)
+"""
+    command = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert command.stdin and command.stdout and command.stderr
+    command.stdout.close()
+    command.stdin.write(b"\n")
+    command.stdin.close()
+    assert command.stderr.read() == b"" and command.wait() == 1
+    command.stderr.close()
+
+
 def test_export_refuses_what_its_form_does_not_have(good, tmp_path):
     steer = str(tmp_path / "tone.safetensors")
     assert run("fit", "--model", "toy-64", "--data", str(good), "--out", steer).exit_code == 0

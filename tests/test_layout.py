@@ -55,6 +55,18 @@ def imports(tree: ast.AST) -> set[str]:
     }
 
 
+@on_each(FILES)
+def test_values_that_hold_arrays_or_tables_are_equal_to_themselves_alone(file: str) -> None:
+    """`==` of two arrays or tables is no truth value, and neither can be hashed."""
+    held = {"Tensor", "ndarray", "DataFrame", "Series"}
+    for node in ast.walk(FILES[file]):
+        if isinstance(node, ast.ClassDef):
+            made = " ".join(ast.unparse(d) for d in node.decorator_list)
+            fields = [x.annotation for x in node.body if isinstance(x, ast.AnnAssign)]
+            names = {x for field in fields for x in re.split(r"\W+", ast.unparse(field))}
+            assert "dataclass" not in made or "eq=False" in made or not held & names, node.name
+
+
 def test_no_file_is_longer_than_a_reader_takes_in() -> None:
     lines = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in FILES}
     assert max(lines.values()) > 200, "the package was not found"

@@ -38,7 +38,7 @@ NOISE = 1e-5
 """Nats: what rounding makes of no evidence. Words with less are at no end of a span."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Highlight:
     """A text with its evidence; made by `highlight`.
 

@@ -25,6 +25,8 @@ def plain_errors(debug: bool) -> Iterator[None]:
     try:
         with warnings_as_notes():
             yield
+    except BrokenPipeError:
+        raise  # `| head` has read enough, which is no error to speak of; typer ends quietly
     except (ValueError, KeyError, OSError, ImportError) as error:
         if debug:
             raise

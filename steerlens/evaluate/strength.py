@@ -27,7 +27,7 @@ from steerlens.values.texts import as_texts
 CHUNK = 512
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextStrengths:
     """Hold texts with the strengths that explain them; made by `infer_strength`.
 

@@ -30,7 +30,7 @@ class HuggingFaceProcessor:
         """Return the steered log-probabilities of the next token; rows of strength 0 as they are."""
         strength = self.strength
         if callable(strength):
-            strength = strength(input_ids.shape[1] - self.prompt_length)
+            strength = strength(tokens_written(input_ids.shape[1], self.prompt_length))
         strength = _for_rows(_as_strength(strength), len(scores)).to(scores.device)
         steered = self.steer.apply(scores, strength)
         # beam search adds them up, and takes them for what they are called
@@ -74,6 +74,20 @@ def processor(
     as_count(prompt_length, "prompt_length", "a whole number, at least 0", least=0)
     made = strength if callable(strength) else _as_strength(strength)
     return HuggingFaceProcessor(steer, made, prompt_length)
+
+
+def tokens_written(length: int, prompt_length: int) -> int:
+    """Return how many of a text's tokens are behind its prompt.
+
+    Raises:
+        ValueError: the text is shorter than its prompt.
+    """
+    if length < prompt_length:
+        raise ValueError(
+            f"prompt_length: got {prompt_length}, but `generate` hands over {length} tokens, of prompt and text together; "
+            "expected the length of this prompt, or 0 where it is given as inputs_embeds, which are not handed over"
+        )
+    return length - prompt_length
 
 
 def _as_strength(given: Any) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from steerlens.export.hugging_face import tokens_written
 from steerlens.values.logit_steer import LogitSteer
 
 
@@ -29,7 +30,7 @@ class LlamaCppProcessor:
         try:
             strength = self.strength
             if callable(strength):
-                strength = strength(len(input_ids) - self.prompt_length)
+                strength = strength(tokens_written(len(input_ids), self.prompt_length))
             return self.steer.apply(scores, strength)
         except Exception as error:
             self.errors.append(error)

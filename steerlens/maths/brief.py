@@ -1,8 +1,11 @@
 """Write any value in few words."""
 
+import re
 import reprlib
 import sys
 from typing import Any
+
+LINE_BREAK = re.compile(r"\s*\n\s*")
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 120
@@ -10,7 +13,8 @@ _SHORT.maxother = 80
 
 
 def brief(value: Any) -> str:
-    """Write a value as `repr` does, shortened in the middle: a model's would fill pages of a message.
+    """Write a value as `repr` does, in one line and shortened in the middle: a model's would fill
+    pages of a message.
 
     Example:
         >>> brief("stars")
@@ -19,8 +23,11 @@ def brief(value: Any) -> str:
         (120, 'range(0, 100, 7)')
         >>> brief([0.5] * 1_000)
         '[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...]'
+        >>> import torch
+        >>> brief(torch.zeros(2, 2))
+        'tensor([[0., 0.], [0., 0.]])'
     """
-    return _SHORT.repr(value)
+    return LINE_BREAK.sub(" ", _SHORT.repr(value))
 
 
 def class_name(value: Any) -> str:

@@ -18,10 +18,10 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.adapters.hugging_face import tokenizer_of
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
-from steerlens.models.load import without_bars
 from steerlens.models.plain_source import head_name, plain_source
 from steerlens.models.readout import PROBE_TOLERANCE, readout
 from steerlens.models.steering import check_lives_on, steered
+from steerlens.models.weights import without_bars
 from steerlens.values.affine import AffineSteer, affine_map
 from steerlens.values.atomic import write_json
 from steerlens.values.fit import Fit, value_of

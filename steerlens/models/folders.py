@@ -17,13 +17,13 @@ def find_model(name: str | Path) -> Path | None:
         raise ValueError(
             f"name: got {str(name)!r}, expected a toy model's name, a Hugging Face folder or a hub id"
         )
-    toy = TOYS / str(name)
-    local = toy if toy.is_dir() else Path(name).expanduser()
+    toys = sorted(p.name for p in TOYS.iterdir() if p.is_dir())
+    # by name: "." and ".." lead from the folder of the toys too
+    local = TOYS / name if str(Path(name)) in toys else Path(name).expanduser()
     if not local.is_dir():
         if str(name).startswith((".", "/", "~", "toy")) or local.exists():
-            toys = ", ".join(sorted(p.name for p in TOYS.iterdir() if p.is_dir()))
             raise FileNotFoundError(
-                f"name: no model folder at {str(name)!r}; toy models are {toys}"
+                f"name: no model folder at {str(name)!r}; toy models are {', '.join(toys)}"
             )
         return None
     if (local / "adapter_config.json").is_file() and not (local / "config.json").is_file():

@@ -1,8 +1,6 @@
 """Load a model by name."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +16,7 @@ from steerlens.models.adapters.check import check_tokenizer
 from steerlens.models.dtypes import as_dtype
 from steerlens.models.folders import find_model
 from steerlens.models.probe import check_processed
+from steerlens.models.weights import read_weights, tokenizer_beside, without_bars
 
 AGREES, AGREES_IN_HALF = 1e-3, 1e-1
 """Largest difference of logits between a bridge and the model it was made of, relative to their
@@ -115,75 +114,16 @@ def _plain(
     source: str | Path, device: torch.device, dtype: torch.dtype, tokenizer: Any
 ) -> HuggingFace:
     return HuggingFace(
-        _weights(source, dtype).to(device), _tokenizer(source) if tokenizer is None else tokenizer
+        read_weights(source, dtype).to(device),
+        tokenizer_beside(source) if tokenizer is None else tokenizer,
     )
-
-
-def _tokenizer(source: str | Path) -> Any:
-    """Return the tokenizer beside some weights.
-
-    Raises:
-        ValueError: there is none that transformers reads.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        if not found.vocab_size:  # made of nothing, by its class's name alone
-            raise ValueError("no vocabulary")
-        return found
-    except (ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        _refuse_code(source, error)
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
-        raise ValueError(
-            f"name: transformers reads no tokenizer beside the weights in {str(source)!r} ({why}); give one: "
-            "load_model(…, tokenizer=transformers.AutoTokenizer.from_pretrained(…))"
-        ) from error
-
-
-def _refuse_code(source: str | Path, error: Exception) -> None:
-    """Raise where transformers asks whether to run code that lies beside some weights."""
-    if "trust_remote_code" in str(error):
-        raise ValueError(
-            f"name: {str(source)!r} comes with code of its own, which load_model does not run; load it with transformers, if you "
-            "trust it (AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)), and give that model to every function, "
-            "as it is or as steerlens.models.HuggingFace(model, tokenizer)"
-        ) from error
-
-
-def _weights(source: str | Path, dtype: torch.dtype) -> Any:
-    """Return a Hugging Face model all of whose weights were found.
-
-    Raises:
-        ValueError: some were not, so that transformers drew them at random.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with without_bars():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, output_loading_info=True, trust_remote_code=False
-            )
-    except ValueError as error:
-        _refuse_code(source, error)
-        raise
-    model, told = loaded
-    lacking = sorted({*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
-    if lacking:
-        named = ", ".join(map(repr, lacking[:3])) + (", …" if len(lacking) > 3 else "")
-        raise ValueError(
-            f"name: the weights in {str(source)!r} lack {len(lacking)} of {type(model).__name__} ({named}), which "
-            "would be random; it is a checkpoint of another kind (a classifier, an encoder) or cut short: take the causal "
-            "language model that it was made from"
-        )
-    return model.eval()
 
 
 def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokenizer: Any) -> Model:
     from transformer_lens.model_bridge import TransformerBridge
 
-    tokenizer = _tokenizer(source) if tokenizer is None else tokenizer
-    model = _weights(source, dtype).to(device)
+    tokenizer = tokenizer_beside(source) if tokenizer is None else tokenizer
+    model = read_weights(source, dtype).to(device)
     _check_installs_nothing(model)
     plain = HuggingFace(model, tokenizer)
     tokens = torch.randint(plain.W_U.shape[1], (2, 6), generator=generator(0)).to(device)
@@ -232,23 +172,6 @@ def _check_installs_nothing(model: Any) -> None:
     )
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Run the block without the bar that transformers shows while it copies weights.
-
-    Downloads keep theirs.
-    """
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _hooked_transformer(
     folder: Path, device: torch.device, dtype: torch.dtype, tokenizer: Any
 ) -> Model:
@@ -287,7 +210,9 @@ def _hooked_transformer(
         config = loading.get_pretrained_model_config(copy, device=str(device), dtype=dtype)
         config.model_name, config.tokenizer_name = folder.name, str(folder)
         model = HookedTransformer(
-            config, _tokenizer(folder) if tokenizer is None else tokenizer, move_to_device=False
+            config,
+            tokenizer_beside(folder) if tokenizer is None else tokenizer,
+            move_to_device=False,
         )
         state = loading.get_pretrained_state_dict(copy, config, source)
     model.load_and_process_state_dict(

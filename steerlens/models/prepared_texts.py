@@ -22,7 +22,7 @@ from steerlens.values.states import Shard, States
 from steerlens.values.texts import as_texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedTexts:
     """Texts as a model will read them."""
 

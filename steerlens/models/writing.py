@@ -1,6 +1,7 @@
 """Continue prompts in batches, with the logits that some steps give."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -52,6 +53,8 @@ def generate_by(
     texts, by = _prompts(prompts), as_floats(strengths, "strengths")
     on, tokenizer, habit = readout(model), adapter(model).tokenizer, habits(model)
     ids, n_ctx = _encode(model, on, texts, prefix, reserved)
+    # none is longer than the context: what is drawn for it would only take memory
+    drawing = replace(drawing, max_new_tokens=min(drawing.max_new_tokens, n_ctx))
     read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, tokenizer).ids
     # one stream of numbers per prompt and sample, the same at every strength
     noise = {

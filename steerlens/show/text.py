@@ -4,7 +4,7 @@ import textwrap
 
 import pandas as pd
 
-from steerlens.show.tables import groups
+from steerlens.show.tables import check_table, groups
 
 
 def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
@@ -22,7 +22,11 @@ def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
         a
           -1  (0.050 nats)  b
           +1  (0.040 nats)  c
+
+    Raises:
+        ValueError: another table.
     """
+    check_table(table, "prompt strength sample text", "of steerlens.generate")
     signs = [f"{strength:+g}" if strength else "0" for strength in table.strength]
     costs = [
         f"  ({cost:.3f} nats)" if cost == cost else ""
@@ -37,7 +41,9 @@ def continuations(table: pd.DataFrame, *, width: int = 88) -> str:
     for (prompt, _), part in groups(shown, ["prompt", "sample"]):
         lines.append(str(prompt))
         for head, text in zip(part["head"], part.text, strict=True):
-            flat = " ".join(text.split()) or "(ends here)"
+            # what was written empty is missing in a table that was saved and read again
+            flat = " ".join(text.split()) if isinstance(text, str) else ""
+            flat = flat or "(ends here)"
             lines += textwrap.wrap(
                 flat, width, initial_indent=head, subsequent_indent=" " * len(head)
             )

@@ -15,7 +15,7 @@ from steerlens.toy.tokens import Tokenizer, load_pieces
 N_POSITIONS = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pieces:
     """How each token of the grammar is spelled in ids, and the exact mixtures over first pieces."""
 
@@ -40,7 +40,7 @@ def build_pieces(grammar: Grammar, tokenizer: Tokenizer, n_ids: int) -> Pieces:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Right-padded ids, the places (in the flattened batch) that predict, and what they should
     predict."""

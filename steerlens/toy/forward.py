@@ -17,7 +17,7 @@ from steerlens.toy.tables import TERMINATORS, Tables
 PADDING = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sentences:
     """Texts cut after each terminator: word indices, padded with -1, and where each one stands."""
 
@@ -29,7 +29,7 @@ class Sentences:
     n_texts: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Alive:
     """Pairs (sentence, template) that are left after one position, by sentence, with weights by
     condition."""

@@ -9,7 +9,7 @@ from steerlens.toy.forward import Sentences, safe_log, sentence_likelihood, soft
 from steerlens.toy.tables import FACTORS, Level, Tables
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """P(sentiment, tone, topic | text), and whether the grammar can begin a text that way.
 

@@ -76,7 +76,7 @@ class Template:
         return tuple(self.text.split())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tables:
     """The hidden Markov model as arrays.
 

@@ -18,7 +18,7 @@ from steerlens.toy.forward import (
 from steerlens.toy.tables import Tables
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NextRows:
     """P(next token | tokens before) = Σ weight · mixture[row], for each position; text i owns
     positions offset[i] …

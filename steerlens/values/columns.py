@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -242,7 +243,7 @@ def _absent(value: Any) -> bool:
 
 
 def _spelt(name: Hashable) -> str:
-    return str(name).strip().casefold()
+    return unicodedata.normalize("NFC", str(name).strip()).casefold()
 
 
 def _missing(table: Table, asked: Hashable) -> str:

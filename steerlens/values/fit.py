@@ -35,7 +35,7 @@ class Report:
     solver: str
     heldout: Losses
     train: Losses
-    by_label: dict[float, Losses]
+    by_label: dict[float, Losses] = field(hash=False)
     kl: tuple[float, float]
     objective: float | None
     optimality_gap: float | None
@@ -58,8 +58,8 @@ class Report:
     mean_label: float = 0.0
     weights: str | None = None
     verdict: Verdict | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    trials: tuple[dict[str, float], ...] = field(default=(), repr=False)
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    trials: tuple[dict[str, float], ...] = field(default=(), repr=False, hash=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, ready for JSON."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ NO_LABEL = ("", "nan", "na", "n/a", "null", "none")
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 """One point two or one thousand two hundred: `1,200` is not guessed."""
+
+SLIP = 1e-6
+"""How far float32 may put a label beside the end or the middle of its scale, where the ends are -1 and +1."""
 
 Where = Callable[[int], str]
 """Names a row in messages."""
@@ -125,14 +129,19 @@ def scaled(values: Sequence[Any], scale: tuple[float, float], where: Where) -> l
     low, high = scale
     parsed = [parse(value) for value in values]
     numbers = [float(value) if isinstance(value, bool) else to_number(value) for value in parsed]
+    labels: list[Any] = list(parsed)
     for row, x in enumerate(numbers):
-        if not math.isnan(x) and not min(scale) <= x <= max(scale):
+        if math.isnan(x):
+            continue
+        y = 2 * (x - low) / (high - low) - 1
+        if not abs(y) <= 1 + SLIP:
             raise ValueError(
                 f"{where(row)}: label {x:g} lies outside scale=({low:g}, {high:g}); the labels run from "
                 f"{min(y for y in numbers if y == y):g} to {max(y for y in numbers if y == y):g}"
             )
-    pairs = zip(numbers, parsed, strict=True)
-    return [value if math.isnan(x) else 2 * (x - low) / (high - low) - 1 for x, value in pairs]
+        # what rounding moved off the middle would be no neutral text any more
+        labels[row] = next((end for end in (-1.0, 0.0, 1.0) if abs(y - end) <= SLIP), y)
+    return labels
 
 
 def numbers_of(values: Sequence[Any], texts: Sequence[str], where: Where) -> tuple[float, ...]:
@@ -161,8 +170,9 @@ def numbers_of(values: Sequence[Any], texts: Sequence[str], where: Where) -> tup
 
 
 def same(value: Any) -> Hashable:
-    """Return what all values of one meaning share."""
+    """Return what all values of one meaning share; an accent may be a part of its letter or a
+    character behind it, as files of macOS have it."""
     parsed = parse(value)
     if isinstance(parsed, str):
-        return parsed.strip()
+        return unicodedata.normalize("NFC", parsed.strip())
     return parsed if isinstance(parsed, Hashable) else repr(parsed)

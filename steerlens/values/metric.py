@@ -73,6 +73,10 @@ class Metric:
         if not isinstance(self.digest, str) or self.digest.strip("0123456789abcdef"):
             raise ValueError(f"digest: got {brief(self.digest)}, expected that of a read-out")
 
+    def __repr__(self) -> str:
+        where = f", on [{self.digest[:8]}]" if self.digest else ""
+        return f"Metric(d_model={len(self.C)}, damping={self.damping:g}{where})"
+
     @cached_property
     def spectra(self) -> tuple[Spectrum, Spectrum]:
         """Eigenvalues and eigenvectors of `C` and of `S`, undamped."""

@@ -1,5 +1,6 @@
 """Read states from folders, where no model is."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from steerlens.values.state_folder import (
     read_part,
 )
 from steerlens.values.states import States, StoredShard
-from steerlens.values.tensor_file import open_tensors
+from steerlens.values.tensor_file import map_tensors
 from steerlens.values.warn import warn_user
 
 UNEVEN = 0.1
@@ -41,7 +42,7 @@ def read_origin(folder: Path) -> Origin:
     check_not_of_collect(folder)
     if not path.exists():
         raise ValueError(f"folder: {folder} holds no states yet (no {READOUT})")
-    tensors, about = open_tensors(path)
+    tensors, about = map_tensors(path)
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{path}: format {about.get('format')}, this steerlens reads {FORMAT}; collect again, or update steerlens"
@@ -73,7 +74,7 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
             which reads part by part, would not see the texts in random order.
 
     Raises:
-        ValueError: no states, parts missing, folders of different models.
+        ValueError: no states, parts missing, folders of different models, a folder twice.
 
     Example:
         >>> import steerlens as sl
@@ -85,6 +86,9 @@ def read_states(*folders: str | Path, unfinished: bool = False) -> States:
     if not folders:
         raise ValueError("folders: got none, expected the folder that collect_parts filled")
     paths = [as_folder(folder, "folders") for folder in folders]
+    twice = [folder for folder, n in Counter(path.resolve() for path in paths).items() if n > 1]
+    if twice:
+        raise ValueError(f"folders: {twice[0]} is there twice, so its texts would count twice")
     for folder in paths:
         here, known = len(list(folder.glob(PARTS))), read_index(folder).get("parts")
         if not unfinished and here and here != known:

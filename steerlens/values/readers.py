@@ -222,7 +222,8 @@ def read_json(raw: str, path: Path, where: str) -> Any:
             more = "; a file with an object per line is called .jsonl"
         elif where and raw.rstrip().endswith(","):
             more = "; lines of .jsonl end without a comma; in brackets, [...], they are .json"
-        raise ValueError(f"{path}, {at}: not JSON ({said}){more}") from None
+        place = f"{path}, {at}" if at else str(path)
+        raise ValueError(f"{place}: not JSON ({said}){more}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict:

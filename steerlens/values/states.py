@@ -1,20 +1,21 @@
 """What a fit needs from a language model, computed once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from steerlens.maths.brief import class_name
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.logits import apply_softcap
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, as_number, generator
 from steerlens.values.readout import Readout
+from steerlens.values.texts import as_list, label_fault, plain_labels
 
 LogitEdit = Callable[
     [Float[Tensor, "n vocab"], Int[Tensor, " n"], Float[Tensor, "n d_model"]],
@@ -116,25 +117,37 @@ class States:
     def n_positions(self) -> int:
         return int(self.lengths[self.keep].sum())
 
-    def select(self, texts: Bool[Tensor, " n_texts"]) -> "States":
+    def select(self, texts: Bool[Tensor, " n_texts"] | Iterable[bool]) -> "States":
         """Take the states of some texts only, named by a mask over all of them; nothing is
-        copied."""
-        if texts.shape != self.keep.shape:
-            raise ValueError(
-                f"texts: got a mask over {len(texts)} texts, expected {len(self.keep)}"
-            )
-        return replace(self, keep=self.keep & texts)
+        copied.
 
-    def relabel(self, labels: Float[Tensor, " n_texts"]) -> "States":
-        """Return the same states under other labels.
+        Raises:
+            ValueError: no mask, or one over another number of texts.
+        """
+        mask = texts if isinstance(texts, Tensor) else torch.tensor(as_list("texts", texts))
+        if mask.dtype != torch.bool or mask.ndim != 1:
+            raise ValueError(
+                f"texts: got {brief(texts)}, expected a mask, one truth value for each of {len(self.keep)} texts"
+            )
+        if len(mask) != len(self.keep):
+            raise ValueError(f"texts: got a mask over {len(mask)} texts, expected {len(self.keep)}")
+        return replace(self, keep=self.keep & mask)
+
+    def relabel(self, labels: Iterable[Any]) -> "States":
+        """Return the same states under other labels, one per text in any sequence.
 
         So a second attribute needs no second pass of the model.
+
+        Raises:
+            ValueError: another number of labels than texts, a label that is no number in [-1, 1].
         """
-        if labels.shape != self.labels.shape or not bool((labels.abs() <= 1).all()):
+        values = as_list("labels", labels)
+        if len(values) != len(self.labels):
             raise ValueError(
-                f"labels: got shape {tuple(labels.shape)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
+                f"labels: got {len(values)}, expected {len(self.labels)} numbers in [-1, 1], one per text"
             )
-        return replace(self, labels=labels)
+        plain = plain_labels(values, lambda row, label: label_fault(row, label, values))
+        return replace(self, labels=torch.tensor(plain, dtype=torch.float32))
 
     def chunks(
         self, size: int, *, seed: int | None = None, device: torch.device | None = None
@@ -166,6 +179,7 @@ class States:
     def sample(self, n_positions: int, *, seed: int) -> "States":
         """Take random texts that hold about `n_positions` positions; all where there are no
         more."""
+        as_count(n_positions, "n_positions", "a whole number, at least 1, e.g. 16_384")
         kept = self.keep.nonzero().squeeze(1)
         order = kept[torch.randperm(len(kept), generator=generator(seed))]
         n = int((self.lengths[order].cumsum(0) < n_positions).sum()) + 1
@@ -178,6 +192,9 @@ class States:
 
         Copies are in one part.
         """
+        expected = "a part of 1, e.g. 0.8"
+        if not 0 <= as_number(share, "share", expected) <= 1:
+            raise ValueError(f"share: got {share}, expected {expected}")
         kept = self.keep.nonzero().squeeze(1)
         if len(kept) < 2:
             raise ValueError(f"states: {len(kept)} text cannot be split in two; collect more texts")

@@ -166,6 +166,16 @@ def _parquet(path: Path) -> Iterator[Table]:
         raise ValueError(f"{path}: not a parquet file ({error})") from None
     first = 0
     with file:
-        for batch in file.iter_batches(ROWS):
+        batches = file.iter_batches(ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, ArrowInvalid) as error:
+                why = " ".join(str(error).split())
+                raise ValueError(
+                    f"{path}: damaged behind row {first} ({why}); copy or save it anew"
+                ) from None
+            if batch is None:
+                return
             yield _counted(frame_table(batch.to_pandas()), str(path), first)
             first += batch.num_rows

@@ -79,6 +79,23 @@ def open_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor],
     """Return the tensors of a safetensors file and the JSON under a key, nothing where it is no
     mapping.
 
+    The tensors are copies: whoever overwrites the file in place, as `cp` does, changes no value
+    that was read from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: cut short, or the JSON is none.
+    """
+    tensors, about = map_tensors(path, key)
+    return {name: tensor.clone() for name, tensor in tensors.items()}, about
+
+
+def map_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what `open_tensors` does, without a copy: processes that read one file share its
+    memory.
+
+    For files that are only ever replaced whole.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: cut short, or the JSON is none.

@@ -173,9 +173,14 @@ def text_fault(text: Any) -> str | None:
         try:
             text.encode()
         except UnicodeEncodeError as error:
+            half = text[error.start]
+            # where Python keeps bytes of the command line and of files that it could not decode
+            byte = f", or is the byte {ord(half) - 0xDC00:#x} of another encoding" * (
+                "\udc80" <= half <= "\udcff"
+            )
             return (
-                f" holds half a character, {text[error.start]!r} at {error.start}: it was cut inside "
-                'an emoji; cut it elsewhere, or text.encode("utf-8", "replace").decode()'
+                f" holds half a character, {half!r} at {error.start}: it was cut inside an emoji{byte}; cut it elsewhere, "
+                'read it in its encoding, or text.encode("utf-8", "replace").decode()'
             )
     return None
 

@@ -79,6 +79,17 @@ def test_a_schedule_counts_the_tokens_written() -> None:
     assert torch.equal(found, hooked("gpt2", steer, 2.0, beginning, 5))
 
 
+def test_a_prompt_that_is_not_handed_over_is_not_counted() -> None:
+    start, model = prompts(zoo("gpt2")), plain("gpt2")
+    steer, asked = sl.export.logit_steer(random_steer(zoo("gpt2"), size=0.4)), []
+    embeds = model.get_input_embeddings()(start)
+    options = {"inputs_embeds": embeds, "max_new_tokens": 2, "eos_token_id": None}
+    with pytest.raises(ValueError, match="prompt_length: got 5, .* hands over 0 tokens"):
+        model.generate(logits_processor=[processor(steer, float, prompt_length=5)], **options)
+    model.generate(logits_processor=[processor(steer, lambda n: asked.append(n) or 1.0)], **options)
+    assert asked == [0, 1]
+
+
 def test_beams_of_log_probabilities_are_steered() -> None:
     steer, start = random_steer(zoo("gpt2"), size=0.4), prompts(zoo("gpt2"))
     it = processor(sl.export.logit_steer(steer), 1.5)

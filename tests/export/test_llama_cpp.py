@@ -48,6 +48,9 @@ def test_a_schedule_counts_behind_the_prompt() -> None:
     late = processor(it, lambda n: 2.0 if n >= 3 else 0.0, prompt_length=4)
     assert np.array_equal(late(np.arange(6), z), z)
     assert np.array_equal(late(np.arange(7), z), processor(it, 2.0)(np.arange(7), z))
+    late(np.arange(3), z)
+    with pytest.raises(ValueError, match="prompt_length: got 4"):
+        late.check()
 
 
 def test_an_error_is_kept_and_raised_and_nothing_unsteered_is_written() -> None:

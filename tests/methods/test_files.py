@@ -40,6 +40,14 @@ def test_a_steer_is_read_back_exactly(tmp_path: Path) -> None:
     assert (2 * back).name == "1.4·joy - 0.6·rude"
 
 
+def test_a_file_that_is_written_over_in_place_changes_no_value_that_was_read(path: Path) -> None:
+    before, steer = make_steer().W, read_value(path, make_readout())
+    with path.open("r+b") as file:  # as cp, rsync --inplace and some editors do
+        file.seek(-before.nbytes, os.SEEK_END)
+        file.write(bytes(before.nbytes))
+    assert torch.equal(steer.W, before)
+
+
 def test_metadata_says_what_the_steer_is(path: Path) -> None:
     meta, on = read_metadata(path), make_readout()
     expected = {

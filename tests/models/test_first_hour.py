@@ -128,6 +128,15 @@ def test_the_readout_follows_a_tokenizer_that_grows(model) -> None:
     assert sl.readout(mine).tokens == before.tokens
 
 
+def test_values_are_compared_and_are_keys(model, fit: sl.Fit) -> None:
+    names = {fit: "joy", sl.highlight(model, fit, "the film was good ."): "a film"}
+    assert names[copy.copy(fit)] == "joy" and fit == copy.copy(fit)
+    found = sl.highlight(model, fit, "the film was good .")
+    assert found != copy.deepcopy(found) and found not in names
+    shown = repr(sl.natural_metric(sl.collect(model, DATA[:20], progress=False)))
+    assert shown.startswith("Metric(d_model=64, ") and sl.readout(model).digest[:8] in shown
+
+
 # ---- threads ----
 
 

@@ -88,6 +88,11 @@ def test_a_row_does_not_depend_on_how_many_are_asked_for_or_how_long(tiny) -> No
     assert twice[0] != twice[1]  # a prompt asked for twice is sampled twice
 
 
+def test_as_long_as_the_context_bears_takes_no_more_memory_than_that(tiny) -> None:
+    whole = sl.generate(tiny, PROMPTS, seed=2, max_new_tokens=10**15)
+    assert whole.equals(sl.generate(tiny, PROMPTS, seed=2, max_new_tokens=10**3))
+
+
 def test_batches_of_any_size_write_the_same() -> None:
     # in float64: products of other sizes round differently, and in float32 one of a thousand draws
     # may lie on the edge between two words

@@ -1,6 +1,9 @@
 """Models by name, and steers bound to them."""
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import transformers
 from torch.testing import assert_close
 
 import steerlens as sl
+from steerlens.models.folders import TOYS, find_model
 from tests.models.zoo import (
     HookedTransformer,
     folder,
@@ -162,3 +166,37 @@ def test_code_beside_weights_is_not_run_and_the_next_step_is_named(
 
 def load_plain_model() -> Any:
     return sl.load_model("toy-64", plain=True).model
+
+
+def test_the_folder_that_one_is_in_is_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(TOYS / "toy-64")
+    for name in (".", Path("."), "../toy-64", "toy-64", "toy-64/"):
+        assert (find_model(name) or Path()).resolve() == (TOYS / "toy-64").resolve()
+    monkeypatch.chdir(TOYS.parent)
+    for name in (".", ".."):
+        with pytest.raises(FileNotFoundError, match=rf"name: {re.escape(name)} holds no config"):
+            find_model(name)
+
+
+@pytest.mark.parametrize("left", [0, 3_000])
+@pytest.mark.parametrize("plain", [True, False])
+def test_weights_that_were_copied_half_way_are_named(
+    plain: bool, left: int, tmp_path: Path
+) -> None:
+    shutil.copytree(TOYS / "toy-64", tmp_path, dirs_exist_ok=True)
+    os.truncate(tmp_path / "model.safetensors", left)
+    with pytest.raises(ValueError, match=f"name: .*weights in '{tmp_path}'.*copy the folder again"):
+        sl.load_model(tmp_path, plain=plain)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_weights_of_another_size_than_the_configuration_says_are_named(
+    plain: bool, tmp_path: Path
+) -> None:
+    shutil.copytree(TOYS / "toy-64", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 1_300}))
+    with pytest.raises(
+        ValueError, match=r"name: the weights in .* lack .*'transformer.wte.weight'"
+    ):
+        sl.load_model(tmp_path, plain=plain)

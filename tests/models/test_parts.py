@@ -121,6 +121,8 @@ def test_any_finished_parts_can_be_fitted_and_folders_add(alone: Path, tmp_path:
     collected(tmp_path / "two", data=two)
     both = read_states(tmp_path / "one", tmp_path / "two")
     assert both.labels.tolist() == list(DATA.labels)
+    with pytest.raises(ValueError, match="folders: .*one is there twice"):
+        read_states(tmp_path / "one", tmp_path / "two", tmp_path / "two" / ".." / "one")
     for a, b in zip(by_text(both), by_text(read_states(alone)), strict=True):
         assert_close(a, b, rtol=1e-4, atol=1e-4)
     for number in (2, 5):

@@ -1,6 +1,7 @@
 """What no plot can draw is refused by the name of the argument."""
 
 import inspect
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -15,7 +16,9 @@ from tests.show.drawn import CLUSTERS, SCORES, STEPS, SUBSPACES, TEXTS
 STEER = Steer(torch.eye(2), Readout(torch.eye(2), torch.zeros(2), ("a", "b")), "joy")
 
 
-@pytest.mark.parametrize("name", sorted(n for n in dir(show) if n.startswith("plot_")))
+@pytest.mark.parametrize(
+    "name", ["continuations", *sorted(n for n in dir(show) if n.startswith("plot_"))]
+)
 def test_what_is_no_table_of_its_kind_is_refused(name: str, unchecked):
     plot = getattr(show, name)
     parameters = inspect.signature(plot).parameters.values()
@@ -48,3 +51,10 @@ def test_texts_without_curves_cannot_be_drawn():
     without = TEXTS.__class__(TEXTS.name, TEXTS.table, TEXTS.tokens, TEXTS.token_curve.head(0))
     with pytest.raises(ValueError, match=r"found: it has no curves, .*strengths=\(-2, 0, 2\)"):
         show.plot_text_strengths(without)
+
+
+def test_what_was_written_empty_is_shown_so_from_a_file_too(tmp_path: Path) -> None:
+    table = pd.DataFrame({"prompt": "a", "strength": [0.0, 1.0], "sample": 0, "text": ["", " b"]})
+    table.to_csv(tmp_path / "written.csv", index=False)
+    again = show.continuations(pd.read_csv(tmp_path / "written.csv"))
+    assert again == show.continuations(table) == "a\n   0  (ends here)\n  +1  b"

@@ -174,6 +174,19 @@ def test_what_cannot_be_streamed_is_named(tmp_path: Path, unchecked: None) -> No
             list(stream_labelled(source))
 
 
+def test_a_parquet_file_that_is_damaged_further_on_is_named_with_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    FRAME.to_parquet(path, row_group_size=500, compression=None)
+    content = bytearray(path.read_bytes())
+    at = content.index(FRAME.review[2400].encode())
+    content[at - 99 : at] = bytes(99)
+    path.write_bytes(content)
+    parts = stream_labelled(path, **OPTIONS)
+    assert len(next(parts)) == 1024
+    with pytest.raises(ValueError, match=r"x\.parquet: damaged behind row 1024 \("):
+        list(parts)
+
+
 def test_a_streamed_file_is_cut_as_its_rows_are(tmp_path: Path) -> None:
     whole = Labelled.from_pandas(FRAME, **OPTIONS)
     one, two = (

@@ -117,6 +117,7 @@ BAD_FILES = {
     "a name twice": ("x.jsonl", b'{"text": "a", "text": "b", "label": 1}', "line 1: .*a name is there twice"),
     "too many digits": ("x.jsonl", b'{"text": "a", "label": 1' + b"0" * 5000 + b"}", "line 1: not JSON"),
     "too deep": ("x.jsonl", b"[" * 100_000, "line 1: not JSON"),
+    "JSON too deep": ("x.json", b"[" * 100_000, r"x\.json: not JSON"),
     "no gzip": ("x.csv.gz", b"text,label", "cannot be decompressed"),
     "cut gzip": ("x.csv.gz", gzip.compress(b"text,label\na,1")[:-6], "cannot be decompressed"),
     "no parquet": ("x.parquet", b"text", "not a parquet file"),

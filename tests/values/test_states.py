@@ -1,7 +1,10 @@
 """States in memory and on disk behave as one, and sums over their parts add."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -120,6 +123,19 @@ def test_a_sample_holds_about_as_many_positions_as_asked_for(n: int) -> None:
     assert len({tuple(STATES.sample(40, seed=s).keep.tolist()) for s in range(4)}) > 1
 
 
+@pytest.mark.parametrize(
+    "hold", [list, tuple, iter, np.array, pd.Series, lambda y: pd.Series(y, index=range(9, 9 + len(y))), torch.tensor]
+)  # fmt: skip
+def test_labels_in_any_sequence_are_other_labels(hold: Callable) -> None:
+    labels = [(-1.0, 0.25, 1.0)[k % 3] for k in range(len(STATES.labels))]
+    found = STATES.relabel(hold(labels)).labels
+    assert found.dtype == torch.float32 and found.tolist() == labels
+    sides = STATES.relabel(hold([y > 0 for y in labels])).labels
+    assert sides.tolist() == [1.0 if y > 0 else -1.0 for y in labels]
+    with pytest.raises(ValueError, match=r"labels\[1\]: got nan"):
+        STATES.relabel(hold([0.0, float("nan"), *labels[2:]]))
+
+
 def test_relabelled_states_are_the_same_under_other_labels() -> None:
     labels = torch.linspace(-1, 1, 20)
     other = STATES.relabel(labels)
@@ -131,8 +147,23 @@ def test_relabelled_states_are_the_same_under_other_labels() -> None:
     "labels", [torch.zeros(19), torch.full((20,), 1.5), torch.full((20,), torch.nan)]
 )
 def test_labels_that_do_not_fit_are_refused(labels: Tensor, unchecked: None) -> None:
-    with pytest.raises(ValueError, match="expected 20 numbers"):
+    with pytest.raises(ValueError, match=r"expected (20 numbers|a number) in \[-1, 1\]"):
         STATES.relabel(labels)
+
+
+def test_parts_of_states_are_asked_for_in_numbers_that_have_a_meaning(unchecked: None) -> None:
+    mask = [k % 3 == 0 for k in range(20)]
+    for held in (mask, np.array(mask), pd.Series(mask)):
+        assert torch.equal(STATES.select(held).keep, STATES.select(torch.tensor(mask)).keep)
+    for wrong in (torch.ones(20), np.arange(20), list(range(20)), [mask]):
+        with pytest.raises(ValueError, match="texts: got .*expected a mask"):
+            STATES.select(wrong)
+    for share in (1.5, -0.1, float("nan"), "half"):
+        with pytest.raises(ValueError, match="share: got"):
+            STATES.split(share, seed=0)  # pyright: ignore
+    for n in (0, -5, 1.5):
+        with pytest.raises(ValueError, match="n_positions: got"):
+            STATES.sample(n, seed=0)  # pyright: ignore
 
 
 def test_a_mask_over_another_number_of_texts_is_refused(unchecked: None) -> None:

@@ -1,5 +1,6 @@
 """Labelled texts out of tables in memory: what is asked for, what is guessed, what is refused."""
 
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,23 @@ def test_numbers_mean_what_is_said_whatever_holds_them(unchecked: None, hold: Ca
     assert Labelled.from_dict(
         {"text": TEXTS, "label": ["1", "3", "5"]}, scale=np.array([1, 5])
     ).labels == (-1, 0, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rounding_moves_no_label_off_the_ends_and_the_middle_of_its_scale(dtype: str) -> None:
+    values = np.array([0.1, 0.2, 0.3], dtype=dtype)
+    for scale, sign in (((0.1, 0.3), 1), ((0.3, 0.1), -1)):
+        found = Labelled.from_dict({"text": TEXTS, "label": values}, scale=scale).labels
+        assert found == (-sign, 0, sign)
+    with pytest.raises(ValueError, match="outside scale"):
+        Labelled.from_dict({"text": TEXTS, "label": values}, scale=(0.1, 0.2999))
+
+
+def test_accents_are_the_same_however_they_are_spelled() -> None:
+    one, two = (unicodedata.normalize(form, "étoilé") for form in ("NFC", "NFD"))
+    df = pd.DataFrame({"text": TEXTS, one: [one, two, "nul"]})
+    for name in (one, two):
+        assert Labelled.from_pandas(df, label=name, labels={two: 1, "nul": -1}).labels == (1, 1, -1)
 
 
 @pytest.mark.parametrize("dtype", ["object", "str", "string", "category"])

@@ -52,6 +52,7 @@ def test_texts_in_an_order_are_a_list_of_plain_strings(given: Any) -> None:
         ([{"text": "a", "label": 1}], r"data\[0\]: got dict.*from_dataset"),
         (["a", "cut \ud83d here"], r"data\[1\] holds half a character, '\\ud83d' at 4"),
         (["\ud83d\ude00"], r"data\[0\] holds half a character"),
+        ([b"caf\xe9".decode(errors="surrogateescape")], "or is the byte 0xe9 of another encoding"),
     ],
 )
 def test_what_is_no_list_of_texts_is_refused_by_name(

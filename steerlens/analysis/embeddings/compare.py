@@ -15,7 +15,7 @@ LEADING = 10
 CHUNK = 2_048
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """`table`: `measure`, `value`, `chance`. `words`: `word`, `overlap`, the least alike first.
     `dropped`: words of one alone."""

@@ -106,7 +106,7 @@ class Embedding:
         return f"Embedding({self.name!r}, {len(self.words)} words, d={self.vectors.shape[1]})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResultTable:
     """A table, and the words that had to be left out because they are no single token of the
     model."""

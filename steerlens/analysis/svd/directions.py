@@ -47,7 +47,7 @@ class Directions(NamedTuple):
     b: Float[Tensor, "rank d_model"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum:
     """All gains of a steer, and what they cost.
 

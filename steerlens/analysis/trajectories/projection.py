@@ -13,7 +13,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 MAX_PERPLEXITY = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Projection:
     """Points of a few dimensions, one a state, and the share of the variance along each axis (PCA
     only)."""

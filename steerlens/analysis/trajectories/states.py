@@ -18,7 +18,7 @@ from steerlens.values.labelled import Labelled
 from steerlens.values.texts import as_texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     """States of one site at the written positions of texts, in order.
 

@@ -37,7 +37,7 @@ SAMPLE = 4_096
 """Positions on which costs and matches are measured."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TransferReport:
     """What is left of a steer on another model, by every rule; made by `transfer_report`.
 

@@ -178,7 +178,7 @@ def pushed_steps(model: Model, value: Pplm) -> Steps:
     return steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Task:
     """What a push is judged by: the last token behind the history, and what the model would read
     next."""

@@ -81,7 +81,7 @@ def compression(
     return against_controls(task, tokens_of(model, prompt), able, values, words, seed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """Continuations of a prompt as tokens, and the final hidden states of the prompted model that
     predict them.

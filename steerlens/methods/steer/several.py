@@ -24,7 +24,7 @@ ALONE = 0.02
 """The least part of a column's variance that the others must leave."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SteersFit:
     """Steers that were fitted together.
 

@@ -55,7 +55,7 @@ class Asked:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Known:
     """What is known of a steer beside its matrix: a verdict, and a table of its words from
     `steerlens.singular_words`, such as one with `refits`, that says what replicates."""
@@ -81,7 +81,7 @@ class Written:
     spans: tuple[tuple[Span, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exploration:
     """All that a page shows.
 

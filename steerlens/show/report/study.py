@@ -45,7 +45,7 @@ CURVE = tuple(np.linspace(-3, 3, 13).tolist())
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """One steer, fitted and measured.
 
