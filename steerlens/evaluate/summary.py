@@ -78,16 +78,19 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
             ("any_above", (scores > HALF).any(1).astype(float)),
             ("gain", gains),
         ):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), _mean(values), strict=True))
+            found = _mean(values, least=-1.0 if name == "gain" else 0.0)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
         row["anti_steered"] = float((gains < -1e-9).mean())
         rows.append(row | _language(part) | _card(protocol))
     return pd.DataFrame(rows)
 
 
-def _mean(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
+def _mean(values: Float[np.ndarray, " prompts"], least: float = 0.0) -> tuple[float, float, float]:
+    """Return a mean of numbers between `least` and 1, and its interval, which ends there too."""
     if len(values) < 2:  # one prompt tells nothing of others
         return float(values.mean()), float("nan"), float("nan")
-    return ratio_interval(values, np.ones(len(values)))
+    mean, low, high = ratio_interval(values, np.ones(len(values)))
+    return mean, max(low, least), min(high, 1.0)
 
 
 def _language(part: pd.DataFrame) -> dict[str, float]:
