@@ -3,7 +3,9 @@
     python benchmarks/verdict_null.py                  # half an hour in one thread; reviews-192 only where it is at hand
     python benchmarks/verdict_null.py --draws 5
 
-Labels are drawn without a look at the texts: as many of −1 as of 1, or one of −1 to nine. The toy's texts
+Labels are drawn without a look at the texts: as many of −1 as of 1, or one of −1 to nine; these are
+there once, or nine times each, as who balances labels by copies has them, or joined to other texts,
+so that they are longer. The toy's texts
 are of every kind, which the model knows well, or all good reviews, and SST-5 is a strange domain to
 reviews-192: what all texts share must not pass for what their labels say. Results go to benchmarks/verdict_null.json.
 """
@@ -23,7 +25,24 @@ from scipy.stats import binomtest
 import steerlens as sl
 
 RESULTS = Path(__file__).parent / "verdict_null.json"
-RARE = (0.5, 0.1)
+
+
+class Design(NamedTuple):
+    """Which part of the texts has a label of −1, how often each of those is there, and of how many
+    texts it is made."""
+
+    name: str
+    rare: float = 0.1
+    copies: int = 1
+    joined: int = 1
+
+
+DESIGNS = (
+    Design("half of them at -1", 0.5),
+    Design("a tenth of them at -1"),
+    Design("a tenth of them at -1, nine times each", copies=9),
+    Design("a tenth of them at -1, of three texts each", joined=3),
+)
 
 
 class Case(NamedTuple):
@@ -58,12 +77,16 @@ def cases() -> Iterator[tuple[Case, int]]:
     yield Case("SST-5 on reviews-192", found.model, some), 300
 
 
-def null(case: Case, n: int, rare: float, seed: int) -> Any:
+def null(case: Case, n: int, design: Design, seed: int) -> Any:
     """The verdict of a fit to labels that know nothing of the texts."""
-    labels = torch.ones(n)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(10_000 + seed))
-    labels[order[: round(rare * n)]] = -1
-    data = sl.Labelled(case.texts(n, seed), labels.tolist())
+    few = round(design.rare * n)
+    texts = case.texts(n + few * (design.joined - 1), seed)
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(10_000 + seed))
+    texts = [texts[k] for k in order.tolist()]
+    others, rest = texts[: n - few], texts[n - few :]
+    rare = [" ".join(rest[k::few]) for k in range(few)]
+    labels = [1.0] * len(others) + [-1.0] * (few * design.copies)
+    data = sl.Labelled(others + rare * design.copies, labels)
     return sl.fit_steer(case.model, data, seed=seed, progress=False).report.verdict
 
 
@@ -81,9 +104,9 @@ def main() -> None:
     given = asked.parse_args()
     found = {}
     for case, n in cases():
-        for rare in RARE:
-            verdicts = [null(case, n, rare, seed) for seed in range(given.draws)]
-            key = f"{case.name}, {n} texts, {rare:.0%} of them at -1"
+        for design in DESIGNS:
+            verdicts = [null(case, n, design, seed) for seed in range(given.draws)]
+            key = f"{case.name}, {n} texts, {design.name}"
             found[key] = {
                 "p ≤ 0.05": share([v.p <= 0.05 for v in verdicts]),
                 "p ≤ 0.2": share([v.p <= 0.2 for v in verdicts]),
