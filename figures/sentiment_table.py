@@ -5,7 +5,7 @@ paper's strength.
     python figures/sentiment_table.py positive   # one of them; or negative
     python figures/sentiment_table.py reviews    # reviews-192 in the place of the toy model
     python figures/sentiment_table.py smollm2    # SmolLM2-135M: 23 minutes of one core per target; goes on where it stopped
-    python figures/sentiment_table.py smollm2 rivals   # and those that fine-tune copies or ask in words
+    python figures/sentiment_table.py smollm2 rivals   # and those that fine-tune copies or ask in words: 50 minutes more
 
 On toy-64 the exact grammar judges what 15 prompts of a kind are continued with, five times each, by
 the paper's rivals as far as they are here and three of ours; the others are in equal_kl. On
