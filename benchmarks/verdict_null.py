@@ -4,8 +4,7 @@
     python benchmarks/verdict_null.py --draws 5
 
 Labels are drawn without a look at the texts: as many of −1 as of 1, or one of −1 to nine; these are
-there once, or nine times each, as who balances labels by copies has them, or joined to other texts,
-so that they are longer. The toy's texts
+there once, or nine times each, as who balances labels by copies has them. The toy's texts
 are of every kind, which the model knows well, or all good reviews, and SST-5 is a strange domain to
 reviews-192: what all texts share must not pass for what their labels say. Results go to benchmarks/verdict_null.json.
 """
@@ -28,20 +27,17 @@ RESULTS = Path(__file__).parent / "verdict_null.json"
 
 
 class Design(NamedTuple):
-    """Which part of the texts has a label of −1, how often each of those is there, and of how many
-    texts it is made."""
+    """Which part of the texts has a label of −1, and how often each of those is there."""
 
     name: str
     rare: float = 0.1
     copies: int = 1
-    joined: int = 1
 
 
 DESIGNS = (
     Design("half of them at -1", 0.5),
     Design("a tenth of them at -1"),
     Design("a tenth of them at -1, nine times each", copies=9),
-    Design("a tenth of them at -1, of three texts each", joined=3),
 )
 
 
@@ -80,13 +76,11 @@ def cases() -> Iterator[tuple[Case, int]]:
 def null(case: Case, n: int, design: Design, seed: int) -> Any:
     """The verdict of a fit to labels that know nothing of the texts."""
     few = round(design.rare * n)
-    texts = case.texts(n + few * (design.joined - 1), seed)
-    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(10_000 + seed))
-    texts = [texts[k] for k in order.tolist()]
-    others, rest = texts[: n - few], texts[n - few :]
-    rare = [" ".join(rest[k::few]) for k in range(few)]
-    labels = [1.0] * len(others) + [-1.0] * (few * design.copies)
-    data = sl.Labelled(others + rare * design.copies, labels)
+    texts = case.texts(n, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(10_000 + seed)).tolist()
+    rare, others = ([texts[k] for k in some] for some in (order[:few], order[few:]))
+    rare = rare * design.copies
+    data = sl.Labelled(others + rare, [1.0] * len(others) + [-1.0] * len(rare))
     return sl.fit_steer(case.model, data, seed=seed, progress=False).report.verdict
 
 

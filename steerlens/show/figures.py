@@ -200,7 +200,7 @@ def plot_singular_words(
     ax.tick_params(axis="y", length=0)
     ax.axvline(0, color=GREY, linewidth=0.7)
     ax.locator_params(axis="x", nbins=3)
-    ax.xaxis.set_major_formatter("{x:g}")  # a panel is narrow, and 0.000 as wide as 0.025
+    ax.ticklabel_format(axis="x", scilimits=(-1, 3))  # a panel is narrow, and −0.025 is wide
     ax.set(xlabel="score at strength +1")
     ax.set_title(
         f"direction {direction}{side.replace('-', '−')}", loc="left", color=ink(), size=8.5
