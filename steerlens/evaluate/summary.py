@@ -17,8 +17,8 @@ HALF = 0.5
 def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") -> pd.DataFrame:
     """Return what each entrant of a run wrote, in numbers; intervals are 95 % over prompts.
 
-    One prompt has no interval: NaN. Of fewer than 40 it is Student's, whose ends may lie beyond what
-    a share can be.
+    One prompt has no interval: NaN. Of fewer than 40 it is Student's, cut where scores and shares
+    end.
 
     Args:
         texts: from `run_protocol`.
@@ -87,10 +87,9 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
 
 def _mean(values: Float[np.ndarray, " prompts"], least: float = 0.0) -> tuple[float, float, float]:
     """Return a mean of numbers between `least` and 1, and its interval, which ends there too."""
-    if len(values) < 2:  # one prompt tells nothing of others
-        return float(values.mean()), float("nan"), float("nan")
-    mean, low, high = ratio_interval(values, np.ones(len(values)))
-    return mean, max(low, least), min(high, 1.0)
+    mean, *ends = ratio_interval(values, np.ones(len(values)))
+    low, high = np.clip(ends, least, 1.0).tolist()  # NaN stays NaN
+    return mean, low, high
 
 
 def _language(part: pd.DataFrame) -> dict[str, float]:

@@ -76,12 +76,12 @@ def best_spans(
         worth[:, ~ends.cpu().numpy()] = -np.inf
     f = np.zeros((min(spans, n) + 1, longest + n))
     f[:, : longest - 1] = -np.inf  # no span begins before the first position
-    before, total, last = windows_before(f, longest), worth, len(f) - 1
+    before, total = windows_before(f, longest), np.empty_like(worth)
     for k in range(1, len(f)):
-        if k > 1:
-            total = np.add(before[k - 1], worth, out=None if k == 2 else total)
-        best = np.maximum(f[k - 1, longest:], total.max(0))
-        if k < last:
+        # before the first span there is nothing to add
+        ended = worth if k == 1 else np.add(before[k - 1], worth, out=total)
+        best = np.maximum(f[k - 1, longest:], ended.max(0))
+        if k + 1 < len(f):
             np.maximum.accumulate(best, out=f[k, longest:])
         else:
             f[k, longest:] = best  # of the last only the largest counts

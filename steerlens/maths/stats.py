@@ -118,10 +118,6 @@ def ratio_error(top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"]) -
     return float(math.sqrt(spread) / bottom.sum())
 
 
-ROUNDING = 1e-9
-"""Of a variance: what is below it is rounding."""
-
-
 def even_interval(
     top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], kind: Bool[np.ndarray, " n"]
 ) -> tuple[float, float, float]:
@@ -163,6 +159,10 @@ def top_by_chance(draws: Sequence[float] | Float[np.ndarray, " n"]) -> float:
     """
     x = np.sort(np.asarray(draws, dtype=float))
     return float(x[min(math.ceil(0.95 * (len(x) + 1) - 1e-9), len(x)) - 1])
+
+
+ROUNDING = 1e-9
+"""Of a variance: what is below it is rounding."""
 
 
 class Permuted(NamedTuple):

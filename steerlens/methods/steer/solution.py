@@ -54,10 +54,10 @@ def by_evidence(
     `tuning` are held-out texts that say how much of the background to keep, and how long the steer
     is to be.
     """
-    everyone = blind(train)
-    problem = background_problem(everyone, metric, asked, setting)
+    problem = background_problem(blind(train), metric, asked, setting)
     penalty = setting.penalty_background / train.n_positions**0.5
-    shared = fit_background(problem, penalty, setting.lr, asked.seed, tuning and blind(tuning))
+    unlabelled = None if tuning is None else blind(tuning)
+    shared = fit_background(problem, penalty, setting.lr, asked.seed, unlabelled)
     D, mean = shared.D, mean_label(train, problem.weights)
     steer = explain(train, metric, D, asked)
     if tuning is not None and steer.strength:
