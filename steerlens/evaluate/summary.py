@@ -87,9 +87,10 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
 
 def _mean(values: Float[np.ndarray, " prompts"], least: float = 0.0) -> tuple[float, float, float]:
     """Return a mean of numbers between `least` and 1, and its interval, which ends there too."""
-    mean, *ends = ratio_interval(values, np.ones(len(values)))
-    low, high = np.clip(ends, least, 1.0).tolist()  # NaN stays NaN
-    return mean, low, high
+    if len(values) < 2:  # one prompt tells nothing of others
+        return float(values.mean()), float("nan"), float("nan")
+    mean, low, high = ratio_interval(values, np.ones(len(values)))
+    return mean, max(low, least), min(high, 1.0)
 
 
 def _language(part: pd.DataFrame) -> dict[str, float]:
