@@ -16,8 +16,9 @@ sl.save(joy, "joy.safetensors", report=fit.report)
 """
 
 from difflib import get_close_matches
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from steerlens.lazy import load_module
 
 if TYPE_CHECKING:
     from steerlens import analysis as analysis
@@ -119,11 +120,11 @@ __all__ = sorted(_HOME | _ROOMS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return import_module(f"steerlens.{_ROOMS[name]}")
+        return load_module(f"steerlens.{_ROOMS[name]}")
     if name not in _HOME:
         near = ", ".join(get_close_matches(name, __all__, n=3)) or ", ".join(__all__)
         raise AttributeError(f"module 'steerlens' has no attribute {name!r}; nearest: {near}")
-    return getattr(import_module(f"steerlens.{_HOME[name]}"), name)
+    return getattr(load_module(f"steerlens.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

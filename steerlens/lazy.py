@@ -1,7 +1,9 @@
 """Packages that load what they offer on first use, so that importing them costs nothing."""
 
+import random
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -26,7 +28,17 @@ def lazily(
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}; it has {', '.join(homes)}"
             )
-        module = import_module(f"{package}.{homes[name]}")
+        module = load_module(f"{package}.{homes[name]}")
         return module if homes[name] == name else getattr(module, name)
 
     return find, lambda: list(homes)
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module, and leave the user's random numbers as they were: some libraries draw from
+    them where they are first imported (rich, by way of scikit-learn)."""
+    state = random.getstate()
+    try:
+        return import_module(name)
+    finally:
+        random.setstate(state)

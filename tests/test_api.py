@@ -100,3 +100,14 @@ def test_examples_in_docstrings_do_what_they_say(module: str, tmp_path: Path, sh
         for example in examples:
             runner.run(example, out=complaints.append)
     assert not runner.failures, "".join(complaints)
+
+
+def test_what_is_imported_on_first_use_draws_nothing_from_the_users_generator() -> None:
+    """`rich`, which scikit-learn imports, does; in a process that has neither yet."""
+    code = (
+        "import random, sys, steerlens as sl; random.seed(0); state = random.getstate(); sl.classify; "
+        "kept = random.getstate() == state; del sys.modules['rich.style']; import rich.style; "
+        "print(kept, random.getstate() == state)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]

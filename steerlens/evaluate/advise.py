@@ -18,7 +18,7 @@ from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
 from steerlens.maths.numbers import as_number, as_numpy_seed
-from steerlens.maths.stats import even_interval, ratio_interval
+from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -173,7 +173,7 @@ def advise(
         spent = _under_perplexity(lambda s: writes(value, s).corpus_perplexity, perplexity, base)
         spent = spent._replace(cost=cost(spent.strength))
     margins, tokens = given_margins(model, value, signed, strength=spent.strength)
-    positive = np.array(signed.labels) > 0
+    labels = np.array(signed.labels)
 
     def rival(other: Method) -> Float[np.ndarray, " n"]:
         strength = spend(cost_on(model, other, sample), max(spent.cost, 1e-6)).strength
@@ -185,14 +185,14 @@ def advise(
             "random direction",
             margins - rival(random_steer(readout(model), seed=seed)),
             tokens,
-            positive,
+            labels,
         )
     ]
-    gates += _of_recipe(recipe, train, rival, margins, tokens, positive, seed)
-    gates += [_right_way(margins, positive), _fluent(own, base, FLUENT)]
+    gates += _of_recipe(recipe, train, rival, margins, tokens, labels, seed)
+    gates += [_right_way(margins, labels > 0), _fluent(own, base, FLUENT)]
     return Advice(
         getattr(value, "name", type(value).__name__), spent.strength, spent.cost, spent.note,
-        ratio_interval(margins, tokens), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
+        even_interval(margins, tokens, labels), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
     )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def _of_recipe(
     rival: Any,
     margins: np.ndarray,
     tokens: np.ndarray,
-    positive: np.ndarray,
+    labels: np.ndarray,
     seed: int,
 ) -> list[Gate]:
     if recipe is None or train is None:
@@ -219,12 +219,12 @@ def _of_recipe(
         return [Gate("shuffled labels", None, said), Gate("either half", None, said)]
     shuffled, _ = fit_recipe(recipe, shuffle_labels(train, seed=seed))
     halves = [rival(fit_recipe(recipe, half)[0]) for half in train.split(0.5, seed=seed)]
-    found = [even_interval(half, tokens, positive) for half in halves]
+    found = [even_interval(half, tokens, labels) for half in halves]
     alike = float(np.corrcoef(halves)[0, 1])
     said = " and ".join(f"{m:+.3g} [{low:+.3g}, {high:+.3g}]" for m, low, high in found)
     passed = all(low > 0 for _, low, _ in found)
     return [
-        _above("shuffled labels", margins - rival(shuffled), tokens, positive),
+        _above("shuffled labels", margins - rival(shuffled), tokens, labels),
         Gate(
             "either half",
             passed,
@@ -234,9 +234,9 @@ def _of_recipe(
 
 
 def _above(
-    control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray, positive: np.ndarray
+    control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray, labels: np.ndarray
 ) -> Gate:
-    found, low, high = even_interval(difference, tokens, positive)
+    found, low, high = even_interval(difference, tokens, labels)
     told = "better than" if low > 0 else "not told from"
     by = f"by {found:+.3g} [{low:+.3g}, {high:+.3g}] nats per token"
     said = f"{told} {control} at the same KL {by}"

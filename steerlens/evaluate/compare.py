@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from steerlens.evaluate.matched_kl import check_kl
@@ -16,7 +17,7 @@ from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
@@ -102,10 +103,9 @@ def _of_writer(
         raise ValueError(
             f"kl: {writer.name!r} {spent.note}; compare_writing holds such methods at what they can"
         )
-    margins, tokens = given_margins(
-        model, writer, with_nonzero_label(test), strength=spent.strength
-    )
-    found = ratio_interval(margins, tokens)
+    signed = with_nonzero_label(test)
+    margins, tokens = given_margins(model, writer, signed, strength=spent.strength)
+    found = even_interval(margins, tokens, np.array(signed.labels))
     return dict(zip(("sign_margin", "low", "high"), found, strict=True)) | {
         "strength": spent.strength
     }

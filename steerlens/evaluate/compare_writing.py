@@ -23,7 +23,7 @@ from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, wr
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -89,10 +89,10 @@ def compare_writing(
         One row per method, budget and kind of prompts: `method`, `kl` (the budget, 0 for the
         model), `kl_on` ("given" or "own", the texts that it holds for), `strength`, `given_kl`
         (what it costs on given texts), `note`, the columns of `summarize`,
-        `sign_margin` with `_low` and `_high` (what the right sign is worth on `data`, nats per
-        token) and `wrong_sign` (share of its texts that the sign moves the wrong way; NaN for a
-        method of one side), `parameters`, `seconds` (to fit), `slowdown` (of writing, by the
-        model's own time in the same process).
+        `sign_margin` with `_low` and `_high` (what the right sign is worth on `data`, nats per token)
+        and `wrong_sign` (share of its texts that the sign moves the wrong way), in both positive and
+        negative labels weigh the same, both NaN for a method of one side; `parameters`, `seconds`
+        (to fit), `slowdown` (of writing, by the model's own time in the same process).
 
     Raises:
         ValueError: a recipe without `train`, a name that a control has, a method of another model,
@@ -221,16 +221,17 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
     names = ("sign_margin", "sign_margin_low", "sign_margin_high", "wrong_sign")
     if entrant.method is None:
         return dict.fromkeys(names, 0.0)
+    some, strength = with_nonzero_label(data), abs(entrant.strength)
     try:
-        margins, tokens = given_margins(
-            model, entrant.method, with_nonzero_label(data), strength=abs(entrant.strength)
-        )
+        margins, tokens = given_margins(model, entrant.method, some, strength=strength)
     except ValueError:
         if isinstance(entrant.method, Intervention):
             raise
         return dict.fromkeys(names, float("nan"))
-    wrong = float(np.where(np.isnan(margins), np.nan, margins < 0).mean())  # NaN is on neither side
-    return dict(zip(names, (*ratio_interval(margins, tokens), wrong), strict=True))
+    wrong = np.where(np.isnan(margins), np.nan, margins < 0)  # NaN is on neither side
+    labels, ones = np.array(some.labels), np.ones(len(wrong))
+    share = even_interval(wrong, ones, np.sign(labels))[0]
+    return dict(zip(names, (*even_interval(margins, tokens, labels), share), strict=True))
 
 
 def _price(

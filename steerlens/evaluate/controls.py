@@ -3,6 +3,7 @@
 import torch
 
 from steerlens.maths.numbers import generator, numpy_generator
+from steerlens.values.copies import exchange
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
 from steerlens.values.steer import Steer
@@ -25,7 +26,7 @@ def random_steer(on: Readout, *, seed: int = 0) -> Steer:
 
 def shuffle_labels(data: Labelled, *, seed: int = 0) -> Labelled:
     """Return the same texts with their labels in random order: what a method fitted to them finds
-    is chance.
+    is chance. Copies of a text take the labels of another's.
 
     Example:
         >>> data = Labelled(["a", "b", "c"], [1, 0, -1])
@@ -33,5 +34,6 @@ def shuffle_labels(data: Labelled, *, seed: int = 0) -> Labelled:
         >>> shuffled.texts, sorted(shuffled.labels)
         (('a', 'b', 'c'), [-1.0, 0.0, 1.0])
     """
-    order = numpy_generator(seed).permutation(len(data))
-    return Labelled(data.texts, [data.labels[k] for k in order], data.prompts)
+    groups = data.copies()
+    order = numpy_generator(seed).permutation(len(groups)).tolist()
+    return Labelled(data.texts, exchange(data.labels, groups, order), data.prompts)

@@ -14,7 +14,7 @@ from steerlens.evaluate.sign_margin import (
     with_nonzero_label,
 )
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import even_interval
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit, value_of
@@ -43,8 +43,8 @@ def compare_draws(
         kl: nats per token, mean of both signs.
 
     Returns:
-        One row each: `name`, `sign_margin` in nats per token, mean over draws, with its 95 %
-            interval over texts `low`, `high`; `difference` from `against`, `difference_low`,
+        One row each: `name`, `sign_margin` (see `sign_margin`) in nats per token, mean over draws,
+            with its 95 % interval over texts `low`, `high`; `difference` from `against`, `difference_low`,
             `difference_high`; `least` and `most` of the draws; `strength`, mean of those that cost
             `kl`. What does nothing at any strength has margin 0.
 
@@ -84,15 +84,15 @@ def compare_draws(
             rows.append(wrong - right)
             at.append(math.nan if idle else strength)
         gains[name], strengths[name] = np.stack(rows), float(np.mean(at))
-    table = []
+    table, labels = [], np.array(signed.labels)
     for name, each in gains.items():
-        mean, by_draw = each.mean(0), each.sum(1) / tokens.sum()
-        margin, low, high = ratio_interval(mean, tokens)
-        off, off_low, off_high = ratio_interval(mean - gains[against].mean(0), tokens)
+        mean, by_draw = each.mean(0), [even_interval(row, tokens, labels)[0] for row in each]
+        margin, low, high = even_interval(mean, tokens, labels)
+        off, off_low, off_high = even_interval(mean - gains[against].mean(0), tokens, labels)
         table.append(
             {
                 "name": name, "sign_margin": margin, "low": low, "high": high, "difference": off,
-                "difference_low": off_low, "difference_high": off_high, "least": by_draw.min(), "most": by_draw.max(),
+                "difference_low": off_low, "difference_high": off_high, "least": min(by_draw), "most": max(by_draw),
                 "strength": strengths[name],
             }
         )  # fmt: skip

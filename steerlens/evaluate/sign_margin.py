@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.evaluate.matched_kl import solve_strength
 from steerlens.maths.logit_stats import logit_stats
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
@@ -31,7 +31,11 @@ def sign_margin(
 
     That is the NLL at the wrong sign less that at the right one.
 
-        Σ_texts (NLL at −s·y − NLL at s·y) / Σ_texts tokens        nats per token
+        Σ_texts w (NLL at −s·y − NLL at s·y) / Σ_texts w tokens        nats per token
+
+    The weights `w` let positive and negative labels weigh the same (see `even_interval`): where most
+    texts have one label, what makes any of them likelier would look like a style. Of texts of one
+    sign only it does.
 
     Two passes of the model; texts with label 0 have no sign and do not count (see
     `with_nonzero_label`).
@@ -55,7 +59,7 @@ def sign_margin(
     (right, n), (wrong, _) = (
         _text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1)
     )
-    found, low, high = ratio_interval(wrong - right, n)
+    found, low, high = even_interval(wrong - right, n, np.array(some.labels))
     nll = float(right.sum() / n.sum())
     return pd.Series(
         {"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))}

@@ -12,8 +12,9 @@ Example:
     (True, 'logit_steer')
 """
 
-from importlib import import_module
 from typing import Any
+
+from steerlens.lazy import load_module
 
 ROOMS = ("hub", "hugging_face", "inspect_ai", "llama_cpp", "sglang", "vllm")
 _HOME = {
@@ -33,12 +34,12 @@ __all__ = sorted((*ROOMS, *_HOME))  # pyright: ignore[reportUnsupportedDunderAll
 
 def __getattr__(name: str) -> Any:
     if name in ROOMS:
-        return import_module(f"{__name__}.{name}")
+        return load_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}"
         )
-    return getattr(import_module(f"steerlens.{_HOME[name]}"), name)
+    return getattr(load_module(f"steerlens.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.stats import rankdata, spearmanr, t
 
 from steerlens.maths.numbers import numpy_generator
@@ -118,30 +118,49 @@ def ratio_error(top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"]) -
     return float(math.sqrt(spread) / bottom.sum())
 
 
-def even_interval(
-    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], kind: Bool[np.ndarray, " n"]
-) -> tuple[float, float, float]:
-    """Return the mean of both kinds' `Σ top / Σ bottom` over independent units, and its 95 %
-    interval; of one kind its own.
+def even_weights(
+    size: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Return weights by which positive and negative labels weigh the same.
 
-    What turns its sign with the kind cancels, however many units there are of either.
+        w_i = 1 / Σ_j |y_j| size_j        over the units j whose label has the sign of y_i
 
     Example:
-        >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([True, True, False]))[0]
+        >>> even_weights(np.ones(3), np.array([1.0, 1.0, -1.0])).tolist()
+        [0.5, 0.5, 1.0]
+    """
+    weight = np.zeros(len(labels))
+    for some in (labels > 0, labels < 0):
+        if some.any():
+            weight[some] = 1 / (np.abs(labels) * size)[some].sum()
+    return weight
+
+
+def even_interval(
+    top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
+) -> tuple[float, float, float]:
+    """Return `Σ w top / Σ w bottom` over independent units, and its 95 % interval, with weights by
+    which positive and negative labels weigh the same (`even_weights`); of labels of one sign
+    `ratio_interval`.
+
+    What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
+    dislike at -1) is 0 then, however many units there are of either sign.
+
+    Example:
+        >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([1.0, 1.0, -1.0]))[0]
         0.0
     """
-    if kind.all() or not kind.any():
+    positive = labels > 0
+    if positive.all() or not positive.any():
         return ratio_interval(top, bottom)
-    kinds = (kind, ~kind)
-    each = [float(top[some].sum() / bottom[some].sum()) for some in kinds]
-    ratio, moved, weight = float(np.mean(each)), np.zeros(len(top)), np.zeros(len(top))
-    for some, own in zip(kinds, each, strict=True):
-        weight[some] = 1 / bottom[some].sum()
-        n = some.sum()
+    weight, left = even_weights(bottom, labels), np.zeros(len(top))
+    for some in (positive, ~positive):
         # the kinds' own ratios differ for a reason, and each costs one degree of freedom
-        moved[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
+        own, n = top[some].sum() / bottom[some].sum(), some.sum()
+        left[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
+    ratio = float((weight * top).sum() / (weight * bottom).sum())
     return ratio_interval(
-        weight * (moved + ratio * bottom), weight * bottom, variance=weight**2 * bottom
+        weight * (left + ratio * bottom), weight * bottom, variance=weight**2 * bottom
     )
 
 

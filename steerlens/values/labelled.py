@@ -14,6 +14,7 @@ from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.columns import Columns, Table, read_columns
+from steerlens.values.copies import group_rows
 from steerlens.values.tables import dataset_table, dict_table, frame_table
 from steerlens.values.texts import as_list, label_fault, plain_labels, plain_texts
 
@@ -217,12 +218,9 @@ class Labelled:
         if len(counts) > FEW:
             shown = f"from {low:g} to {high:g}, mean {sum(self.labels) / len(self):.2g}"
         words = median(len(text.split()) for text in self.texts)
-        copies = len(self) - len(set(zip(self.texts, self.prompts or self.texts, strict=True)))
-        note = (
-            f"; {copies:,} of them are copies of another, which count once in a verdict"
-            if copies
-            else ""
-        )
+        again = len(self) - len(self.copies())
+        note = f"; {again:,} of them are copies of another, which count once in a verdict"
+        note *= again > 0
         if set(counts) == {0, 1}:
             note += "; 0 is read as neutral; for two classes use -1 and 1 (labels={0: -1, 1: 1})"
         elif low == 0 < high:
@@ -231,6 +229,10 @@ class Labelled:
             f"{len(self):,} text{'s' * (len(self) > 1)}, labels {shown}, median {words:g} "
             f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"
         )
+
+    def copies(self) -> list[list[int]]:
+        """Return the rows of each text behind the same prompt, by the first of them."""
+        return group_rows(zip(self.texts, self.prompts or self.texts, strict=True))
 
     @torch_defaults()
     def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:
@@ -241,20 +243,17 @@ class Labelled:
         expected = "a part of 1, e.g. 0.8"
         if not 0 <= as_number(share, "share", expected) <= 1:
             raise ValueError(f"share: got {share}, expected {expected}")
-        groups: dict[tuple[str, str], list[int]] = {}
-        for row, key in enumerate(zip(self.texts, self.prompts or self.texts, strict=True)):
-            groups.setdefault(key, []).append(row)
-        copies = list(groups.values())
-        cut = round(share * len(copies))
-        if not 0 < cut < len(copies):
-            different = " different" if len(copies) < len(self) else ""
-            remedy = "take a share nearer to 0.5" if len(copies) > 1 else "take other texts"
+        groups = self.copies()
+        cut = round(share * len(groups))
+        if not 0 < cut < len(groups):
+            different = " different" if len(groups) < len(self) else ""
+            remedy = "take a share nearer to 0.5" if len(groups) > 1 else "take other texts"
             raise ValueError(
-                f"share: {share} of {len(copies)}{different} texts leaves one part empty; {remedy}"
+                f"share: {share} of {len(groups)}{different} texts leaves one part empty; {remedy}"
             )
-        order = torch.randperm(len(copies), generator=generator(_whole("seed", seed))).tolist()
+        order = torch.randperm(len(groups), generator=generator(_whole("seed", seed))).tolist()
         first, second = (
-            [i for k in part for i in copies[k]] for part in (order[:cut], order[cut:])
+            [i for k in part for i in groups[k]] for part in (order[:cut], order[cut:])
         )
         return self.pick(first), self.pick(second)
 

@@ -285,6 +285,18 @@ def test_controls(model, train):
     assert shuffle_labels(prompts).prompts == ("x", "y")
 
 
+def test_copies_are_not_parted_by_labels_in_random_order():
+    texts = [text for k in range(9) for text in [f"text {k}"] * (1 if k < 6 else 4)]
+    data = sl.Labelled(texts, [-1.0] * 6 + [1.0] * 12)
+    orders = [shuffle_labels(data, seed=seed) for seed in range(20)]
+    for order in orders:
+        by_text = dict(zip(order.texts, order.labels, strict=True))
+        assert order.labels == tuple(by_text[text] for text in order.texts)
+        # six of nine texts, however many copies they have
+        assert sorted(by_text.values()) == [-1.0] * 6 + [1.0] * 3
+    assert len({order.labels for order in orders}) > 10
+
+
 # ---- advice ----
 
 

@@ -46,18 +46,28 @@ def tone(model) -> Steer:
     return sl.fit_steer(states, ridge=(0.1, 1.0), damping=0.1, lr=0.1, name="tone").value
 
 
-def by_score(model, data: sl.Labelled, value: Any, strength: float) -> tuple[np.ndarray, int]:
-    """Summed NLL of each text at the strength times its label, and how many tokens there are, by
-    `score`."""
-    total, n = np.zeros(len(data)), 0
+def by_score(
+    model, data: sl.Labelled, value: Any, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed NLL of each text at the strength times its label, and its tokens, by `score`."""
+    total, n = np.zeros(len(data)), np.zeros(len(data))
     for label in set(data.labels):
         rows = [i for i, y in enumerate(data.labels) if y == label]
         scores = sl.score(
             model, [data.texts[i] for i in rows], value, strengths=(strength * label,)
         )
-        total[rows] = -scores.groupby("text").log_prob.sum().sort_index()
-        n += len(scores)
+        by_text = scores.groupby("text").log_prob
+        total[rows], n[rows] = -by_text.sum().sort_index(), by_text.size().sort_index()
     return total, n
+
+
+def even(gains: np.ndarray, tokens: np.ndarray, labels: Any) -> float:
+    """What texts gain per token, those of either sign weighing as much by the sizes of their
+    labels."""
+    y = np.array(labels)
+    up, down = (abs(y) * tokens * (y * sign > 0) for sign in (1, -1))
+    weight = (y > 0) * down.sum() + (y < 0) * up.sum()
+    return float((weight * gains).sum() / (weight * tokens).sum())
 
 
 @pytest.mark.parametrize("kind", ["steer", "reft"])
@@ -67,8 +77,9 @@ def test_the_sign_margin_is_that_of_the_scores(model, held, tone, kind: str):
     (right, n), (wrong, _) = (by_score(model, kept, value, s) for s in (0.7, -0.7))
     found = sign_margin(model, held, value, strength=0.7)
     assert found.index.tolist() == ["sign_margin", "low", "high", "nll", "texts"]
-    assert found.sign_margin == pytest.approx((wrong - right).sum() / n, rel=1e-3, abs=1e-5)
-    assert found.nll == pytest.approx(right.sum() / n, rel=1e-4)
+    expected = even(wrong - right, n, kept.labels)
+    assert found.sign_margin == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert found.nll == pytest.approx(right.sum() / n.sum(), rel=1e-4)
     # there every text counts
     assert nll(model, held, value, strength=0.7) != pytest.approx(found.nll, rel=1e-3)
     assert abs(found.sign_margin) > 1e-3
@@ -78,9 +89,8 @@ def test_the_sign_margin_is_that_of_the_scores(model, held, tone, kind: str):
 def test_the_sign_margin_of_a_steer_is_that_of_its_states(model, held, tone):
     kept = with_nonzero_label(held)
     states = sl.collect(model, kept, progress=False)
-    expected = (
-        float(sign_margins(states, [tone], zero_steer(tone.readout)).sum()) / states.n_positions
-    )
+    gains = sign_margins(states, [tone], zero_steer(tone.readout))[0]
+    expected = even(gains.numpy(), states.lengths.double().numpy(), kept.labels)
     assert sign_margin(model, held, tone).sign_margin == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-3
 
@@ -145,11 +155,28 @@ def test_the_interval_holds_the_sign_margin_and_narrows_with_more_texts(model, t
     # about two standard errors to each side
     kept = with_nonzero_label(data)
     (right, n), (wrong, _) = (by_score(model, kept, tone, s) for s in (1, -1))
-    error = float((wrong - right).std()) * len(kept) ** 0.5 / n
+    error = float((wrong - right).std()) * len(kept) ** 0.5 / n.sum()
     assert many.high - many.low == pytest.approx(2 * 1.96 * error, rel=0.3)
     pd.testing.assert_series_equal(
         few, sign_margin(model, sl.Labelled(data.texts[:25], data.labels[:25]), tone)
     )
+
+
+def test_what_all_texts_like_is_no_style_however_many_have_one_label(model, tone) -> None:
+    """Texts of one tone, whose labels say nothing of it: all of them like the steer."""
+    data = sl.toy.corpus("tone", n=1_000, seed=1)
+    polite = [text for text, y in zip(data.texts, data.labels, strict=True) if y > 0][:200]
+
+    def labelled(often: int, rare: float) -> pd.Series:
+        labels = [1.0 if k % often else rare for k in range(len(polite))]
+        return sign_margin(model, sl.Labelled(polite, labels), tone)
+
+    alone = sign_margin(model, sl.Labelled(polite, [1.0] * len(polite)), tone)
+    assert alone.low > 0.02  # of labels of one sign nothing tells the two apart
+    for often, rare in ((10, -1.0), (2, -0.2)):
+        found = labelled(often, rare)
+        assert found.low < 0 < found.high
+        assert found.high < 0.7 * alone.sign_margin
 
 
 def test_without_any_sign_there_is_no_sign_margin(model, tone):
@@ -186,8 +213,9 @@ def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_
     name: str,
 ):
     model, labels = zoo(name), (1.0, -1.0, 0.5, -0.5)
-    edit, total, gained, n, signs = random_reft(model, layers=(0,), rank=3), 0.0, 0.0, 0, (1, -1)
-    for text, label in zip(TEXTS, labels, strict=True):
+    edit, total, signs = random_reft(model, layers=(0,), rank=3), 0.0, (1, -1)
+    gains, lengths = np.zeros(len(TEXTS)), np.zeros(len(TEXTS))
+    for k, (text, label) in enumerate(zip(TEXTS, labels, strict=True)):
         ids = _ids(model, text)
         tokens = torch.tensor([ids])
         plain = by_hand(model, contexts(model, tokens))[0, :-1].double().log_softmax(1)
@@ -197,12 +225,12 @@ def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_
             total += float((plain.exp() * (plain - moved)).sum()) / 2
             with sl.steered(model, edit, sign * label, prompt=len(ids)):
                 read = by_hand(model, contexts(model, tokens))[0, :-1].double().log_softmax(1)
-            gained += sign * float(read.gather(1, tokens[0, 1:, None]).sum())
-        n += len(ids) - 1
-    data = sl.Labelled(TEXTS, labels)
+            gains[k] += sign * float(read.gather(1, tokens[0, 1:, None]).sum())
+        lengths[k] = len(ids) - 1
+    data, n, gained = sl.Labelled(TEXTS, labels), lengths.sum(), even(gains, lengths, labels)
     assert kl_at_strength(model, data, edit) == pytest.approx(total / n, rel=2e-3)
-    assert sign_margin(model, data, edit).sign_margin == pytest.approx(gained / n, rel=2e-3)
-    assert total / n > 1e-2 and abs(gained / n) > 1e-3
+    assert sign_margin(model, data, edit).sign_margin == pytest.approx(gained, rel=2e-3)
+    assert total / n > 1e-2 and abs(gained) > 1e-3
 
 
 def _ids(model, text: str) -> list[int]:

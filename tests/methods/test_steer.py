@@ -640,6 +640,22 @@ def test_shuffled_fits_are_of_the_fits_own_model_and_some_number(unchecked: None
             fit_shuffled(own, fit, n=n, progress=False)  # pyright: ignore[reportArgumentType]
 
 
+def test_shuffled_fits_do_not_part_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = sl.toy.corpus("tone", n=30, seed=0)
+    data = sl.Labelled([*few.texts, *few.texts[:10]], [*few.labels, *few.labels[:10]])
+    states = sl.collect(sl.load_model("toy-64"), data, progress=False)
+    fit = sl.fit_steer(states, solver="closed-form")
+    given, relabel = [], States.relabel
+    monkeypatch.setattr(
+        States, "relabel", lambda self, y: given.append(y.tolist()) or relabel(self, y)
+    )
+    fit_shuffled(states, fit, n=5, progress=False)
+    orders = [y for y in given if any(y)]
+    assert len(orders) >= 5
+    assert all(y[:10] == y[30:] and sorted(y[:30]) == sorted(few.labels) for y in orders)
+    assert any(y[:30] != list(few.labels) for y in orders)
+
+
 def test_a_fit_is_divided_and_gated_like_its_value() -> None:
     data = sl.toy.corpus("tone", n=40, seed=0)
     fit = sl.fit_steer(sl.load_model("toy-64"), data, solver="closed-form", progress=False)

@@ -11,7 +11,7 @@ from steerlens.analysis.theory.truth import Truth, check_truth
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_count
-from steerlens.maths.stats import bootstrap_ratio, ratio_interval
+from steerlens.maths.stats import bootstrap_ratio, even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
@@ -72,7 +72,8 @@ class Margin(NamedTuple):
 def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Margin:
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
-    The same number as "margin alone" of `benchmarks/quality.py`, which compares fits by it.
+    Positive and negative labels weigh the same (see `even_interval`). Where texts have as many of
+    either this is "margin alone" of `benchmarks/quality.py`, which compares fits by it.
 
     Args:
         states: labelled, of texts on which the steer was not fitted.
@@ -86,8 +87,8 @@ def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Mar
         )
     strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
     gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0, signed.keep]
-    tokens = signed.lengths[signed.keep].double()
-    return Margin(*ratio_interval(gains.numpy(), tokens.numpy()), strength)
+    tokens, labels = (x[signed.keep].double().numpy() for x in (signed.lengths, signed.labels))
+    return Margin(*even_interval(gains.numpy(), tokens, labels), strength)
 
 
 @torch_defaults()

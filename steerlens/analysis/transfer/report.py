@@ -17,6 +17,7 @@ from steerlens.analysis.transfer.move import transfer
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
 from steerlens.maths.numbers import as_numpy_seed
+from steerlens.maths.stats import even_weights
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment, shared_tokens
@@ -42,7 +43,8 @@ class TransferReport:
     """What is left of a steer on another model, by every rule; made by `transfer_report`.
 
     `table`, one row per rule, beginning with "trained": `rule`, `sign_margin` (held-out NLL with
-    the sign turned less that with the right sign, nats per token, over the target's background),
+    the sign turned less that with the right sign, nats per token, over the target's background;
+    positive and negative labels weigh the same),
     `share` of the trained steer's, its 95 % interval over texts `low`, `high` (all three NaN where
     the trained steer's own interval is not above 0, so that there is nothing to have a share of),
     `strength` (which costs the KL), `cosine` (with the trained steer, natural metric), `match` (R²
@@ -181,10 +183,13 @@ def _aligned(src: Readout, tgt: Readout, seed: int) -> Alignment:
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
     """Return the contrast per token, its share of the first row's, and that share's 95 % interval.
 
-    The interval is over texts drawn again. A share of what may be 0 or less is NaN.
+    Positive and negative labels weigh the same. The interval is over texts drawn again. A share of
+    what may be 0 or less is NaN.
     """
     kept = data.keep & (data.lengths > 0)
-    values, n = worth[:, kept].numpy(), data.lengths[kept].sum().item()
+    tokens, labels = (x[kept].double().numpy() for x in (data.lengths, data.labels))
+    weight = even_weights(tokens, labels)
+    values, n = worth[:, kept].numpy() * weight, (tokens * weight).sum()
     random = np.random.default_rng(seed)
     pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
     drawn = values[:, pick].sum(2)

@@ -17,6 +17,7 @@ from steerlens.methods.steer.selection import Setting
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import SolverName, solver_named
 from steerlens.values.arguments import check_fit, check_same_model
+from steerlens.values.copies import exchange, group_rows
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.progress import hidden
@@ -74,7 +75,8 @@ def fit_shuffled(
 
     Settings are those of the fit. A fit to noise is no random direction, it follows what the text
     varies in, so this is what words and directions of the steer are to be held against
-    (`singular_words(noise=)`). With 19 of them nothing can be rarer than 1 in 20.
+    (`singular_words(noise=)`). With 19 of them nothing can be rarer than 1 in 20. Copies of a text
+    take the labels of another's.
 
     Args:
         states: those that the fit was made from.
@@ -97,10 +99,13 @@ def fit_shuffled(
     n, random = as_count(n, "n"), generator(seed)
     again = _like(states, fit, seed, over=fit)
     kept = states.keep.nonzero().squeeze(1)
+    same = (kept if states.copy_of is None else states.copy_of[kept]).tolist()
+    groups, given = group_rows(same), states.labels[kept].tolist()
     found = []
     for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=hidden(progress)):
         labels = states.labels.clone()
-        labels[kept] = states.labels[kept[torch.randperm(len(kept), generator=random)]]
+        order = torch.randperm(len(groups), generator=random).tolist()
+        labels[kept] = torch.tensor(exchange(given, groups, order)).to(labels)
         found.append(again(states.relabel(labels), f"shuffled {k}"))
     return tuple(found)
 

@@ -1,0 +1,37 @@
+"""Copies of a text, which count as one where texts are drawn, parted or put in another order."""
+
+from collections.abc import Hashable, Iterable, Sequence
+
+
+def group_rows(keys: Iterable[Hashable]) -> list[list[int]]:
+    """Return the rows of each key, by its first row.
+
+    Example:
+        >>> group_rows(["good .", "bad .", "good ."])
+        [[0, 2], [1]]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def exchange(
+    labels: Sequence[float], groups: Sequence[Sequence[int]], order: Sequence[int]
+) -> list[float]:
+    """Return the labels with those of group `order[k]` in the place of group k's, over and over
+    where that has fewer; rows of no group keep theirs.
+
+    So copies of a text stay together: parted, they would have a label each way, and what is fitted
+    to them would be weaker than chance.
+
+    Example:
+        >>> exchange([1, -1, 1], [[0, 2], [1]], [1, 0])
+        [-1, 1, -1]
+    """
+    found = list(labels)
+    for rows, source in zip(groups, order, strict=True):
+        theirs = groups[source]
+        for k, row in enumerate(rows):
+            found[row] = labels[theirs[k % len(theirs)]]
+    return found
