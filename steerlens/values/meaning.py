@@ -27,12 +27,12 @@ def parse(value: Any) -> Any:
     """Return text that spells a number or a truth value as such, and anything else as it is.
 
     Example:
-        >>> [parse(x) for x in ("1", "-0,5", "True", "5 stars", "1,200", "1_5")]
-        [1.0, -0.5, True, '5 stars', '1,200', '1_5']
+        >>> [parse(x) for x in ("1", "-0,5", "−2", "True", "5 stars", "1,200", "1_5")]
+        [1.0, -0.5, -2.0, True, '5 stars', '1,200', '1_5']
     """
     if not isinstance(value, str):
         return value
-    text = value.strip()
+    text = value.strip().replace("\u2212", "-")  # a minus sign that is no hyphen
     if text.casefold() in ("true", "false"):
         return text.casefold() == "true"
     if DECIMAL_COMMA.fullmatch(text) and not THOUSANDS.fullmatch(text):

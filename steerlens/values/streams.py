@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from steerlens.values.columns import Columns, Table, read_columns
+from steerlens.values.columns import Columns, Table, find_column, read_columns
 from steerlens.values.encodings import check_text
 from steerlens.values.labelled import Labelled
+from steerlens.values.meaning import parse
 from steerlens.values.readers import kind_of, object_table, path_of_table, read_json
 from steerlens.values.tables import Featured, dataset_table, frame_table
 
@@ -59,17 +60,31 @@ def stream_labelled(
 
 def _parts(source: Any, columns: Columns) -> Iterator[Labelled]:
     """Yield what is left of each part of the rows; of some nothing may be."""
-    table, some = None, False
+    table, some, truths = None, False, None
     for table in _tables(source, columns):
         found = read_columns(table, columns, part=True)
-        if found.texts:
-            some = True
-            yield Labelled(*found)
+        if not found.texts:
+            continue
+        some, before = True, truths
+        truths = _truths(table, columns)
+        if columns.unexplained and before is not None and truths != before:
+            kinds = ("numbers", "truth values")
+            raise ValueError(
+                f"{table.where(0)}: labels are {kinds[truths]} from here on and were {kinds[before]} before: False is -1, "
+                "0 is neutral; write one kind, or say what each means, e.g. labels={True: 1, False: -1}"
+            )
+        yield Labelled(*found)
     if table is not None and not some:
         raise ValueError(
             f"{table.source}: no rows left, all are without text or label; expected columns {columns.text!r} and "
             f"{columns.label!r}"
         )
+
+
+def _truths(table: Table, columns: Columns) -> bool:
+    """Return whether the labels of a part are truth values."""
+    raw = table.column(find_column(table, columns.label, "label"))
+    return any(isinstance(parse(value), bool) for value in raw)
 
 
 def _tables(source: Any, columns: Columns) -> Iterator[Table]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -104,6 +105,18 @@ def test_a_part_of_a_stream_may_hold_no_label_at_all() -> None:
         list(stream_labelled(rows[5:3_000], dropna=True))
     with pytest.raises(ValueError, match=r"row 5: no 'label'"):
         list(stream_labelled(rows))
+
+
+@pytest.mark.parametrize(("first", "then"), [(True, 0), (0, True), ("false", "0")])
+def test_truth_values_and_numbers_do_not_mix_in_a_stream_either(first: Any, then: Any) -> None:
+    rows = [{"text": f"film {k}", "label": first if k < 1024 else then} for k in range(1_100)]
+    kinds = "numbers.*truth values" if then is not True else "truth values.*numbers"
+    with pytest.raises(ValueError, match=f"source, row 1024: labels are {kinds}.*labels="):
+        list(stream_labelled(rows))
+    meaning = {True: 1, False: -1}
+    assert len(list(stream_labelled(rows, labels=meaning))) == 2
+    same = [row | {"label": first} for row in rows]
+    assert {y for part in stream_labelled(same) for y in part.labels} <= {-1.0, 0.0, 1.0}
 
 
 def test_rows_of_a_stream_are_read_as_they_come() -> None:
