@@ -13,12 +13,11 @@ from steerlens.evaluate.compare_writing import Recipe, fit_recipe
 from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.measures import Fluency, continuation_nll, fluency
-from steerlens.evaluate.sign_margin import with_nonzero_label
+from steerlens.evaluate.sign_margin import margin_interval, with_nonzero_label
 from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base
 from steerlens.maths.numbers import as_number, as_numpy_seed
-from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -173,7 +172,6 @@ def advise(
         spent = _under_perplexity(lambda s: writes(value, s).corpus_perplexity, perplexity, base)
         spent = spent._replace(cost=cost(spent.strength))
     margins, tokens = given_margins(model, value, signed, strength=spent.strength)
-    labels = np.array(signed.labels)
 
     def rival(other: Method) -> Float[np.ndarray, " n"]:
         strength = spend(cost_on(model, other, sample), max(spent.cost, 1e-6)).strength
@@ -185,14 +183,14 @@ def advise(
             "random direction",
             margins - rival(random_steer(readout(model), seed=seed)),
             tokens,
-            labels,
+            signed,
         )
     ]
-    gates += _of_recipe(recipe, train, rival, margins, tokens, labels, seed)
-    gates += [_right_way(margins, labels > 0), _fluent(own, base, FLUENT)]
+    gates += _of_recipe(recipe, train, rival, margins, tokens, signed, seed)
+    gates += [_right_way(margins, np.array(signed.labels) > 0), _fluent(own, base, FLUENT)]
     return Advice(
         getattr(value, "name", type(value).__name__), spent.strength, spent.cost, spent.note,
-        even_interval(margins, tokens, labels), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
+        margin_interval(margins, tokens, signed), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
     )  # fmt: skip
 
 
@@ -211,7 +209,7 @@ def _of_recipe(
     rival: Any,
     margins: np.ndarray,
     tokens: np.ndarray,
-    labels: np.ndarray,
+    signed: Labelled,
     seed: int,
 ) -> list[Gate]:
     if recipe is None or train is None:
@@ -219,12 +217,12 @@ def _of_recipe(
         return [Gate("shuffled labels", None, said), Gate("either half", None, said)]
     shuffled, _ = fit_recipe(recipe, shuffle_labels(train, seed=seed))
     halves = [rival(fit_recipe(recipe, half)[0]) for half in train.split(0.5, seed=seed)]
-    found = [even_interval(half, tokens, labels) for half in halves]
+    found = [margin_interval(half, tokens, signed) for half in halves]
     alike = float(np.corrcoef(halves)[0, 1])
     said = " and ".join(f"{m:+.3g} [{low:+.3g}, {high:+.3g}]" for m, low, high in found)
     passed = all(low > 0 for _, low, _ in found)
     return [
-        _above("shuffled labels", margins - rival(shuffled), tokens, labels),
+        _above("shuffled labels", margins - rival(shuffled), tokens, signed),
         Gate(
             "either half",
             passed,
@@ -234,9 +232,9 @@ def _of_recipe(
 
 
 def _above(
-    control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray, labels: np.ndarray
+    control: str, difference: Float[np.ndarray, " n"], tokens: np.ndarray, signed: Labelled
 ) -> Gate:
-    found, low, high = even_interval(difference, tokens, labels)
+    found, low, high = margin_interval(difference, tokens, signed)
     told = "better than" if low > 0 else "not told from"
     by = f"by {found:+.3g} [{low:+.3g}, {high:+.3g}] nats per token"
     said = f"{told} {control} at the same KL {by}"

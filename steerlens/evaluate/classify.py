@@ -7,13 +7,13 @@ from jaxtyping import Float, Int
 from scipy.special import expit, ndtr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from steerlens.evaluate.strength import check_prior, state_strengths
-from steerlens.maths.numbers import as_numpy_seed
-from steerlens.maths.stats import auc, rank_correlation
+from steerlens.maths.stats import auc_interval, rank_correlation, share_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -25,8 +25,6 @@ from steerlens.values.states import States
 from steerlens.values.steer import Steer, SteerWithBackground
 from steerlens.values.warn import warn_user
 
-DRAWS = 500
-"""Bootstrap samples of the test texts behind an interval."""
 BINS = 10
 
 
@@ -38,7 +36,6 @@ def classify(
     test: Labelled,
     *,
     prior: float = 1.0,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return how well the sign of a label is told from its text.
 
@@ -52,7 +49,7 @@ def classify(
     The first two learn nothing here: the steer was fitted to explain texts, not to tell labels
     apart, and its probabilities are used as they come (n₊, n₋ from `train`). The other two are
     trained on `train`, their penalty chosen by cross-validation there. Texts with label 0 have no
-    sign and count in the rank correlation only.
+    sign and count in the rank correlation only; copies of a text count once.
 
     A steer reads a text only through what the language model predicts, token by token: with a good
     model that beats a probe on its last hidden states (on the toy world by 0.05 of AUC), with a
@@ -64,7 +61,6 @@ def classify(
         steer: fitted on `train` or on other texts, never on `test`.
         train, test: no text in both.
         prior: standard deviation of the prior on the strength.
-        seed: of the bootstrap.
 
     Returns:
         One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test
@@ -92,9 +88,8 @@ def classify(
     for name, data in (("train", train), ("test", test)):
         check_labelled(data, name)
     check_prior(prior)
-    seed = as_numpy_seed(seed)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
-    return classify_states(steer, (seen, train), (new, test), prior=prior, seed=seed)
+    return classify_states(steer, (seen, train), (new, test), prior=prior)
 
 
 def classify_states(
@@ -103,7 +98,6 @@ def classify_states(
     test: tuple[States, Labelled],
     *,
     prior: float = 1.0,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Do what `classify` does for texts whose states are there already.
 
@@ -142,9 +136,10 @@ def classify_states(
             np.array(asked.texts),
         ),
     }
-    grades = np.array(asked.labels)
+    rows = [first for first, *_ in asked.copies(by_label=True)]
+    grades = np.array(asked.labels)[rows]
     return pd.DataFrame(
-        [{"method": name, **judge_probabilities(p, grades, seed)} for name, p in scores.items()]
+        [{"method": name, **judge_probabilities(p[rows], grades)} for name, p in scores.items()]
     )
 
 
@@ -173,12 +168,12 @@ def _trained(steps: list, x: np.ndarray, y: Int[np.ndarray, " n"], new: np.ndarr
 
 
 def judge_probabilities(
-    p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"], seed: int
+    p: Float[np.ndarray, " n"], grades: Float[np.ndarray, " n"]
 ) -> dict[str, float]:
     """Return what probabilities of the sign + are worth against graded labels; see `classify`.
 
     Example:
-        >>> judge_probabilities(np.array([0.9, 0.2]), np.array([1.0, -0.5]), seed=0)["accuracy"]
+        >>> judge_probabilities(np.array([0.9, 0.2]), np.array([1.0, -0.5]))["accuracy"]
         1.0
     """
     pick = np.flatnonzero(grades)
@@ -186,23 +181,12 @@ def judge_probabilities(
     right = (q > 0.5) == (y > 0.5)
     order = np.argsort(q, kind="stable")
     bins = np.array_split(order, min(BINS, len(order)))
-    draws = _draws(y, seed)
-    shares, areas = right[draws].mean(1), auc(q[draws], y[draws])
-    interval, area = (np.quantile(values, (0.025, 0.975)).tolist() for values in (shares, areas))
+    share, area = float(right.mean()), float(roc_auc_score(y, q))
+    ends = share_interval(share, len(y)), auc_interval(area, int(y.sum()), int((1 - y).sum()))
     return {
-        "accuracy": float(right.mean()), "accuracy_low": interval[0], "accuracy_high": interval[1],
-        "auc": float(auc(q, y)), "auc_low": area[0], "auc_high": area[1],
+        "accuracy": share, "accuracy_low": ends[0][0], "accuracy_high": ends[0][1],
+        "auc": area, "auc_low": ends[1][0], "auc_high": ends[1][1],
         "log_loss": float(-(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()),
         "calibration": float(sum(len(b) * abs(q[b].mean() - y[b].mean()) for b in bins) / len(q)),
         "rank_correlation": rank_correlation(p, grades), "texts": len(q),
     }  # fmt: skip
-
-
-def _draws(y: Float[np.ndarray, " n"], seed: int) -> Int[np.ndarray, "draws n"]:
-    """Return bootstrap samples of texts, the first class first.
-
-    They are drawn within each class so that both are always there.
-    """
-    random = np.random.default_rng(seed)
-    classes = [np.flatnonzero(y == label) for label in (0.0, 1.0)]
-    return np.concatenate([random.choice(c, (DRAWS, len(c))) for c in classes], axis=1)

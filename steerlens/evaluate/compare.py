@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
     kl_at_strength,
+    margin_interval,
     sign_margin,
     strength_at_kl,
     with_nonzero_label,
@@ -17,7 +17,6 @@ from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
@@ -105,7 +104,7 @@ def _of_writer(
         )
     signed = with_nonzero_label(test)
     margins, tokens = given_margins(model, writer, signed, strength=spent.strength)
-    found = even_interval(margins, tokens, np.array(signed.labels))
+    found = margin_interval(margins, tokens, signed)
     return dict(zip(("sign_margin", "low", "high"), found, strict=True)) | {
         "strength": spent.strength
     }

@@ -16,14 +16,13 @@ from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder
 from steerlens.evaluate.run_settings import Entrant, settings_of
 from steerlens.evaluate.runs import run_protocol
-from steerlens.evaluate.sign_margin import with_nonzero_label
+from steerlens.evaluate.sign_margin import margin_interval, with_nonzero_label
 from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
-from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
@@ -229,9 +228,9 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
             raise
         return dict.fromkeys(names, float("nan"))
     wrong = np.where(np.isnan(margins), np.nan, margins < 0)  # NaN is on neither side
-    labels, ones = np.array(some.labels), np.ones(len(wrong))
-    share = even_interval(wrong, ones, np.sign(labels))[0]
-    return dict(zip(names, (*even_interval(margins, tokens, labels), share), strict=True))
+    signs = np.sign(some.labels)
+    share = float(np.mean([wrong[signs == sign].mean() for sign in set(signs)]))
+    return dict(zip(names, (*margin_interval(margins, tokens, some), share), strict=True))
 
 
 def _price(

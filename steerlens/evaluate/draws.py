@@ -9,12 +9,12 @@ import pandas as pd
 from steerlens.evaluate.compare import is_idle
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
+    margin_interval,
     strength_at_kl,
     text_nll,
     with_nonzero_label,
 )
 from steerlens.maths.brief import brief
-from steerlens.maths.stats import even_interval
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit, value_of
@@ -84,11 +84,11 @@ def compare_draws(
             rows.append(wrong - right)
             at.append(math.nan if idle else strength)
         gains[name], strengths[name] = np.stack(rows), float(np.mean(at))
-    table, labels = [], np.array(signed.labels)
+    table = []
     for name, each in gains.items():
-        mean, by_draw = each.mean(0), [even_interval(row, tokens, labels)[0] for row in each]
-        margin, low, high = even_interval(mean, tokens, labels)
-        off, off_low, off_high = even_interval(mean - gains[against].mean(0), tokens, labels)
+        mean, by_draw = each.mean(0), [margin_interval(row, tokens, signed)[0] for row in each]
+        margin, low, high = margin_interval(mean, tokens, signed)
+        off, off_low, off_high = margin_interval(mean - gains[against].mean(0), tokens, signed)
         table.append(
             {
                 "name": name, "sign_margin": margin, "low": low, "high": high, "difference": off,

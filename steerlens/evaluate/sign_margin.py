@@ -59,11 +59,27 @@ def sign_margin(
     (right, n), (wrong, _) = (
         _text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1)
     )
-    found, low, high = even_interval(wrong - right, n, np.array(some.labels))
+    found, low, high = margin_interval(wrong - right, n, some)
     nll = float(right.sum() / n.sum())
     return pd.Series(
         {"sign_margin": found, "low": low, "high": high, "nll": nll, "texts": float(len(n))}
     )
+
+
+def margin_interval(
+    gains: Float[np.ndarray, " n"], tokens: Float[np.ndarray, " n"], data: Labelled
+) -> tuple[float, float, float]:
+    """Return what labelled texts gain per token, positive and negative labels weighing the same,
+    and its 95 % interval over the texts, of which copies are one.
+
+    Example:
+        >>> data = Labelled(["good .", "good .", "bad ."], [1, 1, -1])
+        >>> margin_interval(np.array([2.0, 2.0, 4.0]), np.full(3, 2.0), data)[0]
+        1.5
+    """
+    copies = data.copies(by_label=True)
+    top, bottom = (np.array([x[rows].sum() for rows in copies]) for x in (gains, tokens))
+    return even_interval(top, bottom, np.array([data.labels[rows[0]] for rows in copies]))
 
 
 def nll(

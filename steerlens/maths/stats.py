@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata, spearmanr, t
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm, spearmanr, t
 
 from steerlens.maths.numbers import numpy_generator
 
@@ -257,19 +258,38 @@ def benjamini_hochberg(p: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, 
     return found
 
 
-def auc(score: Float[np.ndarray, "*draws n"], y: Float[np.ndarray, "*draws n"]) -> np.ndarray:
-    """Return the chance that a positive scores higher than a negative, of all draws at once.
-
-    Ties count half (Mann and Whitney). For one draw it is `sklearn.metrics.roc_auc_score`, which
-    knows no axis: a bootstrap of some hundred draws would call it as often.
-
-    Args:
-        score: the higher, the more positive.
-        y: 1 and 0.
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `n` independent units (Wilson 1927), which is none of
+    no width where all are alike, as the bootstrap's.
 
     Example:
-        >>> float(auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 0.0, 1.0, 1.0])))
-        0.875
+        >>> [round(end, 3) for end in share_interval(1.0, 10)]
+        [0.722, 1.0]
     """
-    ranks, n = rankdata(score, axis=-1), y.sum(-1)
-    return np.asarray(((ranks * y).sum(-1) - n * (n + 1) / 2) / (n * (y.shape[-1] - n)))
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def auc_interval(auc: float, n_high: int, n_low: int) -> tuple[float, float]:
+    """Return the 95 % interval of the chance that one of `n_high` units scores above one of `n_low`:
+    what chances have the one found within two of their own standard errors (method 5 of Newcombe
+    2006), so that it is not of no width where all do.
+
+        (θ − auc)² = z² θ (1 − θ) (1 + N ((1 − θ)/(2 − θ) + θ/(1 + θ))) / (n_high n_low)
+        N = (n_high + n_low)/2 − 1
+
+    Example:
+        >>> [round(end, 2) for end in auc_interval(1.0, 10, 10)]
+        [0.84, 1.0]
+    """
+    z, more, pairs = norm.ppf(0.975), (n_high + n_low) / 2 - 1, n_high * n_low
+
+    def lowest(area: float) -> float:
+        def beyond(x: float) -> float:
+            variance = x * (1 - x) * (1 + more * ((1 - x) / (2 - x) + x / (1 + x))) / pairs
+            return area - x - z * math.sqrt(variance)
+
+        # at 1 the error is 0, which is no end
+        return brentq(beyond, 0.0, min(area, 1 - 1e-12)) if area > 0 else 0.0
+
+    return lowest(auc), 1 - lowest(1 - auc)

@@ -230,9 +230,10 @@ class Labelled:
             f"word{'s' * (words != 1)}{', with prompts' * bool(self.prompts)}{note}"
         )
 
-    def copies(self) -> list[list[int]]:
-        """Return the rows of each text behind the same prompt, by the first of them."""
-        return group_rows(zip(self.texts, self.prompts or self.texts, strict=True))
+    def copies(self, *, by_label: bool = False) -> list[list[int]]:
+        """Return the rows of each text behind the same prompt (of each of its labels)."""
+        others = self.prompts or self.texts, self.labels if by_label else self.texts
+        return group_rows(zip(self.texts, *others, strict=True))
 
     @torch_defaults()
     def split(self, share: float, *, seed: SupportsIndex) -> tuple["Labelled", "Labelled"]:

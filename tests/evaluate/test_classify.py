@@ -2,13 +2,12 @@
 posterior."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 
 import steerlens as sl
 from steerlens.evaluate.classify import classify, judge_probabilities, mean_states
-from steerlens.maths.stats import auc
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(
     ).all()
     assert ratio.texts == sum(label != 0 for label in test.labels)
     truth = sl.toy.grammar.attribute_mean(list(test.texts), "sentiment")
-    exact = judge_probabilities((truth + 1) / 2, np.array(test.labels), 0)
+    exact = judge_probabilities((truth + 1) / 2, np.array(test.labels))
     assert exact["auc"] > table.auc.max() - 0.01
     turned = classify(model, -joy, train, test).set_index("method")
     assert turned.auc["steer, likelihood ratio"] == pytest.approx(1 - ratio.auc, abs=1e-6)
@@ -48,8 +47,8 @@ def test_the_measures_are_what_they_say():
     p = random.uniform(size=20_000)
     grades = np.where(random.uniform(size=p.size) < p, 1.0, -0.5)
     honest, sure = (
-        judge_probabilities(p, grades, 0),
-        judge_probabilities(np.where(p > 0.5, 0.99, 0.01), grades, 0),
+        judge_probabilities(p, grades),
+        judge_probabilities(np.where(p > 0.5, 0.99, 0.01), grades),
     )
     assert honest["calibration"] < 0.02 < 0.2 < sure["calibration"]
     assert honest["accuracy"] == sure["accuracy"] == pytest.approx(0.75, abs=0.01)
@@ -62,19 +61,16 @@ def test_an_interval_is_that_of_the_binomial():
     random = np.random.default_rng(0)
     grades = np.array([-1.0, 1.0] * 200)
     p = np.where(random.uniform(size=400) < 0.8, 0.5 + 0.4 * grades, 0.5 - 0.4 * grades)
-    found = judge_probabilities(p, grades, 0)
+    found = judge_probabilities(p, grades)
     half = (found["accuracy_high"] - found["accuracy_low"]) / 2
     assert half == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 400), rel=0.2)
 
 
-def test_the_area_is_scikit_learns_ties_too():
-    random = np.random.default_rng(1)
-    score, y = (
-        random.integers(0, 9, (3, 80)).astype(float),
-        (random.uniform(size=(3, 80)) < 0.4).astype(float),
-    )
-    assert auc(score, y).tolist() == pytest.approx(
-        [roc_auc_score(b, a) for a, b in zip(score, y, strict=True)]
+def test_copies_of_a_test_text_count_once(model, joy: sl.Steer, train: sl.Labelled) -> None:
+    test = sl.toy.corpus("sentiment", n=60, seed=1)
+    again = test + test.pick(list(range(30)) * 4)
+    pd.testing.assert_frame_equal(
+        classify(model, joy, train, again), classify(model, joy, train, test), atol=1e-6
     )
 
 

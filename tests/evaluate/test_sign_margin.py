@@ -179,6 +179,14 @@ def test_what_all_texts_like_is_no_style_however_many_have_one_label(model, tone
         assert found.high < 0.7 * alone.sign_margin
 
 
+def test_copies_of_a_text_are_one_in_the_interval(model, tone) -> None:
+    few = sl.toy.corpus("tone", n=45, seed=2)
+    once = sign_margin(model, few, tone)
+    often = sign_margin(model, sl.Labelled(few.texts * 9, few.labels * 9), tone)
+    assert often.sign_margin == pytest.approx(once.sign_margin, rel=1e-6)
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.01)
+
+
 def test_without_any_sign_there_is_no_sign_margin(model, tone):
     with pytest.raises(ValueError, match="data: every label is 0"):
         sign_margin(model, sl.Labelled(("it was good .",), (0.0,)), tone)

@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 from steerlens.maths.stats import (
+    auc_interval,
     bootstrap_ratio,
     even_interval,
     permute_labels,
     ratio_interval,
+    share_interval,
     top_by_chance,
 )
 
@@ -93,3 +97,25 @@ def test_one_more_draw_lies_above_what_chance_reaches_in_one_of_twenty_cases(n: 
     above = np.mean([random.normal() > top_by_chance(random.normal(size=n)) for _ in range(4000)])
     # the 95 % quantile of 20 draws themselves is exceeded in 0.09
     assert 0.035 < above < 0.062
+
+
+@pytest.mark.parametrize(("n_high", "n_low", "apart"), [(10, 40, 1.5), (30, 30, 2.5), (8, 8, 0.0)])
+def test_intervals_of_shares_and_areas_cover_also_where_all_is_told_apart(
+    n_high: int, n_low: int, apart: float
+) -> None:
+    random = np.random.default_rng(n_high)
+    area, share = norm.cdf(apart / 2**0.5), norm.cdf(apart / 2)
+    covered = np.zeros(2)
+    for _ in range(1_000):
+        x = random.normal(np.repeat([apart, 0.0], [n_high, n_low]))
+        y = np.repeat([1, 0], [n_high, n_low])
+        low, high = auc_interval(float(roc_auc_score(y, x)), n_high, n_low)
+        least, most = share_interval(float(((x > apart / 2) == y).mean()), n_high + n_low)
+        covered += low <= area <= high, least <= share <= most
+    assert (covered / 1_000 > 0.9).all()  # of 16 shares at one half 0.92 is what Wilson has
+    # where drawing units again has [1, 1]
+    assert auc_interval(1.0, n_high, n_low)[0] < 0.95 and share_interval(1.0, n_low)[0] < 0.95
+    for value in (0.0, 0.3, 1.0):
+        low, high = auc_interval(value, n_high, n_low)
+        assert 0 <= low <= value <= high <= 1
+        assert auc_interval(1 - value, n_high, n_low) == pytest.approx((1 - high, 1 - low))

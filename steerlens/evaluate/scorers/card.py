@@ -6,11 +6,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from steerlens.maths.brief import brief
-from steerlens.maths.numbers import numpy_generator
-from steerlens.maths.stats import bootstrap_ratio
+from steerlens.maths.stats import auc_interval, share_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.labelled import Labelled
 
@@ -27,10 +26,6 @@ class Heldout(NamedTuple):
     auc_high: float
     texts: int
     on: str
-
-
-DRAWS = 500
-"""Bootstrap samples of the texts behind an interval."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +116,13 @@ def as_scores(given: Any, name: str) -> Float[np.ndarray, "*shape"]:
 
 
 @torch_defaults()
-def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldout:
+def heldout(scorer: Scorer, data: Labelled, *, on: str) -> Heldout:
     """Return how well a scorer tells texts of positive labels from those of negative ones.
 
     Args:
         data: texts that the scorer was not made from; +1 is what scores high. Texts with label 0
-            do not count.
+            do not count, copies once.
         on: what these texts are, in a word or two, for the card.
-        seed: of the bootstrap over texts.
 
     Raises:
         ValueError: a sign is missing.
@@ -140,7 +134,7 @@ def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldou
         1.0
     """
     labels = np.array(data.labels)
-    rows = np.flatnonzero(labels)
+    rows = [first for first, *_ in data.copies(by_label=True) if labels[first]]
     y = labels[rows] > 0
     if not len(rows) or y.all() or not y.any():
         raise ValueError(
@@ -148,19 +142,6 @@ def heldout(scorer: Scorer, data: Labelled, *, on: str, seed: int = 0) -> Heldou
             "add texts of the other kind"
         )
     p = ask(scorer, [data.texts[k] for k in rows])
-    accuracy = bootstrap_ratio(((p > 0.5) == y).astype(float), np.ones(len(y)), seed=seed)
-    random = numpy_generator(seed)
-    kinds = [np.flatnonzero(y), np.flatnonzero(~y)]
-    draws = np.concatenate([random.choice(kind, (DRAWS, len(kind))) for kind in kinds], axis=1)
-    low, high = np.quantile(_auc(p[draws], int(y.sum())), (0.025, 0.975))
-    area = _auc(p[np.concatenate(kinds)], int(y.sum()))
-    return Heldout(*accuracy, float(area), float(low), float(high), len(y), on)
-
-
-def _auc(p: Float[np.ndarray, "*draws n"], n_high: int) -> Float[np.ndarray, "*draws"]:
-    """Return the chance that one of the first `n_high` texts scores above one of the others.
-
-    Ties count half (Mann and Whitney).
-    """
-    ranks = rankdata(p, axis=-1)[..., :n_high].sum(-1)
-    return np.asarray((ranks - n_high * (n_high + 1) / 2) / (n_high * (p.shape[-1] - n_high)))
+    right, area = float(((p > 0.5) == y).mean()), float(roc_auc_score(y, p))
+    ends = auc_interval(area, int(y.sum()), int((~y).sum()))
+    return Heldout(right, *share_interval(right, len(y)), area, *ends, len(y), on)

@@ -132,7 +132,7 @@ def fit_text_classifier(
     idf = np.concatenate([cast(Any, v.idf_) for v in vectors])
     card = Card(name, measures, None, f"fitted to {len(data):,} texts, {len(idf):,} terms")
     fitted = TextClassifier(terms, idf, *best, card)
-    judged = heldout(fitted, test, on="of the same kind", seed=seed)
+    judged = heldout(fitted, test, on="of the same kind")
     return replace(fitted, card=replace(card, heldout=judged))
 
 

@@ -199,7 +199,7 @@ def _read(
         for sign in (1, -1)
     ]
     if min(signs) >= 10:
-        found["classify"] = classify_states(explaining(fit), train, test, seed=seed)
+        found["classify"] = classify_states(explaining(fit), train, test)
     return found, spectrum(fit.value, metric=metric, states=states.sample(4_096, seed=seed))
 
 
