@@ -27,8 +27,8 @@ def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
     """Return context vectors and logits of one seeded batch of random tokens.
 
     Raises:
-        ValueError: the model is not causal, goes past its unembedding, or was processed into another
-            one.
+        ValueError: the model is not causal, goes past its unembedding, asks it twice or not for every
+            position and word, or was processed into another one.
     """
     asked = adapter(model)
     tokens = probe_tokens(model, n_tokens)
@@ -44,6 +44,15 @@ def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"model: a pass of {architecture(model)} ({type(model).__name__}) does not come by its output embedding: it "
             "multiplies by that one's weight itself, where no steer can act. Let its forward call the module"
+        )
+    d_model, d_vocab = asked.W_U.shape
+    shapes = tuple(seen[0].shape), tuple(logits.shape)
+    expected = (*tokens.shape, d_model), (*tokens.shape, d_vocab)
+    if len(seen) > 1 or shapes != expected:
+        raise ValueError(
+            f"model: a pass of {architecture(model)} ({type(model).__name__}) over tokens of shape {tuple(tokens.shape)} asks "
+            f"its output embedding {len(seen)} times, with states of shape {shapes[0]}, and gives logits of shape {shapes[1]}; "
+            f"expected once, {expected[0]} and {expected[1]}: every position, and every word of its W_U. Let its forward do that"
         )
     check_causal(model, tokens, logits)
     check_processed(model, tokens, logits)

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -293,6 +293,44 @@ def test_a_pass_that_goes_past_a_hook_is_no_steered_one() -> None:
         model.model.model(tokens[:, :1])  # the layers alone have no head to go past
         with pytest.raises(RuntimeError, match=r"without reaching 'unembed\.hook_in'"):
             model.model.generate(tokens, min_new_tokens=3, max_new_tokens=3, do_sample=False)
+
+
+def _fewer_words(self: Any, made: Any) -> Any:
+    return self.lm_head(made)[..., :500]
+
+
+def _last_only(self: Any, made: Any) -> Any:
+    return self.lm_head(made)[:, -1:]
+
+
+def _flattened(self: Any, made: Any) -> Any:
+    return self.lm_head(made.flatten(0, 1)).unflatten(0, made.shape[:2])
+
+
+def _twice(self: Any, made: Any) -> Any:
+    self.lm_head(made * 2)
+    return self.lm_head(made)
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (_fewer_words, r"logits of shape \(2, 6, 500\)"), (_last_only, r"logits of shape \(2, 1, "),
+        (_flattened, r"states of shape \(12, 96\)"), (_twice, "output embedding 2 times"),
+    ],
+)  # fmt: skip
+def test_logits_of_other_positions_or_words_than_the_heads_are_refused(
+    unchecked: None, head: Callable[..., Any], said: str
+) -> None:
+    class Odd(transformers.LlamaForCausalLM):
+        def forward(self, input_ids: Any, attention_mask: Any = None, **given: Any) -> Any:
+            made = self.model(input_ids, attention_mask).last_hidden_state
+            return CausalLMOutputWithPast(logits=head(self, made))
+
+    path = find_model("toy-96-llama")
+    words = transformers.AutoTokenizer.from_pretrained(path)
+    with pytest.raises(ValueError, match=rf"(?s)model: .*Odd.*{said}.*every position"):
+        sl.readout(sl.models.HuggingFace(Odd.from_pretrained(path).eval(), words))
 
 
 def test_a_prompt_of_one_token_behind_another_text_is_a_prompt() -> None:
