@@ -174,6 +174,12 @@ def _after_unembedding(
     if least < tolerance and not unmerged:
         # the first that is as good as any: in half precision a scale of 1.02 is near to one of 1
         return next(form for form, error in errors.items() if error <= 2 * least)
+    wrong = (~head.W_U.isfinite()).any(0).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"model: the output embeddings of {len(wrong):,} tokens are NaN or infinite, the first is token {wrong[0]}; load its "
+            "weights anew, or give new rows numbers"
+        )
     tried = [f"scale {a:.4g}, softcap {b}: error {error:.2g}" for (a, b), error in errors.items()]
     raise ValueError(
         f"model: the logits of {architecture(model)} ({type(model).__name__}) are not softcap(scale · (c W_U + b_U)) "

@@ -480,6 +480,14 @@ def test_weights_that_are_not_finite_are_called_so() -> None:
         sl.readout(made)
 
 
+def test_tokens_without_an_embedding_are_named() -> None:
+    made = hugging_face()
+    with torch.no_grad():
+        made.lm_head.weight[[7, 9]] = torch.nan
+    with pytest.raises(ValueError, match="embeddings of 2 tokens are NaN.* first is token 7"):
+        sl.readout(made)
+
+
 def test_a_bias_that_forbids_a_token_is_named() -> None:
     made = hugging_face()
     bias = torch.zeros(made.lm_head.out_features)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,7 +21,6 @@ def positions_of(mask: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """Return the position of each token in its text, 0 for padding on the left.
 
     Example:
-        >>> import torch
         >>> positions_of(torch.tensor([[0, 0, 1, 1]]))
         tensor([[0, 0, 0, 1]])
     """
@@ -38,10 +38,14 @@ def ends_of(tokenizer: Any, model: Any) -> frozenset[int]:
         >>> chat = Of(generation_config=Of(eos_token_id=[1, 106]))
         >>> sorted(ends_of(Of(eos_token_id=1), chat)), sorted(ends_of(Of(eos_token_id=1), None))
         ([1, 106], [1])
+        >>> alone = Of(generation_config=Of(eos_token_id=torch.tensor(0)))
+        >>> sorted(ends_of(Of(eos_token_id=1), alone))
+        [0, 1]
     """
     own = getattr(tokenizer, "eos_token_id", None)
     said = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = [said] if isinstance(said, int) else said or []
+    # a number, several, or a tensor of either
+    more = [] if said is None else torch.as_tensor(said).flatten().tolist()
     return frozenset() if own is None else frozenset([own, *more])
 
 
