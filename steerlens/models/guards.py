@@ -42,8 +42,9 @@ class _Hold:
     """That a thread has a model, for as long as this lives: a block that Ctrl-C ends before it can
     say so takes it along."""
 
-    def __init__(self, by_user: bool) -> None:
+    def __init__(self, by_user: bool, by_row: bool) -> None:
         self.thread, self.by_user, self.number = get_ident(), by_user, next(_NUMBERS)
+        self.by_row = by_row
         self.before = {thread.ident: thread for thread in living()} if by_user else {}
         self.over = False
 
@@ -79,7 +80,7 @@ _GUARD = Lock()
 
 
 @contextmanager
-def exclusive(model: Any, *, by_user: bool = False) -> Iterator[_Hold]:
+def exclusive(model: Any, *, by_user: bool = False, by_row: bool = False) -> Iterator[_Hold]:
     """Have a model to oneself inside the block; the same thread may enter again, and so may the
     tasks that are begun inside.
 
@@ -87,10 +88,14 @@ def exclusive(model: Any, *, by_user: bool = False) -> Iterator[_Hold]:
     event loop, has a `steered` block open (`by_user`), which may wait for this one in its turn, it
     is an error at once. Ctrl-C may come before any line.
 
+    Args:
+        by_user: a `steered` block.
+        by_row: it steers each row of a batch at a strength of its own.
+
     Raises:
         RuntimeError: another thread or task has the model inside `steerlens.steered`.
     """
-    mine = _Hold(by_user)
+    mine = _Hold(by_user, by_row)
     with _GUARD:
         holds = _HOLDS.setdefault(model, WeakSet())
     while not _take(holds, mine):
@@ -103,6 +108,18 @@ def exclusive(model: Any, *, by_user: bool = False) -> Iterator[_Hold]:
         mine.over = True
         holds.discard(mine)
         _AROUND.set(_AROUND.get() - {mine.number})
+
+
+def check_not_by_row(model: Any) -> None:
+    """Raise inside a block that steers each row of a batch at a strength of its own: a verb puts
+    texts into rows in an order of its own."""
+    with _GUARD:
+        around = [hold for hold in _HOLDS.get(model, ()) if hold.is_around]
+    if any(hold.by_row for hold in around):
+        raise RuntimeError(
+            "model: inside `with steerlens.steered(...)` with a strength per row, where a verb puts texts into rows in an "
+            "order of its own; give the intervention to the verb itself, with its strengths, or steer by one number"
+        )
 
 
 def _check_innermost(holds: WeakSet[_Hold], mine: _Hold) -> None:

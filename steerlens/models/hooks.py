@@ -13,7 +13,14 @@ from torch import Tensor
 from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import Adapter, HuggingFace, Model, TransformerLens
-from steerlens.models.guards import as_written, exclusive, of_this_thread, restoring, uncompiled
+from steerlens.models.guards import (
+    as_written,
+    check_not_by_row,
+    exclusive,
+    of_this_thread,
+    restoring,
+    uncompiled,
+)
 from steerlens.models.tokenization import Convention
 from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.positions import TokenIndex
@@ -177,6 +184,7 @@ def eval_mode(model: Model, *, gradients: bool = False) -> Iterator[None]:
     """
     found = adapter(model)
     modules = found.module.modules
+    check_not_by_row(found.model)
     with exclusive(found.model), torch_defaults(), torch.set_grad_enabled(gradients):
         training = [module for module in modules() if module.training]
         learned = [p for p in found.module.parameters() if p.requires_grad] if gradients else []

@@ -62,7 +62,8 @@ def steered(
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
             strength that is no finite number.
         RuntimeError: another thread or task has the model inside such a block; inside, where the model
-            is copied, pickled, traced or exported, or run by a thread or task that is older than the block; at its
+            is copied, pickled, traced or exported, run by a thread or task that is older than the block, or, where each
+            row has a strength of its own, given to a verb of steerlens; at its
             end, where a block that was entered later is still open; in a pass that goes past a hook
             of the block.
 
@@ -76,7 +77,8 @@ def steered(
     intervention = value_of(intervention)
     check_lives_on(intervention, model)
     # before the block is entered, not in its first pass
-    if isinstance(strength, Tensor) and strength.ndim:
+    by_row = isinstance(strength, Tensor) and strength.ndim > 0
+    if isinstance(strength, Tensor) and by_row:
         as_floats(strength.tolist(), "strength")  # in one copy from the device
     else:
         one = as_number(strength, "strength", "a finite number, or a tensor with one per row")
@@ -92,7 +94,7 @@ def steered(
     module = getattr(found.model, "original_model", found.model)
     passes = _Passes(prompt, [site for site, _ in edits], _cache_place(module))
     with (
-        exclusive(found.model, by_user=True) as block,
+        exclusive(found.model, by_user=True, by_row=by_row) as block,
         _uncopied(found.module),
         _watched(module, passes),
         apply_edits(model, edits, passes.places, ours=block.admits),

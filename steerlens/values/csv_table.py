@@ -60,7 +60,9 @@ def _quoted(content: str, separator: str, skipped: int) -> tuple[list[tuple[int,
     nothing where nothing does."""
     # a text may hold any line break that is not the file's own; an unclosed quote would swallow the
     # rows after it
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    source = io.StringIO(content, newline="")
+    spaced = _is_spaced(content, separator)
+    reader = csv.reader(source, delimiter=separator, strict=True, skipinitialspace=spaced)
     lines = content.split("\n") if separator == "\t" else []
     tabs, rows, line = -1, [], 1
     try:
@@ -77,6 +79,13 @@ def _quoted(content: str, separator: str, skipped: int) -> tuple[list[tuple[int,
     except csv.Error as error:
         return rows, f"line {line + skipped}: {error}"
     return rows, ""
+
+
+def _is_spaced(content: str, separator: str) -> bool:
+    """Return whether a space stands between a separator and a quote that opens a field, as people
+    type it: the quotes would be letters of the text."""
+    sep = re.escape(separator)
+    return separator != "\t" and re.search(rf'{sep} +"[^"\s{sep}]', content) is not None
 
 
 def _unquoted(content: str, skipped: int) -> list[tuple[int, list[str]]] | None:

@@ -23,7 +23,7 @@ from steerlens.evaluate.protocols import Protocol, detoxification
 from steerlens.evaluate.scorers import oracle
 from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.evaluate.spend import OwnText
-from steerlens.evaluate.verbs import Sampling, cost_in_writing, cost_on
+from steerlens.evaluate.verbs import Sampling, cost_in_writing, cost_on, given_margins
 from steerlens.methods.baselines.instruction import instruct
 from tests.evaluate.writers import AsWriter, OneSided
 
@@ -337,7 +337,9 @@ def test_what_moves_all_texts_is_no_style_of_a_label_that_most_of_them_have(mode
 
     domain = sl.fit_steer(model, praise(100, 3), progress=False).background
     found = advise(model, domain, praise(100, 4), prompts=BEGIN)
-    assert found.margin[0] > 0.02 and not found.trusted
+    # of all texts alike it is above 0.02, as nine of ten have the label that it likes
+    gains, tokens = given_margins(model, domain, praise(100, 4), strength=found.strength)
+    assert gains.sum() / tokens.sum() > 0.02 > found.margin[0] and not found.trusted
     assert [gate.passed for gate in found.gates if gate.passed is not None][:2] == [False, False]
 
 

@@ -484,7 +484,9 @@ def test_tokens_without_an_embedding_are_named() -> None:
     made = hugging_face()
     with torch.no_grad():
         made.lm_head.weight[[-3, -1]] = torch.nan
-    with pytest.raises(ValueError, match="embeddings of 2 tokens are NaN or infinite, the first is token"):
+    with pytest.raises(
+        ValueError, match="embeddings of 2 tokens are NaN or infinite, the first is token"
+    ):
         sl.readout(made)
 
 

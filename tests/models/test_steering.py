@@ -264,6 +264,26 @@ def test_several_tokens_behind_a_cache_are_no_prompt(positions: str) -> None:
     assert_close(parts, whole[:, 4:], atol=1e-4, rtol=1e-4)
 
 
+def test_verbs_refuse_a_block_that_steers_by_row() -> None:
+    """They sort texts by length, so strengths would be those of other texts."""
+    model = sl.load_model("toy-64")
+    steer, texts = random_steer(model), ["it was the best film of all .", "good ."]
+    with sl.steered(model, steer, torch.tensor([2.0, -2.0])):
+        model(torch.tensor([[1, 2], [3, 4]]))
+        for verb in (
+            lambda: sl.score(model, texts), lambda: sl.collect(model, texts, progress=False),
+            lambda: sl.generate(model, texts, max_new_tokens=2),
+        ):  # fmt: skip
+            with pytest.raises(RuntimeError, match="a strength per row.*to the verb itself"):
+                verb()
+    with sl.steered(model, steer, 2.0):
+        inside = sl.score(model, texts)
+    assert_close(
+        inside.log_prob.to_numpy(),
+        sl.score(model, texts, steer, strengths=(2.0,)).log_prob.to_numpy(),
+    )
+
+
 class PastTheHead(transformers.LlamaForCausalLM):
     """Multiplies a single token by the head's weight itself, as fast kernels do."""
 

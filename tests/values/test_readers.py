@@ -222,6 +222,16 @@ def test_tables_with_tabs_and_without_quoting_lose_no_row(
     assert found.labels == tuple(float((-1) ** k) for k in range(len(texts)))
 
 
+def test_a_space_between_separator_and_quote_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "typed.csv"
+    path.write_text('label, text\n1, "superb, they say"\n-1, "dull ""film"""\n0, so so\n')
+    read = read_labelled(path)
+    assert read.texts == ("superb, they say", 'dull "film"', "so so")
+    # texts that only look like it keep what they are
+    path.write_text('label,text\n1,"they say, ""superb"" it is"\n-1,"they say, "\n0, so so\n')
+    assert read_labelled(path).texts == ('they say, "superb" it is', "they say, ", " so so")
+
+
 def test_one_column_may_hold_line_breaks_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "x.tsv").write_text('text\n"two\nlines"\none\n', encoding="utf-8")
     assert read_texts(tmp_path / "x.tsv") == ["two\nlines", "one"]
