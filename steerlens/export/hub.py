@@ -35,7 +35,7 @@ def save_pretrained(
 
     Args:
         value: a `Fit`, or what `steerlens.save` takes.
-        folder: made where it does not exist; files of these names in it are replaced.
+        folder: made where it does not exist; files of these names in it are replaced, or taken away.
         base_model: the model's hub id, for the card's metadata and its example.
         license: a short name as the hub has them, such as "mit"; the card says so where none is
             given.
@@ -68,6 +68,8 @@ def save_pretrained(
     if isinstance(value, Fit):
         report = report or value.report
         save(value.background, folder / BACKGROUND, report=report)
+    else:  # one of another fit would be taken for this steer's
+        (folder / BACKGROUND).unlink(missing_ok=True)
     for picture in pictures:
         shutil.copyfile(picture, folder / picture.name)
     text = _card(value_of(value), report, base_model, license, [p.name for p in pictures])

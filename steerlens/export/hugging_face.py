@@ -31,7 +31,8 @@ class HuggingFaceProcessor:
         strength = self.strength
         if callable(strength):
             strength = strength(tokens_written(input_ids.shape[1], self.prompt_length))
-        strength = _for_rows(_as_strength(strength), len(scores)).to(scores.device)
+        strength = _for_rows(_as_strength(strength), input_ids, self.prompt_length)
+        strength = strength.to(scores.device)
         steered = self.steer.apply(scores, strength)
         # beam search adds them up, and takes them for what they are called
         moved = (strength != 0).expand(len(scores))[:, None]
@@ -99,12 +100,19 @@ def _as_strength(given: Any) -> Tensor:
     return found[0] if is_number(given) else found
 
 
-def _for_rows(strength: Tensor, rows: int) -> Tensor:
-    """Return one strength per row; the rows of one prompt lie together."""
+def _for_rows(strength: Tensor, input_ids: Int[Tensor, "rows pos"], prompt_length: int) -> Tensor:
+    """Return one strength per row; the rows of one prompt lie together, and begin alike."""
     if strength.ndim == 0:
         return strength
-    if len(strength) == 0 or rows % len(strength):
+    n, rows = len(strength), len(input_ids)
+    begin = input_ids[:, : max(prompt_length, 1)]
+    alike = (
+        n > 0
+        and rows % n == 0
+        and bool((begin == begin[:: rows // n].repeat_interleave(rows // n, 0)).all())
+    )
+    if not alike:
         raise ValueError(
-            f"strength: got {len(strength)} values for {rows} rows, expected one per prompt"
+            f"strength: got {n} values for {rows} rows, expected one per prompt, whose samples and beams begin alike"
         )
-    return strength.repeat_interleave(rows // len(strength))
+    return strength.repeat_interleave(rows // n)

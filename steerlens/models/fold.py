@@ -17,6 +17,7 @@ from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.adapters.hugging_face import tokenizer_of
+from steerlens.models.guards import is_steered
 from steerlens.models.hooks import Model, adapter, add_hooks, architecture, eval_mode
 from steerlens.models.plain_source import head_name, plain_source
 from steerlens.models.readout import PROBE_TOLERANCE, readout
@@ -69,6 +70,7 @@ def fold(
 
     Raises:
         FileExistsError: something is there already.
+        RuntimeError: inside a `steered` block of the model.
         ValueError: the steer lives on another `W_U`, is no affine map of the context (it acts under
             conditions, or elsewhere), or adds a constant for which the model has no bias; the model
             is not made of plain weights, or its head cannot be untied: what was written gives other
@@ -84,6 +86,11 @@ def fold(
     value = value_of(steer)
     M, constant = affine_map(value, strength)
     check_lives_on(value, model, "steer")
+    if is_steered(adapter(model).model):
+        raise RuntimeError(
+            "model: folded inside `with steerlens.steered(...)`, whose steer is none of its weights; leave the block first, and "
+            "fold the sum of both"
+        )
     on = readout(model)
     plain, head = _untied(model, on)
     tokens = torch.randint(on.n_tokens, (2, 6), generator=generator(1)).to(on.W_U.device)

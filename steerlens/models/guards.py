@@ -110,12 +110,20 @@ def exclusive(model: Any, *, by_user: bool = False, by_row: bool = False) -> Ite
         _AROUND.set(_AROUND.get() - {mine.number})
 
 
+def _around(model: Any) -> list[_Hold]:
+    with _GUARD:
+        return [hold for hold in _HOLDS.get(model, ()) if hold.is_around]
+
+
+def is_steered(model: Any) -> bool:
+    """Return whether this is inside a `steered` block of a model."""
+    return any(hold.by_user for hold in _around(model))
+
+
 def check_not_by_row(model: Any) -> None:
     """Raise inside a block that steers each row of a batch at a strength of its own: a verb puts
     texts into rows in an order of its own."""
-    with _GUARD:
-        around = [hold for hold in _HOLDS.get(model, ()) if hold.is_around]
-    if any(hold.by_row for hold in around):
+    if any(hold.by_row for hold in _around(model)):
         raise RuntimeError(
             "model: inside `with steerlens.steered(...)` with a strength per row, where a verb puts texts into rows in an "
             "order of its own; give the intervention to the verb itself, with its strengths, or steer by one number"

@@ -433,3 +433,13 @@ def test_code_beside_weights_is_not_asked_for(tmp_path: Path, monkeypatch: Any) 
     model = sl.models.HuggingFace(made, plain.tokenizer)
     steer = sl.Steer(0.1 * torch.eye(64), sl.readout(model))
     assert (sl.export.fold(model, steer, 1.0, tmp_path / "folded") / "config.json").is_file()
+
+
+def test_nothing_is_folded_inside_a_steered_block(tmp_path: Path) -> None:
+    model = bridge("gpt2")
+    with (
+        sl.steered(model, random_steer(model), 2.0),
+        pytest.raises(RuntimeError, match="leave the block"),
+    ):
+        fold(model, random_steer(model), 1.0, tmp_path / "never")
+    assert not (tmp_path / "never").exists()

@@ -41,6 +41,13 @@ def test_a_folder_is_read_back_without_a_network(fit: sl.Fit, folder: Path) -> N
     assert names == {"steer.safetensors", "background.safetensors", "README.md", "a figure.png"}
 
 
+def test_no_background_of_another_fit_stays(fit: sl.Fit, folder: Path) -> None:
+    save_pretrained(fit.value, folder)
+    assert not (folder / "background.safetensors").exists()
+    with pytest.raises((FileNotFoundError, ValueError), match="background"):
+        from_pretrained(folder, zoo("toy-64"), background=True)
+
+
 def test_the_card_says_what_the_report_says(fit: sl.Fit, folder: Path) -> None:
     card = (folder / "README.md").read_text(encoding="utf-8")
     _, head, body = card.split("---\n", 2)

@@ -129,3 +129,21 @@ def test_a_list_of_strengths_is_the_tensor_of_them(unchecked) -> None:
     given: list[Any] = [[3.0, 1.0], lambda n: [3.0, 1.0], torch.tensor([3.0, 1.0])]
     texts = [written(plain("gpt2"), start, [processor(it, s)], num_beams=2) for s in given]
     assert torch.equal(texts[0], texts[2]) and torch.equal(texts[1], texts[2])
+
+
+def test_strengths_of_fewer_prompts_than_there_are_are_refused() -> None:
+    steer = sl.export.logit_steer(random_steer(zoo("gpt2"), size=0.8), holes=True, max_gain=1e3)
+    two = torch.tensor([4.0, -4.0])
+    start = prompts(zoo("gpt2"), rows=4)
+    assert len(start.unique(dim=0)) == 4
+    with pytest.raises(ValueError, match="2 values for 4 rows.*begin alike"):
+        written(plain("gpt2"), start, [processor(steer, two)])
+    # several samples of each are what two strengths are for
+    for length in (0, 5):
+        pair = [processor(steer, two, prompt_length=length)]
+        found = written(plain("gpt2"), start[:2], pair, num_return_sequences=2, num_beams=2)
+        assert found.shape[0] == 4
+    # alike in their first token alone
+    start[:, 0] = 7
+    with pytest.raises(ValueError, match="2 values for 4 rows"):
+        written(plain("gpt2"), start, [processor(steer, two, prompt_length=5)])

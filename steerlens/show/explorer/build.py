@@ -15,6 +15,7 @@ from steerlens.values.fit import Fit, value_of
 from steerlens.values.labelled import Labelled
 from steerlens.values.paths import as_path, check_folder
 from steerlens.values.steer import Steer
+from steerlens.values.texts import as_name
 from steerlens.values.verdict import Verdict
 
 LARGEST = 5_000_000
@@ -121,6 +122,7 @@ def explore(
         raise ValueError(f"known: {unknown} name no steer; steers are {list(steers)}")
     values, facts = {}, dict(given)
     for name, one in steers.items():
+        as_name(name, "steers: a name")
         value = value_of(one)
         if not isinstance(value, Steer):
             raise ValueError(
