@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.stats import binomtest, norm, spearmanr, t
 
 from steerlens.maths.numbers import numpy_generator
@@ -282,7 +282,7 @@ def auc_interval(auc: float, n_high: int, n_low: int) -> tuple[float, float]:
         >>> [round(end, 2) for end in auc_interval(1.0, 10, 10)]
         [0.84, 1.0]
     """
-    z, more, pairs = norm.ppf(0.975), (n_high + n_low) / 2 - 1, n_high * n_low
+    z, more, pairs = float(norm.ppf(0.975)), (n_high + n_low) / 2 - 1, n_high * n_low
 
     def lowest(area: float) -> float:
         def beyond(x: float) -> float:
@@ -290,6 +290,7 @@ def auc_interval(auc: float, n_high: int, n_low: int) -> tuple[float, float]:
             return area - x - z * math.sqrt(variance)
 
         # at 1 the error is 0, which is no end
-        return brentq(beyond, 0.0, min(area, 1 - 1e-12)) if area > 0 else 0.0
+        bracket = (0.0, min(area, 1 - 1e-12))
+        return float(root_scalar(beyond, bracket=bracket).root) if area > 0 else 0.0
 
     return lowest(auc), 1 - lowest(1 - auc)
