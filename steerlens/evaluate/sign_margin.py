@@ -29,16 +29,13 @@ def sign_margin(
 ) -> pd.Series:
     """Return what the sign of an intervention is worth on labelled texts.
 
-    That is the NLL at the wrong sign less that at the right one.
+    That is the NLL at the wrong sign less that at the right one. Two passes of the model.
 
         Σ_texts w (NLL at −s·y − NLL at s·y) / Σ_texts w tokens        nats per token
 
     The weights `w` let positive and negative labels weigh the same (see `even_interval`): where most
     texts have one label, what makes any of them likelier would look like a style. Of texts of one
-    sign only it does.
-
-    Two passes of the model; texts with label 0 have no sign and do not count (see
-    `with_nonzero_label`).
+    sign only it does. Texts with label 0 have no sign and do not count (see `with_nonzero_label`).
 
     Returns:
         `sign_margin`, its 95 % interval over texts `low`, `high`, `nll` at the right sign (nats per
@@ -131,9 +128,8 @@ def kl_at_strength(
 ) -> float:
     """Return KL(at strength 0 ‖ under the intervention), nats per token.
 
-    The mean is over the positions of a text and over both signs.
-
-    Three passes of the model; for a steer `strength_at_kl` and `strength_cost` need none.
+    The mean is over the positions of a text and over both signs. Three passes of the model; for a
+    steer `strength_at_kl` and `strength_cost` need none.
 
     Example:
         >>> import steerlens as sl
