@@ -73,7 +73,7 @@ figures: $(ENV)  ## every figure with its numbers, in figures/out/
 	@$(if $(figures),,echo "no figures")
 	@for script in $(figures); do echo "$$script"; MPLBACKEND=Agg $(BIN)/python "$$script"; done
 
-bench: $(ENV)  ## the benchmarks, as tables and in benchmarks/results.json; under a quarter of an hour
+bench: $(ENV)  ## every benchmark, with its numbers as JSON; many hours, benchmarks/run.py alone a quarter of one
 	@$(if $(benchmarks),,echo "no benchmarks")
 	@for script in $(benchmarks); do echo "$$script"; $(offline) $(BIN)/python "$$script"; done
 

@@ -46,6 +46,6 @@ def lines(quick: bool) -> Iterator[Line]:
             )
         )
     yield Line(
-        "import", "`import steerlens`", "`import torch`", "0 s more", "≤ 0.2 s more", f"loaded with it: {loaded}",
+        "import", "`import steerlens`", "`import torch`", "0 s more", "≤ 0.2 s more", f"loaded with it: {loaded or 'nothing'}",
         tuple(more), medians(seconds),
     )  # fmt: skip

@@ -252,12 +252,13 @@ def block(results: Mapping[str, dict[str, Any]]) -> str:
     found = list(results.values())
     settings = {Setting(**line["setting"]) for line in found}
     ways = "; ".join(
-        f"{s.threads} threads, {s.cpu}, torch {s.torch}" + (", quick sizes" if s.quick else "")
+        f"{s.threads} thread{'s' * (s.threads > 1)}, {s.cpu}, torch {s.torch}"
+        + (", quick sizes" if s.quick else "")
         for s in sorted(settings)
     )
     about = (
-        f"Medians and quartiles over alternating runs in one process ({ways}); `make bench` measures them anew, "
-        "`benchmarks/results.json` has more numbers, and notes on some."
+        f"Medians and quartiles over alternating runs in one process ({ways}); `python benchmarks/run.py` measures all but "
+        "the last row anew, `--only vocabulary` that; `benchmarks/results.json` has more numbers, and notes on some."
     )
     return f"{about}\n\n{table(map(from_record, found), brief=True)}"
 

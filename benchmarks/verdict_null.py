@@ -1,6 +1,6 @@
 """How often a verdict takes labels in random order for a style, and how often its interval holds 0.
 
-    python benchmarks/verdict_null.py                  # half an hour in one thread; reviews-192 only where it is at hand
+    python benchmarks/verdict_null.py                  # a quarter of an hour in one thread; reviews-192 only where it is at hand
     python benchmarks/verdict_null.py --draws 5
 
 Labels are drawn without a look at the texts: as many of −1 as of 1, or one of −1 to nine; these are
@@ -94,7 +94,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    asked.add_argument("--draws", type=int, default=100)
+    asked.add_argument("--draws", type=int, default=50)
     given = asked.parse_args()
     found = {}
     for case, n in cases():

@@ -2,7 +2,7 @@
 write.
 
     python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; some ten minutes
-    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; not timed yet
+    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; many hours, see LOG.md
 
 Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py
 positive`; on SmolLM2 the first five prompts and ten given texts of the former, since each step of

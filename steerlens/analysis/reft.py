@@ -48,7 +48,7 @@ def reft_quality(
 
     Returns:
         One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`,
-            `parameters`, `sign_margin` at
+        `parameters`, `sign_margin` at
         equal KL with `low` and `high` (see `sign_margin`), `strength` that costs as much, `seconds`
         of the fit.
     """

@@ -70,8 +70,8 @@ def state_shift_overlap(
         draws: random subspaces behind a chance level.
 
     Returns:
-        One row a question and steer: `steer` (its name, or the control's), `question`, `share`, its
-            95 % interval over texts
+        One row per question and steer: `steer` (its name, or the control's), `question`, `share`, its
+        95 % interval over texts
         `low`, `high`, and `chance`, `chance_high` (mean, and what a random one exceeds in no more than 1 of 20 cases).
 
     Raises:

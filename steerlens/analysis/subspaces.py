@@ -79,7 +79,7 @@ def compare_subspaces(
 
     Returns:
         One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the
-            principal angles, 0 … 1),
+        principal angles, 0 … 1),
         `chance` (mean over random subspaces) and `chance_high` (which one more exceeds in no more than 1 of 20 cases), `largest`
         (squared cosine of the smallest angle: 1 where one direction is shared) and
         `largest_chance_high`.

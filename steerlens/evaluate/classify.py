@@ -49,7 +49,7 @@ def classify(
     The first two learn nothing here: the steer was fitted to explain texts, not to tell labels
     apart, and its probabilities are used as they come (n₊, n₋ from `train`). The other two are
     trained on `train`, their penalty chosen by cross-validation there. Texts with label 0 have no
-    sign and count in the rank correlation only; copies of a text count once.
+    sign and count in the rank correlation only; copies of a test text count once.
 
     A steer reads a text only through what the language model predicts, token by token: with a good
     model that beats a probe on its last hidden states (on the toy world by 0.05 of AUC), with a
@@ -64,7 +64,7 @@ def classify(
 
     Returns:
         One row per method: `method`, `accuracy`, `accuracy_low`, `accuracy_high` (95 % over test
-            texts), `auc` with its interval,
+        texts), `auc`, `auc_low`, `auc_high`,
         `log_loss` (nats per text), `calibration` (expected calibration error: mean distance of the
         predicted from the observed share in ten bins of equal size), `rank_correlation` (Spearman,
         of score and graded label, over all texts), `texts`.

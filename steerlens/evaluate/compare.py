@@ -45,7 +45,7 @@ def compare(
 
     Returns:
         One row each: `name`, `sign_margin` with `low` and `high` (see `sign_margin`), `strength`
-            that costs as much. What does
+        that costs as much. What does
         nothing at any strength has none (NaN) and sign margin 0.
 
     Example:

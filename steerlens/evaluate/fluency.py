@@ -9,6 +9,7 @@ import pandas as pd
 from steerlens.evaluate.losses import kl_at_strengths
 from steerlens.evaluate.measures import TextNll, continuation_nll
 from steerlens.maths.numbers import as_floats
+from steerlens.maths.stats import ratio_error
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_same_model, steer_of
 from steerlens.values.fit import Fit
@@ -55,7 +56,7 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per strength: `nll`, the mean NLL per token of the continuations under the plain
-            model, the end of the text
+        model, the end of the text
         left out (nats; its exponential is the perplexity), `error`, its standard error over texts,
         `distinct_1` and `distinct_2`, the share of different words and word pairs among all that
         were written, and `texts`. Shares of different words fall with the amount of text: compare
@@ -79,13 +80,12 @@ def writing_cost(model: Model, written: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(found: TextNll) -> tuple[float, float]:
-    """Return the mean NLL per token, and its standard error over texts."""
+    """Return the mean NLL per token, and its standard error over texts, of which one has none."""
     nats, tokens = (x[found.tokens > 0] for x in found)
     if not len(tokens):
         return np.nan, np.nan
     mean = nats.sum() / tokens.sum()
-    error = np.std(nats - mean * tokens) / tokens.mean() / np.sqrt(len(tokens))
-    return float(mean), float(error)
+    return float(mean), ratio_error(nats, tokens) if len(tokens) > 1 else np.nan
 
 
 def _distinct(texts: list[list[str]], n: int) -> float:

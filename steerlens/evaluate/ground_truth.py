@@ -50,7 +50,7 @@ def label_curve(
 
     Returns:
         One row per label and strength: `label`, `strength`, `log_likelihood` (nats per token, 0 at
-            strength 0), `error` (its
+        strength 0), `error` (its
         standard error over the texts), `texts`, `tokens`.
 
     Example:
@@ -192,7 +192,7 @@ def written_attribute(
 
     Returns:
         One row per text: `prompt`, `strength`, `sample`, `text` (the continuation), `attribute`
-            (its posterior mean),
+        (its posterior mean),
         `grammatical` (whether the grammar can begin a text that way).
 
     Example:

@@ -119,6 +119,7 @@ def export_lm_steer(
         path: ends in .pt; an existing file is replaced, at once or not at all.
         background: a second steer, on the same read-out.
         rank: of the projections; None: enough for all of both.
+        epsilon: the ε that their code multiplies by; 1e-3 is theirs.
 
     Raises:
         ValueError: another ending, a rank or an epsilon out of range, two read-outs.

@@ -144,7 +144,7 @@ def even_interval(
     which positive and negative labels weigh the same (`even_weights`); of labels of one sign
     `ratio_interval`.
 
-    What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
+    The weights are held fixed. What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
     dislike at -1) is 0 then, however many units there are of either sign.
 
     Example:
@@ -156,7 +156,7 @@ def even_interval(
         return ratio_interval(top, bottom)
     weight, left = even_weights(bottom, labels), np.zeros(len(top))
     for some in (positive, ~positive):
-        # the kinds' own ratios differ for a reason, and each costs one degree of freedom
+        # a kind's own ratio is fitted to it, so that what is left varies too little by this much
         own, n = top[some].sum() / bottom[some].sum(), some.sum()
         left[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
     ratio = float((weight * top).sum() / (weight * bottom).sum())
@@ -259,8 +259,8 @@ def benjamini_hochberg(p: Float[np.ndarray, " m"], n: int) -> Float[np.ndarray, 
 
 
 def share_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `n` independent units (Wilson 1927), which is none of
-    no width where all are alike, as the bootstrap's.
+    """Return the 95 % interval of a share of `n` independent units (Wilson 1927), which has a
+    width, unlike the bootstrap's, also where all are alike.
 
     Example:
         >>> [round(end, 3) for end in share_interval(1.0, 10)]
@@ -272,8 +272,8 @@ def share_interval(share: float, n: int) -> tuple[float, float]:
 
 def auc_interval(auc: float, n_high: int, n_low: int) -> tuple[float, float]:
     """Return the 95 % interval of the chance that one of `n_high` units scores above one of `n_low`:
-    what chances have the one found within two of their own standard errors (method 5 of Newcombe
-    2006), so that it is not of no width where all do.
+    what chances have the one found within z = 1.96 of their own standard errors (method 5 of Newcombe
+    2006), so that it has a width also where all do.
 
         (θ − auc)² = z² θ (1 − θ) (1 + N ((1 − θ)/(2 − θ) + θ/(1 + θ))) / (n_high n_low)
         N = (n_high + n_low)/2 − 1

@@ -188,7 +188,7 @@ def load(path: str | Path, model: Model, *, kinds: Sequence[type] = ()) -> Any:
 def version_of(package: str) -> str:
     """Return the version of an installed package, or that it is not installed.
 
-    A checkout that is only on the path has none, and saving does not hang on it.
+    A checkout that is only on the path has none, and saving does not depend on it.
     """
     try:
         return version(package)

@@ -63,9 +63,9 @@ def generate(
 
     Returns:
         One row per prompt, strength and sample: `prompt`, `strength`, `sample`, `text` (the
-            continuation, with the space
+        continuation, with the space
         that belongs before it: `prompt + text` is the whole), `log_prob` (nats, of the continuation
-            under the steered
+        under the steered
         model at temperature 1, end of text included where reached).
 
     Raises:

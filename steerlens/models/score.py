@@ -56,7 +56,7 @@ def score(
 
     Returns:
         One row per token and strength: `text` (its index), `position`, `token`, `strength`,
-            `log_prob` (nats). The sum of
+        `log_prob` (nats). The sum of
         a text's rows at one strength is the log-probability of the text. `token` is the part of the
         text that the token stands for, so that joined they are the text; where several tokens make
         one character (emoji, accents) the first has it and the others are "".

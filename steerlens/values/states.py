@@ -14,6 +14,7 @@ from torch import Tensor
 from steerlens.maths.brief import brief, class_name
 from steerlens.maths.logits import apply_softcap
 from steerlens.maths.numbers import as_count, as_number, generator
+from steerlens.values.copies import group_rows
 from steerlens.values.readout import Readout
 from steerlens.values.texts import as_list, label_fault, plain_labels
 
@@ -209,6 +210,13 @@ class States:
         mask[order[:cut]] = True
         mask = mask if self.copy_of is None else mask[self.copy_of]
         return self.select(mask), self.select(~mask)
+
+    def copies(self) -> list[list[int]]:
+        """Return the rows of each text with each of its labels, of those that are kept."""
+        kept = self.keep.nonzero().squeeze(1)
+        texts = kept if self.copy_of is None else self.copy_of[kept]
+        keys = zip(texts.tolist(), self.labels[kept].tolist(), strict=True)
+        return [[int(kept[k]) for k in rows] for rows in group_rows(keys)]
 
     def logits(self, positions: Shard) -> Float[Tensor, "n vocab"]:
         """Return the logits of some of the positions, on the read-out's device.

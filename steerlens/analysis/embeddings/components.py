@@ -59,8 +59,8 @@ def components(
         repeats: pairs of halves.
 
     Returns:
-        One row a component: `component`, `share` of variance (PCA, the largest first) or `kurtosis`
-            (ICA, excess, the largest
+        One row per component: `component`, `share` of variance (PCA, the largest first) or `kurtosis`
+        (ICA, excess, the largest
         first), `stability`, `chance`, `top`, `bottom` (words, the farthest first); ICA also
         `converged`.
 

@@ -70,7 +70,7 @@ def probe(
 
     Returns:
         One row: `task` ("classes" or "number"), `score` (mean over repeats; R² or balanced
-            accuracy,
+        accuracy,
         1 at best), `control` (mean score of the relabellings), `control_low`, `control_high` (the
         range that holds 95 % of random labellings' scores), `p` (chance of so high a score if the
         labels say nothing, one-sided), `selectivity`, `spearman` (of predictions and labels, for

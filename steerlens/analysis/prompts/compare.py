@@ -50,7 +50,7 @@ def compare_priors(
 
     Returns:
         One row per prior and seed: `prior`, `seed`; `start_nll` and `nll`, before and after (nats
-            per token, texts of `test`
+        per token, texts of `test`
         that have a sign, at each one's label), `plain_nll` (without a prompt), `sign_margin` of the
         signs; `half_way` (epochs until half of the held-out gain was made), `seconds`; the columns
         of `embedding_geometry` for the rows at strength 0 against their start (`moved`, `nearest`,

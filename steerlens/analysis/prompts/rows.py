@@ -31,7 +31,7 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
 
     Returns:
         One row per prompt row and rank: `row`, `rank` (1 is nearest), `token`, `distance` in units
-            of the usual distance of a
+        of the usual distance of a
         token to the token nearest to it, `cosine`.
 
     Example:
@@ -127,7 +127,7 @@ def drift(
 
     Returns:
         One row per prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as
-            many rows lie between), and
+        many rows lie between), and
         `log_prob`, nats a dimension, of the rows less that of its own samples (NaN where it has no
         density).
 

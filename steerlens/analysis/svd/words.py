@@ -82,9 +82,9 @@ def singular_words(
 
     Returns:
         Two rows per direction: `direction` (1 …), `side` ("+", "-"), `gain`, `share` (of the sum of
-            squares), `used` (with
+        squares), `used` (with
         `states`: the share of contexts on that side), `kept`, `spread` (with `refits`), `reads`,
-            `writes`, `avoids` (words,
+        `writes`, `avoids` (words,
         strongest first; empty where no word has a score of that sign, or no context is on that
         side). Fewer directions than `rank` where the steer has fewer.
 

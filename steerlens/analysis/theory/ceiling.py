@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -72,7 +73,8 @@ class Margin(NamedTuple):
 def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Margin:
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
-    Positive and negative labels weigh the same (see `even_interval`). Where texts have as many of
+    Positive and negative labels weigh the same (see `even_interval`), copies are one text of its
+    interval. Where texts have as many of
     either this is "margin alone" of `benchmarks/quality.py`, which compares fits by it.
 
     Args:
@@ -86,9 +88,12 @@ def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Mar
             "states: every label is 0, so no text has a sign; collect texts with labels above and below 0"
         )
     strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
-    gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0, signed.keep]
-    tokens, labels = (x[signed.keep].double().numpy() for x in (signed.lengths, signed.labels))
-    return Margin(*even_interval(gains.numpy(), tokens, labels), strength)
+    gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0].numpy()
+    tokens, labels = (x.double().numpy() for x in (signed.lengths, signed.labels))
+    copies = signed.copies()
+    top, bottom = (np.array([x[rows].sum() for rows in copies]) for x in (gains, tokens))
+    found = even_interval(top, bottom, labels[[first for first, *_ in copies]])
+    return Margin(*found, strength)
 
 
 @torch_defaults()

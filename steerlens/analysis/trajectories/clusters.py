@@ -50,8 +50,8 @@ def cluster_report(
         seed: of all three.
 
     Returns:
-        One row a set of tasks, kind of point and measure: `tasks` ("all", or a pair "a | b"),
-            `points` ("texts" or
+        One row per set of tasks, kind of point and measure: `tasks` ("all", or a pair "a | b"),
+        `points` ("texts" or
         "positions"), `measure` ("silhouette" or "adjusted Rand"), `value`, `low`, `high` (95 %),
         `null` (mean), `null_high` (95 % of permutations stay below), `p`, `texts`.
 

@@ -47,7 +47,7 @@ def step_statistics(
 
     Returns:
         One row per task and statistic: `task`, `statistic`, `value`, `low`, `high` (95 % over
-            texts); for each null its mean and
+        texts); for each null its mean and
         the ends of 95 % of its samples: `walk`, `walk_low`, `walk_high`, `shuffled`,
         `shuffled_low`, `shuffled_high`; `texts`.
 

@@ -58,8 +58,8 @@ def transfer(
     without labels, and the last the same twice. At equal KL, as a share of a directly trained
     steer's effect, measured on toy models and on SST-5 with two small GPT-2s: 0.6 to 0.75 for
     "congruence" and "authors", 0.3 to 0.6 for "similarity" (which alone is exact between two bases
-    of one model), 0.6 to 0.8 for "paired", 0.9 to 1.1 for "distil" and for "selftrain" the same or
-    more. Across tokenizers that share half of their words: 0.05 to 0.25 for all with an `H`, 0.4 to
+    of one model), 0.6 to 0.8 for "paired", 0.8 to 1.1 for "distil" and for "selftrain" the same or
+    more. Across tokenizers that share half of their words: 0.05 to 0.4 for all with an `H`, 0.4 to
     1.2 and 0.5 to 1.2 for the last two. Strength 1 means little after a move except with "distil"
     and "selftrain": see `strength_at_kl`. Source: Han et al. (arXiv 2305.12798), section 5.3, eq.
     3, and appendix F.

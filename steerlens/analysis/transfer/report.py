@@ -183,13 +183,15 @@ def _aligned(src: Readout, tgt: Readout, seed: int) -> Alignment:
 def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -> pd.DataFrame:
     """Return the contrast per token, its share of the first row's, and that share's 95 % interval.
 
-    Positive and negative labels weigh the same. The interval is over texts drawn again. A share of
-    what may be 0 or less is NaN.
+    Positive and negative labels weigh the same. The interval is over texts drawn again, of which
+    copies are one. A share of what may be 0 or less is NaN.
     """
-    kept = data.keep & (data.lengths > 0)
-    tokens, labels = (x[kept].double().numpy() for x in (data.lengths, data.labels))
+    lengths, copies = data.lengths.double().numpy(), data.copies()
+    labels = data.labels.double().numpy()[[first for first, *_ in copies]]
+    tokens = np.array([lengths[rows].sum() for rows in copies])
     weight = even_weights(tokens, labels)
-    values, n = worth[:, kept].numpy() * weight, (tokens * weight).sum()
+    values = np.stack([worth[:, rows].sum(1).numpy() for rows in copies], 1) * weight
+    n = (tokens * weight).sum()
     random = np.random.default_rng(seed)
     pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
     drawn = values[:, pick].sum(2)

@@ -47,8 +47,8 @@ def compression(
         seed: of the words of the random control.
 
     Returns:
-        One line a way to prompt: `way`, `rows` (tokens or rows that it takes), `saved` (tokens),
-            `kl` (from the prompted
+        One line per way to prompt: `way`, `rows` (tokens or rows that it takes), `saved` (tokens),
+        `kl` (from the prompted
         model, nats per token) with its 95 % interval over texts `low`, `high`, and `gap_closed` = 1
         − KL / KL without a prompt, with `gap_low`, `gap_high`. The ways: "prompted" (the prompt
         itself, 0 but for rounding), "no prompt", "random words" (rows that are the embeddings of

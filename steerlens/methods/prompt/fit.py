@@ -67,7 +67,7 @@ def fit_prompt(
     and v2); priors: Sedov et al. (arXiv 2412.18582), where they are starts only.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         data: labelled texts; prompts of their own come behind the rows.
         length: rows.
         kind: "soft", "deep" or "kv"; see `SoftPrompt`.

@@ -66,7 +66,7 @@ def fit_reft(
     here.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         data: labelled texts, with prompts where the edit is to be made on prompts.
         variant: "loreft", "noreft", "direft", "nodireft", "consreft", "lobireft" or "r1" (one unit
             vector, all tokens).

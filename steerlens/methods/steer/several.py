@@ -173,7 +173,7 @@ def orthogonal_to(
     if not float(V.norm()):
         raise ValueError(f"steer: {one.name!r} is 0, so nothing of it can be left")
     span = torch.stack([metric.whiten(other.W).double().flatten() for other in rest], 1)
-    # a span does not hang on how long what spans it is
+    # a span does not depend on how long what spans it is
     span = span / span.norm(dim=0).clamp_min(1e-300)
     U, gains, _ = torch.linalg.svd(span, full_matrices=False)
     Q = U[:, gains > 1e-6 * gains[0].clamp_min(1e-30)]
