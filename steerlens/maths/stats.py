@@ -132,7 +132,7 @@ def even_weights(
     """
     weight = np.zeros(len(labels))
     for some in (labels > 0, labels < 0):
-        if some.any():
+        if size[some].any():
             weight[some] = 1 / (np.abs(labels) * size)[some].sum()
     return weight
 
@@ -141,10 +141,10 @@ def even_interval(
     top: Float[np.ndarray, " n"], bottom: Float[np.ndarray, " n"], labels: Float[np.ndarray, " n"]
 ) -> tuple[float, float, float]:
     """Return `Σ w top / Σ w bottom` over independent units, and its 95 % interval, with weights by
-    which positive and negative labels weigh the same (`even_weights`); of labels of one sign
-    `ratio_interval`.
+    which positive and negative labels weigh the same (`even_weights`), held fixed; of labels of one
+    sign `ratio_interval`.
 
-    The weights are held fixed. What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
+    What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
     dislike at -1) is 0 then, however many units there are of either sign.
 
     Example:
@@ -152,7 +152,7 @@ def even_interval(
         0.0
     """
     positive = labels > 0
-    if positive.all() or not positive.any():
+    if not bottom[positive].any() or not bottom[~positive].any():
         return ratio_interval(top, bottom)
     weight, left = even_weights(bottom, labels), np.zeros(len(top))
     for some in (positive, ~positive):

@@ -99,6 +99,14 @@ def test_one_more_draw_lies_above_what_chance_reaches_in_one_of_twenty_cases(n: 
     assert 0.035 < above < 0.062
 
 
+def test_units_of_no_size_have_no_sign() -> None:
+    top, bottom = np.array([1.0, 3.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0, 0.0])
+    labels = np.array([1.0, 1.0, -1.0, -1.0])
+    assert even_interval(top, bottom, labels) == ratio_interval(top, bottom)
+    bottom[3] = 2.0
+    assert np.isfinite(even_interval(top, bottom, labels)).all()
+
+
 @pytest.mark.parametrize(("n_high", "n_low", "apart"), [(10, 40, 1.5), (30, 30, 2.5), (8, 8, 0.0)])
 def test_intervals_of_shares_and_areas_cover_also_where_all_is_told_apart(
     n_high: int, n_low: int, apart: float

@@ -74,8 +74,8 @@ def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Mar
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
     Positive and negative labels weigh the same (see `even_interval`), copies are one text of its
-    interval. Where texts have as many of
-    either this is "margin alone" of `benchmarks/quality.py`, which compares fits by it.
+    interval. Where there are as many of either sign this is "margin alone" of
+    `benchmarks/quality.py`, which compares fits by it.
 
     Args:
         states: labelled, of texts on which the steer was not fitted.
