@@ -113,6 +113,10 @@ def real_methods(
     return kept | {name: cache(recipe) for name, recipe in more.items()}
 
 
+BY_GRADIENT = ("PPLM", "MuCoLa")
+"""Methods that run the model backwards too, several times per token."""
+
+
 def expected(world: World) -> str:
     """Return in a line what a world's table will take beside its fits, by a trial of a few texts."""
     method, sampling = random_steer(sl.readout(world.model)), world.task.sampling
@@ -128,10 +132,12 @@ def expected(world: World) -> str:
     # twenty texts are written six times more for the slowdown
     seconds = methods * 14 * len(world.data) * read
     seconds += (methods + 3) * texts * (pace + 3 * read) + methods * 6 * min(texts, 20) * pace
+    slow = [name for name in world.methods if name in BY_GRADIENT]
+    more = f"; {' and '.join(slow)} take many times as long" if slow else ""
     return (
         f"{world.name}: about {seconds / 60:.0f} min and the fits of {methods - 1} methods, of which "
         f"{sum(m.path(world.train).exists() for m in world.methods.values() if isinstance(m, Kept))} "
-        f"are there ({read:.2f} s per text read, {pace:.2f} s per text written)"
+        f"are there ({read:.2f} s per text read, {pace:.2f} s per text written){more}"
     )
 
 

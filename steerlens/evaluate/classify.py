@@ -73,7 +73,8 @@ def classify(
         UserWarning: texts that are in both.
 
     Raises:
-        ValueError: a sign that is missing in `train` or `test`, a steer of another model.
+        ValueError: a sign that is missing in `train` or `test`, or has one text in `train`; a test text of
+            which nothing is predicted; a steer of another model.
 
     Example:
         >>> import steerlens as sl
