@@ -61,8 +61,16 @@ def frame_table(df: Any, source: str = "df") -> Table:
             "" if plain else f" (index {df.index[row : row + 1].tolist()[0]!r})"
         )
 
+    named = [name for name in df.index.names if name is not None]
+    index = (
+        f" (index {', '.join(map(repr, named))}: df.reset_index() makes columns)" if named else ""
+    )
     return Table(
-        list(df.columns), lambda name: as_list(f"column {name!r}", df[name]), where, source, source
+        list(df.columns),
+        lambda name: as_list(f"column {name!r}", df[name]),
+        where,
+        source,
+        f"{source}{index}",
     )
 
 

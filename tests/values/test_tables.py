@@ -253,3 +253,10 @@ def test_datasets_of_hugging_face_are_read_in_every_format(form: str | None) -> 
     assert Labelled(ds["text"], [-1, 1, 1]).texts == TEXTS
     with pytest.raises(ValueError, match=r"DatasetDict with 'train', .*dataset\['train'\]"):
         Labelled.from_dataset(datasets.DatasetDict({"train": ds}))
+
+
+def test_a_column_that_became_the_index_is_found_there() -> None:
+    df = pd.DataFrame({"text": ["good .", "bad ."], "label": [1, -1]})
+    with pytest.raises(ValueError, match=r"index 'text': df\.reset_index\(\).*no column 'text'"):
+        Labelled.from_pandas(df.set_index("text"))
+    assert len(Labelled.from_pandas(df.set_index("text").reset_index())) == 2
