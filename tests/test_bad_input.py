@@ -161,7 +161,7 @@ ASKED = {
         "Steer": "W:tensor readout:model name:name terms:pairs",
         "align": "src:model tgt:model weights:mapping ridge:number0 seed:seed",
         "classify":
-            "model:model steer:steer train:labelled test:labelled prior:number+ seed:seed",
+            "model:model steer:steer train:labelled test:labelled prior:number+",
         "collect":
             "model:model data:texts intervention:intervention dtype:dtype memory:number0 seed:seed",
         "fit_prompt":

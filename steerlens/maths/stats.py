@@ -280,7 +280,7 @@ def auc_interval(auc: float, n_high: int, n_low: int) -> tuple[float, float]:
 
     Example:
         >>> [round(end, 2) for end in auc_interval(1.0, 10, 10)]
-        [0.84, 1.0]
+        [0.8, 1.0]
     """
     z, more, pairs = float(norm.ppf(0.975)), (n_high + n_low) / 2 - 1, n_high * n_low
 

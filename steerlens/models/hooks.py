@@ -235,19 +235,22 @@ def run_until(
 def read_out_states(
     model: Model, tokens: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Return the states before the unembedding, one per token; see `run_until`.
-
-    Raises:
-        ValueError: the model reads more than it was given, such as a prompt that peft has trained.
-    """
+    """Return the states before the unembedding, one per token; see `run_until`, `check_places`."""
     c = run_until(model, UNEMBED_IN, tokens, mask)
+    check_places(model, c, tokens)
+    return c
+
+
+def check_places(
+    model: Model, c: Float[Tensor, "batch places d_model"], tokens: Int[Tensor, "batch pos"]
+) -> None:
+    """Raise where a model read more than it was given, such as a prompt that peft has trained."""
     if c.shape[:2] != tokens.shape:
         raise ValueError(
             f"model: {type(adapter(model).model).__name__} read {c.shape[1]} tokens where {tokens.shape[1]} were given: it puts "
             "rows of its own before a text, whose places are then not known. Give the model without them (of peft: "
             "model.get_base_model()); steerlens.fit_prompt trains such rows beside the model"
         )
-    return c
 
 
 def convention(model: Model, on: Readout) -> Convention:

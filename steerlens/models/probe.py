@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Adapter, Model
-from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode
+from steerlens.models.hooks import adapter, add_hooks, architecture, check_places, eval_mode
 from steerlens.models.vocabulary import special_ids
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.warn import warn_user
@@ -45,6 +45,8 @@ def probe(model: Model, n_tokens: int) -> tuple[Tensor, Tensor]:
             f"model: a pass of {architecture(model)} ({type(model).__name__}) does not come by its output embedding: it "
             "multiplies by that one's weight itself, where no steer can act. Let its forward call the module"
         )
+    if seen[0].ndim == 3 and seen[0].shape[1] > tokens.shape[1]:
+        check_places(model, seen[0], tokens)
     d_model, d_vocab = asked.W_U.shape
     shapes = tuple(seen[0].shape), tuple(logits.shape)
     expected = (*tokens.shape, d_model), (*tokens.shape, d_vocab)
