@@ -7,13 +7,13 @@ from jaxtyping import Float, Int
 from scipy.special import expit, ndtr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from steerlens.evaluate.scorers.card import Heldout, told_apart
 from steerlens.evaluate.strength import check_prior, state_strengths
-from steerlens.maths.stats import auc_interval, rank_correlation, share_interval
+from steerlens.maths.stats import rank_correlation
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
@@ -179,14 +179,9 @@ def judge_probabilities(
     """
     pick = np.flatnonzero(grades)
     q, y = np.clip(p[pick], 1e-12, 1 - 1e-12), (grades[pick] > 0).astype(float)
-    right = (q > 0.5) == (y > 0.5)
     order = np.argsort(q, kind="stable")
     bins = np.array_split(order, min(BINS, len(order)))
-    share, area = float(right.mean()), float(roc_auc_score(y, q))
-    ends = share_interval(share, len(y)), auc_interval(area, int(y.sum()), int((1 - y).sum()))
-    return {
-        "accuracy": share, "accuracy_low": ends[0][0], "accuracy_high": ends[0][1],
-        "auc": area, "auc_low": ends[1][0], "auc_high": ends[1][1],
+    return dict(zip(Heldout._fields, told_apart(q, y > 0.5), strict=False)) | {
         "log_loss": float(-(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()),
         "calibration": float(sum(len(b) * abs(q[b].mean() - y[b].mean()) for b in bins) / len(q)),
         "rank_correlation": rank_correlation(p, grades), "texts": len(q),

@@ -15,6 +15,7 @@ from steerlens.evaluate.sign_margin import (
     with_nonzero_label,
 )
 from steerlens.maths.brief import brief
+from steerlens.maths.stats import even_weights
 from steerlens.models.hooks import Model
 from steerlens.values.arguments import check_labelled
 from steerlens.values.fit import Fit, value_of
@@ -84,15 +85,15 @@ def compare_draws(
             rows.append(wrong - right)
             at.append(math.nan if idle else strength)
         gains[name], strengths[name] = np.stack(rows), float(np.mean(at))
-    table = []
+    table, weight = [], even_weights(tokens, np.array(signed.labels))
     for name, each in gains.items():
-        mean, by_draw = each.mean(0), [margin_interval(row, tokens, signed)[0] for row in each]
+        mean, by_draw = each.mean(0), each @ weight / (tokens @ weight)
         margin, low, high = margin_interval(mean, tokens, signed)
         off, off_low, off_high = margin_interval(mean - gains[against].mean(0), tokens, signed)
         table.append(
             {
                 "name": name, "sign_margin": margin, "low": low, "high": high, "difference": off,
-                "difference_low": off_low, "difference_high": off_high, "least": min(by_draw), "most": max(by_draw),
+                "difference_low": off_low, "difference_high": off_high, "least": by_draw.min(), "most": by_draw.max(),
                 "strength": strengths[name],
             }
         )  # fmt: skip

@@ -15,6 +15,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
+from steerlens.values.copies import sum_rows
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -64,7 +65,7 @@ def sign_margin(
 
 
 def margin_interval(
-    gains: Float[np.ndarray, " n"], tokens: Float[np.ndarray, " n"], data: Labelled
+    gains: Float[np.ndarray, " n"], tokens: Float[np.ndarray, " n"], data: Labelled | States
 ) -> tuple[float, float, float]:
     """Return what labelled texts gain per token, positive and negative labels weighing the same,
     and its 95 % interval over the texts, of which copies are one.
@@ -75,8 +76,8 @@ def margin_interval(
         1.5
     """
     copies = data.copies(by_label=True)
-    top, bottom = (np.array([x[rows].sum() for rows in copies]) for x in (gains, tokens))
-    return even_interval(top, bottom, np.array([data.labels[rows[0]] for rows in copies]))
+    labels = np.array([float(data.labels[first]) for first, *_ in copies])
+    return even_interval(sum_rows(gains, copies), sum_rows(tokens, copies), labels)
 
 
 def nll(

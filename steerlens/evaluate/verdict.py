@@ -1,7 +1,5 @@
 """Judge a fit by texts that it has not seen."""
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -54,17 +52,6 @@ def judge_heldout(
     varied[known] = (y[known] - y[known].mean()) ** 2 * units[known]
     margin, low, high = ratio_interval(gains, units, variance=varied, seed=seed)
     return Verdict(margin, low, high, found.p, sum(measured.kl) / 2, len(y), "held-out")
-
-
-def first_copies(texts: Sequence[Hashable]) -> Int[Tensor, " n_texts"]:
-    """Return of each text the first that is the same.
-
-    Example:
-        >>> first_copies(["good", "bad", "good"]).tolist()
-        [0, 1, 0]
-    """
-    first: dict[Hashable, int] = {}
-    return torch.tensor([first.setdefault(text, row) for row, text in enumerate(texts)]).long()
 
 
 def copies_as_one(

@@ -106,12 +106,8 @@ def _for_rows(strength: Tensor, input_ids: Int[Tensor, "rows pos"], prompt_lengt
         return strength
     n, rows = len(strength), len(input_ids)
     begin = input_ids[:, : max(prompt_length, 1)]
-    alike = (
-        n > 0
-        and rows % n == 0
-        and bool((begin == begin[:: rows // n].repeat_interleave(rows // n, 0)).all())
-    )
-    if not alike:
+    each = begin.reshape(n, rows // n, -1) if n and rows % n == 0 else None
+    if each is None or bool((each != each[:, :1]).any()):
         raise ValueError(
             f"strength: got {n} values for {rows} rows, expected one per prompt, whose samples and beams begin alike"
         )

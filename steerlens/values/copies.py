@@ -2,6 +2,9 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 
+import numpy as np
+from jaxtyping import Float
+
 
 def group_rows(keys: Iterable[Hashable]) -> list[list[int]]:
     """Return the rows of each key, by its first row.
@@ -14,6 +17,18 @@ def group_rows(keys: Iterable[Hashable]) -> list[list[int]]:
     for row, key in enumerate(keys):
         groups.setdefault(key, []).append(row)
     return list(groups.values())
+
+
+def sum_rows(
+    x: Float[np.ndarray, "*ways n"], groups: Sequence[Sequence[int]]
+) -> Float[np.ndarray, "*ways groups"]:
+    """Return the sum over each group's rows.
+
+    Example:
+        >>> sum_rows(np.array([1.0, 2.0, 3.0]), [[0, 2], [1]]).tolist()
+        [4.0, 2.0]
+    """
+    return np.stack([x[..., rows].sum(-1) for rows in groups], -1)
 
 
 def exchange(

@@ -211,12 +211,13 @@ class States:
         mask = mask if self.copy_of is None else mask[self.copy_of]
         return self.select(mask), self.select(~mask)
 
-    def copies(self) -> list[list[int]]:
-        """Return the rows of each text with each of its labels, of those that are kept."""
+    def copies(self, *, by_label: bool = False) -> list[list[int]]:
+        """Return the rows of each text (of each of its labels), of those that are kept."""
         kept = self.keep.nonzero().squeeze(1)
         texts = kept if self.copy_of is None else self.copy_of[kept]
-        keys = zip(texts.tolist(), self.labels[kept].tolist(), strict=True)
-        return [[int(kept[k]) for k in rows] for rows in group_rows(keys)]
+        others = self.labels[kept] if by_label else texts
+        groups = group_rows(zip(texts.tolist(), others.tolist(), strict=True))
+        return [kept[rows].tolist() for rows in groups]
 
     def logits(self, positions: Shard) -> Float[Tensor, "n vocab"]:
         """Return the logits of some of the positions, on the read-out's device.

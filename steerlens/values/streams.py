@@ -65,14 +65,15 @@ def _parts(source: Any, columns: Columns) -> Iterator[Labelled]:
         found = read_columns(table, columns, part=True)
         if not found.texts:
             continue
-        some, before = True, truths
-        truths = _truths(table, columns)
-        if columns.unexplained and before is not None and truths != before:
-            kinds = ("numbers", "truth values")
-            raise ValueError(
-                f"{table.where(0)}: labels are {kinds[truths]} from here on and were {kinds[before]} before: False is -1, "
-                "0 is neutral; write one kind, or say what each means, e.g. labels={True: 1, False: -1}"
-            )
+        some = True
+        if columns.unexplained:
+            before, truths = truths, _truths(table, columns)
+            if before is not None and truths != before:
+                kinds = ("numbers", "truth values")
+                raise ValueError(
+                    f"{table.where(0)}: labels are {kinds[truths]} from here on and were {kinds[before]} before: False is -1, "
+                    "0 is neutral; write one kind, or say what each means, e.g. labels={True: 1, False: -1}"
+                )
         yield Labelled(*found)
     if table is not None and not some:
         raise ValueError(

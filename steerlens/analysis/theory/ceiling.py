@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -11,8 +10,9 @@ from torch import Tensor
 from steerlens.analysis.theory.truth import Truth, check_truth
 from steerlens.evaluate.losses import sign_margins
 from steerlens.evaluate.matched_kl import strength_at_kl
+from steerlens.evaluate.sign_margin import margin_interval
 from steerlens.maths.numbers import as_count
-from steerlens.maths.stats import bootstrap_ratio, even_interval
+from steerlens.maths.stats import bootstrap_ratio
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.arguments import steer_of
 from steerlens.values.fit import Fit
@@ -73,7 +73,7 @@ class Margin(NamedTuple):
 def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Margin:
     """Return what a steer's sign is worth over the plain model, at the strength that costs `kl`.
 
-    Positive and negative labels weigh the same (see `even_interval`), copies are one text of its
+    Positive and negative labels weigh the same (see `margin_interval`), copies are one text of its
     interval. Where there are as many of either sign this is "margin alone" of
     `benchmarks/quality.py`, which compares fits by it.
 
@@ -88,12 +88,9 @@ def margin_at_kl(steer: Steer | Fit, states: States, *, kl: float = 0.05) -> Mar
             "states: every label is 0, so no text has a sign; collect texts with labels above and below 0"
         )
     strength = strength_at_kl(steer, states.sample(8_192, seed=0), kl=kl)
-    gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0].numpy()
-    tokens, labels = (x.double().numpy() for x in (signed.lengths, signed.labels))
-    copies = signed.copies()
-    top, bottom = (np.array([x[rows].sum() for rows in copies]) for x in (gains, tokens))
-    found = even_interval(top, bottom, labels[[first for first, *_ in copies]])
-    return Margin(*found, strength)
+    gains = sign_margins(signed, [strength * steer], zero_steer(states.readout))[0]
+    tokens = signed.lengths.double()
+    return Margin(*margin_interval(gains.numpy(), tokens.numpy(), signed), strength)
 
 
 @torch_defaults()

@@ -22,6 +22,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment, shared_tokens
 from steerlens.values.arguments import check_fit
+from steerlens.values.copies import sum_rows
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
@@ -186,12 +187,11 @@ def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -
     Positive and negative labels weigh the same. The interval is over texts drawn again, of which
     copies are one. A share of what may be 0 or less is NaN.
     """
-    lengths, copies = data.lengths.double().numpy(), data.copies()
+    copies = data.copies(by_label=True)
     labels = data.labels.double().numpy()[[first for first, *_ in copies]]
-    tokens = np.array([lengths[rows].sum() for rows in copies])
+    tokens = sum_rows(data.lengths.double().numpy(), copies)
     weight = even_weights(tokens, labels)
-    values = np.stack([worth[:, rows].sum(1).numpy() for rows in copies], 1) * weight
-    n = (tokens * weight).sum()
+    values, n = sum_rows(worth.numpy(), copies) * weight, (tokens * weight).sum()
     random = np.random.default_rng(seed)
     pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
     drawn = values[:, pick].sum(2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
 
 from steerlens.maths.brief import brief
@@ -142,6 +142,19 @@ def heldout(scorer: Scorer, data: Labelled, *, on: str) -> Heldout:
             "add texts of the other kind"
         )
     p = ask(scorer, [data.texts[k] for k in rows])
+    return Heldout(*told_apart(p, y), len(y), on)
+
+
+def told_apart(
+    p: Float[np.ndarray, " n"], y: Bool[np.ndarray, " n"]
+) -> tuple[float, float, float, float, float, float]:
+    """Return the accuracy of scores at one half and the area under their curve, each with its 95 %
+    interval: the first fields of `Heldout`.
+
+    Example:
+        >>> told_apart(np.array([0.9, 0.2]), np.array([True, False]))[::3]
+        (1.0, 1.0)
+    """
     right, area = float(((p > 0.5) == y).mean()), float(roc_auc_score(y, p))
     ends = auc_interval(area, int(y.sum()), int((~y).sum()))
-    return Heldout(right, *share_interval(right, len(y)), area, *ends, len(y), on)
+    return right, *share_interval(right, len(y)), area, *ends

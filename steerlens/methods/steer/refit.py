@@ -17,7 +17,7 @@ from steerlens.methods.steer.selection import Setting
 from steerlens.methods.steer.solution import by_evidence, by_likelihood, of_unit_cost
 from steerlens.methods.steer.solvers import SolverName, solver_named
 from steerlens.values.arguments import check_fit, check_same_model
-from steerlens.values.copies import exchange, group_rows
+from steerlens.values.copies import exchange
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.progress import hidden
@@ -98,14 +98,11 @@ def fit_shuffled(
     check_same_model(states, fit.value)
     n, random = as_count(n, "n"), generator(seed)
     again = _like(states, fit, seed, over=fit)
-    kept = states.keep.nonzero().squeeze(1)
-    same = (kept if states.copy_of is None else states.copy_of[kept]).tolist()
-    groups, given = group_rows(same), states.labels[kept].tolist()
+    copies, given = states.copies(), states.labels.tolist()
     found = []
     for k in tqdm(range(1, n + 1), desc="shuffled", unit="fit", disable=hidden(progress)):
-        labels = states.labels.clone()
-        order = torch.randperm(len(groups), generator=random).tolist()
-        labels[kept] = torch.tensor(exchange(given, groups, order)).to(labels)
+        order = torch.randperm(len(copies), generator=random).tolist()
+        labels = torch.tensor(exchange(given, copies, order)).to(states.labels)
         found.append(again(states.relabel(labels), f"shuffled {k}"))
     return tuple(found)
 

@@ -8,13 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerlens.evaluate.losses import Ways, tally
-from steerlens.evaluate.verdict import first_copies
 from steerlens.maths.logits import apply_softcap, nll_gradient, token_nll
 from steerlens.maths.numbers import generator
 from steerlens.models.hooks import Model, eval_mode
 from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.models.steering import check_lives_on
 from steerlens.values.arguments import steer_of
+from steerlens.values.copies import group_rows
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured
 from steerlens.values.steer import Steer, zero_steer
@@ -62,12 +62,11 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
         background = steer_of(background, "background")
         check_lives_on(background, model, "background")
     # one that is held out must not be known by its copy
-    copy_of = first_copies(list(zip(kept.ids, kept.prompt.tolist(), strict=True)))
-    copies: dict[int, list[int]] = {}
-    for row, first in enumerate(copy_of.tolist()):
-        if len(kept.ids[row]) > kept.prompt[row]:
-            copies.setdefault(first, []).append(row)
-    able = list(copies.values())
+    copies = group_rows(zip(kept.ids, kept.prompt.tolist(), strict=True))
+    copy_of = torch.empty(len(kept.ids), dtype=torch.long)
+    for rows in copies:
+        copy_of[rows] = rows[0]
+    able = [rows for rows in copies if len(kept.ids[rows[0]]) > kept.prompt[rows[0]]]
     if len(able) < 4:
         raise ValueError(
             f"data: got {len(able)} texts with something to predict, expected at least 4 (some hundreds for a fit worth having)"
