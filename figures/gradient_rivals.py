@@ -2,11 +2,11 @@
 write.
 
     python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; some ten minutes
-    python figures/gradient_rivals.py smollm2    # SmolLM2-135M in the toy's place; many hours, see LOG.md
+    python figures/gradient_rivals.py smollm2 detox   # SmolLM2-135M in the toy's place, hours; or positive, negative
 
-Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py
-positive`; on SmolLM2 the first five prompts and ten given texts of the former, since each step of
-either runs the model forwards and backwards. MuCoLa has no next-token distribution, so no
+Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py`; on
+SmolLM2 the first five prompts of each kind and ten given texts of at most twelve words, since each
+step of either runs the model forwards and backwards. MuCoLa has no next-token distribution, so no
 KL: it has one row, at its own threshold (log-odds of 2 nats), with the cost missing; perplexity and
 variety stand beside the attribute.
 """
@@ -21,9 +21,10 @@ from _tables import SMOLLM2, World, asked, draw, fill, publish
 
 from steerlens.analysis.recipes import recipes
 
+TASKS = ("detox", *sentiment_table.TARGETS)
 NAMES = ("steer", "PPLM", "MuCoLa")
 MEASURES = ("mean_score", "corpus_perplexity", "distinct_2", "own_kl")
-PROMPTS, GIVEN = 5, 10
+PROMPTS, GIVEN, WORDS = 5, 10, 12
 
 
 def toy() -> list[World]:
@@ -34,23 +35,30 @@ def toy() -> list[World]:
     ]
 
 
-def smollm2() -> World:
-    world = detox_table.smollm2(dry=False)
+def smollm2(task: str) -> World:
+    """Return one of three tasks on SmolLM2, cut to what an hour or two of one core can write."""
+    if task == "detox":
+        world = detox_table.smollm2(dry=False)
+    else:
+        both = sentiment_table.real(*sentiment_table.REAL["smollm2"], rivals=())
+        world = both[sentiment_table.TARGETS.index(task)]
     rivals = {name: cache(recipe) for name, recipe in recipes(world.model, NAMES[1:]).items()}
     few = tuple((kind, prompts[:PROMPTS]) for kind, prompts in world.task.groups)
+    short = [k for k, (text, _) in enumerate(world.data) if len(text.split()) <= WORDS]
     return world._replace(
-        data=world.data.first(GIVEN),
+        data=world.data.pick(short[:GIVEN]),
         task=replace(world.task, groups=few),
         methods={"steer": world.methods["steer"]} | rivals,
     )
 
 
 def main() -> None:
-    start, words = time.perf_counter(), asked("smollm2")
+    start, words = time.perf_counter(), asked("smollm2", *TASKS)
     if words and not (SMOLLM2.is_dir() and detox_table.DATA.is_dir()):
         print("SmolLM2-135M or the data are not at hand")
         return
-    worlds = [smollm2()] if words else toy()
+    tasks = [task for task in TASKS if task in words] or TASKS
+    worlds = [smollm2(task) for task in tasks] if words else toy()
     tables = {
         f"{world.task.name}, {world.name}": fill("gradient_rivals", world).replace(
             {"kind": {"non-toxic": "neutral"}}

@@ -10,6 +10,9 @@ from scipy.optimize import brentq
 LOWEST, HIGHEST = 2.0**-12, 2.0**12
 """Strengths that are tried: beyond the highest no model of ours holds finite numbers."""
 
+CLOSE = 0.01
+"""How far from the budget, in logarithms, a cost may be that meets it."""
+
 
 class Spent(NamedTuple):
     """A strength, what it costs, and in a few words why that is not the budget; "" where it is."""
@@ -59,7 +62,8 @@ def remembered(cost: Callable[[float], float]) -> Callable[[float], float]:
 
 def spend(cost: Callable[[float], float], budget: float, *, side: float = 1.0) -> Spent:
     """Return the strength at which a cost meets a budget, by doubling or halving until it lies
-    between two strengths, then by bisection (Brent's) in logarithms, to one part in a hundred.
+    between two strengths, then by bisection (Brent's) in logarithms, until the cost is the budget to
+    one part in a hundred.
 
     A cost need not grow steadily nor as the square of the strength: the strength found is where it
     first passes the budget, coming from 1. Where it never does, the nearest that can be spent comes
@@ -110,9 +114,10 @@ def spend(cost: Callable[[float], float], budget: float, *, side: float = 1.0) -
 
     def excess(log_s: float) -> float:
         found = at(math.exp(log_s))
-        return math.log(min(max(found, 1e-30), 1e30) / budget)
+        off = math.log(min(max(found, 1e-30), 1e30) / budget)
+        return 0.0 if abs(off) < CLOSE else off  # a look at the cost can take minutes
 
-    root = brentq(excess, math.log(low), math.log(high), xtol=5e-3)
+    root = brentq(excess, math.log(low), math.log(high), xtol=CLOSE / 2)
     strength = math.exp(float(root))  # pyright: ignore[reportArgumentType] (one root, one number)
     found = at(strength)
     note = "" if abs(found / budget - 1) < 0.05 else f"jumps past {budget:g}: costs {found:.3g}"
