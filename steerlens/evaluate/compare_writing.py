@@ -140,10 +140,8 @@ def compare_writing(
     texts = run_protocol(model, entrants, protocol, folder=folder, progress=progress)
     table = summarize(texts, protocol)
     given = {e.name: _given(model, e, data) for e in entrants}
-    price = {
-        name: _price(model, name, fitted, spent, protocol)
-        for name in {n for n, *_ in spent.values()}
-    }
+    names = {name for name, *_ in spent.values()}
+    price = {name: _price(model, name, fitted, spent, protocol) for name in names}
     rows = []
     for row in table.to_dict("records"):
         key = row.pop("entrant")
@@ -279,7 +277,7 @@ def slowdown(
     """Return how many times longer a method writes than the model itself.
 
     A few prompts of the protocol are continued by both in turn, in one process; the quickest round
-    of each counts. A method's round of a minute is the last one: so long a time is hardly noise.
+    of each counts. A round that takes a minute is the last: so long a time is hardly noise.
 
     Example:
         >>> import steerlens as sl

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.maths.logits import UnembedWeights, kl_and_gradient, logits
+from steerlens.methods.gist import distill
 from steerlens.methods.gist.distill import compression, distil_prompt
 from steerlens.methods.gist.mask import Distilled
 from steerlens.methods.prompt.model_priors import states_of, text_prior, vocabulary_prior
@@ -256,7 +258,7 @@ def test_the_model_and_the_global_generator_are_left_alone() -> None:
 # bad arguments
 
 
-def test_bad_arguments_are_refused_by_name() -> None:
+def test_bad_arguments_are_refused_by_name(monkeypatch) -> None:
     texts = written()[:8]
     cases: list[tuple[dict[str, Any], str]] = [
         ({"length": 0}, "length: got 0, expected 1 … 15, the tokens of the prompt"),
@@ -274,6 +276,9 @@ def test_bad_arguments_are_refused_by_name() -> None:
     for change, message in cases:
         with pytest.raises(ValueError, match=message):
             distil_prompt(model(), **{"prompt": PROMPT, "texts": texts, **QUICK, **change})
+    monkeypatch.setattr(distill, "generate", lambda *_, **__: pd.DataFrame({"text": [" ", ""]}))
+    with pytest.raises(ValueError, match="prompt: the model ends its text right after .*texts="):
+        distil_prompt(model(), PROMPT, **QUICK)
     value = distilled().value
     with pytest.raises(ValueError, match=r"values: got prompts of \[\] rows"):
         compression(model(), PROMPT, texts, {})

@@ -17,11 +17,13 @@ from steerlens.evaluate.compare import compare
 from steerlens.evaluate.fluency import writing_cost
 from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.methods.baselines.mean_difference import fit_mean_difference
+from steerlens.methods.gist.distill import distil_prompt
 from steerlens.models.adapters import HuggingFace, TransformerLens
 from steerlens.models.decoding import habits
 from steerlens.models.folders import find_model
 from steerlens.models.hooks import adapter, check_site, convention, run_until
 from steerlens.models.tokenization import encode_prompts
+from steerlens.show.explorer.build import explore
 from steerlens.values.training import Training
 from tests.models.zoo import COMMON, copy_of, folder, random_steer, tiny_with, tokenizer, zoo
 
@@ -131,6 +133,21 @@ def test_what_evaluates_takes_it_too(model, bridge, joy) -> None:
 
     for plain, through in zip(values(model), values(bridge), strict=True):
         assert plain == pytest.approx(through, rel=1e-2, abs=1e-3, nan_ok=True)
+
+
+def test_a_prompt_is_distilled_and_a_steer_explored_as_on_the_bridge(model, bridge, joy) -> None:
+    tables, pages = zip(
+        *((distil_prompt(m, "the film was", DATA.texts[:8], length=2, training=ONCE, progress=False).table,
+           explore(m, {"joy": joy}, ["it was"], strengths=(-1, 0, 1), max_new_tokens=4).exploration)
+          for m in (model, bridge)),
+        strict=True,
+    )  # fmt: skip
+    columns = ["kl", "gap_closed"]
+    assert tables[0].way.equals(tables[1].way) and tables[0].kl.max() > 0.01
+    assert tables[0][columns].to_numpy() == pytest.approx(tables[1][columns].to_numpy(), abs=2e-3)
+    assert pages[0].stops == pages[1].stops and pages[0].prompts == pages[1].prompts
+    texts = [["".join(text.pieces) for text in page.written] for page in pages]
+    assert texts[0] == texts[1] and len(set(texts[0])) > 1
 
 
 # ---- around transformers' own generate ----

@@ -147,7 +147,7 @@ def fit_value_lora(
     is a remark at github.com/Glaciohound/LM-Steer (issue 1).
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens, which names the values; unchanged afterwards.
         data: labelled texts.
         rank: of the change, at most the width of the values.
         layer: whose values; None: the last.

@@ -40,7 +40,7 @@ def compression(
     On any continuations, with controls.
 
     Args:
-        model: a TransformerLens model.
+        model: of TransformerLens or of Hugging Face.
         prompt: the text that the rows stand for.
         texts: continuations, best written after `prompt` and not used in the fit.
         values: rows by name, of one length.

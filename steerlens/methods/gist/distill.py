@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from steerlens.maths.brief import brief
 from steerlens.maths.logits import kl_and_gradient
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.gist.controls import against_controls, compression, task_of, tokens_of
@@ -61,7 +62,7 @@ def distil_prompt(
     held-out KL are kept.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         prompt: the text to stand for.
         texts: continuations to agree on; a part of them is held out. None: `n` of them, of at most
             `max_new_tokens`, written by the prompted model.
@@ -107,6 +108,11 @@ def distil_prompt(
             model, [prompt], samples=n, seed=seed, max_new_tokens=max_new_tokens
         ).text
         texts = [text for text in written if text.strip()]
+        if not texts:
+            raise ValueError(
+                f"prompt: the model ends its text right after {brief(prompt)}, in all of {n} samples; "
+                "give continuations: texts="
+            )
     task = task_of(model, prompt, texts, length)
     parts = split(model, task.behind(fillers=length), None, seed)
     own = _own(embeddings(model)[tokens], length) if prior is None else prior

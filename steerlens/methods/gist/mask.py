@@ -173,7 +173,7 @@ def mask_gist(
     whether attention heeds the mask at every layer.
 
     Args:
-        model: a TransformerLens model; unchanged.
+        model: of TransformerLens, which names the attention scores; unchanged.
         gist, control, begin, name: see `GistMask`.
 
     Raises:

@@ -84,7 +84,7 @@ def explore(
     by how much). Texts are written at the stops of the sliders, with the same random numbers.
 
     Args:
-        model: a TransformerLens model; unchanged afterwards.
+        model: of TransformerLens or of Hugging Face; unchanged afterwards.
         steers: one or two, by the names that the page is to call them; a `Fit` brings its verdict.
         prompts: what texts begin with; four or five make a page of about a megabyte.
         texts: some hundred or more on which the cost is measured and the steers are read; None for
