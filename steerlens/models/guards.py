@@ -4,6 +4,7 @@ are there at the end, and whatever was changed is put back.
 Nothing here knows a library of models, so that adapters may use it too.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class _Hold:
 
     def __init__(self, by_user: bool, by_row: bool) -> None:
         self.thread, self.by_user, self.number = get_ident(), by_user, next(_NUMBERS)
-        self.by_row = by_row
+        self.by_row, self.process = by_row, os.getpid()
         self.before = {thread.ident: thread for thread in living()} if by_user else {}
         self.over = False
 
@@ -146,6 +147,11 @@ def _take(holds: WeakSet[_Hold], mine: _Hold) -> bool:
     """Take a model if no other thread has it, and return whether."""
     with _GUARD:
         others = [hold for hold in holds if not hold.is_around]
+        if any(hold.process != os.getpid() for hold in others):
+            raise RuntimeError(
+                "model: this process was forked while another thread was running it, and that thread is not here to finish; "
+                "fork before the thread begins, or start processes by 'spawn'"
+            )
         # what this very thread has open is never waited for
         open_ones = (hold for hold in others if hold.by_user or hold.thread == mine.thread)
         if (other := next(open_ones, None)) is not None:
@@ -167,6 +173,12 @@ _OPEN: WeakSet[_Block] = WeakSet()
 _STANCE_GUARD = Lock()
 _stance: Any = None
 """What to leave when the last block ends; torch has one stance for all threads."""
+
+if hasattr(os, "register_at_fork"):  # a child must not find one taken by a thread that it has not
+    for _lock in (_GUARD, _STANCE_GUARD):
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ BINARY = {
 
 
 def check_text(content: bytes, path: Path) -> None:
-    """Raise where bytes of a file are of another kind, or text in UTF-16.
+    """Raise where bytes of a file are of another kind, or text in UTF-16 or UTF-32.
 
     What is UTF-8 without a zero in it is text, however it begins.
 
@@ -38,9 +38,11 @@ def check_text(content: bytes, path: Path) -> None:
     if kind is not None and not _is_text(content):
         raise ValueError(f"{path}: holds no text but {kind}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        wide = b"\0\0" in content[:4]
+        what = "UTF-32" if wide else "UTF-16, which Excel calls Unicode text"
         raise ValueError(
-            f"{path}: is not UTF-8 but UTF-16, which Excel calls Unicode text; convert the file, e.g. "
-            f"`iconv -f utf-16 -t utf-8 {path.name}`, or save it as CSV UTF-8"
+            f"{path}: is not UTF-8 but {what}; convert the file, e.g. "
+            f"`iconv -f utf-{32 if wide else 16} -t utf-8 {path.name}`, or save it as CSV UTF-8"
         )
 
 

@@ -158,9 +158,9 @@ class Labelled:
         """Take labelled texts out of one split of a Hugging Face dataset; options as in
         `from_dict`.
 
-        The numbers of a `ClassLabel` are no strengths: `labels=` says what its classes mean, by
-            name or
-        by number. A class of -1 is a missing label.
+        The numbers of a `ClassLabel` are no strengths: `labels=` says what its classes mean, by name
+        or by number (by name alone where names are other numbers). A class of -1 is a missing
+        label.
 
         Example:
             >>> from datasets import load_dataset                                     # doctest: +SKIP

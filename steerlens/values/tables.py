@@ -1,10 +1,11 @@
 """Tables in memory: dictionaries of columns, DataFrames, datasets of Hugging Face."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from steerlens.maths.brief import brief
 from steerlens.values.columns import Columns, Table
 from steerlens.values.meaning import parse
 from steerlens.values.texts import as_list, is_missing
@@ -87,10 +88,6 @@ def dataset_table(dataset: Any, columns: Columns) -> Table:
         raise ValueError(
             f"dataset: got {type(dataset).__name__}, expected a datasets.Dataset; {_where_to(dataset)}"
         )
-    numbers = columns.scale is not None or (
-        columns.labels is not None
-        and not any(isinstance(parse(key), str) for key in columns.labels)
-    )
 
     def column(name: Hashable) -> list:
         values = as_list(f"column {name!r}", dataset[str(name)])
@@ -99,9 +96,34 @@ def dataset_table(dataset: Any, columns: Columns) -> Table:
         if not isinstance(feature, ClassLabel):
             return values
         classes = [None if is_missing(value) or value < 0 else int(value) for value in values]
-        return classes if numbers else [None if i is None else feature.names[i] for i in classes]
+        if _by_number(name, feature.names, columns):
+            return classes
+        return [None if i is None else feature.names[i] for i in classes]
 
     return Table(list(dataset.column_names), column, _row("dataset"), *["dataset"] * 2)
+
+
+def _by_number(column: Hashable, names: Sequence[str], columns: Columns) -> bool:
+    """Return whether `columns` speaks of the numbers of classes, not of their names.
+
+    Raises:
+        ValueError: it speaks of numbers, and classes have others for names.
+    """
+    keys = columns.labels or ()
+    if columns.scale is None and (
+        not keys
+        or any(
+            isinstance(key, str) and (key in names or isinstance(parse(key), str)) for key in keys
+        )
+    ):
+        return False
+    own = [parse(name) for name in names]
+    if any(not isinstance(name, str) and name != i for i, name in enumerate(own)):
+        raise ValueError(
+            f"column {column!r}: its classes 0 … {len(names) - 1} are named {brief(list(names))}, which are numbers too; say "
+            f"by name what they mean, as text: labels={{{names[0]!r}: ..., {names[-1]!r}: ...}}"
+        )
+    return True
 
 
 def _row(source: str):

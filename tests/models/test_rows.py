@@ -1,5 +1,6 @@
 """Rows before the input are read as the tokens that they stand for, or refused by name."""
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,16 @@ import pytest
 import torch
 
 import steerlens as sl
+from steerlens.methods.baselines.latent_vectors import fit_latent_vectors
+from steerlens.methods.baselines.mean_difference import fit_mean_difference
+from steerlens.methods.hidden.fit import fit_hidden_steer
 from steerlens.methods.prompt.soft_prompt import SoftPrompt, prompt_sites
 from steerlens.models.adapters import HuggingFace
 from steerlens.models.embeddings import embeddings
 from steerlens.models.hooks import adapter
 from steerlens.models.rows import check_rows
+from steerlens.values.intervention import UNEMBED_IN
+from steerlens.values.training import Training
 from tests.models.families import model_of
 from tests.models.laws import traces
 from tests.models.zoo import TEXTS, tokenizer
@@ -104,3 +110,31 @@ def test_embeddings_narrower_than_the_layers_take_the_kinds_of_one_width(
     assert fit.value.rows.shape == (1, 2, 16)
     with pytest.raises(ValueError, match=r"16 at hook_embed, 32 at .*kind='soft'$"):
         sl.fit_prompt(model, DATA, length=2, kind="deep", progress=False)
+
+
+@pytest.mark.parametrize("loaded", ["plain", "bridge"])
+def test_layers_wider_than_the_heads_input_are_edited_where_a_width_of_their_own_does(
+    loaded: str, tmp_path: Path
+) -> None:
+    narrow = {"word_embed_proj_dim": 16, "do_layer_norm_before": False}  # as OPT-350m
+    model = plain("opt", **narrow) if loaded == "plain" else bridge("opt", tmp_path, **narrow)
+    once = Training(epochs=1)
+    shift = fit_mean_difference(model, DATA, layer=0)
+    vectors = fit_latent_vectors(model, DATA, layer=0, n_texts=4, n_steps=2)
+    edit = sl.fit_reft(model, DATA, rank=1, training=once, progress=False).value
+    assert shift.vector.shape == vectors.vector.shape == (32,) and edit.R.shape[-1] == 32
+    assert fit_mean_difference(model, DATA, layer="unembed").vector.shape == (16,)
+    for value in (shift, vectors, replace(edit, b=edit.b + 1)):
+        plain_text, moved = (
+            sl.score(model, ["the film"], value, strengths=(s,)).log_prob for s in (0.0, 3.0)
+        )
+        assert float((plain_text - moved).abs().max()) > 1e-6
+    elsewhere = replace(shift, site=UNEMBED_IN, vector=torch.ones(16))
+    assert sl.score(model, ["the film"], elsewhere, strengths=(1.0,)).log_prob.notna().all()
+    with pytest.raises(ValueError, match="made for states of width 8, those at .* are 32 wide"):
+        sl.score(model, ["the film"], replace(shift, vector=torch.ones(8)), strengths=(1.0,))
+    with pytest.raises(ValueError, match=r"are 32 wide where the unembedding reads 16.*fit_reft"):
+        fit_hidden_steer(model, DATA, site="blocks.0.hook_resid_post", rank=1, progress=False)
+    for site in ("hook_embed", UNEMBED_IN):
+        found = fit_hidden_steer(model, DATA, site=site, rank=1, training=once, progress=False)
+        assert found.value.A.shape == (16, 1)

@@ -1,6 +1,8 @@
 """Threads with different interventions and verbs on one model get what each gets alone."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import steerlens as sl
+from steerlens.models.guards import exclusive
 from steerlens.models.hooks import adapter, eval_mode, run_until
 from steerlens.models.partial_forward import resumed, resumes
 from tests.models.zoo import TEXTS, random_reft, random_steer, zoo
@@ -209,3 +212,32 @@ def test_layers_are_found_whatever_else_runs_meanwhile() -> None:
     adapter(model).unembedding.register_forward_pre_hook(another)
     adapter(model).module.get_input_embeddings().register_forward_pre_hook(another)
     assert len(adapter(model).blocks) == model.model.config.num_hidden_layers  # type: ignore[union-attr]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_forked_amid_a_verb_of_another_thread_says_so_and_does_not_wait() -> None:
+    model = zoo("plain-gpt2")
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with exclusive(model):
+            taken.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            with exclusive(model):
+                os._exit(1)
+        except RuntimeError as error:
+            os._exit(0 if "forked while another thread" in str(error) else 2)
+    done.set()
+    thread.join(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with exclusive(model):  # the parent goes on
+        pass

@@ -102,6 +102,8 @@ BAD_FILES = {
     "label is missing": ("x.csv", b"text,label\na,1\nb,NA\n", "line 3: no 'label'.*dropna=True"),
     "UTF-16": ("x.csv", "text,label\na,1".encode("utf-16"), "UTF-16.*iconv"),
     "UTF-16 without a mark": ("x.csv", "text,label\na,1".encode("utf-16-le"), "UTF-16"),
+    "UTF-32": ("x.csv", "text,label\na,1".encode("utf-32"), "UTF-32; .*iconv -f utf-32"),
+    "UTF-32 without a mark": ("x.csv", "text,label\na,1".encode("utf-32-be"), "UTF-32"),
     "gzip by another name": ("x.csv", gzip.compress(b"text,label\na,1"), r"holds no text but gzip.*\.gz"),
     "parquet by another name": ("x.jsonl", b"PAR1\x15\x00\xff", r"no text but parquet.*\.parquet"),
     "Excel by another name": ("x.csv", b"PK\x03\x04\x14\x00\x06\x00\xb4", "Excel.*from_pandas"),

@@ -238,6 +238,24 @@ def test_the_numbers_of_classes_are_no_labels_until_it_is_said_what_they_mean() 
             assert Labelled.from_dataset(unlabelled, **options, dropna=True).labels == (-1, 1)
 
 
+def test_classes_that_are_named_by_other_numbers_are_spoken_of_by_name() -> None:
+    turned = Standin({"text": TEXTS, "label": [0, 1, 1]}, label=["1", "0"])
+    stars = Standin({"text": TEXTS, "label": [0, 3, 3]}, label=["1", "2", "3", "4", "5"])
+    assert Labelled.from_dataset(turned, labels={"1": 1, "0": -1}).labels == (1, -1, -1)
+    assert Labelled.from_dataset(stars, labels={"1": -1, "4": 0.5}).labels == (-1, 0.5, 0.5)
+    assert Labelled.from_dataset(turned).labels == (1, 0, 0)
+    said = r"column 'label': its classes 0 … 1 are named \['1', '0'\], .*labels=\{'1': \.\.\., '0'"
+    for options in ({"labels": {1: 1, 0: -1}}, {"scale": (0, 1)}):
+        with pytest.raises(ValueError, match=said):
+            Labelled.from_dataset(turned, **options)
+    for options in ({"labels": {0: -1, 3: 0.5}}, {"scale": (1, 5)}):
+        with pytest.raises(ValueError, match=r"its classes 0 … 4 are named \['1', '2'"):
+            Labelled.from_dataset(stars, **options)
+    same = Standin({"text": TEXTS, "label": [0, 1, 1]}, label=["0", "1"])
+    for options in ({"labels": {0: -1, 1: 1}}, {"labels": {"0": -1, "1": 1}}, {"scale": (0, 1)}):
+        assert Labelled.from_dataset(same, **options).labels == (-1, 1, 1)
+
+
 @pytest.mark.parametrize("form", [None, "torch", "numpy", "pandas", "arrow"])
 def test_datasets_of_hugging_face_are_read_in_every_format(form: str | None) -> None:
     datasets = pytest.importorskip("datasets")

@@ -96,8 +96,9 @@ def latent_vectors(
     # begin-of-text may be hundreds of times as long as any other state
     states = states_at(model, kept.ids, resid_post(layer))
     size = float(torch.cat(states).norm(dim=1).median())
-    start = torch.randn(len(kept), on.d_model, generator=generator(seed))
-    found = 1e-2 * size / on.d_model**0.5 * start
+    d = states[0].shape[1]
+    start = torch.randn(len(kept), d, generator=generator(seed))
+    found = 1e-2 * size / d**0.5 * start
     nothing = zero_steer(on)
     for texts in kept.batches(range(len(kept))):
         batch = batch_of(kept, texts)
@@ -109,7 +110,7 @@ def latent_vectors(
 
             return ((resid_post(layer), add),)
 
-        adam = torch.optim.Adam([z], lr=LR * size / on.d_model**0.5)
+        adam = torch.optim.Adam([z], lr=LR * size / d**0.5)
         falling = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.01, n_steps)
         weight = torch.ones(len(batch.targets), device=z.device)
         with eval_mode(model, gradients=True):

@@ -28,7 +28,7 @@ class Shift:
     Made by `fit_shift`, and by the other fits of one vector in `steerlens.methods.baselines`.
 
     Args:
-        vector: `[d_model]`; what a label of 1 adds.
+        vector: `[d_model]`, of the site's width; what a label of 1 adds.
         site: the hook's name, e.g. `blocks.2.hook_resid_post`, or `unembed.hook_in`.
         readout: of the model.
         name: for tables and figures.
@@ -49,7 +49,9 @@ class Shift:
         as_name(self.site, "site")
         check_readout(self.readout)
         check_tensor(self.vector, "vector", f"({self.readout.d_model},)")
-        if self.vector.shape != (self.readout.d_model,):
+        # layers may be wider than the head's input, as OPT-350m's
+        narrow = self.site == UNEMBED_IN and len(self.vector) != self.readout.d_model
+        if self.vector.ndim != 1 or narrow:
             raise ValueError(
                 f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)"
             )
@@ -65,6 +67,10 @@ class Shift:
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
         def edit(h: Tensor, places: TokenIndex) -> Tensor:
+            if h.shape[-1] != len(self.vector):
+                raise ValueError(
+                    f"vector: made for states of width {len(self.vector)}, those at {self.site} are {h.shape[-1]} wide"
+                )
             wide = h.to(torch.promote_types(h.dtype, torch.float32))
             return (wide + per_row(strength, h) * self.vector.to(wide)).to(h.dtype)
 

@@ -14,9 +14,10 @@ from steerlens.methods.hidden.hidden_steer import HiddenSteer, last_layer_below
 from steerlens.methods.training import Schedule, build_fit, nll, split, train_on_texts
 from steerlens.models.hooks import Model, adapter, add_hooks, check_site, eval_mode
 from steerlens.models.partial_forward import cache_residuals
+from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled, check_labels_differ
 from steerlens.values.fit import Fit
-from steerlens.values.intervention import Edit
+from steerlens.values.intervention import UNEMBED_IN, Edit
 from steerlens.values.labelled import Labelled
 from steerlens.values.training import USUAL, Training
 from steerlens.values.warn import warn_user
@@ -76,7 +77,8 @@ def fit_hidden_steer(
         KeyError: a hook that the model has not (plain Hugging Face models have the states between
             layers alone).
         ValueError: a site of another kind, one whose edits do not reach the stream they are named
-            after, all labels equal, fewer than four texts, a rank out of range.
+            after or are of another width than the unembedding's input, all labels equal, fewer than
+            four texts, a rank out of range.
 
     Example:
         >>> import steerlens as sl
@@ -92,7 +94,13 @@ def fit_hidden_steer(
     check_site(model, site)
     if site.endswith("resid_mid"):
         _check_goes_on(model, site)
-    rank = as_count(rank, "rank", f"1 … {found.d_model} (d_model)", most=found.d_model)
+    d = readout(model).d_model
+    if found.d_model != d and site not in ("hook_embed", UNEMBED_IN):
+        raise ValueError(
+            f"site: states at {site} are {found.d_model} wide where the unembedding reads {d}, and a map of hidden states "
+            f"has one width; take site='{UNEMBED_IN}', or fit_reft, which edits layers of any width"
+        )
+    rank = as_count(rank, "rank", f"1 … {d} (d_model)", most=d)
     parts = split(model, cache_residuals(model, data, below), None, seed)
     told = evidence(model, parts, site)
     read, write = told.metric.C_inverse_root, told.metric.S_inverse_root

@@ -120,7 +120,8 @@ class HuggingFace:
 
     @property
     def d_model(self) -> int:
-        return self.unembedding.weight.shape[1]
+        # of the layers: the head of OPT-350m reads half of that
+        return int(getattr(self.text_config, "hidden_size", self.unembedding.weight.shape[1]))
 
     @property
     def n_ctx(self) -> int:
