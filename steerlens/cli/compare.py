@@ -19,7 +19,9 @@ from steerlens.cli.input import (
 from steerlens.cli.options import (
     DataHelp,
     Debug,
+    Device,
     DropNa,
+    Dtype,
     LabelColumn,
     Labels,
     ModelOption,
@@ -81,6 +83,8 @@ def compare(
     labels: Labels = None,
     scale: Scale = None,
     dropna: DropNa = False,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -110,7 +114,7 @@ def compare(
         task = _task(held, train, prompts, scorer, preset, seed)
         say(f"judged by {task.scorer.card}")
         say(f"loading {model}")
-        lm = sl.load_model(model)
+        lm = sl.load_model(model, device=device, dtype=dtype)
         names = tuple(method or ([] if steer else USUAL))
         given: dict[str, Any] = recipes(lm, names, seed=seed) if names else {}
         given |= {path.stem: sl.load(path, lm) for path in steer or []}

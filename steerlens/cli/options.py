@@ -12,7 +12,10 @@ Dtype = Annotated[str, typer.Option(help="Of the model's weights: float32, bfloa
 DataHelp = "Labelled texts: .csv, .tsv, .jsonl, .json or .parquet."
 TextColumn = Annotated[str, typer.Option(help="Name of the column with the texts.")]
 LabelColumn = Annotated[
-    str, typer.Option(help="Name of the column with the labels, numbers in [-1, 1].")
+    str,
+    typer.Option(
+        help="Name of the column with the labels: numbers in [-1, 1], or what --labels or --scale says."
+    ),
 ]
 Labels = Annotated[
     str | None, typer.Option(help="What labels mean that are words: positive=1,negative=-1.")

@@ -17,7 +17,9 @@ from steerlens.cli.input import (
 from steerlens.cli.options import (
     DataHelp,
     Debug,
+    Device,
     DropNa,
+    Dtype,
     LabelColumn,
     Labels,
     ModelOption,
@@ -39,6 +41,8 @@ def report(
     labels: Labels = None,
     scale: Scale = None,
     dropna: DropNa = False,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier report.")
     ] = False,
@@ -70,6 +74,8 @@ def report(
             texts=texts,
             seed=seed,
             overwrite=overwrite,
+            device=device,
+            dtype=dtype,
             say=speaker(quiet),
         )
         typer.echo(page)

@@ -9,16 +9,17 @@ from jaxtyping import Float
 
 from steerlens.evaluate.measures import TextNll, distinct, fluency, repetition
 from steerlens.evaluate.protocols import Protocol
-from steerlens.maths.stats import ratio_interval
+from steerlens.maths.stats import ratio_interval, share_interval
 
 HALF = 0.5
+SHARES = ("above_half", "any_above")
 
 
 def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") -> pd.DataFrame:
     """Return what each entrant of a run wrote, in numbers; intervals are 95 % over prompts.
 
     One prompt has no interval: NaN. Of fewer than 40 it is Student's, cut where scores and shares
-    end.
+    end; of `any_above`, and of a share that is 0 or 1 for every prompt, Wilson's.
 
     Args:
         texts: from `run_protocol`.
@@ -78,7 +79,9 @@ def summarize(texts: pd.DataFrame, protocol: Protocol, *, base: str = "base") ->
             ("any_above", (scores > HALF).any(1).astype(float)),
             ("gain", gains),
         ):
-            found = _mean(values, least=-1.0 if name == "gain" else 0.0)
+            found = (
+                _share(values) if name in SHARES else _mean(values, least=-1.0 * (name == "gain"))
+            )
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
         row["anti_steered"] = float((gains < -1e-9).mean())
         rows.append(row | _language(part) | _card(protocol))
@@ -91,6 +94,13 @@ def _mean(values: Float[np.ndarray, " prompts"], least: float = 0.0) -> tuple[fl
         return float(values.mean()), float("nan"), float("nan")
     mean, low, high = ratio_interval(values, np.ones(len(values)))
     return mean, max(low, least), min(high, 1.0)
+
+
+def _share(values: Float[np.ndarray, " prompts"]) -> tuple[float, float, float]:
+    """Return the mean of shares with its interval, which has a width also where all are alike."""
+    if len(values) < 2 or not np.isin(values, (0.0, 1.0)).all():
+        return _mean(values)
+    return float(values.mean()), *share_interval(float(values.mean()), len(values))
 
 
 def _language(part: pd.DataFrame) -> dict[str, float]:

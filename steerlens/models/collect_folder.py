@@ -5,6 +5,7 @@ here a model is at hand and texts are cut by positions, there neither tokenizer 
 """
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
@@ -16,7 +17,14 @@ from steerlens.models.collect_same import off_by, rounding
 from steerlens.models.collect_shard import Under, collect_shard
 from steerlens.models.prepared_texts import PreparedTexts
 from steerlens.values.atomic import write_json, written_whole
-from steerlens.values.state_folder import INDEX, READOUT, read_index, read_part
+from steerlens.values.state_folder import (
+    INDEX,
+    READOUT,
+    check_unchanged,
+    digest_of,
+    read_index,
+    read_part,
+)
 
 PROBED = 4
 """Texts of a file that are read again, to see that its states are of the model at hand."""
@@ -51,6 +59,8 @@ def collect_folder(
     under = Under(None, torch.zeros(len(encoded.ids)))
     paths = [folder / f"states-{number:05d}.safetensors" for number in range(len(parts))]
     there = [(path, part) for path, part in zip(paths, parts, strict=True) if path.exists()]
+    for path, _ in there:
+        check_unchanged(path)
     for path, part in there[:: max(len(there) - 1, 1)]:  # the first and the last
         _check_model(path, part[:PROBED], model, given, dtype)
     for path, part in zip(paths, parts, strict=True):
@@ -59,8 +69,9 @@ def collect_folder(
         else:
             shard = collect_shard(model, part, encoded, under, dtype, bar)
             # a file under its final name is whole
+            about = json.dumps({"digest": digest_of(shard._asdict())})
             with written_whole(path) as aside:
-                save_file(shard._asdict(), aside)
+                save_file(shard._asdict(), aside, metadata={"steerlens": about})
     return tuple(paths)
 
 

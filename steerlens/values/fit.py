@@ -21,7 +21,8 @@ class Report:
     texts that were held out have one label only. `heldout` texts
     were never trained on; how much of the background to keep and how long the steer is to be were
     asked of a sample of them, which makes NLL a little too good (few choices, many texts). A steer
-    is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be;
+    is as long as its `kl`, KL(base ‖ steer alone) at strengths +1 and -1, was asked to be on the texts it
+    was fitted to (`asked_kl`, None for other values);
     `strength` is the multiple of it that a label of 1 asks for, at which `heldout`, `train` and
     `by_label` are measured, around `mean_label` (of values fitted by descent the middle of the labels'
     range, so that labels of 0 and 1 turn into each other). `optimality_gap` bounds from above how far the
@@ -58,6 +59,7 @@ class Report:
     mean_label: float = 0.0
     weights: str | None = None
     verdict: Verdict | None = None
+    asked_kl: float | None = None
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
     trials: tuple[dict[str, float], ...] = field(default=(), repr=False, hash=False)
 

@@ -20,6 +20,7 @@ from steerlens.values.state_folder import (
     Origin,
     Settings,
     check_not_of_collect,
+    check_unchanged,
     identity_of,
     read_index,
     read_part,
@@ -164,6 +165,7 @@ def _read_parts(folder: Path, wanted: Collection[int] | None) -> list[_Read]:
 
 
 def _read_part(path: Path) -> _Read:
+    check_unchanged(path)
     about, (rows, labels, lengths, names) = read_part(path, "rows", "labels", "lengths", "names")
     of = about.get("texts", ""), about.get("readout", "")
     return _Read(StoredShard(path), rows, labels, lengths, names, about["n_truncated"], *of)

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -103,6 +104,38 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{path}: not an index of states ({why}); choose another folder or delete this one"
         )
     return found
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return what names the bytes of tensors.
+
+    Example:
+        >>> import torch
+        >>> digest_of({"a": torch.zeros(2)}) == digest_of({"a": torch.tensor([0.0, 1.0])})
+        False
+    """
+    seen = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        seen.update(tensor.contiguous().view(torch.uint8).numpy().data)
+    return seen.hexdigest()
+
+
+def check_unchanged(path: Path) -> None:
+    """Raise where a file of states no longer holds what was written: a disk or a copy may have lost
+    some of it, and states are numbers that nobody reads.
+
+    Raises:
+        ValueError: it does not.
+    """
+    about, _ = read_part(path)
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    said = about.get("digest")  # files of before say none
+    if said is not None and said != digest_of(tensors):
+        raise ValueError(
+            f"{path}: was changed after it was written; delete it and collect again, which makes this file anew"
+        )
 
 
 def read_part(path: Path, *names: str) -> tuple[dict[str, Any], list[Tensor]]:

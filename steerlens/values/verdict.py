@@ -18,12 +18,15 @@ class Verdict:
 
     `margin` is how much likelier the right sign makes a token than the wrong one, around the mean
     label and at each text's own, in nats per token, mean over all texts (those at the mean label
-    gain nothing), with its 95 % interval over the texts, of which copies are one; `p` is of the same sum against labels in
-    random order. With `how="halves"` each half of the training texts gave a steer that the other
-    half judges, at a KL of `kl` nats per token (of half the texts: the fit to all is better), and
-    `agreement` is the cosine of both steers in whitened coordinates. With `how="held-out"` texts
-    that were held out judge the fit itself, at the report's strength. `learnt` is false where these
-    texts chose the untrained start: then nothing is found, whatever `p`.
+    gain nothing), with its 95 % interval over the texts, of which copies are one. So what all texts
+    share cannot raise it, and labels of 0 and 1 have that of labels of ±1; where labels of ±1 are
+    skewed it is smaller than the `sign_margin` of balanced texts, `4 p₊ p₋` times that. `p` is of
+    the same sum against labels in random order. With `how="halves"` each half of the training texts
+    gave a steer that the other half judges, at a KL of `kl` nats per token (of half the texts: the
+    fit to all is better), and `agreement` is the cosine of both steers in whitened coordinates.
+    With `how="held-out"` texts that were held out judge the fit itself, at the report's strength.
+    `learnt` is false where these texts chose the untrained start: then nothing is found, whatever
+    `p`.
     """
 
     margin: float

@@ -20,6 +20,7 @@ from steerlens.values.state_folder import (
     READOUT,
     Origin,
     Settings,
+    digest_of,
     identity_of,
     part_path,
     read_index,
@@ -70,7 +71,7 @@ def write_part(
     }
     about = {
         "format": FORMAT, "kind": "part of states", "texts": part.digest, **settings._asdict(),
-        "readout": states.readout.digest, "n_truncated": states.n_truncated,
+        "readout": states.readout.digest, "n_truncated": states.n_truncated, "digest": digest_of(tensors),
     }  # fmt: skip
     _save(part_path(folder, part.number), tensors, about)
 

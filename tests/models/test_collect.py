@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.testing import assert_close
 from transformers import PreTrainedTokenizerFast
@@ -257,6 +258,21 @@ def test_an_index_that_is_none_and_a_file_for_a_folder_are_named(
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="file is a file, expected a folder"):
         sl.collect(tiny, TEXTS, folder=tmp_path / "file", progress=False)
+
+
+def test_a_file_that_was_changed_is_named_and_one_that_says_no_digest_is_read(
+    tiny, tmp_path: Path, small_shards: None
+) -> None:
+    made = sl.collect(tiny, TEXTS, folder=tmp_path, progress=False)
+    last = sorted(tmp_path.glob("states-*"))[-1]
+    whole = last.read_bytes()
+    last.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=rf"{last.name}: was changed after it was written"):
+        sl.collect(tiny, TEXTS, folder=tmp_path, progress=False)
+    last.write_bytes(whole)
+    save_file(load_file(last), last)  # as files were before
+    again = sl.collect(tiny, TEXTS, folder=tmp_path, progress=False)
+    assert torch.equal(next(again.chunks(1_000))[0], next(made.chunks(1_000))[0])
 
 
 def test_a_folder_with_other_content_is_refused(tiny, tmp_path: Path, small_shards: None) -> None:

@@ -249,7 +249,12 @@ def test_files_that_were_changed_or_cut_are_named(alone: Path, tmp_path: Path) -
     for name, content in files(alone).items():
         (tmp_path / name).write_bytes(content)
     part = tmp_path / "part-000004.safetensors"
-    part.write_bytes(part.read_bytes()[:-9])
+    whole = bytearray(part.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    part.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"part-000004.*was changed after.*makes this file anew"):
+        read_states(tmp_path)
+    part.write_bytes(whole[:-9])
     with pytest.raises(ValueError, match=r"part-000004.*not a whole part"):
         read_states(tmp_path)
     readout = tmp_path / "readout.safetensors"

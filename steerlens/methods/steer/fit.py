@@ -204,7 +204,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         # two more for the evidence, and for what each text says of it
         passes=effort.passes + 2 * auto + cost,
         seconds=time.perf_counter() - started, n_texts=states.n_texts, n_positions=states.n_positions,
-        n_truncated=states.n_truncated, seed=given.seed, trials=(*trials, *found.steer.trials),
+        n_truncated=states.n_truncated, seed=given.seed, asked_kl=given.kl, trials=(*trials, *found.steer.trials),
     )  # fmt: skip
     bar.update()
     return Fit(value, background, report)

@@ -123,7 +123,7 @@ def _like(
     # a ridge stays the same in positions of evidence, and the mix of priors as it was
     asked = Asked(
         weights=weights, rank=r.rank, ridge=r.ridge[0] / part, few=r.few, damping=r.whitening,
-        kl=sum(r.kl) / 2, seed=seed,
+        kl=sum(r.kl) / 2 if r.asked_kl is None else r.asked_kl, seed=seed,
     )  # fmt: skip
     # where the steer has its own objective, its part in that of the background is nothing
     steer, background = (

@@ -39,6 +39,8 @@ def write_report(
     texts: int = 2000,
     seed: int = 0,
     overwrite: bool = False,
+    device: str = "cpu",
+    dtype: str = "float32",
     say: Say = lambda line: None,
 ) -> Path:
     """Fit, measure and show, and return the path of the page.
@@ -54,6 +56,7 @@ def write_report(
         name: of the steer that is fitted on `data`.
         texts: how many toy texts to fit each steer on.
         overwrite: replace an earlier report; a folder that is something else is never touched.
+        device, dtype: of the model, as `load_model` takes them.
         say: takes lines of progress.
 
     Raises:
@@ -65,7 +68,7 @@ def write_report(
     started, out = time.perf_counter(), as_path(out, "out")
     _check(model, out, data, overwrite)
     say(f"loading {model}")
-    lm = load_model(model)
+    lm = load_model(model, device=device, dtype=dtype)
     studies = list(fit_studies(lm, data, name, texts, seed, say))
     source = (
         f"{texts:,} texts of the toy world per steer"
