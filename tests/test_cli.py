@@ -390,6 +390,7 @@ def test_what_says_how_a_fit_went_can_be_shown_by_a_terminal_of_another_encoding
         "move --steer {steer} --to toy-128 --out {new} --device x", "move --steer {steer} --to toy-128 --out no/{new}",
         "explore --steer {steer} --strengths=a --out {new}.html", "explore --steer {junk} --out {new}.html",
         "compare --data {data} --out {data}", "compare --data {data} --out {new} --kl nan",
+        "compare --data {data} --out {new} --device x", "report --model toy-64 --data {data} --out {new}.d --dtype int3",
         "compare --data {data} --out {new} --method magic", "export --steer {steer} --out {new} --to x",
         "export --steer {steer} --out {new} --rank 999", "export --steer {steer} --out {new}.pt --to lora --strength nan",
         "fold --steer {steer} --strength nan --out {new}.d", "fold --steer {junk} --strength 1 --out {new}.d",

@@ -128,7 +128,10 @@ def classify_states(
     prior_odds = np.log((y == 1).sum() / (y == -1).sum())
     scores = {
         "steer, likelihood ratio": expit(found.evidence.to_numpy() + prior_odds),
-        "steer, inferred strength": ndtr((found.strength / found.error).to_numpy()),
+        # at the limit the error is infinite, and the side is all that is known
+        "steer, inferred strength": ndtr(
+            np.where(found.at_limit, np.inf * np.sign(found.strength), found.strength / found.error)
+        ),
         "probe": _trained([StandardScaler()], mean_states(seen)[pick], y[pick], mean_states(new)),
         "bag of words": _trained(
             [CountVectorizer(token_pattern=r"\S+")],

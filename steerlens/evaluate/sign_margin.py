@@ -16,7 +16,7 @@ from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.values.copies import sum_rows
-from steerlens.values.fit import Fit
+from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States
@@ -276,7 +276,7 @@ def strength_at_kl(
         0.05
     """
     return solve_strength(
-        kl_by_strength(model, data, intervention), kl, getattr(intervention, "name", "it")
+        kl_by_strength(model, data, intervention), kl, getattr(value_of(intervention), "name", "it")
     )
 
 

@@ -39,8 +39,8 @@ class TextStrengths:
     `at_limit` (no maximum within the limit: `strength` is the limit and says the side only).
 
     `tokens`, one row per token: `text`, `position`, `token`, `slope` (how the log-probability
-    changes with the strength, at the text's own; they sum to 0) and `information` (their sum is
-    1/error²).
+    changes with the strength, at the text's own; they sum to 0, with a prior to `s/σ²`) and
+    `information` (their sum is 1/error², with a prior less `1/σ²`).
 
     `curve`, one row per text and strength: `text`, `strength`, `log_likelihood` (nats, 0 at
     strength 0); `token_curve` the same for each token.

@@ -79,7 +79,7 @@ class Writer(Protocol):
         model: Model,
         texts: Labelled | Iterable[str],
         *,
-        strengths: float | Iterable[float] = (0.0,),
+        strengths: float | Iterable[float] = (1.0,),
         end: bool = True,
     ) -> pd.DataFrame:
         """Return the log-probability of each token of each text at each strength, and the cost.

@@ -154,7 +154,11 @@ def export_lm_steer(
     )  # fmt: skip
     state = {"projector1": P1.float().contiguous(), "projector2": P2.float().contiguous()}
     with written_whole(path) as aside:
-        torch.save([args, state, 0], aside)
+        try:
+            torch.save([args, state, 0], aside)
+        except RuntimeError as error:  # of a full disk torch says what line of its own failed
+            said = str(error).splitlines()[0]
+            raise OSError(f"{path}: {said}; is the disk full? nothing was written") from error
     return path
 
 

@@ -229,13 +229,16 @@ def check_tensor(given: Any, name: str, expected: str) -> None:
     """Raise where something else than a tensor of floating-point numbers was given.
 
     Raises:
-        ValueError: it was, an array of NumPy too; the message names the argument.
+        ValueError: it was, an array of NumPy too, or one that is not dense; the message names the argument.
 
     Example:
         >>> check_tensor(torch.ones(2, 2), "W", "[d_model, d_model]")
     """
-    if not isinstance(given, Tensor) or not given.is_floating_point():
-        got = str(given.dtype) if isinstance(given, Tensor) else type(given).__name__
+    dense = isinstance(given, Tensor) and given.layout == torch.strided
+    if not dense or not given.is_floating_point():
+        got = type(given).__name__
+        if isinstance(given, Tensor):
+            got = str(given.dtype) if dense else f"a tensor of layout {given.layout}"
         raise ValueError(
             f"{name}: got {got}, expected a torch tensor of floating-point numbers, {expected}; "
             "torch.as_tensor(x).float() makes one"

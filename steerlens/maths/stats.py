@@ -145,7 +145,8 @@ def even_interval(
     sign `ratio_interval`.
 
     What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
-    dislike at -1) is 0 then, however many units there are of either sign.
+    dislike at -1) is 0 then, however many units there are of either sign. Where one or two have a
+    sign the interval is too narrow: 0.80 and 0.88 of such hold the ratio where 0.95 should.
 
     Example:
         >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([1.0, 1.0, -1.0]))[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from steerlens.maths.numbers import generator
@@ -280,6 +281,8 @@ def _in_place(path: Path, overwrite: bool) -> Iterator[Path]:
             os.replace(path, aside)
         os.replace(folder, path)
         shutil.rmtree(aside)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # it names no file, and a full disk is its like
+            raise OSError(f"{path}: {error}; nothing was written") from error
         raise

@@ -36,7 +36,7 @@ def score(
     texts: Labelled | Iterable[str],
     steer: Intervention | Fit | None = None,
     *,
-    strengths: float | Iterable[float] = (0.0,),
+    strengths: float | Iterable[float] | None = None,
     end: bool = True,
 ) -> pd.DataFrame:
     """Return the log-probability of each token of each text at each strength.
@@ -51,7 +51,7 @@ def score(
         texts: what to read; not empty. Of labelled texts with prompts the texts alone are scored.
         steer: a `Steer`, `steer.with_background(background)`, a `Reft`, …, or None for the plain
             model.
-        strengths: any number of them.
+        strengths: any number of them; None: 1, as everywhere, and 0 without an intervention.
         end: whether the end of a text is scored too.
 
     Returns:
@@ -73,7 +73,8 @@ def score(
         >>> sl.score(sl.load_model("toy-64"), ["the film was good ."], end=False).token.tolist()
         ['the', ' film', ' was', ' good', ' .']
     """
-    steer, strengths = value_of(steer), as_floats(strengths, "strengths")
+    steer = value_of(steer)
+    strengths = as_floats(float(steer is not None) if strengths is None else strengths, "strengths")
     if steer is not None:
         check_lives_on(steer, model, "steer")
     data = texts if isinstance(texts, Labelled) else as_texts(texts)

@@ -163,6 +163,10 @@ class Fit(Generic[Value]):
     def __truediv__(self, divisor: Any) -> Any:
         return self.value / divisor
 
+    def with_background(self, background: Steer) -> Any:
+        """Return the value on a model whose background is always on; see `Steer.with_background`."""
+        return self.value.with_background(background)  # pyright: ignore[reportAttributeAccessIssue]
+
     def when(self, *conditions: Any) -> Any:
         """Return the value under conditions; see `Steer.when`."""
         return self.value.when(*conditions)  # pyright: ignore[reportAttributeAccessIssue]

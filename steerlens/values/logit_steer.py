@@ -119,8 +119,10 @@ class LogitSteer:
                 or a −∞ that cannot be filled; a strength whose gain on noise is above `max_gain`.
         """
         if isinstance(logits, np.ndarray):
-            # a copy only where NumPy's array is read-only or of a dtype that torch has not
-            given = torch.from_numpy(np.require(logits, requirements="W"))
+            # a copy only where torch cannot take NumPy's array as it is
+            native = logits.dtype.newbyteorder("=")
+            known = np.float64 if native == np.longdouble else native
+            given = torch.from_numpy(np.require(logits, known, ["C", "W"]))
             return self.apply(given, strength).numpy().astype(logits.dtype, copy=False)
         if logits.shape[-1:] != self.b.shape:
             raise ValueError(

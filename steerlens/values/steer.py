@@ -74,7 +74,8 @@ class Steer:
             raise ValueError(
                 f"W of steer {self.name!r} holds NaN or infinity; was a factor too large, or the fit's step or ridge too small?"
             )
-        object.__setattr__(self, "W", self.W.float())  # what is float32 already stays itself
+        # its own numbers: what is done to the tensor afterwards does not reach a frozen value
+        object.__setattr__(self, "W", self.W.detach().to(torch.float32, copy=True))
 
     prefix = 0
     file_kind: ClassVar[str] = "steer"

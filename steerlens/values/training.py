@@ -80,11 +80,15 @@ def lasting(training: object, epochs: int | None) -> Training:
     """Return how to descend, with so many epochs where it is said how many.
 
     Raises:
-        ValueError: something else than a `Training`, or no number of epochs.
+        ValueError: something else than a `Training`, no number of epochs, or two of them.
     """
     if not isinstance(training, Training):
         raise ValueError(
             f"training: got {class_name(training)}, expected a Training, e.g. steerlens.Training(lr=0.02, epochs=20)"
+        )
+    if epochs is not None and training.epochs not in (None, epochs):
+        raise ValueError(
+            f"epochs: got {epochs}, and training=Training(epochs={training.epochs}) says otherwise; give one of them"
         )
     return training if epochs is None else replace(training, epochs=epochs)
 

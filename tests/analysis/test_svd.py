@@ -1,6 +1,8 @@
 """Singular words: planted directions are found, signs are fixed, the natural metric does not depend
 on the basis."""
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from steerlens.analysis.svd.scores import against
 from steerlens.evaluate.fluency import strength_cost
 from steerlens.maths.stats import benjamini_hochberg
 from steerlens.methods.steer.refit import fit_shuffled
+from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
@@ -464,3 +467,14 @@ def test_words_of_a_fit_are_held_against_fits_to_shuffled_labels():
     assert kept == set(true.word[true.p_noise <= 0.05])
     with pytest.raises(ValueError, match="noise: got 3 steers, expected at least 19"):
         singular_scores(fit.value, noise=noise[:3], **options)
+
+
+def test_a_fit_among_refits_or_noise_is_named(on: Readout, unchecked: None):
+    steer = planted(on)
+    fit: Any = Fit(steer, steer, cast(Any, None))
+    with pytest.raises(ValueError, match=r"noise: got Fit, expected a sequence .*take \.value"):
+        singular_scores(steer, noise=[fit] * 19)
+    with pytest.raises(ValueError, match=r"noise: got one steer, expected a sequence"):
+        singular_scores(steer, noise=steer)
+    with pytest.raises(ValueError, match=r"refits: got \('Fit', 'Fit'\) among them.*\.value"):
+        singular_words(steer, refits=[(fit, fit)])

@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 
 import steerlens as sl
 from steerlens.evaluate.classify import classify, judge_probabilities, mean_states
+from steerlens.evaluate.strength import infer_strength
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,31 @@ def test_on_the_toy_the_steer_tells_signs_and_the_truth_does_better(
     turned = classify(model, -joy, train, test).set_index("method")
     assert turned.auc["steer, likelihood ratio"] == pytest.approx(1 - ratio.auc, abs=1e-6)
     assert turned.auc["probe"] == pytest.approx(table.auc["probe"])
+
+
+def test_the_odds_of_the_training_texts_count_and_what_is_at_the_limit_is_sure_of_its_side(
+    model, joy: sl.Steer, train: sl.Labelled
+) -> None:
+    rare = [k for k, y in enumerate(train.labels) if y < 0][:20]
+    skewed = train.pick([k for k, y in enumerate(train.labels) if y > 0][:180] + rare)
+    test = sl.toy.corpus("sentiment", n=150, seed=1)
+    loud = classify(model, joy, skewed, test).set_index("method")
+    evidence = infer_strength(model, joy, test, prior=1.0).table.evidence.to_numpy()
+    labels = np.array(test.labels)
+    right, wrong = (
+        judge_probabilities(1 / (1 + np.exp(-evidence - sign * np.log(9))), labels)["log_loss"]
+        for sign in (1, -1)
+    )
+    assert loud.log_loss["steer, likelihood ratio"] == pytest.approx(right, rel=1e-4)
+    assert abs(right - wrong) > 0.05
+    short = 0.05 * joy
+    found = infer_strength(model, short, test, prior=10.0).table
+    assert found.at_limit.sum() >= 5
+    by_side = judge_probabilities(
+        np.where(found.at_limit, found.strength > 0, norm.cdf(found.strength / found.error)), labels
+    )
+    table = classify(model, short, train, test, prior=10.0).set_index("method")
+    assert table.auc["steer, inferred strength"] == pytest.approx(by_side["auc"])
 
 
 def test_the_measures_are_what_they_say():

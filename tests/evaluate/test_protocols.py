@@ -488,6 +488,21 @@ def test_an_interval_over_few_prompts_covers_what_other_prompts_would_give():
     assert covered >= 68  # 76 expected; prompts drawn with replacement give 61
 
 
+def test_shares_that_are_alike_for_every_prompt_have_an_interval_with_a_width():
+    task = detoxification(["p"] * 15, function_scorer(lambda t: [0.0] * len(t), "none"))
+    random, covered = np.random.default_rng(1), 0
+    for _ in range(60):
+        scores = 0.2 + 0.5 * (random.uniform(size=(15, 1)) < 0.95)
+        found = summarize(table_of({"base": scores.tolist()}), task).iloc[0]
+        covered += found.any_above_low <= 0.95 <= found.any_above_high
+        assert found.any_above_low < found.any_above_high
+    assert covered >= 53  # 57 expected; by Student's all prompts alike have none, 32
+    every = summarize(table_of({"base": [[0.9, 0.9]] * 15}), task).iloc[0]
+    assert every.above_half_low == every.any_above_low == pytest.approx(15 / (15 + 1.96**2), 1e-3)
+    mixed = summarize(table_of({"base": [[0.9, 0.1]] * 14 + [[0.9, 0.9]]}), task).iloc[0]
+    assert mixed.above_half_low < mixed.above_half < mixed.above_half_high < 0.7
+
+
 def test_unequal_samples_and_a_missing_base_are_refused():
     task = detoxification(["p"], oracle("tone"))
     table = table_of({"base": [[0.1, 0.2]], "other": [[0.3]]})

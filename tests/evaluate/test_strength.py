@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binom
+from scipy.stats import t as student
 
 import steerlens as sl
 from steerlens.evaluate.strength import infer_strength, state_strengths
@@ -140,6 +141,25 @@ def test_tokens_add_up_to_their_text(model, tone: Steer):
     )
     assert found.token_curve.token[:3].tolist() == ["please", "try", "the"]
     assert "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize("prior", [None, 0.5])
+def test_both_errors_and_the_sums_of_slopes_are_those_of_the_tokens(
+    model, tone: Steer, prior: float | None
+):
+    found = infer_strength(
+        model, tone, ["please try the soup .", "the damned soup was cold ."], prior=prior
+    )
+    pull = 0.0 if prior is None else 1 / prior**2
+    for text, part in found.tokens.groupby("text"):
+        row, known = found.table.loc[text], part.information.sum() + pull
+        assert part.slope.sum() == pytest.approx(pull * row.strength, abs=1e-3)
+        assert 1 / row.error**2 == pytest.approx(known, rel=1e-4)
+        variance = (part.slope**2 / (1 - part.information / known)).sum() + pull
+        reach = student.ppf(0.975, known**2 / (part.information**2).sum()) / 2
+        assert row.robust_error == pytest.approx(reach * variance**0.5 / known, rel=1e-3)
+        plain = ((part.slope**2).sum() + pull) ** 0.5 * reach / known
+        assert prior is not None or row.robust_error > 1.01 * plain
 
 
 def test_a_strength_given_twice_counts_once(model, tone: Steer):

@@ -46,7 +46,7 @@ class AsWriter:
         model: Any,
         texts: Any,
         *,
-        strengths: float | Iterable[float] = (0.0,),
+        strengths: float | Iterable[float] = (1.0,),
         end: bool = True,
     ) -> pd.DataFrame:
         table = sl.score(model, texts, self.steer, strengths=strengths, end=end)

@@ -149,7 +149,7 @@ def test_what_is_no_such_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         import_lm_steer(tmp_path / "none.pt", model)
 
 
-def test_what_cannot_be_written_is_refused(tmp_path: Path, unchecked) -> None:
+def test_what_cannot_be_written_is_refused(tmp_path: Path, unchecked, monkeypatch) -> None:
     joy = random_steer(zoo("gpt2"))
     for options, message in (
         ({"epsilon": 0.0}, "epsilon"),
@@ -162,6 +162,13 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, unchecked) -> None:
         export_lm_steer(joy, tmp_path / "x.bin")
     with pytest.raises(FileNotFoundError):
         export_lm_steer(joy, tmp_path / "nowhere" / "x.pt")
+
+    def full(*_) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672]\nmore of torch's own")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"x\.pt: \[enforce fail.*nothing was written"):
+        export_lm_steer(joy, tmp_path / "x.pt")
     assert not list(tmp_path.iterdir())
 
 

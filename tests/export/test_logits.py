@@ -146,6 +146,11 @@ def test_numpy_arrays_come_back_as_they_came(dtype: type) -> None:
     assert np.array_equal(found, expected)
     strided = np.repeat(before, 3, axis=1)[:, ::3]  # a view, as llama.cpp's records give it
     assert np.array_equal(on_logits.apply(strided, 1.5), expected)
+    turned = np.ascontiguousarray(before[::-1])[::-1]  # strides below 0
+    swapped = before.astype(before.dtype.newbyteorder(">"))
+    for other in (turned, swapped, before.astype(np.longdouble)):
+        again = on_logits.apply(other, 1.5)
+        assert again.dtype == other.dtype and np.allclose(again, expected, atol=1e-2)
 
 
 def test_by_hand_in_numpy_alone() -> None:

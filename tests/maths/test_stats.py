@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
+from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.stats import (
     auc_interval,
     bootstrap_ratio,
     even_interval,
     permute_labels,
+    ratio_error,
     ratio_interval,
     share_interval,
     top_by_chance,
@@ -127,3 +130,47 @@ def test_intervals_of_shares_and_areas_cover_also_where_all_is_told_apart(
         low, high = auc_interval(value, n_high, n_low)
         assert 0 <= low <= value <= high <= 1
         assert auc_interval(1 - value, n_high, n_low) == pytest.approx((1 - high, 1 - low))
+
+
+# ---- by hand ----
+
+
+def test_errors_of_a_few_units_are_those_by_hand() -> None:
+    assert ratio_error(np.array([1.0, 3.0, 5.0]), np.ones(3)) == pytest.approx(2 / 3**0.5)
+    top, labels = np.array([1.0, 3.0, -1.0, -3.0]), np.array([1.0, 1.0, -1.0, -1.0])
+    # each kind's two are 1 from their mean: variance 2, of four units 2 · 4/3 in all
+    error = (2 * 4 / 3) ** 0.5 / 2
+    ratio, low, high = even_interval(top, np.ones(4), labels)
+    assert ratio == 0 and high == -low == pytest.approx(error * student.ppf(0.975, 3))
+
+
+@pytest.mark.parametrize(("area", "n_high", "n_low"), [(0.8, 10, 10), (0.93, 5, 40), (0.5, 30, 7)])
+def test_ends_of_an_area_solve_newcombes_equation(area: float, n_high: int, n_low: int) -> None:
+    z, more = 1.959964, (n_high + n_low) / 2 - 1
+    for end in auc_interval(area, n_high, n_low):
+        spread = 1 + more * ((1 - end) / (2 - end) + end / (1 + end))
+        assert (end - area) ** 2 == pytest.approx(
+            z**2 * end * (1 - end) * spread / (n_high * n_low), rel=1e-5
+        )
+
+
+def test_sums_of_labels_are_divided_by_their_hc2_errors() -> None:
+    random, found = np.random.default_rng(10), {}
+    y = np.array([1.0, 0.9, *(-0.2 for _ in range(7)), -0.5])
+    worth = 0.25 * y + 0.3 * random.normal(size=(2, 10))
+    order = numpy_generator(5)
+    centred = y - y.mean()
+    orders = np.stack([centred, *(order.permutation(centred) for _ in range(999))])
+    for power in (0, 1):  # without the leverage, and with it
+        z = np.zeros((1000, 2))
+        for k, x in enumerate(orders):
+            design = np.stack([np.ones(10), x], 1)
+            leverage = np.diag(design @ np.linalg.inv(design.T @ design) @ design.T)
+            for way in range(2):
+                fit = np.linalg.lstsq(design, worth[way], rcond=None)[0]
+                left = (worth[way] - design @ fit) ** 2 / (1 - leverage) ** power
+                z[k, way] = (x @ worth[way]) / (x**2 @ left) ** 0.5
+        best = z.max(1)
+        found[power] = (1 + (best[1:] >= best[0] - 1e-5 * abs(best[0])).sum()) / 1000
+    p = permute_labels(worth, y, seed=5).p
+    assert p == pytest.approx(found[1], abs=2e-3) and abs(p - found[0]) > 0.02

@@ -7,9 +7,17 @@ from torch.testing import assert_close
 
 import steerlens as sl
 from steerlens.evaluate.losses import sign_margins
+from steerlens.maths.stats import permute_labels
 from steerlens.methods.steer.cost import Cost, sample_cost
 from steerlens.methods.steer.evidence import evidence_of, explain
-from steerlens.methods.steer.judge import MIXES, USUAL, Asked, judge_halves, mixes_of
+from steerlens.methods.steer.judge import (
+    MIXES,
+    USUAL,
+    Asked,
+    judge_halves,
+    mixes_of,
+    worth_per_text,
+)
 from steerlens.methods.steer.prior import (
     ALL,
     FEW,
@@ -163,6 +171,11 @@ def test_the_usual_mix_is_left_for_one_that_is_clearly_better(lead: float | None
     margins, best, verdict = judge_halves(judged, sl.natural_metric(states), Asked())
     assert MIXES[best] == (USUAL if lead is None else lead)
     assert verdict is not None and verdict.margin == pytest.approx(margins[best])
+    ps = [
+        permute_labels(*worth_per_text(there, here.path)[:2], seed=k).p
+        for k, (here, there) in enumerate((judged, judged[::-1]))
+    ]
+    assert verdict.p == min(1.0, 2 * min(ps)) > min(ps)
 
 
 def test_a_rank_is_that_of_one_prior() -> None:

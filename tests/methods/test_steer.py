@@ -3,6 +3,7 @@ model."""
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -661,3 +662,29 @@ def test_a_fit_is_divided_and_gated_like_its_value() -> None:
     fit = sl.fit_steer(sl.load_model("toy-64"), data, solver="closed-form", progress=False)
     assert torch.equal((fit / 2).W, (fit.value / 2).W)
     assert fit.when("from 2").name == fit.value.when("from 2").name
+    over = fit.with_background(fit.background)
+    assert torch.equal(over.steer.W, fit.value.W) and over.background is fit.background
+
+
+def test_refits_cost_what_was_asked_for_whatever_held_out_texts_say_of_the_fit() -> None:
+    data = sl.toy.corpus("tone", n=60, seed=0)
+    states = sl.collect(sl.load_model("toy-64"), data, progress=False)
+    fit = sl.fit_steer(states, kl=0.1)
+    assert fit.report.asked_kl == 0.1 != sum(fit.report.kl) / 2
+    measured = replace(fit, report=replace(fit.report, kl=(1e-4, 1e-4)))
+    once, again = (fit_shuffled(states, f, n=1, progress=False)[0] for f in (fit, measured))
+    assert torch.equal(once.W, again.W)
+    before = replace(fit, report=replace(fit.report, asked_kl=None, kl=(1e-4, 1e-4)))
+    shorter = fit_shuffled(states, before, n=1, progress=False)[0]
+    assert float(shorter.W.norm()) < 0.1 * float(once.W.norm())
+
+
+def test_labels_that_hardly_differ_are_called_so() -> None:
+    data = sl.toy.corpus("tone", n=40, seed=0)
+    states = sl.collect(sl.load_model("toy-64"), data, progress=False)
+    for labels, said in (
+        ([1e-8, -1e-8] * 20, "labels from -1e-08 to 1e-08 differ by less than 1e-6"),
+        ([0.5] * 40, "every label is 0.5"),
+    ):
+        with pytest.raises(ValueError, match=f"states: {said}"):
+            sl.fit_steer(states.relabel(labels))

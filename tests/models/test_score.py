@@ -61,6 +61,13 @@ def test_strength_zero_is_exactly_the_plain_score(model) -> None:
     assert zero.equals(sl.score(model, TEXTS))
 
 
+def test_an_intervention_is_scored_at_strength_1_unless_it_is_said(tiny) -> None:
+    steer = random_steer(tiny)
+    found = sl.score(tiny, TEXTS, steer)
+    assert found.equals(sl.score(tiny, TEXTS, steer, strengths=1.0)) and set(found.strength) == {1}
+    assert (found.log_prob - sl.score(tiny, TEXTS).log_prob).abs().max() > 0.01
+
+
 def test_tokens_are_named_in_order_and_the_end_is_optional(tiny) -> None:
     table = sl.score(tiny, TEXTS, end=False)
     for i, text in enumerate(TEXTS):

@@ -174,6 +174,19 @@ def test_everything_is_frozen() -> None:
         joy.readout.scale = 2.0  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_what_is_done_to_the_users_matrix_does_not_reach_the_steer() -> None:
+    W = torch.nn.Parameter(random(D, D, seed=3))
+    joy = Steer(W, make_readout())
+    kept = joy.W.clone()
+    W.data.zero_()
+    assert torch.equal(joy.W, kept) and not joy.W.requires_grad
+
+
+def test_a_matrix_that_is_not_dense_is_refused(unchecked: None) -> None:
+    with pytest.raises(ValueError, match=r"W: got a tensor of layout torch.sparse_coo"):
+        Steer(torch.eye(D).to_sparse(), make_readout())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["steer", "over"])
 def test_steers_keep_the_laws_of_interventions(kind: str, dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerlens.values.training import EPOCHS, STEPS, USUAL, Training
+from steerlens.values.training import EPOCHS, STEPS, USUAL, Training, lasting
 
 
 @given(n=st.integers(1, 5000), size=st.integers(1, 64))
@@ -42,3 +42,12 @@ BAD: dict[str, dict[str, Any]] = {
 def test_numbers_out_of_range_are_refused_by_name(name: str, unchecked: None) -> None:
     with pytest.raises(ValueError, match=f"{name}: got {BAD[name][name]}, expected"):
         Training(**BAD[name])
+
+
+def test_two_numbers_of_epochs_are_refused_and_one_is_taken_from_where_it_is_said() -> None:
+    for training, epochs, taken in (
+        (Training(), None, None), (Training(), 3, 3), (Training(epochs=3), 3, 3), (Training(epochs=2), None, 2),
+    ):  # fmt: skip
+        assert lasting(training, epochs).epochs == taken
+    with pytest.raises(ValueError, match=r"epochs: got 3, and training=Training\(epochs=9\)"):
+        lasting(Training(epochs=9), 3)

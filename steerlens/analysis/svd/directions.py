@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from steerlens.maths.brief import brief
 from steerlens.maths.moments import Costs, costs
 from steerlens.maths.numbers import as_count
 from steerlens.maths.svd import svd
@@ -284,4 +285,7 @@ def check_pairs(pairs: Sequence[tuple[Steer, Steer]], name: str = "pairs") -> No
         raise ValueError(f"{name}: got none, {said}")
     for pair in pairs:
         if not isinstance(pair, Sequence) or [type(x) for x in pair] != [Steer, Steer]:
-            raise ValueError(f"{name}: got {type(pair).__name__} among them, {said}")
+            got = brief(
+                tuple(type(x).__name__ for x in pair) if isinstance(pair, Sequence) else pair
+            )
+            raise ValueError(f"{name}: got {got} among them, {said}; of a fit take .value")

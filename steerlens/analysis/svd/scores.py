@@ -24,6 +24,7 @@ from steerlens.analysis.svd.sides import (
     text_features,
     text_sides,
 )
+from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count
 from steerlens.maths.stats import benjamini_hochberg
 from steerlens.values.arguments import check_metric, steer_of
@@ -207,11 +208,14 @@ def against(table: pd.DataFrame, noise: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def _check_noise(noise: Sequence[Steer]) -> None:
     said = f"expected at least {FEWEST}, or no word can be rarer than 1 in 20"
-    if not isinstance(noise, Sequence) or not all(isinstance(one, Steer) for one in noise):
+    some = noise if isinstance(noise, Sequence) else [noise]
+    if (other := next((one for one in some if not isinstance(one, Steer)), None)) is not None:
         raise ValueError(
-            f"noise: got {type(noise).__name__}, expected steers fitted to shuffled labels, "
-            "steerlens.methods.steer.refit.fit_shuffled"
+            f"noise: got {class_name(other)}, expected a sequence of steers fitted to shuffled labels, "
+            "steerlens.methods.steer.refit.fit_shuffled; of a fit take .value"
         )
+    if some is not noise:
+        raise ValueError("noise: got one steer, expected a sequence of them")
     if 0 < len(noise) < FEWEST:
         raise ValueError(f"noise: got {len(noise)} steers, {said}")
 

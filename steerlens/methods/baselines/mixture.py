@@ -76,7 +76,7 @@ class Mixture:
         model: Model,
         texts: Labelled | Iterable[str],
         *,
-        strengths: float | Iterable[float] = (0.0,),
+        strengths: float | Iterable[float] = (1.0,),
         end: bool = True,
     ) -> pd.DataFrame:
         """Score texts; see `steerlens.evaluate.writer.Writer`."""

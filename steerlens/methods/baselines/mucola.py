@@ -118,7 +118,7 @@ class Mucola:
         model: Model,
         texts: Labelled | Iterable[str],
         *,
-        strengths: float | Iterable[float] = (0.0,),
+        strengths: float | Iterable[float] = (1.0,),
         end: bool = True,
     ) -> pd.DataFrame:
         """Score texts; see `steerlens.evaluate.writer.Writer`. There is no next-token distribution,

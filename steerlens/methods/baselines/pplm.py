@@ -130,7 +130,7 @@ class Pplm:
         model: Model,
         texts: Labelled | Iterable[str],
         *,
-        strengths: float | Iterable[float] = (0.0,),
+        strengths: float | Iterable[float] = (1.0,),
         end: bool = True,
     ) -> pd.DataFrame:
         """Score texts; see `steerlens.evaluate.writer.Writer`. The first token of a text without a

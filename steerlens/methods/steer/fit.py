@@ -260,9 +260,13 @@ def check_arguments(
             f"states: got {states.n_texts} texts, expected at least 4 (some hundreds for a steer worth having)"
         )
     if not two_labels(states):
-        only = float(states.labels[states.keep][0])
+        labels = states.labels[states.keep]
+        only, other = float(labels.min()), float(labels.max())
+        what = f"every label is {only:g}"
+        if only < other:
+            what = f"labels from {only:g} to {other:g} differ by less than 1e-6"
         raise ValueError(
-            f"states: every label is {only:g}, so steer and background cannot be told apart; add texts with another label, "
+            f"states: {what}, so steer and background cannot be told apart; add texts with another label, "
             "e.g. ordinary texts with label 0"
         )
     if solver not in get_args(SolverName):
