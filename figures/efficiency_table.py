@@ -24,7 +24,7 @@ from sentiment_table import WORDS
 
 import steerlens as sl
 from steerlens.analysis.recipes import recipes
-from steerlens.evaluate.compare_writing import n_parameters
+from steerlens.evaluate.price import n_parameters
 from steerlens.evaluate.verbs import Sampling, write
 from steerlens.evaluate.writer import method_of
 from steerlens.models.hooks import Model

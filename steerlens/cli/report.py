@@ -58,24 +58,20 @@ def report(
         check_input(model, data)
         meaning = read_meaning(labels), read_scale(scale)
         quiet_libraries()
-        from steerlens.show.report.build import write_report
+        import steerlens as sl
+        from steerlens.show.report.build import check_report, write_report
 
+        say = speaker(quiet)
         found = (
             None
             if data is None
-            else read_data(data, text_column, label_column, meaning, dropna, speaker(quiet))
+            else read_data(data, text_column, label_column, meaning, dropna, say)
         )
+        check_report(model, out, found, overwrite)
+        say(f"loading {model}")
+        lm = sl.load_model(model, device=device, dtype=dtype)
         name = "steer" if data is None else data.stem
         page = write_report(
-            model,
-            out,
-            data=found,
-            name=name,
-            texts=texts,
-            seed=seed,
-            overwrite=overwrite,
-            device=device,
-            dtype=dtype,
-            say=speaker(quiet),
+            lm, out, data=found, name=name, texts=texts, seed=seed, overwrite=overwrite, say=say
         )
         typer.echo(page)

@@ -7,8 +7,8 @@ intervals), `ground_truth` (what only a toy model's grammar can tell), `losses` 
 
 Written texts: `scorers` (what judges an attribute), `measures` and `fluency`, `protocols` and
 `prompts` (detoxification, sentiment), `runs` and `summary` (their texts and numbers),
-`compare_writing` (methods at the same cost, with `controls`), `spend` (a strength under a budget),
-`advise` (which strength, and whether to trust it), `writer` (methods that no edit of activations
+`compare_writing` (methods at the same cost, with `controls`), `price` (numbers learned, time to write), `spend` (a
+strength under a budget), `advise` (which strength, and whether to trust it), `writer` (methods that no edit of activations
 can express) and `verbs`.
 
 Each is loaded on first use; those that need the toy world's truth are here by their own names too.
@@ -23,7 +23,7 @@ from steerlens.lazy import lazily
 
 ROOMS = (
     "advise", "classify", "compare", "compare_writing", "controls", "fluency", "ground_truth", "losses", "matched_kl",
-    "measures", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength", "summary", "verbs",
+    "measures", "price", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength", "summary", "verbs",
     "verdict", "writer",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from steerlens.evaluate.controls import random_steer, shuffle_labels
+from steerlens.evaluate.price import n_parameters, slowdown
 from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder
 from steerlens.evaluate.run_settings import Entrant, settings_of
@@ -19,7 +20,7 @@ from steerlens.evaluate.runs import run_protocol
 from steerlens.evaluate.sign_margin import margin_interval, with_nonzero_label
 from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
-from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins, write
+from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_floats
@@ -35,9 +36,8 @@ Recipe = Callable[[Labelled], Method | Fit]
 """How a method is fitted to labelled texts."""
 
 BASE, RANDOM = "base", "random direction"
-SAMPLE, WRITTEN, LONG = 100, 300, 60.0
-"""Texts on which a cost is measured: given ones, and at most so many that a method writes; seconds
-of writing that are timed once."""
+SAMPLE, WRITTEN = 100, 300
+"""Texts on which a cost is measured: given ones, and at most so many that a method writes."""
 
 
 class Candidate(NamedTuple):
@@ -248,52 +248,3 @@ def _price(
         "seconds": candidate.seconds,
         "slowdown": slowdown(model, candidate.method, protocol, strength=strength),
     }
-
-
-def n_parameters(method: Method | Fit) -> int:
-    """Return how many numbers a method learned: what it says of itself, or what a file keeps of it.
-
-    Example:
-        >>> import steerlens as sl
-        >>> n_parameters(random_steer(sl.readout(sl.load_model("toy-64")))) == 64 * 64
-        True
-    """
-    method = method_of(method)
-    said = getattr(method, "n_parameters", None)
-    if said is not None:
-        return int(said)
-    pack = getattr(method, "pack", None)
-    if pack is None:
-        raise ValueError(
-            f"method: {type(method).__name__} does not say how many numbers it learned; give it "
-            "`n_parameters`, or `pack`"
-        )
-    return sum(int(tensor.numel()) for tensor in pack()[0].values())
-
-
-def slowdown(
-    model: Model, method: Method, protocol: Protocol, *, strength: float, rounds: int = 3
-) -> float:
-    """Return how many times longer a method writes than the model itself.
-
-    A few prompts of the protocol are continued by both in turn, in one process; the quickest round
-    of each counts. A round that takes a minute is the last: so long a time is hardly noise.
-
-    Example:
-        >>> import steerlens as sl
-        >>> from steerlens.evaluate.protocols import detoxification
-        >>> from steerlens.evaluate.scorers import oracle
-        >>> model, task = sl.load_model("toy-64"), detoxification(["it"], oracle("tone"))
-        >>> slowdown(model, random_steer(sl.readout(model)), task, strength=0.0) > 0
-        True
-    """
-    prompts = protocol.prompts[: max(1, 20 // protocol.sampling.samples)]
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds):
-        for steered, writer in ((False, None), (True, method)):
-            start = time.perf_counter()
-            write(model, writer, prompts, strength=strength, sampling=protocol.sampling)
-            times[steered].append(time.perf_counter() - start)
-        if times[True][-1] > LONG:
-            break
-    return float(np.min(times[True]) / np.min(times[False]))

@@ -6,7 +6,7 @@ import pytest
 
 import steerlens as sl
 from steerlens.analysis.recipes import NAMES, Words, recipes
-from steerlens.evaluate.compare_writing import n_parameters
+from steerlens.evaluate.price import n_parameters
 from steerlens.evaluate.writer import method_of
 from steerlens.methods.baselines.copies import FineTuning
 from steerlens.methods.baselines.mixture import Mixture

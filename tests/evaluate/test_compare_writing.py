@@ -10,15 +10,12 @@ import pytest
 import steerlens as sl
 from steerlens.evaluate import advise as advise_module
 from steerlens.evaluate import compare_writing as module
+from steerlens.evaluate import price
 from steerlens.evaluate.advise import advise
 from steerlens.evaluate.compare import compare
-from steerlens.evaluate.compare_writing import (
-    compare_writing,
-    fit_recipe,
-    n_parameters,
-    slowdown,
-)
+from steerlens.evaluate.compare_writing import compare_writing, fit_recipe
 from steerlens.evaluate.controls import random_steer, shuffle_labels
+from steerlens.evaluate.price import n_parameters, slowdown
 from steerlens.evaluate.protocols import Protocol, detoxification
 from steerlens.evaluate.scorers import oracle
 from steerlens.evaluate.sign_margin import sign_margin
@@ -257,9 +254,16 @@ def test_parameters_are_what_a_method_says_or_what_a_file_keeps(model, tone):
 
 
 def test_slowdown_counts_the_quickest_round_of_each(model, tone, task, monkeypatch):
-    clock = iter([0, 5, 5, 25, 30, 32, 32, 40, 40, 43, 43, 52])  # 5 and 20, 2 and 8, 3 and 9
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    # one prompt first, then 5 and 20, 2 and 8, 3 and 9
+    clock = iter([0, 1, 1, 4, 0, 5, 5, 25, 30, 32, 32, 40, 40, 43, 43, 52])
+    monkeypatch.setattr(price.time, "perf_counter", lambda: next(clock))
     assert slowdown(model, tone, task, strength=1.0) == 8 / 2
+
+
+def test_what_is_slow_with_one_prompt_is_timed_by_that(model, tone, task, monkeypatch):
+    clock = iter([0, 5, 5, 66])
+    monkeypatch.setattr(price.time, "perf_counter", lambda: next(clock))
+    assert slowdown(model, tone, task, strength=1.0) == 61 / 5
 
 
 def test_compare_takes_writers_too(model, tone, held):

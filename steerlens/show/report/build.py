@@ -31,7 +31,7 @@ from steerlens.values.paths import as_path
 
 @torch_defaults()
 def write_report(
-    model: str,
+    model: str | Model,
     out: str | Path,
     *,
     data: Labelled | None = None,
@@ -39,8 +39,6 @@ def write_report(
     texts: int = 2000,
     seed: int = 0,
     overwrite: bool = False,
-    device: str = "cpu",
-    dtype: str = "float32",
     say: Say = lambda line: None,
 ) -> Path:
     """Fit, measure and show, and return the path of the page.
@@ -50,13 +48,12 @@ def write_report(
     nothing half-written is left.
 
     Args:
-        model: a name as `load_model` takes it.
+        model: a name as `load_model` takes it, or a model that is loaded already.
         data: labelled texts; None on a toy model for the toy world's, one steer for sentiment and
             one for tone.
         name: of the steer that is fitted on `data`.
         texts: how many toy texts to fit each steer on.
         overwrite: replace an earlier report; a folder that is something else is never touched.
-        device, dtype: of the model, as `load_model` takes them.
         say: takes lines of progress.
 
     Raises:
@@ -66,9 +63,10 @@ def write_report(
         FileNotFoundError: no such model, or no folder to put `out` in.
     """
     started, out = time.perf_counter(), as_path(out, "out")
-    _check(model, out, data, overwrite)
-    say(f"loading {model}")
-    lm = load_model(model, device=device, dtype=dtype)
+    check_report(model if isinstance(model, str) else model_id(model), out, data, overwrite)
+    if isinstance(model, str):
+        say(f"loading {model}")
+    lm = load_model(model) if isinstance(model, str) else model
     studies = list(fit_studies(lm, data, name, texts, seed, say))
     source = (
         f"{texts:,} texts of the toy world per steer"
@@ -185,8 +183,10 @@ def _numbers(one: Study) -> dict[str, Any]:
     }
 
 
-def _check(model: str, out: Path, data: Labelled | None, overwrite: bool) -> None:
-    """Raise on what can be known to go wrong before any work is done."""
+def check_report(model: str, out: str | Path, data: Labelled | None, overwrite: bool) -> None:
+    """Raise on what can be known to go wrong with a report before any work is done, by the name of
+    its model."""
+    out = as_path(out, "out")
     if data is None and Path(model).name not in NAMES:
         raise ValueError(
             f"data: {model!r} is not a toy model, so it has no texts of its own; give a file with --data"
