@@ -229,7 +229,8 @@ def check_tensor(given: Any, name: str, expected: str) -> None:
     """Raise where something else than a tensor of floating-point numbers was given.
 
     Raises:
-        ValueError: it was, an array of NumPy too, or one that is not dense; the message names the argument.
+        ValueError: it was, an array of NumPy too, or a tensor that is not dense; the message names
+            the argument.
 
     Example:
         >>> check_tensor(torch.ones(2, 2), "W", "[d_model, d_model]")

@@ -82,7 +82,7 @@ def interpolation_error(
     head, c = _contexts(states, n, seed, {"steer": steer})
     z, u = c @ head.W_U + head.b_U, (c @ steer.W.to(c)) @ head.W_U
     spread = u.amax(1) - u.amin(1)
-    D = _unit_norm(steer, states, c, head)
+    D = _unit_norm(steer, c, head)
     rows = []
     for s in strengths:
         plain, end, between = (torch.softmax(z + a * u, 1) for a in (0.0, s, k * s))
@@ -117,7 +117,7 @@ def composition_error(
     z = c @ head.W_U + head.b_U
     u, v = ((c @ steer.W.to(c)) @ head.W_U for steer in (one, other))
     ranges = [x.amax(1) - x.amin(1) for x in (u, v)]
-    D = max(_unit_norm(steer, states, c, head) for steer in (one, other))
+    D = max(_unit_norm(steer, c, head) for steer in (one, other))
     rows = []
     for s in strengths:
         plain, a, b, both = (torch.softmax(z + s * x, 1) for x in (0 * u, u, v, u + v))
@@ -149,9 +149,7 @@ def _contexts(
     return wide, c[drawn].double()
 
 
-def _unit_norm(
-    steer: Steer, states: States, c: Float[Tensor, "n d"], head: UnembedWeights
-) -> float:
+def _unit_norm(steer: Steer, c: Float[Tensor, "n d"], head: UnembedWeights) -> float:
     """Return the norm of W where the longest context and word have length 1."""
     longest = float(c.norm(dim=1).max()) * float(head.W_U.norm(dim=0).max())
     return float(torch.linalg.matrix_norm(steer.W.to(c), 2)) * longest

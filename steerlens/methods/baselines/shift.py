@@ -50,8 +50,8 @@ class Shift:
         check_readout(self.readout)
         check_tensor(self.vector, "vector", f"({self.readout.d_model},)")
         # layers may be wider than the head's input, as OPT-350m's
-        narrow = self.site == UNEMBED_IN and len(self.vector) != self.readout.d_model
-        if self.vector.ndim != 1 or narrow:
+        free = self.site != UNEMBED_IN and self.vector.ndim == 1
+        if not free and self.vector.shape != (self.readout.d_model,):
             raise ValueError(
                 f"vector: got shape {tuple(self.vector.shape)}, expected ({self.readout.d_model},)"
             )
