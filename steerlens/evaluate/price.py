@@ -20,6 +20,7 @@ def n_parameters(method: Method | Fit) -> int:
 
     Example:
         >>> import steerlens as sl
+        >>> from steerlens.evaluate.controls import random_steer
         >>> n_parameters(random_steer(sl.readout(sl.load_model("toy-64")))) == 64 * 64
         True
     """
@@ -46,6 +47,7 @@ def slowdown(
 
     Example:
         >>> import steerlens as sl
+        >>> from steerlens.evaluate.controls import random_steer
         >>> from steerlens.evaluate.protocols import detoxification
         >>> from steerlens.evaluate.scorers import oracle
         >>> model, task = sl.load_model("toy-64"), detoxification(["it"], oracle("tone"))

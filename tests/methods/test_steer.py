@@ -452,7 +452,7 @@ def test_a_label_that_is_only_held_out_is_no_label_to_fit() -> None:
 
 def test_labels_that_differ_by_less_than_can_be_squared_are_no_labels() -> None:
     labels = planted(20).labels.sign()
-    with pytest.raises(ValueError, match="every label is -?1e-30"):
+    with pytest.raises(ValueError, match="labels from -1e-30 to 1e-30 differ by less than 1e-6"):
         sl.fit_steer(planted(20).relabel(1e-30 * labels))
     assert sl.fit_steer(planted(20).relabel(0.01 * labels)).value.W.isfinite().all()
 
@@ -677,14 +677,3 @@ def test_refits_cost_what_was_asked_for_whatever_held_out_texts_say_of_the_fit()
     before = replace(fit, report=replace(fit.report, asked_kl=None, kl=(1e-4, 1e-4)))
     shorter = fit_shuffled(states, before, n=1, progress=False)[0]
     assert float(shorter.W.norm()) < 0.1 * float(once.W.norm())
-
-
-def test_labels_that_hardly_differ_are_called_so() -> None:
-    data = sl.toy.corpus("tone", n=40, seed=0)
-    states = sl.collect(sl.load_model("toy-64"), data, progress=False)
-    for labels, said in (
-        ([1e-8, -1e-8] * 20, "labels from -1e-08 to 1e-08 differ by less than 1e-6"),
-        ([0.5] * 40, "every label is 0.5"),
-    ):
-        with pytest.raises(ValueError, match=f"states: {said}"):
-            sl.fit_steer(states.relabel(labels))
