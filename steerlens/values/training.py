@@ -86,11 +86,14 @@ def lasting(training: object, epochs: int | None) -> Training:
         raise ValueError(
             f"training: got {class_name(training)}, expected a Training, e.g. steerlens.Training(lr=0.02, epochs=20)"
         )
-    if epochs is not None and training.epochs not in (None, epochs):
+    if epochs is None:
+        return training
+    planned = replace(training, epochs=epochs)
+    if training.epochs not in (None, epochs):
         raise ValueError(
             f"epochs: got {epochs}, and training=Training(epochs={training.epochs}) says otherwise; give one of them"
         )
-    return training if epochs is None else replace(training, epochs=epochs)
+    return planned
 
 
 USUAL = Training()
