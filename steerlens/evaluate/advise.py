@@ -219,7 +219,7 @@ def _of_recipe(
     halves = [rival(fit_recipe(recipe, half)[0]) for half in train.split(0.5, seed=seed)]
     found = [margin_interval(half, tokens, signed) for half in halves]
     alike = float(np.corrcoef(halves)[0, 1])
-    said = " and ".join(f"{m:+.3g} [{low:+.3g}, {high:+.3g}]" for m, low, high in found)
+    said = " and ".join(_with_ends(*of_half) for of_half in found)
     passed = all(low > 0 for _, low, _ in found)
     return [
         _above("shuffled labels", margins - rival(shuffled), tokens, signed),
@@ -236,9 +236,13 @@ def _above(
 ) -> Gate:
     found, low, high = margin_interval(difference, tokens, signed)
     told = "better than" if low > 0 else "not told from"
-    by = f"by {found:+.3g} [{low:+.3g}, {high:+.3g}] nats per token"
-    said = f"{told} {control} at the same KL {by}"
+    said = f"{told} {control} at the same KL by {_with_ends(found, low, high)} nats per token"
     return Gate(control, low > 0, said)
+
+
+def _with_ends(margin: float, low: float, high: float) -> str:
+    ends = f"{low:+.3g}, {high:+.3g}" if low == low else "no ends: one text of a sign"
+    return f"{margin:+.3g} [{ends}]"
 
 
 def _right_way(margins: Float[np.ndarray, " n"], positive: np.ndarray) -> Gate:

@@ -145,15 +145,16 @@ def even_interval(
     sign `ratio_interval`.
 
     What goes by the label alone (`top = a · y · bottom`, such as a liking for all texts at +1 and a
-    dislike at -1) is 0 then, however many units there are of either sign. Where one or two have a
-    sign the interval is too narrow: 0.80 and 0.88 of such hold the ratio where 0.95 should.
+    dislike at -1) is 0 then, however many units there are of either sign. Where two have a sign
+    the interval may be too narrow (0.88 to 0.97 of such hold the ratio); of one it has no ends, NaN.
 
     Example:
         >>> even_interval(np.array([1.0, 1.0, -1.0]), np.ones(3), np.array([1.0, 1.0, -1.0]))[0]
         0.0
     """
     positive = labels > 0
-    if not bottom[positive].any() or not bottom[~positive].any():
+    fewest = min(np.count_nonzero(bottom[some]) for some in (positive, ~positive))
+    if not fewest:
         return ratio_interval(top, bottom)
     weight, left = even_weights(bottom, labels), np.zeros(len(top))
     for some in (positive, ~positive):
@@ -161,6 +162,8 @@ def even_interval(
         own, n = top[some].sum() / bottom[some].sum(), some.sum()
         left[some] = (top[some] - own * bottom[some]) * math.sqrt(n / max(n - 1, 1))
     ratio = float((weight * top).sum() / (weight * bottom).sum())
+    if fewest == 1:
+        return ratio, math.nan, math.nan
     return ratio_interval(
         weight * (left + ratio * bottom), weight * bottom, variance=weight**2 * bottom
     )

@@ -102,11 +102,14 @@ def test_one_more_draw_lies_above_what_chance_reaches_in_one_of_twenty_cases(n: 
     assert 0.035 < above < 0.062
 
 
-def test_units_of_no_size_have_no_sign() -> None:
+def test_units_of_no_size_have_no_sign_and_one_of_a_sign_has_no_interval() -> None:
     top, bottom = np.array([1.0, 3.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0, 0.0])
     labels = np.array([1.0, 1.0, -1.0, -1.0])
     assert even_interval(top, bottom, labels) == ratio_interval(top, bottom)
-    bottom[3] = 2.0
+    bottom[3] = 2.0  # how much such units vary one does not say; by the others it was [-2.2, 4.2]
+    ratio, *ends = even_interval(top, bottom, labels)
+    assert ratio == 1 and np.isnan(ends).all()
+    bottom[2] = 2.0
     assert np.isfinite(even_interval(top, bottom, labels)).all()
 
 
