@@ -2,15 +2,18 @@
 
     python benchmarks/verdict_null.py                  # a quarter of an hour in one thread; reviews-192 only where it is at hand
     python benchmarks/verdict_null.py --draws 5
+    python benchmarks/verdict_null.py --fit reft       # that of ReFT on the toy, whose held-out texts choose the epoch too
 
 Labels are drawn without a look at the texts: as many of −1 as of 1, or one of −1 to nine; these are
 there once, or nine times each, as who balances labels by copies has them. The toy's texts
 are of every kind, which the model knows well, or all good reviews, and SST-5 is a strange domain to
-reviews-192: what all texts share must not pass for what their labels say. Results go to benchmarks/verdict_null.json.
+reviews-192: what all texts share must not pass for what their labels say. Results go to benchmarks/verdict_null.json,
+those of ReFT to benchmarks/verdict_null_reft.json.
 """
 
 import argparse
 import json
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,7 @@ from scipy.stats import binomtest
 
 import steerlens as sl
 
-RESULTS = Path(__file__).parent / "verdict_null.json"
+HERE = Path(__file__).parent
 
 
 class Design(NamedTuple):
@@ -73,14 +76,19 @@ def cases() -> Iterator[tuple[Case, int]]:
     yield Case("SST-5 on reviews-192", found.model, some), 300
 
 
-def null(case: Case, n: int, design: Design, seed: int) -> Any:
-    """The verdict of a fit to labels that know nothing of the texts."""
+def null(case: Case, n: int, design: Design, seed: int, reft: bool) -> Any:
+    """The verdict of a fit to labels that know nothing of the texts; of ReFT, whether it learnt or
+    not."""
     few = round(design.rare * n)
     texts = case.texts(n, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(10_000 + seed)).tolist()
     rare, others = ([texts[k] for k in some] for some in (order[:few], order[few:]))
     rare = rare * design.copies
     data = sl.Labelled(others + rare, [1.0] * len(others) + [-1.0] * len(rare))
+    if reft:
+        with warnings.catch_warnings():  # that nothing was learnt, as it should be
+            warnings.simplefilter("ignore")
+            return sl.fit_reft(case.model, data, seed=seed, progress=False).report.verdict
     return sl.fit_steer(case.model, data, seed=seed, progress=False).report.verdict
 
 
@@ -95,23 +103,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     asked.add_argument("--draws", type=int, default=50)
+    asked.add_argument("--fit", choices=("steer", "reft"), default="steer")
     given = asked.parse_args()
-    found = {}
-    for case, n in cases():
-        for design in DESIGNS:
-            verdicts = [null(case, n, design, seed) for seed in range(given.draws)]
+    found, reft = {}, given.fit == "reft"
+    for case, n in list(cases())[: 1 if reft else None]:
+        for design in DESIGNS[: 1 if reft else None]:
+            verdicts = [null(case, n, design, seed, reft) for seed in range(given.draws)]
             key = f"{case.name}, {n} texts, {design.name}"
             found[key] = {
                 "p ≤ 0.05": share([v.p <= 0.05 for v in verdicts]),
+                "found": share([v.found for v in verdicts]),
                 "p ≤ 0.2": share([v.p <= 0.2 for v in verdicts]),
                 "interval holds 0": share([v.low <= 0 <= v.high for v in verdicts]),
+                "margin above 0": share([v.margin > 0 for v in verdicts]),
                 "median and quartiles of the margin": _measure.quartiles([v.margin for v in verdicts]),
             }  # fmt: skip
             print(key, json.dumps(found[key]), flush=True)
-    RESULTS.write_text(
+    name, asked_for = ("verdict_null_reft", " --fit reft") if reft else ("verdict_null", "")
+    (HERE / f"{name}.json").write_text(
         json.dumps(
             {
-                "command": f"python benchmarks/verdict_null.py --draws {given.draws}",
+                "command": f"python benchmarks/verdict_null.py --draws {given.draws}{asked_for}",
                 "setting": _measure.setting(quick=False, threads=torch.get_num_threads())._asdict(),
                 **found,
             },

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import steerlens as sl
-from steerlens.evaluate.verdict import copies_as_one, judge_heldout
+from steerlens.evaluate.verdict import Heldout, copies_as_one, judge_heldout
 from steerlens.maths.stats import permute_labels, ratio_error
-from steerlens.values.losses import Losses, Measured
 from steerlens.values.states import Shard, States
 from steerlens.values.training import Training
 from steerlens.values.verdict import Verdict
@@ -201,26 +200,54 @@ def test_the_error_of_a_ratio_is_the_bootstraps() -> None:
     )
 
 
-def measured(gains: list[float]) -> Measured:
-    by_text = torch.zeros(len(gains), 4, dtype=torch.float64)
-    by_text[:, 3] = torch.tensor(gains, dtype=torch.float64)
-    return Measured(Losses(1, 1, 1, 1), {}, (0.04, 0.06), by_text)
+def heard(gains: list[float], labels: torch.Tensor, tokens: torch.Tensor) -> Heldout:
+    wrong = torch.tensor([gains], dtype=torch.float64)
+    return Heldout(torch.zeros_like(wrong), wrong, labels, tokens)
 
 
 def test_held_out_texts_judge_around_the_mean_label() -> None:
     labels, tokens = torch.tensor([1.0, 0.0] * 20), torch.full((40,), 10)
-    found = judge_heldout(measured([2.0] * 40), labels, tokens, 0.5, seed=0)
+    found = judge_heldout(heard([2.0] * 40, labels - 0.5, tokens), 0.05, seed=0)
     assert found == Verdict(0.2, 0.2, 0.2, 0.001, 0.05, 40, "held-out")
     # what all texts share gains with one label what it loses with the other
-    none = judge_heldout(measured([2.0, -2.0] * 20), labels, tokens, 0.5, seed=0)
+    none = judge_heldout(heard([2.0, -2.0] * 20, labels - 0.5, tokens), 0.05, seed=0)
     assert none is not None and none.margin == 0 and not none.found
-    assert judge_heldout(measured([1.0] * 40), torch.ones(40), tokens, 0.0, seed=0) is None
+    assert judge_heldout(heard([1.0] * 40, torch.ones(40), tokens), 0.05, seed=0) is None
+
+
+def test_the_best_of_many_values_is_not_judged_by_the_texts_that_chose_it() -> None:
+    labels, tokens, rng = (
+        torch.tensor([1.0, -1.0] * 15),
+        torch.full((30,), 10),
+        np.random.default_rng(0),
+    )
+    chosen, told, covered, few = [], [], 0, 0
+    for seed in range(300):
+        worth = torch.from_numpy(rng.standard_normal((12, 30)))  # of a unit of label, by value
+        right = -worth * labels / 2
+        found = judge_heldout(Heldout(right, -right, labels, tokens), 0.05, seed)
+        assert found is not None
+        best = right.sum(1).argmin()
+        chosen.append(float(-2 * right[best].sum() / tokens.sum()))
+        told.append(found.margin)
+        covered += found.low <= 0 <= found.high
+        few += found.p <= 0.05
+    assert np.mean(chosen) > 0.02 and abs(np.mean(told)) < 3 * np.std(told) / 300**0.5
+    assert covered / 300 > 0.91 and few / 300 < 0.09
+    # of one value all texts judge it
+    alone = judge_heldout(Heldout(right[:1], -right[:1], labels, tokens), 0.05, 0)
+    assert alone is not None
+    assert alone.margin == pytest.approx(float(-2 * right[0].sum() / tokens.sum()), abs=0.01)
+    # and of values that are worth something the margin is that of the best
+    right = torch.linspace(0, -1, 5)[:, None] * torch.ones(30) + 0.01 * right[:5]
+    found = judge_heldout(Heldout(right, -right, labels, tokens), 0.05, 0)
+    assert found is not None and found.found and found.margin == pytest.approx(0.2, rel=0.05)
 
 
 def test_what_an_edit_does_to_all_texts_is_no_margin_of_a_rare_label() -> None:
     labels, tokens = torch.tensor([1.0] * 36 + [-1.0] * 4), torch.full((40,), 10)
     worth = 1 + 0.2 * random(40, seed=3).double()  # positive for all: the edit knows the domain
-    found = judge_heldout(measured((worth * labels).tolist()), labels, tokens, 0.0, seed=0)
+    found = judge_heldout(heard((worth * labels).tolist(), labels, tokens), 0.05, seed=0)
     assert found is not None and found.low < 0 < found.high and found.p > 0.05
     assert abs(found.margin) < 0.01  # 0.08 where the domain counts
 
@@ -229,7 +256,7 @@ def test_texts_that_were_not_asked_keep_their_labels() -> None:
     labels, rng, few = torch.tensor([-1.0, 0.0, 1.0] * 15), np.random.default_rng(3), []
     for seed in range(200):
         gains = labels.double() * torch.from_numpy(rng.standard_normal(45))
-        found = judge_heldout(measured(gains.tolist()), labels, torch.full((45,), 9), 0.0, seed)
+        found = judge_heldout(heard(gains.tolist(), labels, torch.full((45,), 9)), 0.05, seed)
         assert found is not None
         few.append(found.p <= 0.1)
     # 0.14 of 800 where a label of 0 goes to texts that are worth something, and theirs to those of 0

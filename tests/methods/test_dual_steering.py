@@ -1,6 +1,7 @@
 """Dual steering and FishBack: the metric's solver, what a step promises, and that no other step of
 the same worth costs less."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +88,27 @@ def test_no_other_step_that_gains_as_much_costs_less() -> None:
     assert float(kl(on, c, c + plain).mean()) > 1.5 * float(best.mean())
 
 
-def test_dual_steering_moves_the_probe_by_the_strength_and_the_mean_embedding_along_it() -> None:
+def test_dual_steering_goes_as_far_as_the_strength_and_moves_the_mean_embedding_along_the_probe() -> (
+    None
+):
     on = make_readout()
-    value, c = dual(on, n_steps=8), random(30, on.d_model, seed=7)
+    c = random(30, on.d_model, seed=7)
+    # one step is as long as the strength at every state, and only the probe's direction counts
+    once, value = dual(on, n_steps=1), dual(on, n_steps=8)
+    for s in (0.5, -0.5):
+        assert_close((moved(once, c, s) - c).norm(dim=1), torch.full((30,), 0.5))
+    assert_close(moved(replace(value, probe=3 * value.probe), c, 0.5), moved(value, c, 0.5))
     after = moved(value, c, 0.5)
-    assert_close((after - c) @ value.probe, torch.full((30,), 0.5), rtol=1e-3, atol=1e-4)
+    assert bool(((after - c).norm(dim=1) <= 0.5 + 1e-5).all())
+    by = ((after - c) @ value.probe)[:, None]
+    assert bool((by > 0).all())
 
     def turn(x: torch.Tensor) -> torch.Tensor:
         """How the mean embedding moves, beside the probe."""
         mean = [on.logits(y).softmax(-1) @ on.W_U.mT for y in (c, x)]
         return torch.cosine_similarity(mean[1] - mean[0], value.probe.expand_as(c))
 
-    plain = c + 0.5 * value.probe / value.probe.square().sum()
+    plain = c + by * value.probe / value.probe.square().sum()  # as far along the probe
     assert float(turn(after).mean()) > 0.85 > 1.5 * float(turn(plain).mean())
     assert float(kl(on, c, after).mean()) < float(kl(on, c, plain).mean())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import as_count, as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.baselines.fisher import cheapest_step, walk
+from steerlens.methods.baselines.fisher import solve_fisher, walk
 from steerlens.values.arguments import check_labels_differ
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
@@ -69,7 +69,8 @@ class DualSteering:
         head = self.readout.head
 
         def step(c: Tensor, by: Tensor) -> Tensor:
-            return by * cheapest_step(head, c, self.probe.to(c).expand_as(c))
+            x = solve_fisher(head, c, self.probe.to(c).expand_as(c))
+            return by * x / x.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
         def edit(c: Tensor, places: TokenIndex) -> Tensor:
             return walk(c, strength, self.n_steps, step)

@@ -12,7 +12,7 @@ from steerlens.values.steer import per_row
 
 CHUNK = 256
 """Positions whose distributions are held at once."""
-ITERATIONS = 10
+ITERATIONS = 20
 """Steps of conjugate gradients at most, as in the authors' code of dual steering."""
 DAMPING = 0.1
 """`α`, in units of the mean eigenvalue of the metric at the position: the authors' 1e-3 is absolute,

@@ -6,7 +6,7 @@ from typing import NamedTuple, cast, get_args
 from tqdm.auto import tqdm
 
 from steerlens.evaluate.losses import measure
-from steerlens.evaluate.verdict import judge_heldout
+from steerlens.evaluate.verdict import Heldout, judge_heldout
 from steerlens.maths.brief import brief, class_name
 from steerlens.maths.logits import quickest
 from steerlens.maths.moments import Moments, second_moments
@@ -191,6 +191,8 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         for part in (heldout, train.sample(2_048, seed=given.seed))
     )
     auto, effort = solver is None, found.effort
+    nats = measured.by_text.mT[:, None]
+    heard = Heldout(nats[2], nats[3], heldout.labels.cpu() - mean, tokens.cpu(), heldout.copy_of)
     report = Report(
         solver="auto" if solver is None else solver.name,
         heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
@@ -199,7 +201,7 @@ def _fit(states: States, given: Given, name: str, bar: tqdm) -> Fit:
         threshold=found.steer.threshold if auto else None,
         background_threshold=found.penalty,
         strength=strength, mean_label=mean, rank=given.rank, weights=given.weights,
-        verdict=found.steer.verdict or judge_heldout(measured, heldout.labels, tokens, mean, given.seed, heldout.copy_of),
+        verdict=found.steer.verdict or judge_heldout(heard, sum(measured.kl) / 2, given.seed),
         objective=effort.objective, optimality_gap=effort.optimality_gap, gap_reason=effort.gap_reason,
         # two more for the evidence, and for what each text says of it
         passes=effort.passes + 2 * auto + cost,

@@ -6,14 +6,15 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 
-from steerlens.evaluate.verdict import judge_heldout
+from steerlens.evaluate.verdict import Heldout, judge_heldout
 from steerlens.maths.numbers import generator
-from steerlens.methods.training.texts import Data, Editing, backward, measure_edit, nll
+from steerlens.methods.training.texts import Data, Editing, backward, measure_edit, nll_by_text
 from steerlens.models.hooks import Model, eval_mode
 from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.values.fit import Fit, Report
@@ -48,13 +49,18 @@ Sized = tuple[nn.Parameter, float]
 
 class Descent(NamedTuple):
     """Held-out loss after each epoch, the one whose parameters are kept (0: the start), how it was
-    asked for, and whether the start was fitted."""
+    asked for, and whether the start was fitted.
+
+    `heard`: nats of each held-out text at its label and at its mirror image, for each epoch and
+    strength between which these texts chose.
+    """
 
     trials: tuple[dict[str, float], ...]
     epoch: int
     training: Training
     tries: int = 1
     informed: bool = False
+    heard: tuple[Float[Tensor, "2 n"], ...] = ()
 
     @property
     def strength(self) -> float:
@@ -103,18 +109,27 @@ def train_on_texts(
         weight = torch.full((len(c),), 1 / len(c), device=c.device)
         backward(data.kept, c, batch.targets, weight, data.background, penalty(progress))
 
+    heard: list[Float[Tensor, "2 n"]] = []
+    tokens, mirror = data.n_predicted, 2 * data.middle
+
     def judge() -> dict[str, float]:
-        losses = {
-            by: nll(model, data, data.heldout, lambda texts, y, by=by: judged(texts, by * y))
-            for by in STRENGTHS
-        }
+        losses = {}
+        for by in STRENGTHS:
+            right, wrong = (
+                nll_by_text(model, data, data.heldout, lambda texts, y, at=at: judged(texts, at(y)))
+                for at in (lambda y, by=by: by * y, lambda y, by=by: by * (mirror - y))
+            )
+            heard.append(torch.stack([right, wrong]))
+            losses[by] = float(right.sum() / tokens[data.heldout].sum())
         strength = min(losses, key=lambda by: losses[by])
         return {"heldout_nll": losses[strength], "strength": strength}
 
     found = training_loop(model, data, parameters, pull, judge, schedule)
     if not found.epoch and not schedule.informed:
         data = data.swapped()  # which `judge` sees, and the parameters are the untrained ones again
+        heard.clear()
         found = training_loop(model, data, parameters, pull, judge, schedule)._replace(tries=2)
+    found = found._replace(heard=tuple(heard))
     warn_untrained(found, data, schedule.name)
     return data, found
 
@@ -218,26 +233,23 @@ def build_fit(
     started: float,
 ) -> Fit[Any]:
     """Return a value's fit: its losses on held-out and training texts, and how it came about."""
-    # mirrored at the middle of their range labels stay within what was trained
-    labels = data.kept.labels[data.fitting + data.heldout]
-    middle = float(labels.max() + labels.min()) / 2
     measured, on_train = (
-        measure_edit(model, data, texts, made, found.strength, middle)
+        measure_edit(model, data, texts, made, found.strength, data.middle)
         for texts in (data.heldout, data.fitting[: len(data.heldout)])
     )
-    kept = data.kept
-    held = torch.zeros(len(kept), dtype=torch.long)
-    for row in data.heldout:
-        held[row] = len(kept.ids[row]) - int(kept.prompt[row])
-    positions = torch.tensor([len(ids) for ids in kept.ids]) - kept.prompt
-    verdict = judge_heldout(measured, kept.labels.cpu(), held, middle, seed, data.copy_of)
+    kept, tokens = data.kept, data.n_predicted
+    right, wrong = torch.stack(found.heard, 1)
+    _, copies = data.copy_of[data.heldout].unique(return_inverse=True)
+    labels = kept.labels[data.heldout].cpu() - data.middle
+    asked = Heldout(right, wrong, labels, tokens[data.heldout], copies)
+    verdict = judge_heldout(asked, sum(measured.kl) / 2, seed)
     if verdict is not None:  # whoever looks twice finds by chance twice as often
         verdict = replace(verdict, learnt=found.learnt, p=min(verdict.p * found.tries, 1.0))
     report = Report(
         solver="adam", heldout=measured.all, train=on_train.all, by_label=measured.by_label, kl=measured.kl,
-        verdict=verdict, mean_label=middle,
+        verdict=verdict, mean_label=data.middle,
         objective=None, optimality_gap=None, gap_reason="the problem is not convex", passes=float(len(found.trials) - 1),
-        seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(positions.clamp_min(0).sum()),
+        seconds=time.perf_counter() - started, n_texts=len(kept), n_positions=int(tokens.sum()),
         n_truncated=kept.n_truncated, seed=seed, rank=settings.get("rank"), strength=found.strength,
         trials=found.trials,
         settings=settings | found.settings,

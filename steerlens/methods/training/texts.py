@@ -40,6 +40,19 @@ class Data(NamedTuple):
     copy_of: Int[Tensor, " n_texts"]
     """Of each text the first with the same tokens; copies are in one part, one after the other."""
 
+    @property
+    def n_predicted(self) -> Int[Tensor, " n_texts"]:
+        """Tokens of each text that are predicted: all but those of its prompt."""
+        lengths = torch.tensor([len(ids) for ids in self.kept.ids]) - self.kept.prompt.cpu()
+        return lengths.clamp_min(0)
+
+    @property
+    def middle(self) -> float:
+        """Where labels are mirrored: in the middle of their range they stay within what was
+        trained."""
+        labels = self.kept.labels[self.fitting + self.heldout]
+        return float(labels.max() + labels.min()) / 2
+
     def swapped(self) -> "Data":
         """Return the parts with as many other texts held out, those that were to be fitted to."""
         n, of = len(self.heldout), self.copy_of.tolist()
@@ -112,16 +125,27 @@ def nll(model: Model, data: Data, texts: Sequence[int], made: Editing) -> float:
 
     Over the background.
     """
+    nats = nll_by_text(model, data, texts, made)
+    return float(nats.sum() / data.n_predicted[list(texts)].sum())
+
+
+def nll_by_text(
+    model: Model, data: Data, texts: Sequence[int], made: Editing
+) -> Float[Tensor, " n"]:
+    """Return the NLL of each of some texts in nats, edited at its own label, over the
+    background."""
     head, D = data.kept.readout.head, data.background.W
-    total, n = 0.0, 0
+    total = torch.zeros(len(data.kept), dtype=torch.float64)
     with eval_mode(model):
         for picked in data.kept.batches(texts):
             batch = batch_of(data.kept, picked)
             c = final_states(model, data.kept, batch, made(picked, batch.labels))
             z = (c + c @ D) @ head.W_U + head.b_U
-            total += float(token_nll(apply_softcap(head, z), batch.targets).double().sum())
-            n += len(c)
-    return total / n
+            text = torch.tensor(picked)[:, None].expand(batch.real.shape)[batch.real.cpu()]
+            total.index_add_(
+                0, text, token_nll(apply_softcap(head, z), batch.targets).double().cpu()
+            )
+    return total[list(texts)]
 
 
 def measure_edit(
@@ -156,8 +180,7 @@ def measure_edit(
             states = (plain, *over, up, down)
             yield Ways(batch.targets, text, states, torch.eye(len(states)).tolist())
 
-    counted = torch.zeros(len(kept), dtype=torch.long)
-    for row in texts:
-        counted[row] = len(kept.ids[row]) - int(kept.prompt[row])
+    counted, some = torch.zeros(len(kept), dtype=torch.long), list(texts)
+    counted[some] = data.n_predicted[some]
     with eval_mode(model):
         return tally(head, ways(), kept.labels, counted)
