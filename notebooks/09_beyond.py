@@ -183,8 +183,9 @@ print(sl.show.continuations(table))
 # %% [markdown]
 # ## Erased
 #
-# `fit_eraser` is a steer that takes a concept *out* of the states at strength 1, in closed form: afterwards no linear probe of
-# the labels does better on these states than a constant. It is the cheapest that does so.
+# `fit_eraser` is a steer that takes a concept *out* of the states at strength 1, in closed form: afterwards no least-squares
+# probe of the labels does better on these states than a constant (no linear probe at all, where there are two labels). It is
+# the cheapest that does so.
 
 # %%
 eraser = fit_eraser(states, name="sentiment")

@@ -22,6 +22,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled
+from steerlens.values.copies import sum_rows
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 
@@ -187,7 +188,7 @@ def advise(
         )
     ]
     gates += _of_recipe(recipe, train, rival, margins, tokens, signed, seed)
-    gates += [_right_way(margins, np.array(signed.labels) > 0), _fluent(own, base, FLUENT)]
+    gates += [_right_way(margins, signed), _fluent(own, base, FLUENT)]
     return Advice(
         getattr(value, "name", type(value).__name__), spent.strength, spent.cost, spent.note,
         margin_interval(margins, tokens, signed), own.corpus_perplexity, base.corpus_perplexity, tuple(gates),
@@ -245,7 +246,10 @@ def _with_ends(margin: float, low: float, high: float) -> str:
     return f"{margin:+.3g} [{ends}]"
 
 
-def _right_way(margins: Float[np.ndarray, " n"], positive: np.ndarray) -> Gate:
+def _right_way(margins: Float[np.ndarray, " n"], signed: Labelled) -> Gate:
+    copies = signed.copies(by_label=True)
+    margins = sum_rows(margins, copies)
+    positive = np.array([signed.labels[first] > 0 for first, *_ in copies])
     # what does not move, moves neither way
     moved = margins != 0
     signs = [some for some in (moved & positive, moved & ~positive) if some.any()]

@@ -82,6 +82,31 @@ def test_one_loud_direction_says_little_of_the_others() -> None:
     assert relative_to_mean < 0.5 * relative_to_largest
 
 
+def test_a_matrix_too_long_for_the_lump_of_unlikely_words_is_shortened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SmolLM2 with 300 sentences ended in NaN: one position of a thousand had no finite cost."""
+    monkeypatch.setattr("steerlens.methods.steer.cost.LIKELY", 8)
+    states = make_states(60, on=ON, planted=ANY)
+    cost, whitened = cost_of(states), coordinates(sl.natural_metric(states), FEW)
+    assert cost.tail is not None
+    W = random(D, D, seed=5)
+    W = cost.of_cost(0.05, 1e-3 * W)
+    assert not cost(1e20 * W)[0] < 1e4  # also NaN, further on
+    assert cost(cost.of_cost(0.05, 1e20 * W))[0] == pytest.approx(0.05, rel=0.1)
+    V = whiten(W, whitened)
+    short, long = (curvature_along(cost, whitened, by * V) for by in (1.0, 1e15))
+    assert 0.2 * short < long < 5 * short
+    assert cost.measured(W) == (1.0, cost(W)[0])
+    # and slopes of any size are fitted
+    search = search_under(FEW, whitened, cost, Asked())
+    G = random(D, D, seed=3)
+    found, _ = most_likely(Evidence(1e15 * G, 0 * G), search, (512, 4))
+    assert bool(torch.isfinite(found).all())
+    with pytest.raises(ValueError, match="no multiple of a steer has a finite cost"):
+        cost.measured(W * float("nan"))
+
+
 @pytest.mark.parametrize("prior", [FEW, ALL], ids=["few", "all"])
 def test_the_descent_ends_where_the_problem_is_stationary(prior: Prior) -> None:
     states = make_states(120, on=ON, planted=ANY + ONE)

@@ -20,7 +20,10 @@ from steerlens.values.readout import Readout
 SAMPLES = 2048
 """Rows of a prior that stand for it where it has no mean and covariance of its own."""
 DRAWS = 20
-"""Random sets of words, or samples of a prior, behind what is usual."""
+"""Random sets of words behind what is usual."""
+OWN = 39
+"""Samples of a prior behind its own distance: one more lies between the least and the largest in 38
+of 40 cases."""
 
 
 @torch_defaults()
@@ -127,9 +130,8 @@ def drift(
 
     Returns:
         One row per prior: `prior`, `distance`, `own_low`, `own_high` (95 % of its own samples of as
-        many rows lie between), and
-        `log_prob`, nats a dimension, of the rows less that of its own samples (NaN where it has no
-        density).
+        many rows lie between: the least and the largest of 39), and `log_prob`, nats per dimension,
+        of the rows less that of its own samples (NaN where it has no density).
 
     Raises:
         ValueError: a prior of another width.
@@ -153,15 +155,14 @@ def drift(
             found.append((name, math.nan, math.nan, math.nan, math.nan))
             continue
         shape = prior if isinstance(prior, Gaussian) else fit_gaussian(many)
-        draws = [prior.sample(n, seed + 1 + k) for k in range(DRAWS)]
+        draws = [prior.sample(n, seed + 1 + k) for k in range(OWN)]
         own = [_distance(shape, draw) for draw in draws]
         density = getattr(prior, "log_prob", None)
         gained = math.nan
         if density is not None:
             usual = np.mean([float(density(draw).mean()) for draw in draws])
             gained = (float(density(rows.cpu()).mean()) - float(usual)) / d
-        low, high = np.quantile(own, [0.025, 0.975])
-        found.append((name, _distance(shape, rows.cpu()), float(low), float(high), gained))
+        found.append((name, _distance(shape, rows.cpu()), min(own), max(own), gained))
     return pd.DataFrame(found, columns=["prior", "distance", "own_low", "own_high", "log_prob"])
 
 

@@ -55,12 +55,11 @@ def transfer(
         "selftrain"    the mean of "distil" and of a steer fitted on the target to strengths that the source reads in a text
 
     The first four look at the vocabularies alone and cost milliseconds. The next two read text
-    without labels, and the last the same twice. At equal KL, as a share of a directly trained
-    steer's effect, measured on toy models and on SST-5 with two small GPT-2s: 0.6 to 0.75 for
-    "congruence" and "authors", 0.3 to 0.6 for "similarity" (which alone is exact between two bases
-    of one model), 0.6 to 0.8 for "paired", 0.8 to 1.1 for "distil" and for "selftrain" the same or
-    more. Across tokenizers that share half of their words: 0.05 to 0.4 for all with an `H`, 0.4 to
-    1.2 and 0.5 to 1.2 for the last two. Strength 1 means little after a move except with "distil"
+    without labels, and the last the same twice. Between models of one tokenizer "congruence" and
+    "authors" keep more than half of a directly trained steer's effect at equal KL, "similarity"
+    less (it alone is exact between two bases of one model), "paired" more, "distil" and "selftrain"
+    nearly all; across tokenizers that share half of their words only the last two keep more than
+    half. The page on moves (docs/move.md) has the numbers. Strength 1 means little after a move except with "distil"
     and "selftrain": see `strength_at_kl`. Source: Han et al. (arXiv 2305.12798), section 5.3, eq.
     3, and appendix F.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import as_count, as_seed, check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
-from steerlens.methods.baselines.fisher import solve_fisher, walk
+from steerlens.methods.baselines.fisher import exact, solve_fisher, walk
 from steerlens.values.arguments import check_labels_differ
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
@@ -66,7 +66,7 @@ class DualSteering:
         return self.probe.numel()
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        head = self.readout.head
+        head = exact(self.readout.head)
 
         def step(c: Tensor, by: Tensor) -> Tensor:
             x = solve_fisher(head, c, self.probe.to(c).expand_as(c))

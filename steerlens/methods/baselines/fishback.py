@@ -10,7 +10,7 @@ from steerlens.maths.logits import logits, softcap_gradient
 from steerlens.maths.numbers import as_count
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.checks import as_ids
-from steerlens.methods.baselines.fisher import cheapest_step, walk
+from steerlens.methods.baselines.fisher import cheapest_step, exact, walk
 from steerlens.methods.baselines.log_odds import fit_log_odds
 from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
 from steerlens.values.positions import TokenIndex
@@ -69,7 +69,7 @@ class FishBack:
         return 0
 
     def edits(self, strength: Strength) -> tuple[Edit, ...]:
-        head = self.readout.head
+        head = exact(self.readout.head)
         sides = [torch.tensor(ids, device=head.W_U.device) for ids in (self.favoured, self.avoided)]
 
         def step(c: Tensor, by: Tensor) -> Tensor:

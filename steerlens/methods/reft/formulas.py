@@ -73,11 +73,12 @@ def top_mean(
     real: Float[Tensor, "batch pos"],
     k: int,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Return the mean of the `k` largest `ReLU(h·v)` of each row, and the sum of the others.
+    """Return the mean of the `k` largest `ReLU(h·v)` of each row, and the sum of the others per
+    token of the row.
 
-    This is ReFT-r1, whose training keeps that sum small.
+    This is ReFT-r1, whose training keeps the second small.
 
-    Where a row has fewer tokens the mean is over those.
+    Where a row has fewer tokens than `k` the mean is over those.
     """
     latent = torch.relu(h @ v) * real
     n = real.sum(1)

@@ -125,7 +125,8 @@ class Learned:
 
         `rows` says which rows of the subspace each text uses.
 
-        For r1 the sums of the activations that were not among the largest are appended to `idle`.
+        For r1 what the activations that were not among the largest sum to, per token, is appended
+        to `idle`.
         """
         s, R = self.shape, self.R
 

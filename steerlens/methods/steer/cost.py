@@ -16,6 +16,10 @@ from steerlens.values.states import States
 LIKELY = 8_192
 """Words of a vocabulary of twice that at least whose share of the cost is taken one by one."""
 
+MEASURED = 10.0
+"""Nats per token, at most, that are believed: of a longer matrix the lump that stands for unlikely
+words grows as no sum of words does, and at a single position past all numbers."""
+
 HELD = 1 << 27
 """Probabilities that are kept, at most, while a matrix is looked for: half a gigabyte."""
 
@@ -45,9 +49,18 @@ class Cost(NamedTuple):
 
     def of_cost(self, kl: float, W: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
         """Return the multiple of a matrix that costs `kl`, to a hundredth or so."""
-        for _ in range(2):  # nearly a square
-            W = W * (kl / max(self(W)[0], 1e-12)) ** 0.5
-        return W
+        part, cost = self.measured(W)
+        W = W * part * (kl / max(cost, 1e-12)) ** 0.5
+        return W * (kl / max(self(W)[0], 1e-12)) ** 0.5  # twice: it is nearly a square
+
+    def measured(self, W: Float[Tensor, "d d"]) -> tuple[float, float]:
+        """Return the part of a matrix, all of it or a half, a quarter, …, whose cost is one that is
+        measured, and that cost."""
+        for halved in range(100):
+            cost = self(0.5**halved * W)[0]
+            if cost <= MEASURED:
+                return 0.5**halved, cost
+        raise ValueError("states: no multiple of a steer has a finite cost; do they hold NaN?")
 
     def at(self, start: int, stop: int | None) -> "Cost":
         rows = slice(start, stop)

@@ -23,8 +23,10 @@ def fit_eraser(
 
         W = −C⁻¹ B (Bᵀ C⁻¹ B)⁺ Bᵀ        B = Cov(c, y),  C = E[cᵀc]
 
-    Theorem: after `c' = c + cW` the covariance `Cov(c', y)` is 0, and no linear probe of `y`,
-    whatever its convex loss, does better on these states than the best constant. Of all matrices
+    Theorem: after `c' = c + cW` the covariance `Cov(c', y)` is 0, so no linear probe of `y` has a
+    smaller squared error on these states than the best constant; and where `y` has two values, or
+    is one-hot, none does better whatever its convex loss. (Of grades only the squared error is
+    settled: give one-hot columns as `labels` to erase which grade it is.) Of all matrices
     that do this, this one costs least in the natural metric, `½ tr(Wᵀ C W S)`, whatever `S` is. It
     is LEACE without its constant: a steer has none, so the second moment stands where LEACE has the
     covariance. `W` is minus a projection of the rank of `B`; strength 2 mirrors the labels.

@@ -96,10 +96,11 @@ class Objective(NamedTuple):
 
 
 def curvature_along(cost: Cost, whitened: Coordinates, V: Float[Tensor, "d d"]) -> float:
-    """Return `2 cost / |V|²`, at a length whose cost rounding does not hide."""
+    """Return `2 cost / |V|²`, at a length whose cost rounding does not hide, and is measured."""
     size = float(V.square().sum())
     longer = max(1.0, RESOLVED / max(size, 1e-30) ** 0.5)
-    return 2 * cost(whitened.unwhiten(longer * V))[0] / max(longer**2 * size, 1e-30)
+    part, kl = cost.measured(whitened.unwhiten(longer * V))
+    return 2 * kl / max((part * longer) ** 2 * size, 1e-30)
 
 
 def largest_curvature(cost: Cost, whitened: Coordinates) -> float:
