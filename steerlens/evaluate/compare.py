@@ -7,10 +7,10 @@ import pandas as pd
 
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
-    kl_at_strength,
+    kl_on_texts,
     margin_interval,
     sign_margin,
-    strength_at_kl,
+    strength_on_texts,
     with_nonzero_label,
 )
 from steerlens.evaluate.spend import spend
@@ -70,7 +70,7 @@ def compare(
             rows.append({"name": name, **_of_writer(model, value, test, sample, kl)})
             continue
         idle = is_idle(model, value, sample)
-        strength = math.nan if idle else strength_at_kl(model, sample, value, kl=kl)
+        strength = math.nan if idle else strength_on_texts(model, sample, value, kl=kl)
         found = sign_margin(model, test, value, strength=0.0 if idle else strength)
         rows.append(
             {"name": name, **dict(found[["sign_margin", "low", "high"]]), "strength": strength}
@@ -82,7 +82,7 @@ def is_idle(model: Model, value: Intervention, sample: Labelled) -> bool:
     """Return whether an intervention does nothing in some texts, such as a fit that found nothing
     better than nothing: it costs nothing at any strength."""
     few = sample.first(5)  # mostly enough to see that it is not
-    return all(kl_at_strength(model, texts, value, strength=1.0) == 0 for texts in (few, sample))
+    return all(kl_on_texts(model, texts, value, strength=1.0) == 0 for texts in (few, sample))
 
 
 def _named(name: str, given: object) -> Method:

@@ -10,7 +10,7 @@ from steerlens.evaluate.compare import is_idle
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.sign_margin import (
     margin_interval,
-    strength_at_kl,
+    strength_on_texts,
     text_nll,
     with_nonzero_label,
 )
@@ -78,7 +78,7 @@ def compare_draws(
         for given in values:
             value = value_of(given)
             idle = is_idle(model, value, sample)
-            strength = 0.0 if idle else strength_at_kl(model, sample, value, kl=kl)
+            strength = 0.0 if idle else strength_on_texts(model, sample, value, kl=kl)
             (right, tokens), (wrong, _) = (
                 text_nll(model, signed, value, strength=sign * strength) for sign in (1, -1)
             )

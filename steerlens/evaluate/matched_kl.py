@@ -60,7 +60,7 @@ def strength_at_kl(
     steer = line_of(
         steer,
         instead="for others, which states that were read once cannot tell, there is "
-        "steerlens.evaluate.sign_margin.strength_at_kl(model, texts, it)",
+        "steerlens.evaluate.sign_margin.strength_on_texts(model, texts, it)",
     )
     check_states(states)
     states.readout.check_unchanged()
@@ -147,6 +147,6 @@ def kl_at_strength(steer: Steer | SteerWithBackground, states: States, strength:
     """Return the KL from the model (with its background) to the steered one.
 
     In nats per token, mean of both signs. Of states that were read once; what any intervention
-    costs, by passes of the model over texts, is `evaluate.sign_margin.kl_at_strength`.
+    costs, by passes of the model over texts, is `evaluate.sign_margin.kl_on_texts`.
     """
     return float(kl_at_strengths(states, steer, (strength, -strength)).mean())

@@ -15,6 +15,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
+from steerlens.values.arguments import check_labelled
 from steerlens.values.copies import sum_rows
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
@@ -120,7 +121,7 @@ def _text_nll(
     return -nats.numpy(), states.lengths.double().numpy()
 
 
-def kl_at_strength(
+def kl_on_texts(
     model: Model,
     data: Labelled | Sequence[str],
     intervention: Intervention | Fit,
@@ -130,12 +131,12 @@ def kl_at_strength(
     """Return KL(at strength 0 ‖ under the intervention), nats per token.
 
     The mean is over the positions of a text and over both signs. Three passes of the model; for a
-    steer `strength_at_kl` and `strength_cost` need none.
+    steer `steerlens.strength_at_kl` and `strength_cost` need none.
 
     Example:
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=100, seed=0)
-        >>> kl_at_strength(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
+        >>> kl_on_texts(model, data, sl.fit_steer(sl.collect(model, data, progress=False)).value, strength=0.0)
         0.0
     """
     return kl_by_strength(model, data, intervention)(strength)
@@ -144,7 +145,7 @@ def kl_at_strength(
 def kl_by_strength(
     model: Model, data: Labelled | Sequence[str], intervention: Intervention | Fit
 ) -> Callable[[float], float]:
-    """Return `kl_at_strength` as a function of the strength.
+    """Return `kl_on_texts` as a function of the strength.
 
     The states at strength 0 are read once.
 
@@ -248,7 +249,7 @@ def _logits_kl(base: States, other: States) -> Iterator[Float[Tensor, " n"]]:
         yield (log_p.exp() * (log_p - log_q)).sum(1).double().cpu()
 
 
-def strength_at_kl(
+def strength_on_texts(
     model: Model,
     data: Labelled | Sequence[str],
     intervention: Intervention | Fit,
@@ -257,12 +258,11 @@ def strength_at_kl(
 ) -> float:
     """Return the strength at which any intervention costs `kl` nats per token.
 
-    This is `steerlens.strength_at_kl` for what is no steer: that one asks states which were read
-    once, which only tell what a change at the unembedding does.
+    This is `steerlens.strength_at_kl` for what is no steer: states that were read once tell what a
+    change at the unembedding does alone.
 
     Some ten passes of the model, more where the cost is far from a square; a hundred texts are
-    plenty. Where the cost does not grow steadily with the strength, one of the strengths that cost
-    as much.
+    plenty. Where the cost does not grow steadily with the strength, one of those that cost as much.
 
     Raises:
         ValueError: no strength up to a million costs as much.
@@ -271,8 +271,8 @@ def strength_at_kl(
         >>> import steerlens as sl
         >>> model, data = sl.load_model("toy-64"), sl.toy.corpus("tone", n=60, seed=0)
         >>> tone = sl.fit_steer(sl.collect(model, data, progress=False)).value
-        >>> s = strength_at_kl(model, data, tone)
-        >>> round(kl_at_strength(model, data, tone, strength=s), 3)
+        >>> s = strength_on_texts(model, data, tone)
+        >>> round(kl_on_texts(model, data, tone, strength=s), 3)
         0.05
     """
     return solve_strength(
@@ -291,6 +291,7 @@ def with_nonzero_label(data: Labelled) -> Labelled:
         >>> with_nonzero_label(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
         ('good .',)
     """
+    check_labelled(data)
     rows = [i for i, y in enumerate(data.labels) if y]
     if not rows:
         raise ValueError(

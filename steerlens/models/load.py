@@ -1,6 +1,8 @@
 """Load a model by name."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -134,10 +136,12 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokeni
     # should be
     kind = type(model).__name__
     try:
-        with torch.random.fork_rng(devices=[]):  # it draws weights that it does not keep
+        # it draws weights that it does not keep, and reads the tokenizer anew
+        with torch.random.fork_rng(devices=[]), _with_a_place(tokenizer) as placed:
             bridge: Any = TransformerBridge.boot_transformers(
-                str(source), hf_model=model, tokenizer=tokenizer, device=str(device), dtype=dtype
+                str(source), hf_model=model, tokenizer=placed, device=str(device), dtype=dtype
             )
+        _take_away_made_up(bridge, len(plain.W_E))
         with torch.no_grad():
             found = bridge(tokens, attention_mask=ones).float()
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -153,6 +157,30 @@ def _bridge(source: str | Path, device: torch.device, dtype: torch.dtype, tokeni
         )
     check_processed(bridge, tokens, found)  # remembers what it says as it is
     return bridge
+
+
+@contextmanager
+def _with_a_place(tokenizer: Any) -> Iterator[Any]:
+    """Yield a tokenizer that can be read anew from where it is: one that was made in memory is
+    written to a folder first."""
+    if getattr(tokenizer, "init_kwargs", {}).get("name_or_path"):
+        yield tokenizer
+        return
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        yield AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def _take_away_made_up(bridge: Any, n_words: int) -> None:
+    """Take away the special tokens that TransformerLens gives a tokenizer without any, which the
+    model has no embeddings for."""
+    for name in ("bos_token", "eos_token", "pad_token"):
+        if (getattr(bridge.tokenizer, f"{name}_id", None) or 0) >= n_words:
+            setattr(bridge.tokenizer, name, None)
+    if bridge.tokenizer.bos_token_id is None:
+        bridge.cfg.default_prepend_bos = False
 
 
 def _check_installs_nothing(model: Any) -> None:

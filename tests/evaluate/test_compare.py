@@ -13,8 +13,7 @@ from steerlens.analysis import reft
 from steerlens.analysis.reft import composition, reft_quality
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.matched_kl import strength_at_kl
-from steerlens.evaluate.sign_margin import kl_at_strength, sign_margin
-from steerlens.evaluate.sign_margin import strength_at_kl as strength_on_texts
+from steerlens.evaluate.sign_margin import kl_on_texts, sign_margin, strength_on_texts
 from steerlens.methods.reft.fit import fit_reft_tasks
 from steerlens.values.steer import Steer
 from steerlens.values.training import Training
@@ -51,7 +50,7 @@ def test_at_equal_cost_the_scale_of_a_steer_does_not_matter(model, held, tone):
     assert plain > 1.05 * sign_margin(model, held, tone, strength=table.strength[1]).sign_margin > 0
     assert table.strength[0] == pytest.approx(3 * table.strength[1], rel=1e-2)
     for strength, value in zip(table.strength, (tone, -3 * tone), strict=True):
-        assert kl_at_strength(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
+        assert kl_on_texts(model, held, value, strength=strength) == pytest.approx(0.1, rel=1e-2)
 
 
 def test_the_cost_is_measured_on_the_first_hundred_texts(model, tone):
@@ -163,8 +162,8 @@ def test_quality_fits_every_variant_at_every_rank_and_r1_once(
 def test_quality_holds_all_at_the_same_cost(model, held, quality):
     table, edits, _ = quality
     for strength, edit in zip(table.strength[2:], edits, strict=True):
-        assert kl_at_strength(model, held, edit, strength=strength) == pytest.approx(KL, rel=1e-3)
-        assert abs(kl_at_strength(model, held, edit) - KL) > 0.01  # at strength 1 it does not
+        assert kl_on_texts(model, held, edit, strength=strength) == pytest.approx(KL, rel=1e-3)
+        assert abs(kl_on_texts(model, held, edit) - KL) > 0.01  # at strength 1 it does not
     for (_, row), edit in zip(table[2:].iterrows(), edits, strict=True):
         found = sign_margin(model, held, edit, strength=row.strength)
         assert (

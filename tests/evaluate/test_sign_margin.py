@@ -14,10 +14,10 @@ from steerlens.evaluate import matched_kl
 from steerlens.evaluate.fluency import strength_cost
 from steerlens.evaluate.losses import kl_at_strengths, sign_margins
 from steerlens.evaluate.sign_margin import (
-    kl_at_strength,
+    kl_on_texts,
     nll,
     sign_margin,
-    strength_at_kl,
+    strength_on_texts,
     with_nonzero_label,
 )
 from steerlens.values.steer import Steer, zero_steer
@@ -196,24 +196,24 @@ def test_the_cost_of_a_steer_is_that_of_its_own_formula(model, held, tone):
     states = sl.collect(model, held, progress=False)
     for strength in (0.5, 3.0):
         expected = float(kl_at_strengths(states, tone, (strength, -strength)).mean())
-        assert kl_at_strength(model, held, tone, strength=strength) == pytest.approx(
+        assert kl_on_texts(model, held, tone, strength=strength) == pytest.approx(
             expected, rel=1e-3
         )
         assert strength_cost(
             states, tone, strengths=(strength, -strength)
         ).kl.mean() == pytest.approx(expected)
         assert expected > 1e-3
-    assert kl_at_strength(model, list(held.texts), tone) == pytest.approx(
-        kl_at_strength(model, held, tone), rel=1e-6
+    assert kl_on_texts(model, list(held.texts), tone) == pytest.approx(
+        kl_on_texts(model, held, tone), rel=1e-6
     )
 
 
 def test_the_cost_is_zero_at_zero_even_in_the_strength_and_grows(model, held, tone):
     for value in (tone, random_reft(model)):
-        up, down, twice = (kl_at_strength(model, held, value, strength=s) for s in (0.1, -0.1, 0.2))
+        up, down, twice = (kl_on_texts(model, held, value, strength=s) for s in (0.1, -0.1, 0.2))
         assert up == pytest.approx(down, rel=1e-9)
         assert twice == pytest.approx(4 * up, rel=0.15) and up > 1e-6
-        assert kl_at_strength(model, held, value, strength=0.0) == 0
+        assert kl_on_texts(model, held, value, strength=0.0) == 0
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "cohere"])
@@ -236,7 +236,7 @@ def test_cost_and_sign_margin_of_edits_are_those_of_whole_passes_under_soft_cap_
             gains[k] += sign * float(read.gather(1, tokens[0, 1:, None]).sum())
         lengths[k] = len(ids) - 1
     data, n, gained = sl.Labelled(TEXTS, labels), lengths.sum(), even(gains, lengths, labels)
-    assert kl_at_strength(model, data, edit) == pytest.approx(total / n, rel=2e-3)
+    assert kl_on_texts(model, data, edit) == pytest.approx(total / n, rel=2e-3)
     assert sign_margin(model, data, edit).sign_margin == pytest.approx(gained, rel=2e-3)
     assert total / n > 1e-2 and abs(gained) > 1e-3
 
@@ -250,7 +250,7 @@ def _ids(model, text: str) -> list[int]:
 
 def test_the_strength_of_a_steer_at_a_cost_is_that_of_its_states(model, held, tone):
     states = sl.collect(model, held, progress=False)
-    found = {kl: strength_at_kl(model, held, tone, kl=kl) for kl in (0.01, 0.2)}
+    found = {kl: strength_on_texts(model, held, tone, kl=kl) for kl in (0.01, 0.2)}
     for kl, strength in found.items():
         assert strength == pytest.approx(matched_kl.strength_at_kl(tone, states, kl=kl), rel=1e-3)
     assert found[0.2] > 2 * found[0.01]
@@ -259,9 +259,9 @@ def test_the_strength_of_a_steer_at_a_cost_is_that_of_its_states(model, held, to
 @pytest.mark.parametrize("variant", ["loreft", "lobireft"])
 def test_an_edit_at_its_strength_costs_what_was_asked(model, held, variant: str):
     edit = random_reft(model, variant, layers=(1,))
-    before = kl_at_strength(model, held, edit)
-    strength = strength_at_kl(model, held, edit, kl=0.03)
-    assert kl_at_strength(model, held, edit, strength=strength) == pytest.approx(0.03, rel=1e-3)
+    before = kl_on_texts(model, held, edit)
+    strength = strength_on_texts(model, held, edit, kl=0.03)
+    assert kl_on_texts(model, held, edit, strength=strength) == pytest.approx(0.03, rel=1e-3)
     assert abs(before - 0.03) > 0.01 and abs(strength - 1) > 0.05
 
 
@@ -270,4 +270,4 @@ def test_what_costs_nothing_has_no_strength_at_a_cost(model, tone):
         ValueError,
         match="'zero' costs 0.05 nats per token at no strength up to a million; is it zero",
     ):
-        strength_at_kl(model, ["it was good ."], zero_steer(tone.readout, "zero"))
+        strength_on_texts(model, ["it was good ."], zero_steer(tone.readout, "zero"))

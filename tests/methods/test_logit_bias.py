@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import steerlens as sl
 from steerlens.analysis.state_shift import state_shift_overlap
 from steerlens.evaluate.compare import compare
-from steerlens.evaluate.sign_margin import kl_at_strength, nll, written_kl
+from steerlens.evaluate.sign_margin import kl_on_texts, nll, written_kl
 from steerlens.methods.baselines.logit_bias import LogitBias, fit_logit_bias
 from steerlens.models.folders import find_model
 from steerlens.values.states import Shard
@@ -116,7 +116,7 @@ def test_reading_writing_and_measuring_see_it(name: str) -> None:
     expected_kl = sum(
         float((base.exp() * (base - q)).sum(-1)[:].mean()) for q in (other, minus)
     ) / 2  # fmt: skip
-    assert kl_at_strength(model, [TEXTS[0]], value, strength=1.5) == pytest.approx(
+    assert kl_on_texts(model, [TEXTS[0]], value, strength=1.5) == pytest.approx(
         expected_kl, rel=0.02
     )
 

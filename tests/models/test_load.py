@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch.testing import assert_close
 
 import steerlens as sl
@@ -113,6 +116,36 @@ def test_weights_without_a_tokenizer_are_loaded_with_one_that_is_given(
     source = transformers.AutoModelForCausalLM.from_pretrained(alone)
     with pytest.raises(ValueError, match=r"name: got GPT2LMHeadModel.*HuggingFace\(model, tokeniz"):
         sl.load_model(source, tokenizer=words)
+
+
+def words_of(specials: bool) -> Any:
+    """A tokenizer that was made in memory, with or without special tokens."""
+    vocabulary = {f"w{k}": k for k in range(60)}
+    made = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
+    made.pre_tokenizer = WhitespaceSplit()
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token"), "w1") if specials else {}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **names)
+
+
+@pytest.mark.parametrize("specials", [True, False], ids=["with", "without"])
+def test_a_tokenizer_made_in_memory_is_read_alike_with_and_without_special_tokens(
+    specials: bool, tmp_path: Path
+) -> None:
+    """TransformerLens reads a tokenizer anew from its place, and gives one without special tokens
+    some that the model has no embeddings for."""
+    config = transformers.GPT2Config(
+        vocab_size=60, n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=None, eos_token_id=None
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    texts, scores = ["w3 w4 w5", "w6 w7"], []
+    for plain in (False, True):
+        model = sl.load_model(tmp_path, plain=plain, tokenizer=words_of(specials))
+        scores.append(sl.score(model, texts).log_prob.to_numpy())
+        assert len(sl.generate(model, ["w3"], max_new_tokens=3)) == 1
+    assert len(scores[0]) == (
+        7 if specials else 3
+    )  # a first token, and the end, where there are such
+    assert abs(scores[0] - scores[1]).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["", " "])
