@@ -90,3 +90,26 @@ def test_what_makes_no_vector_is_refused(unchecked: None) -> None:
     states = make_states()
     with pytest.raises(ValueError, match="every label is 1"):
         fit_shift(states.relabel(torch.ones_like(states.labels)))
+
+
+def test_vectors_of_one_site_add_as_numbers_do() -> None:
+    on, site = make_readout(), "blocks.1.hook_resid_post"
+    a, b = (
+        Shift(random(on.d_model, seed=k), site, on, name) for k, name in ((3, "joy"), (4, "rude"))
+    )
+    found = (2 * a - b / 4) * 0.5
+    assert_close(found.vector, a.vector - 0.125 * b.vector)
+    assert found.name == "0.5·(2·joy - 0.25·rude)" and (-a).name == "-joy"
+    h = random(3, 5, on.d_model, seed=5)
+    (_, edit), (_, first), (_, second) = (v.edits(1.5)[0] for v in (a + b, a, b))
+    places = None
+    assert_close(edit(h, places), second(first(h, places), places))  # pyright: ignore[reportArgumentType]
+    for other in (
+        Shift(b.vector, "unembed.hook_in", on),
+        Shift(b.vector, site, make_readout(seed=9)),
+        Shift(random(7, seed=1), site, on),
+    ):
+        with pytest.raises(ValueError, match=r"act on different states.*add vectors of one site"):
+            a + other
+    with pytest.raises(TypeError):
+        a + 1  # pyright: ignore[reportOperatorIssue]

@@ -1,7 +1,7 @@
 """Add one vector to states: what several rivals do, and the one that is learned at the
 unembedding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.maths.moments import second_moments
-from steerlens.maths.numbers import as_seed, check_tensor
+from steerlens.maths.numbers import as_number, as_seed, check_tensor, is_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout, check_readout
@@ -26,6 +26,7 @@ class Shift:
     """`h + s · vector` at every position of one hook.
 
     Made by `fit_shift`, and by the other fits of one vector in `steerlens.methods.baselines`.
+    Vectors of one site add, subtract and scale.
 
     Args:
         vector: `[d_model]`, of the site's width; what a label of 1 adds.
@@ -75,6 +76,38 @@ class Shift:
             return (wide + per_row(strength, h) * self.vector.to(wide)).to(h.dtype)
 
         return ((self.site, edit),)
+
+    def __add__(self, other: "Shift") -> "Shift":
+        if not isinstance(other, Shift):
+            return NotImplemented
+        alike = self.site == other.site and self.vector.shape == other.vector.shape
+        if not alike or not self.readout.same_as(other.readout):
+            raise ValueError(
+                f"shifts {self.name!r} at {self.site} of {self.readout.model_id!r} and {other.name!r} at {other.site} of "
+                f"{other.readout.model_id!r} act on different states and cannot be added; add vectors of one site and model"
+            )
+        less = other.name.startswith("-") and " " not in other.name
+        term = (other.name[1:], -1.0) if less else (other.name, 1.0)
+        vector = self.vector + other.vector.to(self.vector)
+        return replace(self, vector=vector, name=sum_name(((self.name, 1.0), term)))
+
+    def __mul__(self, factor: float) -> "Shift":
+        if not is_number(factor):
+            return NotImplemented
+        by = as_number(factor, "factor", "a finite number of vectors")
+        inner = f"({self.name})" if " " in self.name else self.name
+        return replace(self, vector=by * self.vector, name=sum_name(((inner, by),)))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "Shift":
+        return self * (1 / divisor)
+
+    def __neg__(self) -> "Shift":
+        return self * -1
+
+    def __sub__(self, other: "Shift") -> "Shift":
+        return self + -other
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a file keeps of it."""
