@@ -3,11 +3,13 @@ what it is, how good it is, what it costs and how to load it."""
 
 import html
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steerlens.maths.brief import brief
 from steerlens.methods.files import load, read_metadata, save
 from steerlens.models.hooks import Model
 from steerlens.values.atomic import write_bytes
@@ -15,6 +17,7 @@ from steerlens.values.fit import Fit, Report, value_of
 from steerlens.values.paths import as_path
 
 FILE, BACKGROUND, CARD = "steer.safetensors", "background.safetensors", "README.md"
+HUB_ID, LICENSE = re.compile(r"[\w.-]+(/[\w.-]+)?"), re.compile(r"[a-z0-9][a-z0-9.+-]*")
 FIGURES = {".png", ".svg", ".jpg", ".jpeg", ".webp", ".pdf"}
 
 
@@ -62,6 +65,12 @@ def save_pretrained(
             )
         if not picture.is_file():
             raise FileNotFoundError(f"figures: no file {picture}")
+    for name, given, form, expected in (
+        ("base_model", base_model, HUB_ID, "a model's name on the hub, e.g. 'gpt2' or 'owner/model'"),
+        ("license", license, LICENSE, "a short name as the hub has them, e.g. 'mit', 'apache-2.0' or 'other'"),
+    ):  # fmt: skip
+        if given is not None and not (isinstance(given, str) and form.fullmatch(given)):
+            raise ValueError(f"{name}: got {brief(given)}, expected {expected}")
     folder = as_path(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     save(value, folder / FILE, report=report)

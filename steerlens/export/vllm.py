@@ -76,7 +76,8 @@ def strength_of(steer: LogitSteer, params: Any) -> float | None:
     clash = clash if steer.reads else {}
     for name, idle in clash.items():
         given = getattr(params, name, idle)
-        if given not in (idle, None) and given != []:
+        idle_too = given is None or (hasattr(given, "__len__") and not len(given))  # {} and ()
+        if given != idle and not idle_too:
             raise ValueError(
                 f"{ARGUMENT}: cannot be had together with {name}={given!r}, which changes the logits that the steer reads; leave "
                 "one of them out"

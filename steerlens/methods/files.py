@@ -295,5 +295,6 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     words = all(isinstance(found.get(key), str) for key in NEEDED - {"format", "d_model"})
     if not found.keys() >= NEEDED or not words or not isinstance(found["format"], int):
-        raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote")
+        by = "; steerlens.export.load_logit_steer reads it" * (found.get("kind") == "logit steer")
+        raise ValueError(f"{path}: a safetensors file, but not one that steerlens.save wrote{by}")
     return found, tensors

@@ -15,7 +15,7 @@ from steerlens.models.vocabulary import special_ids
 from steerlens.values.intervention import UNEMBED_IN
 from steerlens.values.warn import warn_user
 
-MOVED, MOVED_IN_HALF = 1e-3, 3e-2
+MOVED, MOVED_IN_HALF, MOVED_BY_TENSOR = 1e-3, 3e-2, 0.15
 """Largest change of a logit that is rounding, relative to the size of the logits."""
 AGREES, AGREES_IN_HALF = 1e-3, 1e-1
 """Largest difference of log-probabilities that is rounding, relative to their size."""
@@ -96,6 +96,8 @@ def check_causal(
     # layers may be coarser than the head, which quantisation leaves as it is
     coarse = any(p.dtype not in (torch.float32, torch.float64) for p in asked.module.parameters())
     tolerance = MOVED_IN_HALF if coarse else MOVED
+    if any("quantized" in type(m).__module__ for m in asked.module.modules()):
+        tolerance = MOVED_BY_TENSOR
     later = tokens.clone()
     later[:, -1] = (later[:, -1] + 1) % asked.W_U.shape[1]
     moved = (asked.logits(later, ones) - logits)[:, :-1].float().abs().max() / size

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steerlens.maths import from_logits
 from steerlens.maths.brief import brief
+from steerlens.maths.numbers import check_tensor
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.intervention import Strength
 from steerlens.values.steer import per_row
@@ -124,13 +125,12 @@ class LogitSteer:
             known = np.float64 if native == np.longdouble else native
             given = torch.from_numpy(np.require(logits, known, ["C", "W"]))
             return self.apply(given, strength).numpy().astype(logits.dtype, copy=False)
+        check_tensor(logits, "logits", "[…, d_vocab], or an array of NumPy")
         if logits.shape[-1:] != self.b.shape:
             raise ValueError(
                 f"logits: got {logits.shape[-1] if logits.ndim else 0} columns, expected {self.d_vocab}, "
                 f"the words of {self.model_id!r}; a server that pads its vocabulary hands over the first {self.d_vocab}"
             )
-        if not logits.is_floating_point():
-            raise ValueError(f"logits: got {logits.dtype}, expected floating-point numbers")
         if logits.ndim == 1:
             return self.apply(logits[None], strength)[0]
         s = torch.as_tensor(per_row(strength, logits), device=logits.device)

@@ -13,6 +13,7 @@ from steerlens.values.atomic import write_bytes
 from steerlens.values.paths import as_path, check_folder
 
 FORMAT = 1
+POINTER = b"version https://git-lfs"
 
 
 def write_tensors(
@@ -107,6 +108,11 @@ def map_tensors(path: Path, key: str = "steerlens") -> tuple[dict[str, Tensor], 
             about = json.loads((file.metadata() or {}).get(key, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, ValueError) as error:
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ValueError(
+                    f"path: {path} is a pointer of Git LFS in the place of a file; fetch it with `git lfs pull`"
+                ) from None
         raise ValueError(
             f"path: {path} is not a whole safetensors file ({error}); copy or save it anew"
         ) from None

@@ -24,7 +24,10 @@ class Verdict:
     the same sum against labels in random order. With `how="halves"` each half of the training texts
     gave a steer that the other half judges, at a KL of `kl` nats per token (of half the texts: the
     fit to all is better), and `agreement` is the cosine of both steers in whitened coordinates.
-    With `how="held-out"` texts that were held out judge the fit itself, at the report's strength.
+    With `how="held-out"` texts that were held out judge the fit itself, at the report's strength;
+    where they chose its epoch and strength too, each half of them judges what the other half would
+    have chosen, and `p` is of the largest margin of all that was tried. (The damping of `"lbfgs"`
+    and `"closed-form"`, one of a few, was chosen by a sample of the same texts.)
     `learnt` is false where these texts chose the untrained start: then nothing is found, whatever
     `p`.
     """
@@ -49,7 +52,7 @@ class Verdict:
         judged = (
             f"steers of either half of the {self.n_texts:,} texts, judged by the other at {self.kl:g} nats of KL"
             if self.how == "halves"
-            else f"judged by {self.n_texts:,} held-out texts at the strength that their labels ask for"
+            else f"judged by {self.n_texts:,} held-out texts at the strength that others of them ask for"
         )
         agreed = (
             ""

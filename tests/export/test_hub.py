@@ -41,6 +41,17 @@ def test_a_folder_is_read_back_without_a_network(fit: sl.Fit, folder: Path) -> N
     assert names == {"steer.safetensors", "background.safetensors", "README.md", "a figure.png"}
 
 
+@pytest.mark.parametrize("wrong", ["/home/me/gpt2", "a model", "a/b/c", object()])
+def test_what_the_hub_would_refuse_is_refused_before(
+    fit: sl.Fit, tmp_path: Path, wrong: Any, unchecked: None
+) -> None:
+    with pytest.raises(ValueError, match="base_model: got .*expected a model's name on the hub"):
+        save_pretrained(fit, tmp_path / "joy", base_model=wrong)
+    with pytest.raises(ValueError, match="license: got 'MIT License', expected a short name"):
+        save_pretrained(fit, tmp_path / "joy", license="MIT License")
+    assert not (tmp_path / "joy").exists()
+
+
 def test_no_background_of_another_fit_stays(fit: sl.Fit, folder: Path) -> None:
     save_pretrained(fit.value, folder)
     assert not (folder / "background.safetensors").exists()

@@ -177,6 +177,7 @@ def test_a_request_that_cannot_be_steered_is_refused_at_the_door(
         Processor.validate_params(request(**options))
     Processor.validate_params(request(**(options | {"strength": None})))  # unsteered, all is well
     Processor.validate_params(request(1.0))
+    Processor.validate_params(request(1.0, logit_bias={}, bad_words=()))  # as clients send none
 
 
 def test_masks_pass_where_the_steer_can_fill_them(servers, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,34 @@ def test_texts_begin_alike_through_both() -> None:
     plain = sl.load_model(made.cfg.model_name, plain=True)
     assert convention(plain, sl.readout(plain)) == convention(made, sl.readout(made))
     assert convention(plain, sl.readout(plain)).bos
+
+
+def test_a_user_says_whether_texts_begin_with_a_token(unchecked: None) -> None:
+    model = hugging_face()
+    words = HuggingFace(model).tokenizer
+    begun, bare = (HuggingFace(model, words, prepend_bos=bos) for bos in (True, False))
+    scores = [sl.score(m, ["it was good ."]) for m in (HuggingFace(model, words), begun, bare)]
+    assert scores[0].equals(scores[1])
+    # without one nothing comes before the first token, and the others follow what a user gave
+    ids = torch.tensor([words("it was good .", add_special_tokens=False)["input_ids"]])
+    with torch.no_grad():
+        own = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    assert_close(torch.tensor(scores[2].log_prob.to_numpy())[:-1], own, rtol=1e-4, atol=1e-4)
+    assert len(scores[2]) == len(scores[1]) - 1
+    with pytest.raises(ValueError, match="prepend_bos: got 'no', expected True, False"):
+        HuggingFace(model, words, prepend_bos="no")  # pyright: ignore[reportArgumentType]
+
+
+def test_layers_that_round_by_tensor_are_no_encoder() -> None:
+    """Their scale is one for all tokens of a batch, so that a later one moves those before it by
+    as much as they round."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder("llama", 0)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch speaks of its successor
+        torch.ao.quantization.quantize_dynamic(
+            model.model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True
+        )
+    assert sl.readout(model).d_vocab == model.config.vocab_size
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "cohere"])

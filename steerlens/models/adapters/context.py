@@ -1,5 +1,6 @@
-"""The longest sequence that a model reads: what its configuration says, and no more than it has
-positions for, nor than it reads alike in any company."""
+"""The longest sequence that a model reads (what its configuration says, and no more than it has
+positions for, nor than it reads alike in any company), and which families' texts begin with a
+token of their own."""
 
 from typing import Any
 
@@ -10,6 +11,14 @@ CONTEXTS = (
     "max_sequence_length", "max_seq_length", "context_length",
 )  # fmt: skip
 """What configurations call the longest sequence."""
+WITHOUT_BOS = frozenset((
+    "bloom", "ernie4_5", "ernie4_5_moe", "exaone4", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm_moe_dsa",
+    "gpt_neox", "granite", "granitemoe", "llada", "minimax_m2", "mpt", "phi", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
+    "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl",
+    "recurrent_gemma", "seed_oss", "smollm3", "starcoder2",
+))  # fmt: skip
+"""Families whose texts had no begin-of-text in training, though their tokenizers may have one; the
+same as TransformerLens knows, so that a model reads a text alike through both."""
 NO_LIMIT = 2_048
 """Of a model that names no longest sequence (a recurrent one); longer texts are cut there."""
 TABLES = ("wpe", "position_embeddings", "embed_positions", "positions_embed")

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from steerlens.maths.brief import brief
 from steerlens.models.adapters.check import check_output, check_plain, check_tokenizer
-from steerlens.models.adapters.context import longest
+from steerlens.models.adapters.context import WITHOUT_BOS, longest
 from steerlens.models.adapters.layers import find_layers, replace_given, replace_made
 from steerlens.models.adapters.protocol import Hook, Step, ends_of, positions_of
 from steerlens.models.guards import as_written, check_still_there
@@ -22,14 +23,6 @@ from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT
 
 CACHES = ("past_key_values", "cache_params", "state", "past_buckets_states", "mems")
 """What architectures call what they keep between calls."""
-WITHOUT_BOS = frozenset((
-    "bloom", "ernie4_5", "ernie4_5_moe", "exaone4", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm_moe_dsa",
-    "gpt_neox", "granite", "granitemoe", "llada", "minimax_m2", "mpt", "phi", "phimoe", "qwen2", "qwen2_5_vl", "qwen2_moe",
-    "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl",
-    "recurrent_gemma", "seed_oss", "smollm3", "starcoder2",
-))  # fmt: skip
-"""Families whose texts had no begin-of-text in training, though their tokenizers may have one; the
-same as TransformerLens knows, so that a model reads a text alike through both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +41,8 @@ class HuggingFace:
     Args:
         model: any `AutoModelForCausalLM`.
         tokenizer: its tokenizer; None to read the one beside the model's weights, if there is one.
+        prepend_bos: whether texts begin with its begin-of-text token; None: as TransformerLens has
+            it, by the family and not by what the tokenizer adds, so that both read a text alike.
 
     Raises:
         ValueError: what is no causal language model with an output embedding of its own; what is no
@@ -64,11 +59,15 @@ class HuggingFace:
 
     model: Any
     tokenizer: Any = None
+    prepend_bos: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_written(self.model))
         check_plain(self.model)
         check_tokenizer(self.tokenizer)
+        if self.prepend_bos is not None and not isinstance(self.prepend_bos, bool):
+            got = f"prepend_bos: got {brief(self.prepend_bos)}"
+            raise ValueError(f"{got}, expected True, False, or None for what its family does")
         if self.tokenizer is None:
             object.__setattr__(self, "tokenizer", tokenizer_of(self.model))
 
@@ -129,10 +128,11 @@ class HuggingFace:
 
     @property
     def prepends_bos(self) -> bool:
-        """Whether there is such a token and the family was trained with it, as TransformerLens
-        decides too; what the tokenizer adds by itself says little (SmolLM2's adds nothing)."""
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        return bos is not None and self.text_config.model_type not in WITHOUT_BOS
+        """Whether there is such a token and the family was trained with it, unless it is given; what
+        the tokenizer adds by itself says little (SmolLM2's adds nothing)."""
+        known = self.text_config.model_type not in WITHOUT_BOS
+        wanted = known if self.prepend_bos is None else self.prepend_bos
+        return wanted and getattr(self.tokenizer, "bos_token_id", None) is not None
 
     @property
     def end_ids(self) -> frozenset[int]:
