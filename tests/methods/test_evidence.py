@@ -16,7 +16,11 @@ from steerlens.evaluate.losses import sign_margins
 from steerlens.maths.logits import UnembedWeights
 from steerlens.maths.tail import two_tiers
 from steerlens.methods.steer import cost
+from steerlens.methods.steer.evidence import evidence_of
+from steerlens.methods.steer.judge import Asked, judge_halves
+from steerlens.models.score import state_log_probs
 from steerlens.values.states import States
+from steerlens.values.steer import Steer
 from tests.values.make import make_readout, make_states, random
 
 D, V = 24, 60
@@ -135,3 +139,24 @@ def test_a_vocabulary_in_two_tiers_gives_nearly_the_same_steer(
 def only(head: UnembedWeights, c: torch.Tensor, n: int) -> UnembedWeights:
     """The likely words alone, without what the others add."""
     return two_tiers(head, c, n)[0]
+
+
+def test_a_halfs_margin_is_what_the_likelihood_of_its_texts_says() -> None:
+    """In nats per token: how much likelier the right sign makes them, labels less their mean."""
+    states = planted()
+    labels = states.labels - states.labels.mean()
+    asked, base = Asked(rank=2), 0.1 * FLOOR
+    parts = states.split(0.5, seed=0)
+    W = 0.01 * DIRECTION
+    halves = [evidence_of(part, labels, base, asked)._replace(path=[W, W]) for part in parts]
+    margins, _, verdict = judge_halves(halves, sl.natural_metric(states), asked)
+    assert verdict is not None and margins[0] == margins[1] == pytest.approx(verdict.margin)
+    steer = Steer(W, ON).with_background(Steer(base, ON))
+    expected = []
+    for part in parts:
+        log_p = part.sum_by_text(state_log_probs(part, steer, (-1.0, 1.0)))
+        y = part.labels[part.keep] - part.labels[part.keep].mean()
+        gain = (log_p[1] - log_p[0])[part.keep] * y
+        expected.append(float(gain.sum() / part.lengths[part.keep].sum()))
+    assert verdict.margin == pytest.approx(sum(expected) / 2, rel=0.03)
+    assert verdict.low < verdict.margin < verdict.high and verdict.margin > 1e-4
