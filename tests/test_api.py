@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Hashable, Iterator
@@ -111,3 +112,13 @@ def test_what_is_imported_on_first_use_draws_nothing_from_the_users_generator() 
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.parametrize("room", ["analysis", "evaluate"])
+def test_every_module_of_a_room_is_reached_from_it_or_serves_another_alone(room: str) -> None:
+    package = importlib.import_module(f"steerlens.{room}")
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert modules - set(package.ROOMS) <= {"run_folder", "run_settings"}
+    assert set(package.ROOMS) <= modules
+    for name in package.ROOMS:
+        assert getattr(package, name).__name__ == f"steerlens.{room}.{name}"

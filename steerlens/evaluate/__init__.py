@@ -1,9 +1,10 @@
 """What an intervention is worth and what it costs, measured the same way for all; knows no way of
 fitting one.
 
-Given texts: `classify`, `compare` (everything at equal KL), `sign_margin` (of any intervention, with
-intervals), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept states),
-`matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`.
+Given texts: `classify`, `compare` (everything at equal KL), `draws` (the same over draws of the
+training texts), `leak` (what a steer does to other attributes), `sign_margin` (of any intervention,
+with intervals), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept
+states), `matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`.
 
 Written texts: `scorers` (what judges an attribute), `measures` and `fluency`, `protocols` and
 `prompts` (detoxification, sentiment), `runs` and `summary` (their texts and numbers),
@@ -22,9 +23,9 @@ Example:
 from steerlens.lazy import lazily
 
 ROOMS = (
-    "advise", "classify", "compare", "compare_writing", "controls", "fluency", "ground_truth", "losses", "matched_kl",
-    "measures", "price", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength", "summary", "verbs",
-    "verdict", "writer",
+    "advise", "classify", "compare", "compare_writing", "controls", "draws", "fluency", "ground_truth", "leak", "losses",
+    "matched_kl", "measures", "price", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength",
+    "summary", "verbs", "verdict", "writer",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")
 __getattr__, __dir__ = lazily(
