@@ -16,6 +16,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,8 +107,9 @@ def main() -> None:
     asked.add_argument("--fit", choices=("steer", "reft"), default="steer")
     given = asked.parse_args()
     found, reft = {}, given.fit == "reft"
-    for case, n in list(cases())[: 1 if reft else None]:
-        for design in DESIGNS[: 1 if reft else None]:
+    few = 1 if reft else None
+    for case, n in islice(cases(), few):
+        for design in DESIGNS[:few]:
             verdicts = [null(case, n, design, seed, reft) for seed in range(given.draws)]
             key = f"{case.name}, {n} texts, {design.name}"
             found[key] = {

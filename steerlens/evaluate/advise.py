@@ -22,7 +22,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled
-from steerlens.values.copies import sum_rows
+from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 
@@ -247,12 +247,10 @@ def _with_ends(margin: float, low: float, high: float) -> str:
 
 
 def _right_way(margins: Float[np.ndarray, " n"], signed: Labelled) -> Gate:
-    copies = signed.copies(by_label=True)
-    margins = sum_rows(margins, copies)
-    positive = np.array([signed.labels[first] > 0 for first, *_ in copies])
+    margins, labels = by_distinct_text(margins, signed)
     # what does not move, moves neither way
     moved = margins != 0
-    signs = [some for some in (moved & positive, moved & ~positive) if some.any()]
+    signs = [some for some in (moved & (labels > 0), moved & (labels < 0)) if some.any()]
     if not signs:
         return Gate("right way", False, "no text moves at all")
     shares = [float((margins[some] < 0).mean()) for some in signs]

@@ -28,7 +28,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.arguments import check_labelled
-from steerlens.values.copies import sum_rows
+from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -227,10 +227,9 @@ def _given(model: Model, entrant: Entrant, data: Labelled) -> dict[str, float]:
         if isinstance(entrant.method, Intervention):
             raise
         return dict.fromkeys(names, float("nan"))
-    copies = some.copies(by_label=True)
-    by_text = sum_rows(margins, copies)
+    by_text, labels = by_distinct_text(margins, some)
     wrong = np.where(np.isnan(by_text), np.nan, by_text < 0)  # NaN is on neither side
-    signs = np.sign([some.labels[first] for first, *_ in copies])
+    signs = np.sign(labels)
     share = float(np.mean([wrong[signs == sign].mean() for sign in set(signs)]))
     return dict(zip(names, (*margin_interval(margins, tokens, some), share), strict=True))
 

@@ -16,7 +16,7 @@ from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.values.arguments import check_labelled
-from steerlens.values.copies import sum_rows
+from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -76,9 +76,8 @@ def margin_interval(
         >>> margin_interval(np.array([2.0, 2.0, 4.0]), np.full(3, 2.0), data)[0]
         1.5
     """
-    copies = data.copies(by_label=True)
-    labels = np.array([float(data.labels[first]) for first, *_ in copies])
-    return even_interval(sum_rows(gains, copies), sum_rows(tokens, copies), labels)
+    (top, bottom), labels = by_distinct_text(np.stack([gains, tokens]), data)
+    return even_interval(top, bottom, labels)
 
 
 def nll(

@@ -1,6 +1,7 @@
 """Steer a vLLM server from its logits, request by request."""
 
 import math
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def strength_of(steer: LogitSteer, params: Any) -> float | None:
     clash = clash if steer.reads else {}
     for name, idle in clash.items():
         given = getattr(params, name, idle)
-        idle_too = given is None or (hasattr(given, "__len__") and not len(given))  # {} and ()
-        if given != idle and not idle_too:
+        empty = isinstance(given, Sized) and not len(given)  # as clients send none: {}, [], ()
+        if given not in (idle, None) and not empty:
             raise ValueError(
                 f"{ARGUMENT}: cannot be had together with {name}={given!r}, which changes the logits that the steer reads; leave "
                 "one of them out"

@@ -92,6 +92,10 @@ class Batch:
     def targets(self) -> Tensor:
         return self.tokens[:, 1:][self.real]
 
+    def owners(self, texts: Sequence[int]) -> Tensor:
+        """Return to which of the texts that it was made of each real position belongs."""
+        return torch.tensor(texts, device=self.real.device)[:, None].expand_as(self.real)[self.real]
+
 
 def cache_residuals(model: Model, data: Labelled, layer: int, *, end: bool = True) -> ResidualCache:
     """Read texts once, up to a layer.

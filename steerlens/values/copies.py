@@ -1,6 +1,7 @@
 """Copies of a text, which count as one where texts are drawn, parted or put in another order."""
 
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -29,6 +30,32 @@ def sum_rows(
         [4.0, 2.0]
     """
     return np.stack([x[..., rows].sum(-1) for rows in groups], -1)
+
+
+@runtime_checkable
+class Copied(Protocol):
+    """Labelled texts, read or not, that know which of them are the same."""
+
+    @property
+    def labels(self) -> Any: ...
+
+    def copies(self, *, by_label: bool = False) -> list[list[int]]: ...
+
+
+def by_distinct_text(
+    x: Float[np.ndarray, "*ways n"], data: Copied
+) -> tuple[Float[np.ndarray, "*ways distinct"], Float[np.ndarray, " distinct"]]:
+    """Return what is said of each text, summed over its copies, and its label; a text with two
+    labels is two.
+
+    Example:
+        >>> from steerlens import Labelled
+        >>> data = Labelled(["good .", "bad .", "good ."], [1, -1, 1])
+        >>> [found.tolist() for found in by_distinct_text(np.array([1.0, 2.0, 3.0]), data)]
+        [[4.0, 2.0], [1.0, -1.0]]
+    """
+    groups = data.copies(by_label=True)
+    return sum_rows(x, groups), np.array([float(data.labels[first]) for first, *_ in groups])
 
 
 def exchange(

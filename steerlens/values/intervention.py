@@ -94,6 +94,27 @@ def check_parts(terms: Any) -> None:
         )
 
 
+def added_name(name: str, other: str) -> str:
+    """Return the name of the sum of two named things; what is called `-a` is taken away.
+
+    Example:
+        >>> added_name("joy", "-rude"), added_name("joy", "rude")
+        ('joy - rude', 'joy + rude')
+    """
+    less = other.startswith("-") and " " not in other
+    return sum_name(((name, 1.0), (other[1:], -1.0) if less else (other, 1.0)))
+
+
+def scaled_name(name: str, factor: float) -> str:
+    """Return the name of a multiple of a named thing.
+
+    Example:
+        >>> scaled_name("joy", 0.5), scaled_name("joy - rude", 2.0)
+        ('0.5·joy', '2·(joy - rude)')
+    """
+    return sum_name(((f"({name})" if " " in name else name, factor),))
+
+
 def sum_name(terms: Sequence[tuple[str, float]]) -> str:
     """Return the name of a sum of named things; different things of one name are told apart.
 

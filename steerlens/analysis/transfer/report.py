@@ -22,7 +22,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.steer.natural_metric import natural_metric
 from steerlens.values.alignment import Alignment, shared_tokens
 from steerlens.values.arguments import check_fit
-from steerlens.values.copies import sum_rows
+from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit
 from steerlens.values.metric import Metric
 from steerlens.values.pairs import Pairs
@@ -187,11 +187,10 @@ def _shares(worth: Float[Tensor, "n_steers n_texts"], data: States, seed: int) -
     Positive and negative labels weigh the same. The interval is over texts drawn again, of which
     copies are one. A share of what may be 0 or less is NaN.
     """
-    copies = data.copies(by_label=True)
-    labels = data.labels.double().numpy()[[first for first, *_ in copies]]
-    tokens = sum_rows(data.lengths.double().numpy(), copies)
-    weight = even_weights(tokens, labels)
-    values, n = sum_rows(worth.numpy(), copies) * weight, (tokens * weight).sum()
+    said, labels = by_distinct_text(np.vstack([worth.numpy(), data.lengths.double().numpy()]), data)
+    weight = even_weights(said[-1], labels)
+    weighed = said * weight
+    values, n = weighed[:-1], weighed[-1].sum()
     random = np.random.default_rng(seed)
     pick = random.integers(values.shape[1], size=(DRAWS, values.shape[1]))
     drawn = values[:, pick].sum(2)

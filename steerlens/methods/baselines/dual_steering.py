@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from steerlens.maths.least_squares import regress
 from steerlens.maths.numbers import as_count, as_seed, check_tensor
@@ -70,7 +71,7 @@ class DualSteering:
 
         def step(c: Tensor, by: Tensor) -> Tensor:
             x = solve_fisher(head, c, self.probe.to(c).expand_as(c))
-            return by * x / x.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            return by * normalize(x, eps=1e-30)
 
         def edit(c: Tensor, places: TokenIndex) -> Tensor:
             return walk(c, strength, self.n_steps, step)

@@ -12,7 +12,7 @@ from steerlens.maths.moments import second_moments
 from steerlens.maths.numbers import as_number, as_seed, check_tensor, is_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.baselines.offsets import Span, fit_offsets, text_moments
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, added_name, scaled_name
 from steerlens.values.metric import Metric
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout, check_readout
@@ -86,17 +86,14 @@ class Shift:
                 f"shifts {self.name!r} at {self.site} of {self.readout.model_id!r} and {other.name!r} at {other.site} of "
                 f"{other.readout.model_id!r} act on different states and cannot be added; add vectors of one site and model"
             )
-        less = other.name.startswith("-") and " " not in other.name
-        term = (other.name[1:], -1.0) if less else (other.name, 1.0)
         vector = self.vector + other.vector.to(self.vector)
-        return replace(self, vector=vector, name=sum_name(((self.name, 1.0), term)))
+        return replace(self, vector=vector, name=added_name(self.name, other.name))
 
     def __mul__(self, factor: float) -> "Shift":
         if not is_number(factor):
             return NotImplemented
         by = as_number(factor, "factor", "a finite number of vectors")
-        inner = f"({self.name})" if " " in self.name else self.name
-        return replace(self, vector=by * self.vector, name=sum_name(((inner, by),)))
+        return replace(self, vector=by * self.vector, name=scaled_name(self.name, by))
 
     __rmul__ = __mul__
 

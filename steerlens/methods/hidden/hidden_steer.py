@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import as_number, is_number
-from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, sum_name
+from steerlens.values.intervention import UNEMBED_IN, Edit, Strength, added_name, scaled_name
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import Readout
 from steerlens.values.steer import per_row
@@ -112,16 +112,13 @@ class HiddenSteer:
                 f"{other.readout.model_id!r} act on different states and cannot be added; add values of one site and model"
             )
         A, B = torch.cat([self.A, other.A], 1), torch.cat([self.B, other.B])
-        less = other.name.startswith("-") and " " not in other.name
-        term = (other.name[1:], -1.0) if less else (other.name, 1.0)
-        return replace(self, A=A, B=B, name=sum_name(((self.name, 1.0), term)))
+        return replace(self, A=A, B=B, name=added_name(self.name, other.name))
 
     def __mul__(self, factor: float) -> "HiddenSteer":
         if not is_number(factor):
             return NotImplemented
         by = as_number(factor, "factor", "a finite number of steers")
-        inner = f"({self.name})" if " " in self.name else self.name
-        return replace(self, B=by * self.B, name=sum_name(((inner, by),)))
+        return replace(self, B=by * self.B, name=scaled_name(self.name, by))
 
     __rmul__ = __mul__
 

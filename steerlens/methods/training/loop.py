@@ -112,13 +112,14 @@ def train_on_texts(
     heard: list[Float[Tensor, "2 n"]] = []
     tokens, mirror = data.n_predicted, 2 * data.middle
 
+    def nats(strength: Callable[[Tensor], Tensor]) -> Float[Tensor, " n"]:
+        made: Editing = lambda texts, y: judged(texts, strength(y))  # noqa: E731
+        return nll_by_text(model, data, data.heldout, made)
+
     def judge() -> dict[str, float]:
         losses = {}
         for by in STRENGTHS:
-            right, wrong = (
-                nll_by_text(model, data, data.heldout, lambda texts, y, at=at: judged(texts, at(y)))
-                for at in (lambda y, by=by: by * y, lambda y, by=by: by * (mirror - y))
-            )
+            right, wrong = nats(lambda y, by=by: by * y), nats(lambda y, by=by: by * (mirror - y))
             heard.append(torch.stack([right, wrong]))
             losses[by] = float(right.sum() / tokens[data.heldout].sum())
         strength = min(losses, key=lambda by: losses[by])

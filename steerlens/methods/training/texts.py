@@ -141,10 +141,8 @@ def nll_by_text(
             batch = batch_of(data.kept, picked)
             c = final_states(model, data.kept, batch, made(picked, batch.labels))
             z = (c + c @ D) @ head.W_U + head.b_U
-            text = torch.tensor(picked)[:, None].expand(batch.real.shape)[batch.real.cpu()]
-            total.index_add_(
-                0, text, token_nll(apply_softcap(head, z), batch.targets).double().cpu()
-            )
+            nats = token_nll(apply_softcap(head, z), batch.targets).double()
+            total.index_add_(0, batch.owners(picked).cpu(), nats.cpu())
     return total[list(texts)]
 
 
@@ -175,10 +173,9 @@ def measure_edit(
                 final_states(model, kept, batch, made(picked, s))
                 for s in (0 * one, y, turned, one, -one)
             )
-            text = torch.tensor(picked, device=y.device)[:, None].expand_as(batch.real)[batch.real]
             over = [c + c @ D for c in (plain, right, wrong)]
             states = (plain, *over, up, down)
-            yield Ways(batch.targets, text, states, torch.eye(len(states)).tolist())
+            yield Ways(batch.targets, batch.owners(picked), states, torch.eye(len(states)).tolist())
 
     counted, some = torch.zeros(len(kept), dtype=torch.long), list(texts)
     counted[some] = data.n_predicted[some]
