@@ -202,6 +202,12 @@ def test_fit_then_write(tmp_path, good):
     assert sum(line.strip().startswith("-2  (") for line in lines) == 4
     assert all(" nats)" in line for line in lines if line.startswith("  "))
     assert written.stdout == run("write", *options, "--strengths=-2,0,2", "--samples", "2").stdout
+    # of one word there is nothing to draw, however hot; and a set that holds all is no set
+    hot = ("--strengths=2", "--temperature", "3")
+    greedy = run("write", *options, "--strengths=2", "--temperature", "0").stdout
+    assert run("write", *options, *hot, "--top-k", "1").stdout == greedy
+    assert run("write", *options, *hot, "--top-p", "1e-6").stdout == greedy
+    assert run("write", *options, *hot, "--top-p", "1").stdout != greedy
     wrong = run("write", *options, "--strengths=-2,much")
     assert wrong.exit_code == 2 and "--strengths" in wrong.stderr
     other = run("write", "--model", "toy-128", "--steer", str(steer), "--prompt", "it was")
@@ -386,6 +392,7 @@ def test_what_says_how_a_fit_went_can_be_shown_by_a_terminal_of_another_encoding
     [
         "write --steer {junk} --prompt my", "write --steer {folder} --prompt my", "write --steer {steer} --prompt \ud800",
         "write --steer {steer} --prompt my --device cuda:9", "write --steer {steer} --prompt my --temperature inf",
+        "write --steer {steer} --prompt my --top-p 1.5",
         "write --steer {steer} --prompt my --strengths=1e999", "move --steer {junk} --to toy-128 --out {new}",
         "move --steer {steer} --to toy-128 --out {new} --device x", "move --steer {steer} --to toy-128 --out no/{new}",
         "explore --steer {steer} --strengths=a --out {new}.html", "explore --steer {junk} --out {new}.html",

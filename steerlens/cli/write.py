@@ -27,6 +27,10 @@ def write(
     seed: Seed = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Of the likeliest words, those that hold this probability.")
+    ] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="And at most so many words.")] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     debug: Debug = False,
@@ -50,6 +54,6 @@ def write(
         value = gated(value, *when) if when else value
         table = sl.generate(
             lm, prompt, value, strengths=values, samples=samples, seed=seed,
-            max_new_tokens=max_new_tokens, temperature=temperature,
+            max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k,
         )  # fmt: skip
         typer.echo(continuations(table.assign(kl=written_kl(lm, table, value))))

@@ -252,9 +252,11 @@ def bit_sum(*tensors: Float[Tensor, "..."]) -> int:
     for tensor in tensors:
         stored = tensor.detach()
         stored = stored.T if stored.ndim == 2 and stored.T.is_contiguous() else stored.contiguous()
-        rows = stored.reshape(len(stored), -1) if stored.numel() else stored.new_zeros(1, 8)
-        wide = rows.shape[1] * rows.element_size() % 8 == 0
-        sums = rows.view(torch.int64 if wide else torch.uint8).sum(1, dtype=torch.int64)
+        stored = stored if stored.numel() else stored.new_zeros(1, 8)
+        wide = stored[0].numel() * stored.element_size() % 8 == 0
+        # flat first: a row of one number may have any stride, which bits cannot be read through
+        flat = stored.reshape(-1).view(torch.int64 if wide else torch.uint8)
+        sums = flat.reshape(len(stored), -1).sum(1, dtype=torch.int64)
         weights = 2 * torch.arange(len(sums), device=sums.device) + 1
         total = (total * 31 + int((sums * (weights * 0x9E3779B1)).sum())) % (1 << 64)
     return total

@@ -1,5 +1,6 @@
 """Theory on ground truth, on a shipped model: identities, bounds, and what is known to be there."""
 
+import math
 import re
 
 import numpy as np
@@ -139,6 +140,22 @@ def test_no_sum_is_further_from_its_parts_than_the_bound(seed, strength) -> None
     assert table.violations[0] == 0 < table.measured[0]
     alone = theory.composition_error(steers[0], 0 * steers[0], states, strengths=(strength,))
     assert alone.largest[0] < 1e-12
+
+
+def test_two_words_come_within_two_fifths_of_the_bound() -> None:
+    """Of p and 1 − p the second derivative has the L1 norm 2 p (1 − p) |1 − 2p| R², at most
+    R² / (3 √3), which the line between small strengths is off by in proportion; the bound has
+    R² / 2."""
+    p = 0.5 - 12**-0.5
+    # c e is 0 and 1 of the two words, so the second's odds are exp(1 + b)
+    bias = torch.tensor([0.0, math.log(p / (1 - p)) - 1])
+    readout = Readout(torch.tensor([[0.0, 1.0]]), bias, ("a", "b"))
+    shard = Shard(torch.ones(1, 1), torch.zeros(1).long(), torch.zeros(1).long())
+    one = torch.ones(1, dtype=torch.bool)
+    states = States(readout, (shard,), torch.zeros(1), torch.tensor([1]), one)
+    steer = Steer(torch.ones(1, 1), readout)
+    table = theory.interpolation_error(steer, states, strengths=(1e-2,))
+    assert table.measured[0] / table.bound[0] == pytest.approx(2 * 27**-0.5, rel=1e-2)
 
 
 def made(seed: int) -> tuple[tuple[Steer, Steer], States]:

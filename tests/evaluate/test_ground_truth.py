@@ -101,6 +101,22 @@ def test_gap_closed_repeats_itself_and_depends_on_the_seed(model, tone: Steer):
     assert one.base.iloc[0] != other.base.iloc[0]
 
 
+def test_the_best_multiple_is_chosen_by_other_texts(model, tone: Steer):
+    multiples = (0.5, 1.0, 1.5, 2.0, 3.0)
+    own = []
+    for seed in range(4):
+        best = gap_closed(model, tone, "tone", n=15, strengths=multiples, seed=seed)
+        each = [
+            gap_closed(model, tone, "tone", n=15, strengths=(m,), seed=seed).best_steered.iloc[-1]
+            for m in multiples
+        ]
+        assert best.best_steered.iloc[-1] == pytest.approx(
+            each[multiples.index(best.multiple[0])], rel=1e-6
+        )
+        own.append(best.multiple[0] == multiples[int(np.argmin(each))])
+    assert not all(own)
+
+
 def test_a_background_is_not_part_of_the_base(model, tone: Steer):
     over = gap_closed(model, tone.with_background(0.3 * tone), "tone", n=30, strengths=(1,))
     alone = gap_closed(model, tone, "tone", n=30, strengths=(1,))

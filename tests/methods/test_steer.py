@@ -19,6 +19,7 @@ from steerlens.maths import logits
 from steerlens.maths.logits import to_bfloat16
 from steerlens.maths.moments import second_moments
 from steerlens.maths.solvers import lbfgs
+from steerlens.methods.steer import refit, solution
 from steerlens.methods.steer.cost import HELD
 from steerlens.methods.steer.evidence import explain
 from steerlens.methods.steer.judge import MIXES, Asked
@@ -677,3 +678,30 @@ def test_refits_cost_what_was_asked_for_whatever_held_out_texts_say_of_the_fit()
     before = replace(fit, report=replace(fit.report, asked_kl=None, kl=(1e-4, 1e-4)))
     shorter = fit_shuffled(states, before, n=1, progress=False)[0]
     assert float(shorter.W.norm()) < 0.1 * float(once.W.norm())
+
+
+def test_refits_are_over_the_background_of_the_fit_and_at_its_ridge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = sl.toy.corpus("tone", n=90, seed=0)
+    ups = [k for k, label in enumerate(texts.labels) if label > 0]
+    skewed = texts.pick([*ups, *(k for k, label in enumerate(texts.labels) if label < 0)][:45])
+    states = sl.collect(sl.load_model("toy-64"), skewed, progress=False)
+    asked_for: list[tuple[torch.Tensor, float]] = []
+
+    def noting(states: States, metric: Any, base: torch.Tensor, asked: Asked) -> Any:
+        asked_for.append((base, asked.ridge))
+        return explain(states, metric, base, asked)
+
+    monkeypatch.setattr(solution, "explain", noting)
+    monkeypatch.setattr(refit, "explain", noting)
+    fit = sl.fit_steer(states, ridge=0.5)
+    fit_shuffled(states, fit, n=1, progress=False)
+    sl.fit_split_halves(states, fit, pairs=1, progress=False)
+    (base, ridge), (again, same), *halves = asked_for
+    assert abs(fit.report.mean_label) > 0.2 and len(halves) == 2
+    # at the mean label, which is far from the background at label 0
+    assert_close(again, base, rtol=0, atol=1e-5 * float(base.abs().max()))
+    assert float((fit.background.W - base).norm()) > 1e-2 * float(base.norm())
+    assert same == ridge > 0
+    assert [half for _, half in halves] == pytest.approx([2 * ridge] * 2)
