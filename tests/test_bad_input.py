@@ -42,7 +42,20 @@ NO_NUMBER = [
     pd.NA,
     True,
 ]
-NO_NUMBERS = ["1", ["1"], [math.nan], [], {}, object(), [[1.0]], [None, [True]], [math.inf], None]
+NO_NUMBERS = [
+    "1",
+    ["1"],
+    10**400,
+    [10**400],
+    [math.nan],
+    [],
+    {},
+    object(),
+    [[1.0]],
+    [None, [True]],
+    [math.inf],
+    None,
+]
 NO_COUNT = ["3", "", b"3", 1.5, math.nan, [2], {}, -1, True, object(), np.float64(2), 1j]
 NO_SEED = ["x", "1", 1.5, math.nan, None, [1], object()]
 NO_TEXTS = [None, 3, [], [3], [math.nan], [SURROGATE], {"a": 1}, {"x"}, object(), [None], [[]], [b"x"]]  # fmt: skip

@@ -281,7 +281,12 @@ def test_labels_in_words_and_on_a_scale_are_said_back(tmp_path) -> None:
     first = sl.load(steer, sl.load_model("toy-64")).W
     assert run(*options, "--label-column", "stars", "--scale", "1,5").exit_code == 0
     assert (sl.load(steer, sl.load_model("toy-64")).W - first).abs().max() < 1e-5
-    for wrong in (("--labels", "pos"), ("--scale", "1"), ("--scale", "1,nan")):
+    for wrong in (
+        ("--labels", "pos"),
+        ("--labels", "pos=1,neg=-1,pos=-1"),
+        ("--scale", "1"),
+        ("--scale", "1,nan"),
+    ):
         refused = run(*options, *wrong)
         assert refused.exit_code == 2 and wrong[0] in refused.stderr
 

@@ -134,7 +134,8 @@ def state_shift_overlap(
     def add(
         name: str, question: str, top: np.ndarray, bottom: np.ndarray, chance: list[float]
     ) -> None:
-        share, low, high = ratio_interval(top, bottom, seed=seed)
+        share, *ends = ratio_interval(top, bottom, seed=seed)
+        low, high = np.clip(ends, 0.0, 1.0).tolist()  # it is a share
         high_chance = top_by_chance(chance) if chance else float("nan")
         rows.append(
             (name, question, share, low, high, float(np.mean(chance or [np.nan])), high_chance)
@@ -193,7 +194,7 @@ def _cosine(
     """Return the squared cosine of two sets of moves, and its interval over texts."""
     xy, xx, yy = (_sums((a * b).sum(1), text) for a, b in ((x, y), (x, x), (y, y)))
     found = float(xy.sum() ** 2 / (xx.sum() * yy.sum()))
-    if seed is None:
+    if seed is None or len(xx) < 2:
         return found, float("nan"), float("nan")
     pick = numpy_generator(seed).integers(0, len(xx), (1000, len(xx)))
     many = xy[pick].sum(1) ** 2 / (xx[pick].sum(1) * yy[pick].sum(1))

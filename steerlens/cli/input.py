@@ -115,15 +115,18 @@ def read_meaning(text: str | None) -> dict[str, float] | None:
     """Read words and the labels that they stand for."""
     if text is None:
         return None
-    pairs = [part.rpartition("=") for part in text.split(",")]
+    parts = [part.rpartition("=") for part in text.split(",") if part]
     try:
-        return {
-            word.strip(): float(number) for word, sign, number in pairs if sign or number or word
-        }
+        pairs = [(word.strip(), float(number)) for word, _, number in parts]
     except ValueError:
         raise ValueError(
             f"--labels: got {text!r}, expected words and numbers, e.g. --labels=positive=1,negative=-1"
         ) from None
+    meaning: dict[str, float] = {}
+    for word, number in pairs:
+        if meaning.setdefault(word, number) != number:
+            raise ValueError(f"--labels: {word!r} is there twice, with two numbers")
+    return meaning
 
 
 def check_input(model: str, file: Path | None) -> None:

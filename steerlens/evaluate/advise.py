@@ -13,7 +13,8 @@ from steerlens.evaluate.compare_writing import Recipe, fit_recipe
 from steerlens.evaluate.controls import random_steer, shuffle_labels
 from steerlens.evaluate.matched_kl import check_kl
 from steerlens.evaluate.measures import Fluency, continuation_nll, fluency
-from steerlens.evaluate.sign_margin import margin_interval, with_nonzero_label
+from steerlens.evaluate.sign_margin import margin_interval
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.evaluate.spend import Spent, remembered, spend
 from steerlens.evaluate.verbs import Sampling, cost_on, given_margins, write
 from steerlens.evaluate.writer import Method, check_base

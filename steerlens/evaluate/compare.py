@@ -11,8 +11,8 @@ from steerlens.evaluate.sign_margin import (
     margin_interval,
     sign_margin,
     strength_on_texts,
-    with_nonzero_label,
 )
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.evaluate.spend import spend
 from steerlens.evaluate.verbs import cost_on, given_margins
 from steerlens.evaluate.writer import Method, Writer, check_base, method_of

@@ -17,7 +17,8 @@ from steerlens.evaluate.protocols import Protocol
 from steerlens.evaluate.run_folder import open_folder
 from steerlens.evaluate.run_settings import Entrant, settings_of
 from steerlens.evaluate.runs import run_protocol
-from steerlens.evaluate.sign_margin import margin_interval, with_nonzero_label
+from steerlens.evaluate.sign_margin import margin_interval
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.evaluate.spend import OwnText, Spent, cost_or_inf, remembered, spend
 from steerlens.evaluate.summary import summarize
 from steerlens.evaluate.verbs import cost_in_writing, cost_on, given_margins

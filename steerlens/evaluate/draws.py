@@ -12,8 +12,8 @@ from steerlens.evaluate.sign_margin import (
     margin_interval,
     strength_on_texts,
     text_nll,
-    with_nonzero_label,
 )
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.maths.brief import brief
 from steerlens.maths.stats import even_weights
 from steerlens.models.hooks import Model
@@ -84,7 +84,7 @@ def compare_draws(
             )
             rows.append(wrong - right)
             at.append(math.nan if idle else strength)
-        gains[name], strengths[name] = np.stack(rows), float(np.mean(at))
+        gains[name], strengths[name] = np.stack(rows), _mean_of_known(at)
     table, weight = [], even_weights(tokens, np.array(signed.labels))
     for name, each in gains.items():
         mean, by_draw = each.mean(0), each @ weight / (tokens @ weight)
@@ -98,3 +98,9 @@ def compare_draws(
             }
         )  # fmt: skip
     return pd.DataFrame(table)
+
+
+def _mean_of_known(values: Sequence[float]) -> float:
+    """Return the mean of what is a number; NaN where nothing is."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan

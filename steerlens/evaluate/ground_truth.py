@@ -116,7 +116,8 @@ def gap_closed(
 
     Returns:
         One row per grade and one for "all": `grade`, `texts`, `tokens`, `base`, `steered`, `truth`,
-        `grammar`, `gap_closed` and its 95 % interval over texts `low`, `high`; then `multiple`, the
+        `grammar`, `gap_closed` and its 95 % interval over texts `low`, `high` (NaN where a grade has
+        one text); then `multiple`, the
         best of `strengths`, with `best_steered`, `best_gap_closed`, `best_low`, `best_high`. At
         grade 0 the strength is 0 and the gap closed is 0 by construction.
 
@@ -279,7 +280,8 @@ def _measure(
 def _closed(
     groups: list[pd.DataFrame], column: str, random: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Return the gap closed and its 95 % interval; texts are drawn again within each grade."""
+    """Return the gap closed and its 95 % interval; texts are drawn again within each grade, and of a
+    grade with one text there is none."""
     gained = distance = np.zeros(1 + DRAWS)
     for group in groups:
         pick = random.integers(len(group), size=(DRAWS, len(group)))
@@ -288,5 +290,7 @@ def _closed(
         gained = gained + np.concatenate([[won.sum()], won[pick].sum(1)])
         distance = distance + np.concatenate([[far.sum()], far[pick].sum(1)])
     closed = gained / distance
+    if any(len(group) < 2 for group in groups):
+        return float(closed[0]), np.nan, np.nan
     low, high = np.quantile(closed[1:], (0.025, 0.975))
     return float(closed[0]), float(low), float(high)

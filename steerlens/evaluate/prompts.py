@@ -43,7 +43,7 @@ def read_prompts(
     if n is not None and n < 1:
         raise ValueError(f"n: got {n}, expected how many prompts to take, 1 or more, or None")
     found: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         text, toxicity = _prompt(line, f"{path}, line {number}")

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.evaluate.matched_kl import solve_strength
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
-from steerlens.values.arguments import check_labelled
 from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
@@ -277,23 +277,3 @@ def strength_on_texts(
     return solve_strength(
         kl_by_strength(model, data, intervention), kl, getattr(value_of(intervention), "name", "it")
     )
-
-
-def with_nonzero_label(data: Labelled) -> Labelled:
-    """Return the texts whose label is not 0.
-
-    Raises:
-        ValueError: there are none.
-
-    Example:
-        >>> from steerlens import Labelled
-        >>> with_nonzero_label(Labelled(("good .", "so so ."), (1.0, 0.0))).texts
-        ('good .',)
-    """
-    check_labelled(data)
-    rows = [i for i, y in enumerate(data.labels) if y]
-    if not rows:
-        raise ValueError(
-            "data: every label is 0, so no text has a sign; add texts with labels above and below 0"
-        )
-    return data.pick(rows)

@@ -3,6 +3,7 @@
 import torch
 
 from steerlens.maths import from_logits
+from steerlens.maths.numbers import as_number
 from steerlens.maths.svd import svd
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.values.affine import AffineSteer
@@ -35,7 +36,7 @@ def logit_steer(
         max_gain: by how much noise may grow; see `LogitSteer.gain`.
 
     Raises:
-        ValueError: the read-out hides from its logits what the steer reads; a rank out of range;
+        ValueError: the read-out hides from its logits what the steer reads; a rank or a precision out of range;
             something else than a steer, such as one behind a gate.
 
     Example:
@@ -55,6 +56,10 @@ def logit_steer(
         raise ValueError(
             f"steer: got {type(steer).__name__}, expected a Steer or the Fit of one; over a background the sum "
             "strength * steer + background"
+        )
+    if precision is not None and not as_number(precision, "precision") > 0:
+        raise ValueError(
+            f"precision: got {precision}, expected a number > 0, the relative rounding of logits, e.g. 1e-2, or None"
         )
     r = steer.readout
     linear = steer.steer if isinstance(steer, AffineSteer) else steer
@@ -79,7 +84,7 @@ def logit_steer(
         # what reads nothing need not know whose logits these are
         witness=from_logits.witnesses(W_U, of, 8 if kept else 0).float(),
         gain=from_logits.gain(P, Q),
-        precision=precision or rounding,
+        precision=rounding if precision is None else precision,
         A=A.float() if holes else None,
         W_U=W_U if holes else None,
         softcap=r.softcap,

@@ -164,7 +164,7 @@ def as_number(given: Any, name: str, expected: str = "a finite number") -> float
         if not is_amount(given):
             raise TypeError("what float() would read all the same")
         found = float(given.detach() if isinstance(given, Tensor) else given)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise ValueError(f"{name}: got {brief(given)}, expected {expected}")
@@ -193,7 +193,7 @@ def as_floats(given: Any, name: str, *, least: int = 1) -> tuple[float, ...]:
         if not all(is_amount(x) for x in (given, *numbers)):
             raise TypeError("what float() would read all the same")
         found = tuple(float(x) for x in numbers)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"{name}: got {brief(given)}, expected a number or several, e.g. (-2, 0, 2)"
         ) from None
@@ -218,7 +218,7 @@ def as_numbers(given: Any, name: str, expected: str) -> Float[Tensor, "..."]:
     """
     try:
         found = torch.as_tensor(given).double()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         found = torch.tensor(math.nan)
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{name}: got {brief(given)}, expected {expected}, all finite")

@@ -11,6 +11,7 @@ from torch import Tensor
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Adapter, Model
 from steerlens.models.adapters.protocol import Step
+from steerlens.models.fingerprint import fingerprint
 from steerlens.models.hooks import adapter, eval_mode
 from steerlens.models.tokenization import pad
 
@@ -49,14 +50,16 @@ def habits(model: Model) -> Habits:
         Habits(caches=True, pads=True)
     """
     found = adapter(model)
-    if found.model not in _KNOWN:
+    now = fingerprint(found)
+    known = _KNOWN.get(found.model)
+    if known is None or known[0] != now:
         with eval_mode(model):
-            _KNOWN[found.model] = _try(found)
-    return _KNOWN[found.model]
+            known = _KNOWN[found.model] = now, _try(found)
+    return known[1]
 
 
-_KNOWN: WeakKeyDictionary[Model, Habits] = WeakKeyDictionary()
-"""Of each model, since they follow from its class and configuration."""
+_KNOWN: WeakKeyDictionary[Model, tuple[int, Habits]] = WeakKeyDictionary()
+"""Of each model, as it was: they follow from its modules and configuration."""
 
 
 def _try(found: Adapter) -> Habits:

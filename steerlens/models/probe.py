@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerlens.maths.numbers import generator
 from steerlens.models.adapters import Adapter, Model
+from steerlens.models.fingerprint import fingerprint
 from steerlens.models.hooks import adapter, add_hooks, architecture, check_places, eval_mode
 from steerlens.models.vocabulary import special_ids
 from steerlens.values.intervention import UNEMBED_IN
@@ -81,7 +82,7 @@ def check_causal(
 ) -> None:
     """Raise where a later token moves an earlier logit, or a mask of ones moves any.
 
-    A model is tried once: both follow from its class and configuration.
+    A model is tried once as it is: both follow from its modules and configuration.
 
     Args:
         logits: of the tokens, under a mask of ones.
@@ -90,7 +91,8 @@ def check_causal(
         ValueError: a masked language model, an encoder, a decoder whose mask is not its own.
     """
     asked = adapter(model)
-    if asked.model in _CAUSAL:
+    now = fingerprint(asked)
+    if _CAUSAL.get(asked.model) == now:
         return
     ones, size = torch.ones_like(tokens), logits.float().abs().max().clamp_min(1e-6)
     # layers may be coarser than the head, which quantisation leaves as it is
@@ -114,11 +116,11 @@ def check_causal(
             "so texts of several lengths cannot be read together; load it as a plain Hugging Face model "
             "(steerlens.load_model(name, plain=True)), or update TransformerLens"
         )
-    _CAUSAL.add(asked.model)
+    _CAUSAL[asked.model] = now
 
 
-_CAUSAL: WeakSet[Model] = WeakSet()
-"""Models that were found to be causal."""
+_CAUSAL: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
+"""Models that were found to be causal, as they were then."""
 
 
 class _Plain(NamedTuple):

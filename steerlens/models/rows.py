@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steerlens.models.adapters import Adapter, Model
+from steerlens.models.fingerprint import fingerprint
 from steerlens.models.hooks import adapter, add_hooks, architecture, eval_mode
 from steerlens.models.probe import probe_tokens
 from steerlens.models.readout import readout
@@ -46,8 +47,8 @@ def check_rows(model: Model, sites: Iterable[str]) -> None:
     """
     asked = adapter(model)
     sites = _all_that_is_kept(asked, tuple(dict.fromkeys(sites)))
-    known = _KNOWN.setdefault(asked.model, set())
-    if not sites or sites in known:
+    known, tried = _KNOWN.setdefault(asked.model, set()), (fingerprint(asked), sites)
+    if not sites or tried in known:
         return
     tokens = probe_tokens(model, readout(model).n_tokens)
     filled, ones = tokens.clone(), torch.ones_like(tokens)
@@ -79,7 +80,7 @@ def check_rows(model: Model, sites: Iterable[str]) -> None:
             "layer, a recurrent state), so a prompt of this kind would stand on fillers; take another kind, a steer "
             "(fit_steer) or an edit of hidden states (fit_reft)"
         )
-    known.add(sites)
+    known.add(tried)
 
 
 def _all_that_is_kept(asked: Adapter, sites: tuple[str, ...]) -> tuple[str, ...]:
@@ -97,5 +98,5 @@ def _all_that_is_kept(asked: Adapter, sites: tuple[str, ...]) -> tuple[str, ...]
     return tuple(dict.fromkeys((*sites, *every)))
 
 
-_KNOWN: WeakKeyDictionary[Model, set[tuple[str, ...]]] = WeakKeyDictionary()
-"""Hooks at which a model reads rows as tokens."""
+_KNOWN: WeakKeyDictionary[Model, set[tuple[int, tuple[str, ...]]]] = WeakKeyDictionary()
+"""Hooks at which a model, as it was, reads rows as tokens."""

@@ -13,10 +13,10 @@ from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.guards import check_reached, exclusive
-from steerlens.models.hooks import adapter, apply_edits
+from steerlens.models.hooks import adapter, apply_edits, check_site
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of
-from steerlens.values.intervention import Intervention, Strength
+from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention, Strength
 from steerlens.values.positions import TokenIndex
 from steerlens.values.readout import bit_sum
 
@@ -24,6 +24,8 @@ INPUTS = ("input_ids", "inputs_embeds")
 """What models call the tokens of a pass."""
 CACHE = "past_key_values"
 """What they call the cache that knows how many it holds."""
+KEPT = "logits_to_keep"
+"""What they call the places, or the number of last ones, whose logits alone are wanted."""
 
 
 @contextmanager
@@ -46,17 +48,19 @@ def steered(
     error when the first is left.
 
     An intervention that acts on some tokens of the prompt (`fit_reft`) has to know which they are.
-    Here a pass goes on behind what the model's cache holds of this block; the first pass is the
-    prompt, or holds its first `prompt` tokens. Give `prompt` without a cache, where a prompt is read
-    in several passes (`prefill_chunk_size`), and for assisted generation, whose first pass holds
-    more. Padding counts as tokens: `steerlens.generate`, `score` and `collect` know better.
+    Here a pass goes on behind what the model's cache holds; the first pass is the end of the prompt,
+    unless `prompt` says how many tokens the prompt has. Give it without a cache, where a prompt is
+    read in several passes (`prefill_chunk_size`), and for assisted generation, whose first pass holds
+    more. A cache that was begun outside of the block holds the prompt's beginning. Padding counts as
+    tokens: `steerlens.generate`, `score` and `collect` know better.
 
     Args:
         model: of TransformerLens or of Hugging Face.
         intervention: e.g. a `Steer`, or `steer.with_background(background)`; a `Fit` stands for its
             value.
         strength: a number, or a tensor with one value per row of the batch.
-        prompt: tokens of the prompt, begin-of-text included, where passes hold more than it.
+        prompt: tokens of the whole prompt, begin-of-text included, where the first pass does not end
+            with it.
 
     Raises:
         ValueError: the intervention lives on another `W_U`, or puts rows before the input; a
@@ -91,6 +95,8 @@ def steered(
             "cannot be given; use steerlens.generate, score or collect"
         )
     found, edits = adapter(model), tuple(intervention.edits(strength))
+    for site in {site for site, _ in edits}:
+        check_site(model, site)  # looks for the layers, by a pass that is not to be watched
     module = getattr(found.model, "original_model", found.model)
     passes = _Passes(prompt, [site for site, _ in edits], _cache_place(module))
     with (
@@ -133,8 +139,8 @@ def _uncopied(module: nn.Module) -> Iterator[None]:
 
 
 class _Passes(local):
-    """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it;
-    an empty one, or none, is that of a new text.
+    """Where the tokens of each pass belong: behind what the model's cache holds, where it shows it,
+    also of what was read before the block; an empty one, or none, is that of a new text.
 
     Otherwise a pass over several tokens is a prompt, and one over a single token goes on behind what
     was read before; each edit sees every pass once. Each thread has passes of its own.
@@ -145,10 +151,12 @@ class _Passes(local):
         self.told = False
         self.reached: set[int] = set()
         self.first, self.behind, self.read = 0, 0, 0
+        self.kept: Tensor | None = None
         self.known: dict[int, tuple[int, int]] = {}
 
     def look(self, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Remember how many tokens a pass has, and how many its cache holds of this block's.
+        """Remember how many tokens a pass has, which of them the unembedding sees, and how many its
+        cache holds.
 
         Raises:
             RuntimeError: the pass is traced or exported.
@@ -162,8 +170,10 @@ class _Passes(local):
         held, self.read = self._held(given, named), 0 if tokens is None else tokens.shape[1]
         self.told, self.behind = held is not None, held or 0
         self.reached.clear()
-        if self.behind == 0:
-            self.first = self.prompt or self.read
+        kept = named.get(KEPT)
+        self.kept = kept if isinstance(kept, Tensor) and kept.ndim == 1 else None
+        if self.behind == 0 or self.first == 0:
+            self.first = self.prompt or self.behind + self.read
 
     def _held(self, given: tuple[Any, ...], named: dict[str, Any]) -> int | None:
         """Return how many tokens the cache of a pass holds; None where it does not say."""
@@ -194,9 +204,14 @@ class _Passes(local):
         _refuse_copy()
 
     def places(self, k: int, t: Tensor) -> TokenIndex:
-        """Return the places of an activation; the unembedding may see a pass's last tokens alone."""
+        """Return the places of an activation; the unembedding may see a pass's last tokens alone, or
+        those that `logits_to_keep` names."""
         self.reached.add(k)
         rows, n = t.shape[:2]
+        within = torch.arange(n, device=t.device)
+        if self.kept is not None and self.sites[k] in (UNEMBED_IN, UNEMBED_OUT):
+            n = self.read
+            within = torch.arange(n, device=t.device)[self.kept.to(t.device)]
         if self.told and self.first and n <= self.read:
             first, start = self.first, self.behind + self.read - n
         else:
@@ -204,7 +219,7 @@ class _Passes(local):
             if start == 0 or n > 1:
                 first, start = n if self.prompt is None else self.prompt, 0
         self.known[k] = (first, start + n)
-        index = torch.arange(start, start + n, device=t.device).expand(rows, n)
+        index = (start + within).expand(rows, len(within))
         return TokenIndex(index, torch.full((rows,), first, device=t.device))
 
 

@@ -28,6 +28,7 @@ def read_weights(source: str | Path, dtype: torch.dtype) -> Any:
             )
     except ValueError as error:
         _refuse_code(source, error)
+        _refuse_other_kind(source, error)
         raise
     except (SafetensorError, RuntimeError, EOFError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
@@ -76,6 +77,24 @@ def _refuse_code(source: str | Path, error: Exception) -> None:
             f"name: {str(source)!r} comes with code of its own, which load_model does not run; load it with transformers, if you "
             "trust it (AutoModelForCausalLM.from_pretrained(…, trust_remote_code=True)), and give that model to every function, "
             "as it is or as steerlens.models.HuggingFace(model, tokenizer)"
+        ) from error
+
+
+def _refuse_other_kind(source: str | Path, error: Exception) -> None:
+    """Raise where transformers lists every causal model that it knows, and this one is none."""
+    if "Unrecognized configuration class" in str(error):
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        next_step = (
+            "an encoder-decoder has no context vectors of a text that it goes on with; take a causal language model"
+            if getattr(config, "is_encoder_decoder", False)
+            else "if it writes text, load it with its own class (such as transformers.AutoModelForImageTextToText), and give it "
+            "to every function as steerlens.models.HuggingFace(model, tokenizer)"
+        )
+        raise ValueError(
+            f"name: {str(source)!r} is a {type(config).__name__.removesuffix('Config')}, which transformers has no causal "
+            f"language model for: {next_step}"
         ) from error
 
 

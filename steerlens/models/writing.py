@@ -1,5 +1,6 @@
 """Continue prompts in batches, with the logits that some steps give."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -57,11 +58,13 @@ def generate_by(
     drawing = replace(drawing, max_new_tokens=min(drawing.max_new_tokens, n_ctx))
     read = with_prefix(Encoded(ids, [0] * len(ids), 0), prefix, tokenizer).ids
     # one stream of numbers per prompt and sample, the same at every strength
-    noise = {
-        (p, k): drawing.uniform(prompt, texts[:p].count(prompt), k)
-        for p, prompt in enumerate(texts)
-        for k in range(drawing.samples)
-    }
+    before: Counter[str] = Counter()
+    noise: dict[tuple[int, int], Tensor] = {}
+    for p, prompt in enumerate(texts):
+        noise |= {
+            (p, k): drawing.uniform(prompt, before[prompt], k) for k in range(drawing.samples)
+        }
+        before[prompt] += 1
     rows = [
         (p, s, k) for p in range(len(texts)) for s in range(len(by)) for k in range(drawing.samples)
     ]

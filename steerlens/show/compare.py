@@ -154,7 +154,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None
         ax.annotate(
             name, (x, y), xytext=(at[:, 0].max() + 0.1, place), textcoords="axes fraction",
             va="center", fontsize=6.8, color=ink() if colour == GREY else colour,
-            annotation_clip=False,
+            annotation_clip=False, parse_math=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "alpha": 0.6,
                         "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
@@ -214,7 +214,7 @@ def plot_rows(
             color=ink(),
         )  # fmt: skip
     ax.set(ylim=(len(some) - 0.4, -0.6), xlabel=MEASURES.get(measure, measure))
-    ax.set_yticks(y, some.method if names else [""] * len(some))
+    ax.set_yticks(y, some.method if names else [""] * len(some), parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax

@@ -66,7 +66,7 @@ def plot_priors(
                 mec=GREY,
                 label="before the fit" if not k else None,
             )
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), names, parse_math=False)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", lw=0.4, color=neutral(LINE))
     return ax
@@ -128,7 +128,7 @@ def plot_moves(table: pd.DataFrame, *, question: str = "writes", ax: Axes | None
             ax.bar(
                 x, some.chance_high.mean(), 0.9 * width, color=neutral(LINE), zorder=0.5, label=last
             )
-    ax.set_xticks(range(len(steers)), steers)
+    ax.set_xticks(range(len(steers)), steers, parse_math=False)
     ax.set_ylabel(
         {"writes": "share along writes", "reads": "share along reads"}.get(
             question, "cos² with the steer's move"

@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 from matplotlib.typing import ColorType
 
+from steerlens.maths.brief import class_name
+
 COLUMN = 3.3
 """Width of a column of a paper, inches (8.5 cm)."""
 
@@ -111,6 +113,11 @@ def axes(ax: Axes | None = None, *, width: float = COLUMN, height: float = 2.3) 
     """
     if ax is None:
         ax = plt.subplots(figsize=(width, height), layout="constrained")[1]
+    elif not isinstance(ax, Axes):
+        raise ValueError(
+            f"ax: got {class_name(ax)}, expected one Axes of matplotlib; of several, as plt.subplots gives them, "
+            "pick one: axs[0, 0]"
+        )
     mpl.rcParams.update(_colours(_is_dark(figure_of(ax).get_facecolor())))
     ax.set_facecolor("none")
     ax.grid(False, which="both")

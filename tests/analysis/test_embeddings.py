@@ -260,3 +260,12 @@ def test_names_that_do_not_exist(model, unchecked: None):
         lexicon_alignment(steer, {"xyzzy": 1.0})
     with pytest.raises(ValueError, match="every word has the score"):
         lexicon_alignment(steer, dict.fromkeys(embedding(model).words[:30], 1.0))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_longer_tail_of_a_component_is_its_top(sign: float) -> None:
+    vectors = 0.1 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    vectors[7, 0] = 10.0
+    words = tuple(f"w{k}" for k in range(60))
+    first = components(Embedding(words, sign * vectors), n=2).table.iloc[0]
+    assert first.top.split(", ")[0] == "w7" and "w7" not in first.bottom

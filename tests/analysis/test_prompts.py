@@ -23,8 +23,10 @@ from steerlens.analysis.prompts import (
     of_words,
     over_seeds,
     readability,
+    words,
 )
-from steerlens.evaluate.sign_margin import text_nll, with_nonzero_label
+from steerlens.evaluate.sign_margin import text_nll
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.maths.stats import bootstrap_ratio, mean_interval
 from steerlens.methods.prompt.priors import (
     Exclusion,
@@ -197,10 +199,27 @@ def test_a_prompt_far_from_words_is_not_what_they_say(model, E, test) -> None:
         model, sl.SoftPrompt(rows, 0.1 * random(1, 3, D, seed=1), "soft", (), on), test, draws=1
     )
     assert table.nll[0] != pytest.approx(table.nll[1], abs=1e-2)
+    # of a prompt whose margin may be 0 nothing can be kept
+    assert table.low[0] <= 0 and table.kept.isna().all()
     wide = model.cfg.n_heads * model.cfg.d_head
     other = sl.SoftPrompt(torch.zeros(2, 3, wide), torch.zeros(2, 3, wide), "kv", (0,), on)
     with pytest.raises(ValueError, match="got kind 'kv', expected a prompt of kind 'soft'"):
         readability(model, other, test)
+
+
+def test_random_words_differ_between_the_signs(
+    model, E, test, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, of = [], words.of_words
+
+    def noting(plus: torch.Tensor, minus: torch.Tensor, *given: Any) -> sl.SoftPrompt:
+        made.append((plus, minus))
+        return of(plus, minus, *given)
+
+    monkeypatch.setattr(words, "of_words", noting)
+    prompt = of(E[[3, 5]], E[[7, 9]], sl.readout(model))
+    readability(model, prompt, test, draws=3)
+    assert len(made) == 4 and all(not torch.equal(plus, minus) for plus, minus in made)
 
 
 # priors against one another

@@ -138,3 +138,14 @@ def test_what_lives_on_another_model_is_refused() -> None:
     for controls, moves in (({"x": other}, own), (None, other)):
         with pytest.raises(ValueError, match="lives on|fitted on"):
             state_shift_overlap(model, moves, own, data, metric, controls=controls, draws=2)
+
+
+def test_one_text_has_no_interval_and_shares_are_shares(model, data, metric) -> None:
+    steers = [low_rank(model, metric, RANK, seed) for seed in (1, 2)]
+    one, two = (
+        state_shift_overlap(model, *steers, data.first(n), metric, rank=RANK, draws=3)
+        for n in (1, 2)
+    )
+    assert one[["low", "high"]].isna().all(axis=None)
+    assert two[["low", "high"]].notna().all(axis=None)
+    assert two.low.between(0, 1).all() and two.high.between(0, 1).all()

@@ -381,6 +381,14 @@ def test_the_margin_is_that_of_sign_margin_and_of_no_margin_there_is_no_share(to
     turned = transfer_report(fit, fit, data.relabel(-data.labels), rules=("congruence",)).table
     assert turned.sign_margin[0] == pytest.approx(-own, abs=1e-5)
     assert turned[["share", "low", "high"]].isna().all(axis=None)
+    # nor of a margin that may be 0 or less, as labels of chance give
+    random = torch.Generator().manual_seed(1)
+    chance = data.labels[torch.randperm(len(data.labels), generator=random)]
+    noise = transfer_report(fit, fit, data.relabel(chance), rules=("congruence",)).table
+    assert abs(noise.sign_margin[0]) < own / 3
+    assert noise[["share", "low", "high"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="home: its labels"):
+        transfer_report(fit, fit, data, rules=("congruence",), home=data.relabel(-data.labels))
 
 
 def test_a_report_between_models_that_share_few_words_aligns_them_with_a_ridge(toys):

@@ -1,5 +1,6 @@
 """Methods over draws of their texts: means of what `compare` says, differences text by text."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import steerlens as sl
 from steerlens.evaluate.compare import compare
 from steerlens.evaluate.draws import compare_draws
+from steerlens.evaluate.sign_margin import strength_on_texts
 from tests.models.zoo import TEXTS, random_steer, zoo
 
 TEST = sl.Labelled(TEXTS, [1.0, -0.5, 1.0, -1.0])
@@ -17,7 +19,7 @@ def test_means_are_of_what_compare_says_and_differences_are_taken_within_texts()
     one, other = (random_steer(model, seed=k) for k in (0, 1))
     zero = 0 * one
     fits: dict[str, Sequence[sl.Steer]] = {
-        "own": [one, other], "longer": [2 * one, 3 * other], "other": [other, other], "nothing": [zero, zero],
+        "own": [one, other], "longer": [2 * one, 3 * other], "other": [other, other], "nothing": [zero, zero], "half": [one, zero],
     }  # fmt: skip
     table = compare_draws(model, fits, TEST, against="own", kl=0.03).set_index("name")
     each = compare(model, {"one": one, "other": other}, TEST, kl=0.03).sign_margin
@@ -32,6 +34,8 @@ def test_means_are_of_what_compare_says_and_differences_are_taken_within_texts()
         assert table[column]["own"] == 0
         assert table[column]["longer"] == pytest.approx(0, abs=1e-4)
     assert table.low["longer"] < table.high["longer"] - 0.01  # though not the difference from it
+    assert table.strength["half"] == strength_on_texts(model, TEST, one, kl=0.03)
+    assert math.isnan(table.strength["nothing"])
     assert table.sign_margin["nothing"] == 0
     assert table.difference["nothing"] == -table.sign_margin["own"]
 

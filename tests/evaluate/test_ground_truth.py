@@ -206,3 +206,10 @@ def test_texts_that_are_empty_do_not_break_the_cost(model):
     table = writing_cost(model, written)
     assert table.texts.tolist() == [0, 1]
     assert np.isnan(table.nll[0]) and table.nll[1] > 0
+
+
+def test_a_grade_of_one_text_has_no_interval(model, tone: Steer):
+    few, more = (gap_closed(model, tone, "tone", n=n) for n in (3, 30))
+    ends = ["low", "high", "best_low", "best_high"]
+    assert (few.texts[:3] == 1).all() and few[ends].isna().all(axis=None)
+    assert more[ends].notna().all(axis=None) and (more.low < more.high)[more.grade != 0].all()

@@ -42,6 +42,9 @@ def test_both_perplexities_and_what_they_leave_out():
     assert found.perplexity == pytest.approx((1 + math.e) / 2)  # e^10 is dropped
     assert found.corpus_perplexity == pytest.approx(math.exp(42 / 7))
     assert (found.dropped, found.empty) == (1, 1)
+    # the papers leave out what is above 10,000
+    edge = fluency(TextNll(np.log([9_999, 10_000.1]), np.ones(2)))
+    assert edge.perplexity == pytest.approx(9_999) and edge.dropped == 1
 
 
 def test_nothing_written_has_no_perplexity():
@@ -83,6 +86,10 @@ def test_what_cannot_spend_the_budget_says_so():
     capped = spend(lambda s: min(s, 0.1), 0.25)
     assert (capped.cost, capped.note) == (0.1, "spends at most 0.1 of 0.25 nats per token")
     assert capped.strength <= 1  # not a thousandfold for nothing more
+    slow = spend(lambda s: 0.1 * s / (1 + s), 0.25)
+    assert (
+        slow.cost > 0.099 and slow.strength < 1_000
+    )  # a hundredth more is nothing more, a half is not
     assert spend(lambda s: 0.0, 0.1) == (0.0, 0.0, "changes nothing at any strength")
     always = spend(lambda s: 0.3 + s, 0.1)
     assert always.note.startswith("costs 0.3") and always.strength == LOWEST

@@ -213,6 +213,29 @@ def test_a_classifier_of_hugging_face_from_a_folder(folder: Path):
         hugging_face_scorer(folder, label="bold")
 
 
+def test_a_text_is_scored_alike_whatever_its_neighbours_where_padding_has_two_ids(tmp_path: Path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    words = AutoTokenizer.from_pretrained(sl.toy.weights_folder("toy-64"))
+    words.pad_token = words.eos_token
+    words.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        pad_token_id=(words.pad_token_id + 5) % len(words), initializer_range=0.5,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    scorer = hugging_face_scorer(tmp_path)
+    texts = ["the film was superb .", "so so .", "the plot was awful and the cast was bad ."]
+    alone = np.concatenate([scorer.scores([text]) for text in texts])
+    np.testing.assert_allclose(scorer.scores(texts), alone, atol=1e-6)
+    assert np.ptp(alone) > 1e-2
+    config.num_labels, config.problem_type = 1, "regression"
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"regression.*function_scorer"):
+        hugging_face_scorer(tmp_path)
+
+
 def test_vader_scores_where_it_is_installed_and_else_says_what_is_missing():
     if find_spec("vaderSentiment") is None:
         with pytest.raises(ValueError, match=r"pip install 'steerlens\[vader\]'"):

@@ -18,8 +18,8 @@ from steerlens.evaluate.sign_margin import (
     nll,
     sign_margin,
     strength_on_texts,
-    with_nonzero_label,
 )
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.values.steer import Steer, zero_steer
 from tests.models.zoo import TEXTS, by_hand, contexts, hook_count, random_reft, zoo
 

@@ -289,6 +289,26 @@ def test_a_copy_that_learned_nothing_says_so_and_is_the_model() -> None:
     with pytest.warns(UserWarning, match="nothing was learnt"):
         copy: Any = fine_tuned_copy(model, texts, tuning=FineTuning(lr=0.0, epochs=2))
     assert torch.equal(copy.W_U, model.W_U)
+    # nor is one kept that learned what held-out texts are worse for
+    with pytest.warns(UserWarning, match="nothing was learnt"):
+        copy = fine_tuned_copy(model, texts, tuning=FineTuning(lr=1.0, epochs=2))
+    assert torch.equal(copy.W_U, model.W_U)
+
+
+def test_the_learning_rate_of_a_copy_falls_to_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, step = [], torch.optim.AdamW.step
+
+    def noting(self: torch.optim.AdamW, *given: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noting)
+    texts = sl.toy.corpus("tone", n=40, seed=0).texts
+    fine_tuned_copy(
+        sl.load_model("toy-64"), texts, tuning=FineTuning(lr=1e-3, epochs=2, batch_size=8)
+    )
+    n = len(rates)
+    assert n >= 8 and rates == pytest.approx([1e-3 * (1 - k / n) for k in range(n)])
 
 
 @pytest.mark.parametrize(

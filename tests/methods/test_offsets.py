@@ -6,9 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+import steerlens as sl
 from steerlens.methods.baselines import offsets
 from steerlens.methods.baselines.logit_bias import fit_logit_bias
-from steerlens.methods.baselines.offsets import EXPONENT, from_logits, likelihood, reweighed
+from steerlens.methods.baselines.offsets import (
+    EXPONENT,
+    HELDOUT,
+    RIDGES,
+    Span,
+    fit_offsets,
+    from_logits,
+    likelihood,
+    reweighed,
+)
 from tests.values.make import make_readout, make_states, random
 
 ON = make_readout()
@@ -57,3 +67,23 @@ def test_under_a_soft_cap_words_have_no_weight_that_is_the_same_at_all_positions
     expected = from_logits(states, u)[0]
     assert abs(reweighed(states)(u)[0] - expected) > 0.1
     assert likelihood(states)(u)[0] == expected
+
+
+def test_of_all_ridges_the_one_is_taken_that_serves_held_out_texts_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = sl.load_model("toy-64")
+    states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
+    n = states.readout.d_vocab
+    span = Span(n, lambda V: V / 0.1, lambda g: g / 0.1)
+    found = fit_offsets(states, span, 0)
+    fitting, heldout = states.split(1 - HELDOUT, seed=0)
+    losses, alone = [], []
+    for ridge in RIDGES:
+        monkeypatch.setattr(offsets, "RIDGES", (ridge,))
+        alone.append(fit_offsets(states, span, 0))
+        losses.append(likelihood(heldout)(span.expand(fit_offsets(fitting, span, 0)))[0])
+    best = losses.index(min(losses))
+    assert 1 < best < len(RIDGES)
+    gaps = [float((found - one).norm()) for one in alone]
+    assert gaps.index(min(gaps)) == best

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -454,3 +455,10 @@ def test_a_model_that_reads_more_than_it_is_given_is_refused_by_name(unchecked: 
             ValueError, match=r"read \d+ tokens where \d+ were given.*get_base_model"
         ):
             read(model, ["it was good ."])
+
+
+def test_without_a_console_nothing_is_shown(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sl.collect(tiny, TEXTS, progress=False)
+    monkeypatch.setattr(sys, "stderr", None)
+    found = sl.collect(tiny, TEXTS)
+    assert_close(*(next(iter(s.chunks(999)))[0] for s in (found, expected)))

@@ -557,3 +557,40 @@ def test_layers_are_found_in_train_mode_and_nothing_is_drawn() -> None:
     assert len(model.blocks) == model.n_layers == 2
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.model.modules())
+
+
+def test_what_was_found_out_is_asked_anew_once_the_model_is_another() -> None:
+    """Its layers say where in the cache they write, so that a cache is wrong once the first is gone."""
+    prompts = ["it was", "the film"]
+    writing: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0.0}
+    used, fresh = (HuggingFace(hugging_face("toy-96-llama")) for _ in range(2))
+    before = sl.generate(used, prompts, **writing)
+    for model in (used, fresh):
+        model.model.model.layers = model.model.model.layers[1:]
+    found, expected = (sl.generate(model, prompts, **writing) for model in (used, fresh))
+    assert found.text.tolist() == expected.text.tolist() != before.text.tolist()
+    assert found.log_prob.tolist() == pytest.approx(expected.log_prob.tolist(), rel=1e-5)
+    assert not habits(used).caches
+    used.model.config.is_causal = False
+    with pytest.raises(ValueError, match="is not causal"):
+        sl.score(used, prompts)
+
+
+@pytest.mark.parametrize("shared", ["layers dropped", "a copy"])
+def test_a_model_whose_layers_were_not_looked_for_is_steered(shared: str) -> None:
+    model = hugging_face("toy-96-llama")
+    steer = random_steer(model)
+    if shared == "a copy":
+        model = copy.copy(model)
+    else:
+        model.model.layers = model.model.layers[:1]
+        model.config.num_hidden_layers = 1
+    ids = torch.tensor([[5, 9, 7]])
+    with torch.no_grad():
+        plain = model(ids).logits
+        with sl.steered(model, steer, 2.0):
+            steered = model(ids).logits
+        h = model.model(ids).last_hidden_state
+        expected = model.lm_head(h + 2 * h @ steer.W)
+    assert_close(steered, expected, atol=1e-4, rtol=1e-4)
+    assert (steered - plain).abs().max() > 0.1

@@ -23,6 +23,7 @@ from tests.models.zoo import (
     hook_count,
     other_than,
     random_steer,
+    tokenizer,
     tokens_of,
     zoo,
 )
@@ -233,3 +234,22 @@ def test_weights_of_another_size_than_the_configuration_says_are_named(
         ValueError, match=r"name: the weights in .* lack .*'transformer.wte.weight'"
     ):
         sl.load_model(tmp_path, plain=plain)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        (transformers.T5Config(), "T5.*no causal language model.*encoder-decoder"),
+        (transformers.LlavaConfig(), "Llava.*AutoModelForImageTextToText.*HuggingFace"),
+    ],
+    ids=["t5", "llava"],
+)
+def test_what_is_of_another_kind_is_named_in_few_words(
+    tmp_path: Path, config: Any, said: str, plain: bool
+) -> None:
+    config.save_pretrained(tmp_path)
+    tokenizer("bytes").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"(?s)name: .*{said}") as raised:
+        sl.load_model(tmp_path, plain=plain)
+    assert len(str(raised.value)) < 500

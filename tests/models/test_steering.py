@@ -370,3 +370,37 @@ def test_a_prompt_of_one_token_behind_another_text_is_a_prompt() -> None:
     plain = logits(5)
     assert torch.equal(alone, again)
     assert torch.equal(alone[0], plain[0]) and (alone[1] - plain[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("gate", ["from 3", "every 2", "fade 4"])
+def test_a_cache_of_before_the_block_holds_the_prompts_beginning(gate: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(find_model("toy-96-llama")).eval()
+    later = random_steer(model).when(gate)
+    ids = torch.tensor([[5, 9, 7, 8, 5, 9]])
+    writing: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    writing |= {"return_dict_in_generate": True, "output_logits": True}
+
+    def logits(prompt: int | None, held: int) -> torch.Tensor:
+        with torch.no_grad():
+            cache = model(ids[:, :held], use_cache=True).past_key_values if held else None
+            with sl.steered(model, later, 3.0, prompt=prompt):
+                return torch.cat(model.generate(ids, past_key_values=cache, **writing).logits)
+
+    expected = logits(None, 0)
+    with torch.no_grad():
+        plain = torch.cat(model.generate(ids, **writing).logits)
+    assert (expected - plain).abs().max() > 0.1
+    for prompt, held in ((6, 0), (None, 3), (6, 3)):
+        assert_close(logits(prompt, held), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [[2, 3], [3, 0], [-1], [True, False, False, True]])
+def test_places_that_are_named_are_steered_as_in_a_whole_pass(kept: list[int]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(find_model("toy-96-llama")).eval()
+    ids, places = torch.tensor([[5, 9, 7, 8]]), torch.tensor(kept)
+    with torch.no_grad(), sl.steered(model, random_steer(model).when("from 1"), 3.0, prompt=2):
+        whole = model(ids).logits
+        named = model(ids, logits_to_keep=places).logits
+    assert_close(named, whole[:, places], atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        assert (model(ids).logits[:, -1] - whole[:, -1]).abs().max() > 0.1

@@ -99,3 +99,19 @@ def test_what_cannot_be_drawn_is_refused(plot, table):
     with pytest.raises(ValueError, match=r"kind: got None, expected one of \['all', 'other'\]"):
         plot(two, "gain")
     assert len(plot(two, "gain", kind="other").texts) == len(plot(table, "gain").texts)
+
+
+@pytest.mark.parametrize("plot", (plot_at_kl, plot_rows))
+def test_a_dollar_in_a_methods_name_is_a_dollar(plot, table):
+    renamed = table.assign(method=[f"costs ${k}_$ {k}" for k in range(len(table))])
+    fig = plot(renamed, "gain").figure
+    fig.draw_without_rendering()
+    assert not any(
+        text.get_parse_math() for text in fig.findobj(Text) if "costs" in text.get_text()
+    )
+
+
+def test_several_axes_at_once_are_refused(unchecked: None, table):
+    axs = plt.figure().subplots(2, 2)
+    with pytest.raises(ValueError, match=r"ax: got ndarray, expected one Axes.*axs\[0, 0\]"):
+        plot_rows(table, "gain", ax=axs)

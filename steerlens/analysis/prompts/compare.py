@@ -9,7 +9,8 @@ from tqdm.auto import tqdm
 
 from steerlens.analysis.prompts.rows import drift, embedding_geometry
 from steerlens.analysis.prompts.words import of_words
-from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
+from steerlens.evaluate.sign_margin import nll, sign_margin
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.maths.stats import mean_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.fit import fit_prompt

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.numbers import generator
+from steerlens.maths.numbers import as_count, generator
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.priors import Gaussian, Prior, fit_gaussian
 from steerlens.models.embeddings import embeddings
@@ -45,6 +45,11 @@ def nearest_tokens(model: Model, rows: Float[Tensor, "n d"], *, k: int = 5) -> p
     """
     on = readout(model)
     E, ids = ordinary_words(model, on)
+    k = as_count(k, "k", f"1 … {len(E)} (ordinary tokens)", most=len(E))
+    if rows.shape[-1] != E.shape[1]:
+        raise ValueError(
+            f"rows: got a width of {rows.shape[-1]}, expected {E.shape[1]}, that of the model's embeddings"
+        )
     unit = _usual_distance(E)
     far = distances(rows.to(E), E)
     cosine = (

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerlens.analysis.prompts.rows import distances, ordinary_words
-from steerlens.evaluate.sign_margin import nll, sign_margin, with_nonzero_label
+from steerlens.evaluate.sign_margin import nll, sign_margin
+from steerlens.evaluate.signed import with_nonzero_label
 from steerlens.maths.brief import class_name
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.methods.prompt.priors import Vocabulary
@@ -38,13 +39,14 @@ def readability(
         prompt: kind "soft".
         test: labelled texts that it was not fitted to.
         draws: of random words, for comparison.
+        seed: of them.
 
     Returns:
         One row each for `prompt`, `nearest words`, `random words`, `no prompt`: `what`, `nll` (nats
         per token, texts that have a sign at their own label), `sign_margin` of the signs with its
-        95 % interval over texts `low`, `high`, and `kept`, the share of the prompt's sign margin.
-        Random words are means over draws. A reading is faithful as far as the nearest words keep
-        more than random ones.
+        95 % interval over texts `low`, `high`, and `kept`, the share of the prompt's sign margin (NaN
+        where that is not clearly above 0). Random words are means over draws. A reading is faithful
+        as far as the nearest words keep more than random ones.
 
     Raises:
         ValueError: a prompt of another kind.
@@ -80,7 +82,7 @@ def readability(
     rows.append(("no prompt", nll(model, with_nonzero_label(test), None), 0.0, 0.0, 0.0))
     table = pd.DataFrame(rows, columns=["what", *columns])
     return table.assign(
-        kept=table.sign_margin / table.sign_margin[0] if table.sign_margin[0] else math.nan
+        kept=table.sign_margin / table.sign_margin[0] if table.low[0] > 0 else math.nan
     )
 
 

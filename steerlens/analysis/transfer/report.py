@@ -96,7 +96,7 @@ def transfer_report(
             left out.
         home: the source's states on the same labelled texts: adds the row "at home", what the
             source's steer is worth where it was trained, the natural limit of rules that imitate
-            it.
+            it. Its margin is per token of the target too, so that shares are those of nats per text.
         rules: which. Where fewer tokens are shared than the models have dimensions, the alignment
             of the rules with one has a ridge of 0.1.
         kl: nats per token at which all are compared.
@@ -236,4 +236,11 @@ def _check(src: Fit, tgt: Fit, data: States, pairs: Pairs | None, home: States |
     if home is not None and len(home.labels) != len(data.labels):
         raise ValueError(
             f"home: got {len(home.labels)} texts, expected the {len(data.labels)} of data"
+        )
+    if home is not None and not (
+        torch.equal(home.labels, data.labels) and home.copies() == data.copies()
+    ):
+        raise ValueError(
+            "home: its labels, or which of its texts are copies, are not those of data, text by text; collect the states of "
+            "both models from the same labelled texts"
         )

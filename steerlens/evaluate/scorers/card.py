@@ -148,8 +148,8 @@ def heldout(scorer: Scorer, data: Labelled, *, on: str) -> Heldout:
 def told_apart(
     p: Float[np.ndarray, " n"], y: Bool[np.ndarray, " n"]
 ) -> tuple[float, float, float, float, float, float]:
-    """Return the accuracy of scores at one half and the area under their curve, each with its 95 %
-    interval: the first fields of `Heldout`.
+    """Return the accuracy of scores at one half, which itself counts as low, and the area under
+    their curve, each with its 95 % interval: the first fields of `Heldout`.
 
     Example:
         >>> told_apart(np.array([0.9, 0.2]), np.array([True, False]))[::3]

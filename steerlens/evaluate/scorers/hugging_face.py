@@ -32,7 +32,9 @@ class HuggingFaceScorer:
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
         found = np.zeros(len(texts))
         config, tokenizer = self.model.config, self.tokenizer
-        pads = tokenizer.pad_token is not None and getattr(config, "pad_token_id", None) is not None
+        # the model finds a text's last token by its own idea of padding
+        padding = getattr(config, "pad_token_id", None)
+        pads = padding is not None and tokenizer.pad_token_id == padding
         size, most = BATCH if pads else 1, longest(self.model, config, tokenizer)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
@@ -44,7 +46,7 @@ class HuggingFaceScorer:
                 return_tensors="pt",
             ).to(self.model.device)
             logits = self.model(**given).logits.double()
-            several = logits.shape[1] > 1 and not _multi_label(self.model)
+            several = logits.shape[1] > 1 and _problem(self.model) != "multi_label_classification"
             p = (logits.softmax(1) if several else logits.sigmoid())[:, self.label]
             found[rows] = p.cpu().numpy()
         return found
@@ -64,7 +66,8 @@ def hugging_face_scorer(
 
     Its score is the probability of `label`: softmax over the labels, or the sigmoid of its own
     logit where the configuration says multi-label or there is one alone. Weights are read from
-    safetensors only, and no code of the repository runs. A folder needs no network.
+    safetensors only, and no code of the repository runs. A folder needs no network. Texts are read
+    one at a time where tokenizer and configuration do not pad alike.
 
     Args:
         label: one of the model's labels; None: its only one, or the last of two.
@@ -73,7 +76,8 @@ def hugging_face_scorer(
             table says so. On its own training texts a classifier looks better than it is.
 
     Raises:
-        ValueError: a label that the model has not, or no label where it has more than two.
+        ValueError: a label that the model has not, or no label where it has more than two; a
+            regression, whose number is no probability.
 
     Example:
         >>> hugging_face_scorer("distilbert/distilbert-base-uncased-finetuned-sst-2-english")  # doctest: +SKIP
@@ -88,6 +92,11 @@ def hugging_face_scorer(
         str(name), use_safetensors=True, **where
     )
     model = model.to(device).eval()
+    if _problem(model) == "regression":
+        raise ValueError(
+            f"name: {brief(str(name))} is a regression (problem_type), whose numbers are no probabilities; bring them into "
+            "[0, 1] as you mean them: steerlens.evaluate.scorers.function_scorer"
+        )
     labels = {str(text): int(k) for k, text in model.config.id2label.items()}
     if label is None and len(labels) <= 2:
         label = max(labels, key=labels.__getitem__)
@@ -101,5 +110,5 @@ def hugging_face_scorer(
     return replace(found, card=replace(card, heldout=heldout(found, data, on=on)))
 
 
-def _multi_label(model: Any) -> bool:
-    return getattr(model.config, "problem_type", None) == "multi_label_classification"
+def _problem(model: Any) -> str | None:
+    return getattr(model.config, "problem_type", None)

@@ -56,6 +56,10 @@ def causal_direction(
     ids = torch.tensor([[_token(readout, word) for word in pair] for pair in _pairs(pairs)])
     W_U = readout.W_U.detach().float()
     gamma = (W_U[:, ids[:, 1]] - W_U[:, ids[:, 0]]).mean(1)
+    if not bool(gamma.any()):
+        raise ValueError(
+            "pairs: their differences add up to nothing; give pairs that turn the same way"
+        )
     return Shift(causal_dual(readout, gamma), UNEMBED_IN, readout, name)
 
 

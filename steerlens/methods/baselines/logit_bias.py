@@ -102,10 +102,10 @@ def as_top(given: int | None) -> int | None:
 def fit_logit_bias(states: States, *, seed: int = 0, name: str = "logit bias") -> LogitBias:
     """Fit the constant that a label adds to the logit of each word: the paper's soft blacklist.
 
-        minimise  mean CE(softmax(c W_U + b_U + y·o + d), next token) + ridge/2 · Σ_v p̄_v (o_v² + d_v²)
+        minimise  mean CE(softmax(c W_U + b_U + y·o + d), next token) + ridge/2 · Σ_v (p̄_v + 1/N) (o_v² + d_v²)
 
-    Convex, solved to 1e-4 nats with a certificate; `p̄` is the model's mean prediction, so the ridge
-    is in nats, and held-out texts choose it. `d`, always on, is fitted beside it and left out. The
+    Convex, solved to 1e-4 nats with a certificate; `p̄` is the model's mean prediction
+    over N positions, so the ridge is in nats, and held-out texts choose it. `d`, always on, is fitted beside it and left out. The
     authors take 1,000 steps of Adam and no ridge. It moves the same words everywhere: that "not"
     turns the next word's sign around it cannot say (their appendix I).
 
