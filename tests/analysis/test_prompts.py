@@ -165,12 +165,12 @@ def test_a_prompt_of_words_is_read_faithfully(model, E, test) -> None:
     assert torch.equal(prompt.at(1.0)[0], embeddings(model)[plus * 2])
     table = readability(model, prompt, test, draws=2).set_index("what")
     assert table.loc["nearest words"].tolist() == pytest.approx(
-        table.loc["prompt"].tolist(), abs=1e-6
+        table.loc["prompt"].tolist(), abs=1e-6, nan_ok=True
     )
-    assert (
-        table.kept["nearest words"] == pytest.approx(1, abs=1e-4)
-        and table.sign_margin["prompt"] > 0.005
-    )
+    assert table.sign_margin["prompt"] > 0.005
+    many = readability(model, prompt, sl.toy.corpus("sentiment", n=400, seed=2), draws=1)
+    assert many.low[0] > 0 and many.kept.tolist()[:2] == pytest.approx([1, 1], abs=1e-4)
+    assert many.kept[2] < 0.8
     assert (
         table.sign_margin["random words"] < table.sign_margin["prompt"]
         and table.sign_margin["no prompt"] == 0

@@ -19,7 +19,8 @@ def test_means_are_of_what_compare_says_and_differences_are_taken_within_texts()
     one, other = (random_steer(model, seed=k) for k in (0, 1))
     zero = 0 * one
     fits: dict[str, Sequence[sl.Steer]] = {
-        "own": [one, other], "longer": [2 * one, 3 * other], "other": [other, other], "nothing": [zero, zero], "half": [one, zero],
+        "own": [one, other], "longer": [2 * one, 3 * other], "other": [other, other], "nothing": [zero, zero],
+        "half": [one, zero],
     }  # fmt: skip
     table = compare_draws(model, fits, TEST, against="own", kl=0.03).set_index("name")
     each = compare(model, {"one": one, "other": other}, TEST, kl=0.03).sign_margin

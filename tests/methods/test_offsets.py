@@ -12,12 +12,12 @@ from steerlens.methods.baselines.logit_bias import fit_logit_bias
 from steerlens.methods.baselines.offsets import (
     EXPONENT,
     HELDOUT,
-    RIDGES,
     Span,
     fit_offsets,
     from_logits,
     likelihood,
     reweighed,
+    text_moments,
 )
 from tests.values.make import make_readout, make_states, random
 
@@ -73,17 +73,20 @@ def test_of_all_ridges_the_one_is_taken_that_serves_held_out_texts_best(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = sl.load_model("toy-64")
-    states = sl.collect(model, sl.toy.corpus("tone", n=300, seed=0), progress=False)
-    n = states.readout.d_vocab
-    span = Span(n, lambda V: V / 0.1, lambda g: g / 0.1)
+    states = sl.collect(model, sl.toy.corpus("sentiment", n=200, seed=0), progress=False)
+    sums = text_moments(states)
+    size = ((sums.p + 1) / sums.weight).sqrt().float()
+    span = Span(len(size), lambda V: V / size, lambda g: g / size)
+    ridges = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3)
+    monkeypatch.setattr(offsets, "RIDGES", ridges)
     found = fit_offsets(states, span, 0)
     fitting, heldout = states.split(1 - HELDOUT, seed=0)
     losses, alone = [], []
-    for ridge in RIDGES:
+    for ridge in ridges:
         monkeypatch.setattr(offsets, "RIDGES", (ridge,))
         alone.append(fit_offsets(states, span, 0))
         losses.append(likelihood(heldout)(span.expand(fit_offsets(fitting, span, 0)))[0])
     best = losses.index(min(losses))
-    assert 1 < best < len(RIDGES)
+    assert 1 < best < len(ridges) - 1
     gaps = [float((found - one).norm()) for one in alone]
     assert gaps.index(min(gaps)) == best
