@@ -32,7 +32,7 @@ def gram(W_U: Float[Tensor, "d vocab"]) -> Gram:
     n = W_U.shape[1]
     mean = sum((part.sum(1) for part in _columns(W_U)), torch.zeros(())) / n
     G = sum((_square(part - mean[:, None]) for part in _columns(W_U)), 0 * mean)
-    return Gram(G, mean, pseudo_inverse(G))
+    return Gram(G, mean, inverse_of_gram(G))
 
 
 def _columns(W_U: Float[Tensor, "d vocab"]) -> Iterator[Float[Tensor, "d some"]]:
@@ -43,7 +43,7 @@ def _square(X: Float[Tensor, "d some"]) -> Float[Tensor, "d d"]:
     return X @ X.mT
 
 
-def pseudo_inverse(G: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+def inverse_of_gram(G: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Return the Moore-Penrose inverse of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(G)
     kept = values > RANK * values[-1]
@@ -155,7 +155,7 @@ def seen_only(
     if 2 * n_seen >= n:
         sums, squares = n * of.mean - sums, of.G + n * torch.outer(of.mean, of.mean) - squares
     G = squares - torch.outer(sums, sums) / max(n_seen, 1)
-    inverse = pseudo_inverse((G + G.mT) / 2)
+    inverse = inverse_of_gram((G + G.mT) / 2)
     miss = float((G @ (inverse @ A) - A).norm() / A.norm().clamp_min(1e-300))
     wide = Q.double()
     return Seen(inverse, miss, _largest(A.mT @ inverse @ A, wide @ wide.mT))

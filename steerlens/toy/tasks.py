@@ -192,6 +192,7 @@ def _ids(tokenizer: Tokenizer, prompt: str, text: str) -> list[int]:
 
 
 def random_stream(name: str, seed: int, use: int) -> np.random.SeedSequence:
+    """Return the seeds of one use of a task, which no other use or task has."""
     if name not in TASKS:
         raise ValueError(f"name is {name!r}; expected one of {TASKS}")
     return np.random.SeedSequence((seed, use, TASKS.index(name)))

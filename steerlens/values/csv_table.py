@@ -17,6 +17,8 @@ _FIELD_LIMIT = threading.Lock()
 
 
 def csv_table(content: str, path: Path, wanted: Sequence[Hashable], separators: str) -> Table:
+    """Read what a .csv holds, with the separator that its first line names or that its header shows
+    beside the wanted columns."""
     said = SEP_LINE.match(content)
     start = said.end() if said else 0
     with _long_fields(len(content)):

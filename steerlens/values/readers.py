@@ -85,6 +85,7 @@ def read_texts(path: str | PathLike[str], *, text: Hashable = "text") -> list[st
 
 
 def path_of_table(path: Any) -> Path:
+    """Return the path of a file; refuse addresses, and tables that are in memory."""
     if isinstance(path, str) and "://" in path:
         raise ValueError(
             f"path: got the address {path!r}, expected a file here; nothing is downloaded: get it first"
@@ -98,6 +99,7 @@ def path_of_table(path: Any) -> Path:
 
 
 def kind_of(path: Path, kinds: Sequence[str]) -> str:
+    """Return a file's ending, without .gz, where it is one of those that are read."""
     if path.is_dir():
         raise ValueError(f"path: {path} is a folder, expected a file; read each with read_labelled")
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -212,6 +214,7 @@ def _json_table(content: str, path: Path) -> Table:
 
 
 def read_json(raw: str, path: Path, where: str) -> Any:
+    """Return what JSON says; an error has the place, and what is wrong with files of this kind."""
     try:
         return json.loads(raw, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:

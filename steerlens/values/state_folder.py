@@ -82,6 +82,7 @@ def identity_of(digests: Sequence[str]) -> str:
 
 
 def part_path(folder: Path, number: int) -> Path:
+    """Return where a part of a folder lies, by its number."""
     return folder / f"part-{number:06d}.safetensors"
 
 

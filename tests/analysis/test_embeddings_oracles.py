@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 from scipy.spatial import procrustes
-from scipy.stats import binom, binomtest, spearmanr
+from scipy.stats import binom, spearmanr
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -23,7 +23,6 @@ from steerlens.analysis.embeddings import (
     word_similarity,
 )  # fmt: skip
 from steerlens.analysis.embeddings.compare import hsic
-from steerlens.analysis.embeddings.nearest import wilson
 from steerlens.analysis.embeddings.probe import stem
 from steerlens.maths.ridge import PENALTIES, predict_by_ridge, standardise
 from steerlens.values.readout import Readout
@@ -105,12 +104,6 @@ def test_what_is_near_to_c_is_seen_without_arithmetic():
         emb, [(f"l{i}", f"r{i}", f"l{i + 1}", f"r{i + 1}") for i in range(49)]
     ).table.iloc[0]
     assert row.accuracy == 1 and row.only_c == 1
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (50, 100), (9, 9)])
-def test_wilson_is_scipys(right: int, n: int):
-    there = binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson(right, n) == pytest.approx((there.low, there.high), abs=1e-6)
 
 
 def test_similarity_is_scipys_on_noisy_judgements():

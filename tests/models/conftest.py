@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import steerlens.models.generate as generating
-from tests.models.zoo import BUILDERS, hook_count, zoo
+from tests.models.zoo import IN_TURN, hook_count, zoo
 
 
 def _left_alone(name: str) -> Iterator[Any]:
@@ -16,13 +16,13 @@ def _left_alone(name: str) -> Iterator[Any]:
     assert hook_count(model) == before, "a hook was left behind"
 
 
-@pytest.fixture(params=BUILDERS)
+@pytest.fixture(params=IN_TURN)
 def model(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Each model of the zoo in turn."""
     yield from _left_alone(request.param)
 
 
-@pytest.fixture(params=[name for name in BUILDERS if name != "bfloat16"])
+@pytest.fixture(params=[name for name in IN_TURN if name != "bfloat16"])
 def single(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Each model in float32. In bfloat16 likeliest tokens tie, so a batch may write otherwise than
     a row alone."""

@@ -9,10 +9,10 @@ import torch
 
 import steerlens as sl
 from steerlens.models.duplicate import duplicate
-from tests.models.zoo import BUILDERS, zoo
+from tests.models.zoo import BUILDERS, IN_TURN, zoo
 
 
-@pytest.mark.parametrize("name", list(BUILDERS))
+@pytest.mark.parametrize("name", IN_TURN)
 def test_a_copy_gives_the_same_and_shares_nothing(name: str) -> None:
     model = zoo(name)
     made: Any = duplicate(model)
@@ -38,7 +38,7 @@ def test_a_copy_outlives_the_model() -> None:
         assert gone() is None and torch.equal(made(ids), before)
 
 
-@pytest.mark.parametrize("name", list(BUILDERS))
+@pytest.mark.parametrize("name", IN_TURN)
 def test_a_model_that_was_run_with_gradients_is_copied_too(name: str) -> None:
     model: Any = BUILDERS[name]()
     ids = torch.tensor([[5, 6, 7, 8]])

@@ -25,7 +25,7 @@ from steerlens.values.hook_names import resid_post
 from steerlens.values.intervention import UNEMBED_IN
 from tests.models.test_collect import by_text, ids_of
 from tests.models.zoo import (
-    BUILDERS,
+    IN_TURN,
     N_CTX,
     TEXTS,
     edited_by_hand,
@@ -40,7 +40,7 @@ DATA = sl.Labelled(
     TEXTS, (1.0, -0.5, 0.25, -1.0), ("", "the film .", "nothing here is worth", "we liked the")
 )
 ALL = list(range(len(TEXTS)))
-RESUMING = [name for name in BUILDERS if name != "native"]
+RESUMING = [name for name in IN_TURN if name != "native"]
 
 
 def layers_of(model: Any) -> range:

@@ -14,7 +14,7 @@ from steerlens.models.adapters.bridge import read_behind
 from steerlens.models.hooks import convention
 from steerlens.models.tokenization import encode
 from tests.models.test_collect import by_text, ids_of
-from tests.models.zoo import BUILDERS, TEXTS, edited_by_hand, near, random_reft, random_steer, zoo
+from tests.models.zoo import IN_TURN, TEXTS, edited_by_hand, near, random_reft, random_steer, zoo
 
 PROMPTS = ("the film was", "", "nothing here is worth the money .", "we liked the")
 DATA = sl.Labelled(TEXTS, (1.0, 0.5, 0.0, -1.0), PROMPTS)
@@ -304,7 +304,7 @@ def check_inside(model: Any, variant: str, positions: str, options: dict[str, An
     assert expected == sl.generate(model, prompts, reft, strengths=(1.5,), **GREEDY).text.tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in ("padded", "bfloat16")])
+@pytest.mark.parametrize("name", [name for name in IN_TURN if name not in ("padded", "bfloat16")])
 def test_transformer_lens_own_writing_inside_the_block_is_ours(name: str) -> None:
     """Without the models that write padding rows, which we never do, or whose likeliest tokens
     tie."""

@@ -271,6 +271,9 @@ if HookedTransformer is not None:
         "hooked-llama": lambda: sl.load_model(folder("llama"), hooked=True),
         "hooked-processed": _processed,
     }
+IN_TURN = [name for name in BUILDERS if HookedTransformer is None or not name.startswith("plain-")]
+"""Those that every law is tried on; what TransformerLens has no part in, beside its newer version
+alone."""
 
 
 @cache

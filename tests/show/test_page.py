@@ -13,11 +13,14 @@ import pytest
 from markupsafe import Markup
 
 import steerlens as sl
+from steerlens.evaluate.verbs import Sampling
 from steerlens.show.numbers import fixed, interval
+from steerlens.show.report import compared, writing
 from steerlens.show.report.build import write_report
 from steerlens.show.report.openings import openings
 from steerlens.show.report.page import page, replication
 from steerlens.show.report.study import Study, study
+from steerlens.values.training import Training
 from tests.show.browser import assert_inert, browser, find_browser
 
 FACTS = {
@@ -53,7 +56,13 @@ def numbers(folder: Path) -> dict:
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "out"
     lines: list[str] = []
-    write_report("toy-64", out, texts=120, seed=0, say=lines.append)
+    with pytest.MonkeyPatch.context() as patch:  # a table is one however many texts it is of
+        patch.setattr(writing, "PROMPTS", 10)
+        patch.setattr(writing, "GIVEN", 30)
+        patch.setattr(writing, "SAMPLING", Sampling(samples=2, max_new_tokens=10))
+        patch.setattr(compared, "TRAINING", Training(epochs=1))
+        patch.setattr(compared, "RIVAL_TESTS", 40)
+        write_report("toy-64", out, texts=120, seed=0, say=lines.append)
     assert lines[0] == "loading toy-64" and lines[-1] == "drawing"
     return out
 

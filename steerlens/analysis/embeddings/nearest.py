@@ -12,7 +12,7 @@ from torch import Tensor
 from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import numpy_generator
-from steerlens.maths.stats import rank_correlation
+from steerlens.maths.stats import rank_correlation, share_interval
 from steerlens.maths.torch_defaults import torch_defaults
 
 Question = tuple[str, str, str, str]
@@ -129,10 +129,10 @@ def analogies(
         mine = ranks[those]
         n = sum(asked.values()) if name == "all" else asked[name]
         right = int((mine == 1).sum())
-        low, high = wilson(right, len(mine))
-        share, reciprocal = (
-            (right / len(mine), float((1 / mine).mean())) if len(mine) else (np.nan, np.nan)
-        )
+        share, reciprocal, low, high = [np.nan] * 4
+        if len(mine):
+            share, reciprocal = right / len(mine), float((1 / mine).mean())
+            low, high = share_interval(share, len(mine))
         only_c = float((alone[those] == 1).mean()) if len(mine) else np.nan
         table.append(
             (
@@ -185,21 +185,6 @@ def _place(score: Float[Tensor, "n words"], part: Int[Tensor, "n 4"]) -> Int[Ten
     """Return 1 + the number of words that do as well as the answer or better; writes to `score`."""
     answer = score.gather(1, part[:, 3:])
     return (score.scatter_(1, part, -torch.inf) >= answer).sum(1) + 1
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share.
-
-    Example:
-        >>> [round(x, 3) for x in wilson(8, 10)]
-        [0.49, 0.943]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    p, factor = right / n, 1 + z * z / n
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return float(max((middle - half) / factor, 0)), float(min((middle + half) / factor, 1))
 
 
 @torch_defaults()

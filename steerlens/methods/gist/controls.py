@@ -137,6 +137,8 @@ class Task:
 
 
 def task_of(model: Model, prompt: str, texts: Sequence[str], length: int) -> Task:
+    """Return the texts as a prompt's rows are distilled on them: encoded behind it, with what the
+    model is to say there."""
     texts = as_texts(texts)
     how = convention(model, readout(model))
     # rows, begin-of-text and a continuation have room wherever the prompt and it have

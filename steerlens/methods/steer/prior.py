@@ -126,6 +126,7 @@ class Search(NamedTuple):
 
 
 def search_under(prior: Prior, whitened: Coordinates, cost: Cost, asked: Asked) -> Search:
+    """Return what all fits under a prior share; the cost's curvature is measured once."""
     steepest = largest_curvature(cost.at(0, 256), whitened)
     return Search(prior, whitened, cost, steepest, asked.ridge, asked.rank)
 

@@ -131,6 +131,7 @@ def write_files(folder: Path, studies: list[Study], facts: dict[str, Any]) -> No
 def fit_studies(
     lm: Model, data: Labelled | None, name: str, texts: int, seed: int, say: Say
 ) -> list[Study]:
+    """Return the study of the data, or those of the toy world's two attributes."""
     if data is not None:
         train, test = _parts(data, name, texts, seed)
         return [study(lm, train, test, name=name, seed=seed, say=say)]
