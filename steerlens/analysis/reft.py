@@ -43,8 +43,12 @@ def reft_quality(
     All are held at the same cost, so that none looks better by being stronger. Over no background.
 
     Args:
+        model: unchanged afterwards.
         train, test: labelled texts, no text in both.
+        variants, ranks, layers: of ReFT, each with each; the steers have the same ranks.
         kl: nats per token that each may cost, mean of both signs, on a sample of `test`.
+        training: of every ReFT.
+        seed: of all fits.
 
     Returns:
         One row per method, layer and rank: `method`, `layers` ("unembedding" for steers), `rank`,

@@ -76,6 +76,7 @@ def compare_subspaces(
         again: edits of the same kind, by layer, fitted to other texts.
         rank: of the steer's directions that count.
         draws: random subspaces behind a chance level.
+        seed: of them.
 
     Returns:
         One row per layer and question: `layer`, `question`, `overlap` (mean squared cosine of the

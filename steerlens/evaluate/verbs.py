@@ -165,8 +165,8 @@ def own_costs(
         KL(model ‖ method at the strength)        nats
 
     exact at every position, the end of the text included. An empty text has no token here, and
-    neither has one that goes on inside the prompt's last word, which cannot be told apart in tokens
-    once it is text.
+    nor does one that continues the prompt's last word, which cannot be told apart in tokens once it
+    is text.
 
     Example:
         >>> import steerlens as sl

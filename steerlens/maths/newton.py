@@ -70,6 +70,8 @@ def maximize_concave(
     Args:
         derivatives: from points to slopes and to minus second derivatives (or any positive stand-in
             for them).
+        limit: no point is further from 0.
+        tolerance: of a point, where the steps end; after `max_steps` they do so anyway.
 
     Returns:
         The points, and whether the top lies beyond the limit (the point is then the limit).

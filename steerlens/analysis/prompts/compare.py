@@ -42,6 +42,7 @@ def compare_priors(
     Does it matter where a prompt starts?
 
     Args:
+        train, test: labelled texts, no text in both.
         priors: by name, over token embeddings.
         seeds: of start, split and order together; at least five for an interval worth having (see
             `over_seeds`).

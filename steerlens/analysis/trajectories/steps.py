@@ -52,7 +52,7 @@ def step_statistics(
         `shuffled_low`, `shuffled_high`; `texts`.
 
     Raises:
-        ValueError: lags, walks or draws too few; a task with less than two texts that are long
+        ValueError: fewer than two lags, no walks or no draws; a task with less than two texts that are long
             enough.
 
     Example:

@@ -58,6 +58,7 @@ def word_list(
     Args:
         high, low: words; entries of several words never match and are refused.
         measures: what 1 means, e.g. "how toxic".
+        name: for tables.
         data: held-out texts (+1: high) for the card.
 
     Raises:

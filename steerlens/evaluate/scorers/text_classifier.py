@@ -147,7 +147,7 @@ def _check_signs(data: Labelled) -> None:
 def _logistic(x: Any, shares: Float[np.ndarray, " n"], c: float) -> tuple[np.ndarray, float]:
     """Fit log-odds to shares of a class: each text counts on both sides, by its share."""
     high, low = shares > 0, shares < 1
-    # the intercept is penalised as a weight is; as one of 10 it is hardly
+    # the intercept is penalised as a weight is; scaled by 10 it hardly is
     fitted = LogisticRegression(C=c, solver="liblinear", random_state=0, intercept_scaling=10).fit(
         vstack([x[high], x[low]]),
         np.repeat([1, 0], [high.sum(), low.sum()]),

@@ -53,7 +53,9 @@ class LogitBias:
                 f"offset: got shape {tuple(self.offset.shape)}, expected ({self.readout.d_vocab},)"
             )
         if not bool(torch.isfinite(self.offset).all()):
-            raise ValueError(f"offset of {self.name!r} holds NaN or infinity; do the states?")
+            raise ValueError(
+                f"offset of {self.name!r} holds NaN or infinity, as states in half precision may; load the model in float32"
+            )
 
     @property
     def n_parameters(self) -> int:

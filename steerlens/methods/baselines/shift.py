@@ -58,7 +58,7 @@ class Shift:
             )
         if not bool(torch.isfinite(self.vector).all()):
             raise ValueError(
-                f"vector of {self.name!r} holds NaN or infinity; do the model's states?"
+                f"vector of {self.name!r} holds NaN or infinity, as states in half precision may; load the model in float32"
             )
 
     @property
