@@ -256,3 +256,17 @@ def test_the_area_under_the_curve_is_scikit_learns():
         roc_auc_score(y[y != 0] > 0, scorer.scores(data.texts)[y != 0])
     )
     assert found.texts == (y != 0).sum()
+
+
+def noise_texts(n: int, highs: int) -> sl.Labelled:
+    """Texts of words that say nothing of their labels, of which so many are +1."""
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdefgh"), 5)) for _ in range(60)]
+    texts = [" ".join(random.choice(words, 6)) for _ in range(n)]
+    return sl.Labelled(texts, random.permutation([1.0] * highs + [-1.0] * (n - highs)).tolist())
+
+
+def test_a_text_without_a_known_term_has_the_base_rate():
+    data = noise_texts(400, 380)
+    scorer = fit_text_classifier(data, test=data, measures="noise")
+    assert scorer.scores(["qqq"])[0] == pytest.approx(0.95, abs=0.03)

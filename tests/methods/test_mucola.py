@@ -196,3 +196,10 @@ def test_what_cannot_be_is_refused() -> None:
                  {"cooling": 1}, {"step_size": float("nan")}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(what))):
             Langevin(**what)  # type: ignore[arg-type]
+
+
+def test_the_noise_falls_geometrically_from_the_first_step_to_the_last_of_cooling() -> None:
+    how = Langevin()
+    assert (how.sigma(0), how.sigma(how.cooling - 1)) == pytest.approx(how.noise, rel=1e-12)
+    assert how.sigma(10 * how.cooling) == how.noise[1]
+    assert how.sigma(1) / how.sigma(0) == pytest.approx(how.sigma(11) / how.sigma(10), rel=1e-12)
