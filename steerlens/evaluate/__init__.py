@@ -3,7 +3,7 @@ fitting one.
 
 Given texts: `classify`, `compare` (everything at equal KL), `draws` (the same over draws of the
 training texts), `leak` (what a steer does to other attributes), `sign_margin` (of any intervention,
-with intervals), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept
+with intervals; `signed`: of which texts), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept
 states), `matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`.
 
 Written texts: `scorers` (what judges an attribute), `measures` and `fluency`, `protocols` and
@@ -24,7 +24,7 @@ from steerlens.lazy import lazily
 
 ROOMS = (
     "advise", "classify", "compare", "compare_writing", "controls", "draws", "fluency", "ground_truth", "leak", "losses",
-    "matched_kl", "measures", "price", "prompts", "protocols", "runs", "scorers", "sign_margin", "spend", "strength",
+    "matched_kl", "measures", "price", "prompts", "protocols", "runs", "scorers", "sign_margin", "signed", "spend", "strength",
     "summary", "verbs", "verdict", "writer",
 )  # fmt: skip
 TRUTH = ("gap_closed", "label_curve", "written_attribute")

@@ -17,6 +17,7 @@ from steerlens.maths.stats import rank_correlation
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
+from steerlens.models.score import warn_of_cut
 from steerlens.models.steering import check_lives_on
 from steerlens.values.arguments import check_labelled, line_of
 from steerlens.values.fit import Fit
@@ -90,6 +91,8 @@ def classify(
         check_labelled(data, name)
     check_prior(prior)
     seen, new = (collect(model, data, progress=False) for data in (train, test))
+    for read in (seen, new):
+        warn_of_cut(model, read, "not read")
     return classify_states(steer, (seen, train), (new, test), prior=prior)
 
 

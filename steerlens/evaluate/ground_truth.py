@@ -16,7 +16,7 @@ from steerlens.models.hooks import Model
 from steerlens.models.score import state_log_probs
 from steerlens.models.steering import check_intervention, check_lives_on
 from steerlens.toy import Condition, default_grammar
-from steerlens.values.arguments import check_same_model, line_of, steer_of
+from steerlens.values.arguments import background_of, check_same_model, line_of, steer_of
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.labelled import Labelled
@@ -65,9 +65,7 @@ def label_curve(
     steer = steer_of(steer)
     check_same_model(states, steer)
     values = as_floats(strengths, "strengths")
-    line = (
-        steer if background is None else steer.with_background(steer_of(background, "background"))
-    )
+    line = steer if background is None else steer.with_background(background_of(background))
     log_probs = state_log_probs(states, line, (0.0, *values)).double()
     by_text = states.sum_by_text(log_probs[1:] - log_probs[0])
     rows = []

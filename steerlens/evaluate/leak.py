@@ -11,7 +11,7 @@ from steerlens.evaluate.compare import compare
 from steerlens.evaluate.writer import Method
 from steerlens.maths.logit_stats import logit_stats
 from steerlens.models.hooks import Model
-from steerlens.values.arguments import steer_of
+from steerlens.values.arguments import background_of, steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.states import States, check_states
@@ -91,7 +91,7 @@ def summed_nll(
     """
     check_states(states)
     linear = {name: steer_of(steer, "steers") for name, steer in steers.items()}
-    background = None if background is None else steer_of(background, "background")
+    background = None if background is None else background_of(background)
     for name, steer in linear.items():
         if name not in labels:
             raise ValueError(f"labels: none for the steer {name!r}, only for {list(labels)}")

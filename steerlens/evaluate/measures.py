@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from steerlens.models.collect import collect
-from steerlens.models.hooks import Model
+from steerlens.models.hooks import Model, adapter
 from steerlens.models.score import state_log_probs
+from steerlens.values.warn import warn_user
 
 DROPPED = 1e4
 """Perplexity of a text from which on the papers leave it out of their mean."""
@@ -52,6 +53,11 @@ def _string_nll(model: Model, strings: list[str]) -> dict[str, tuple[float, floa
     if not strings:
         return {}
     states = collect(model, strings, end=False, progress=False)
+    if states.n_truncated:
+        warn_user(
+            f"evaluator: {states.n_truncated} of {len(strings)} strings are longer than its context, {adapter(model).n_ctx} "
+            "tokens; what lies behind it is in no perplexity. Take an evaluator of a longer context, or shorter prompts"
+        )
     nats = -states.sum_by_text(state_log_probs(states, None, (0.0,))[0].double())
     return {
         s: (float(nll), float(n))

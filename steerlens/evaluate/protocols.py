@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from steerlens.evaluate.scorers.card import Scorer
 from steerlens.evaluate.verbs import Sampling
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.models.hooks import Model
 from steerlens.values.texts import as_texts
 
@@ -59,6 +59,15 @@ class Protocol:
     def __post_init__(self) -> None:
         if not self.groups or not all(prompts for _, prompts in self.groups):
             raise ValueError(f"groups: got {dict(self.groups)}, expected prompts of each kind")
+        known = [
+            (kind, tuple(as_texts(some, f"prompts of {kind!r}"))) for kind, some in self.groups
+        ]
+        object.__setattr__(self, "groups", tuple(known))  # a text alone is one prompt
+        if not (hasattr(self.scorer, "card") and callable(getattr(self.scorer, "scores", None))):
+            raise ValueError(
+                f"scorer: got {class_name(self.scorer)}, expected one with `scores` and a `card`; of a function: "
+                "steerlens.evaluate.scorers.function_scorer(function, name)"
+            )
         for name, options in (
             ("wanted", ("high", "low")),
             ("side", (1, -1)),

@@ -22,6 +22,7 @@ from steerlens.evaluate.writer import check_base
 from steerlens.models.hooks import Model, adapter, convention
 from steerlens.models.readout import readout
 from steerlens.models.tokenization import encode_prompts
+from steerlens.values.fit import value_of
 from steerlens.values.intervention import Intervention
 from steerlens.values.progress import hidden
 
@@ -63,6 +64,7 @@ def run_protocol(
         >>> len(run_protocol(sl.load_model("toy-64"), [base], task, progress=False))
         5
     """
+    entrants = [entrant._replace(method=value_of(entrant.method)) for entrant in entrants]
     _check(model, entrants, protocol)
     if folder is not None:
         _check_apart([entrant.name for entrant in entrants])
@@ -155,6 +157,13 @@ def _check(model: Model, entrants: Sequence[Entrant], protocol: Protocol) -> Non
             check_base(entrant.method, model)
         if isinstance(entrant.method, Intervention):
             prefix = max(prefix, entrant.method.prefix)
+    _check_room(model, protocol, prefix, "the context")
+    if protocol.evaluator is not None:
+        _check_room(protocol.evaluator, protocol, 0, "the evaluator's context")
+
+
+def _check_room(model: Model, protocol: Protocol, prefix: int, called: str) -> None:
+    """Raise where a prompt and its continuation are longer than a model reads."""
     how = convention(model, readout(model))
     room = how.n_ctx - prefix - protocol.sampling.max_new_tokens
     ids = encode_prompts(adapter(model).tokenizer, protocol.prompts, how)
@@ -162,7 +171,7 @@ def _check(model: Model, entrants: Sequence[Entrant], protocol: Protocol) -> Non
         if len(tokens) > room:
             raise ValueError(
                 f"prompts: {prompt[:40]!r}… has {len(tokens)} tokens; with "
-                f"{protocol.sampling.max_new_tokens} new ones it does not fit the context of "
+                f"{protocol.sampling.max_new_tokens} new ones it does not fit {called} of "
                 f"{how.n_ctx}; shorten it or leave it out"
             )
 

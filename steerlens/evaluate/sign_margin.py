@@ -15,7 +15,7 @@ from steerlens.maths.stats import even_interval
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import reader
 from steerlens.models.hooks import Model
-from steerlens.models.score import state_log_probs
+from steerlens.models.score import state_log_probs, warn_of_cut
 from steerlens.values.copies import by_distinct_text
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import Intervention
@@ -56,7 +56,7 @@ def sign_margin(
     some = with_nonzero_label(data)
     at = reader(model, some, intervention)
     (right, n), (wrong, _) = (
-        _text_nll(at([sign * strength * y for y in some.labels])) for sign in (1, -1)
+        _text_nll(model, at([sign * strength * y for y in some.labels])) for sign in (1, -1)
     )
     found, low, high = margin_interval(wrong - right, n, some)
     nll = float(right.sum() / n.sum())
@@ -110,12 +110,13 @@ def text_nll(
         >>> tokens.tolist()
         [6.0]
     """
-    return _text_nll(reader(model, data, intervention)([strength * y for y in data.labels]))
+    return _text_nll(model, reader(model, data, intervention)([strength * y for y in data.labels]))
 
 
 def _text_nll(
-    states: States,
+    model: Model, states: States
 ) -> tuple[Float[np.ndarray, " n_texts"], Float[np.ndarray, " n_texts"]]:
+    warn_of_cut(model, states, "not judged")
     nats = states.sum_by_text(state_log_probs(states, None, (0.0,))[0])
     return -nats.numpy(), states.lengths.double().numpy()
 

@@ -15,7 +15,7 @@ from steerlens.maths.numbers import as_floats, as_number
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.collect import collect
 from steerlens.models.hooks import Model
-from steerlens.models.score import state_log_probs
+from steerlens.models.score import state_log_probs, warn_of_cut
 from steerlens.models.steering import check_lives_on
 from steerlens.values.arguments import line_of
 from steerlens.values.fit import Fit
@@ -135,6 +135,7 @@ def infer_strength(
     check_lives_on(steer, model, "steer")
     data = texts if isinstance(texts, Labelled) else as_texts(texts)
     states = collect(model, data, end=end, progress=False)
+    warn_of_cut(model, states, "not asked")
     return state_strengths(states, steer, prior=prior, limit=limit, strengths=strengths)
 
 

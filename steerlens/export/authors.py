@@ -16,6 +16,7 @@ from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model
 from steerlens.models.readout import readout
 from steerlens.values.affine import AffineSteer
+from steerlens.values.arguments import background_of
 from steerlens.values.atomic import written_whole
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.paths import as_path, check_folder
@@ -135,7 +136,7 @@ def export_lm_steer(
         )
     if not epsilon > 0:
         raise ValueError(f"epsilon: got {epsilon}, expected a positive number, e.g. {EPSILON}")
-    steers = [value] if background is None else [value, background]
+    steers = [value] if background is None else [value, background_of(background)]
     _ = sum(
         steers, start=zero_steer(value.readout)
     )  # raises where they live on different read-outs

@@ -11,6 +11,7 @@ from steerlens.models.adapters import Model
 from steerlens.models.collect import collect
 from steerlens.models.hooks import adapter, check_model, convention
 from steerlens.models.readout import readout
+from steerlens.models.score import warn_of_cut
 from steerlens.models.special import read_tokens
 from steerlens.models.tokenization import Convention, begin, lay_out
 from steerlens.models.vocabulary import Tokenizer
@@ -57,6 +58,8 @@ def pair(
     check_model(target, "target")
     plain = list(texts.texts) if isinstance(texts, Labelled) else as_texts(texts)
     states = [collect(model, plain, memory=memory, progress=progress) for model in (source, target)]
+    for model, read in zip((source, target), states, strict=True):
+        warn_of_cut(model, read, "not paired")
     places = [
         _places(model, found, plain) for model, found in zip((source, target), states, strict=True)
     ]

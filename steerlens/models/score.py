@@ -87,11 +87,7 @@ def score(
         each = [at(s) for s in strengths]
         states = each[0]
         log_probs = torch.cat([state_log_probs(one, None, (0.0,)) for one in each])
-    if states.n_truncated:
-        warn_user(
-            f"texts: {states.n_truncated} of {states.n_texts} are longer than the model's context, "
-            f"{adapter(model).n_ctx} tokens, and were cut there; what lies behind it is not scored"
-        )
+    warn_of_cut(model, states, "not scored")
     rows = next(states.chunks(max(states.n_positions, 1)))
     # stored order keeps the tokens of a text in order; a stable sort by text puts the texts in
     # order
@@ -152,3 +148,12 @@ def state_log_probs(
                 log_probs[k, part] = log_p.gather(1, target[part, None]).squeeze(1)
         found.append(log_probs)
     return torch.cat(found, dim=1).cpu()
+
+
+def warn_of_cut(model: Model, states: States, what: str) -> None:
+    """Warn where texts were longer than the model's context; `what` is what lies behind it."""
+    if states.n_truncated:
+        warn_user(
+            f"texts: {states.n_truncated} of {states.n_texts} are longer than the model's context, "
+            f"{adapter(model).n_ctx} tokens, and were cut there; what lies behind it is {what}"
+        )

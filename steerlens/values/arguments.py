@@ -77,6 +77,19 @@ def steer_of(given: Any, name: str = "steer") -> Steer:
     return found
 
 
+def background_of(given: Any, name: str = "background") -> Steer:
+    """Return a steer that is always on.
+
+    Raises:
+        ValueError: a fit, of which it may be either part; something else than a steer.
+    """
+    if isinstance(given, Fit):
+        raise ValueError(
+            f"{name}: got a Fit, expected a Steer that is always on; of a fit take .background, or .value"
+        )
+    return steer_of(given, name)
+
+
 def line_of(given: Any, name: str = "steer", *, instead: str = "") -> Steer | SteerWithBackground:
     """Return a steer, or that of a fit, or a steer with its background.
 

@@ -250,9 +250,11 @@ def check_states(states: object, name: str = "states") -> None:
     """Raise, with the next step, where something else than states was given.
 
     Raises:
-        ValueError: a model, texts, a fit.
+        ValueError: a model, texts, a fit; states of which no text is selected.
     """
     if not isinstance(states, States):
         raise ValueError(
             f"{name}: got {class_name(states)}, expected States; read the texts first: steerlens.collect(model, data)"
         )
+    if not states.n_texts:
+        raise ValueError(f"{name}: none of {len(states.labels)} texts is selected; select some")

@@ -70,12 +70,12 @@ class Steer:
                 "for another model is moved with steerlens.transfer, not by reshaping"
             )
         check_parts(self.terms)
+        # its own numbers: what is done to the tensor afterwards does not reach a frozen value
+        object.__setattr__(self, "W", self.W.detach().to(torch.float32, copy=True))
         if not torch.isfinite(self.W).all():
             raise ValueError(
                 f"W of steer {self.name!r} holds NaN or infinity; was a factor too large, or the fit's step or ridge too small?"
             )
-        # its own numbers: what is done to the tensor afterwards does not reach a frozen value
-        object.__setattr__(self, "W", self.W.detach().to(torch.float32, copy=True))
 
     prefix = 0
     file_kind: ClassVar[str] = "steer"

@@ -213,3 +213,11 @@ def test_a_grade_of_one_text_has_no_interval(model, tone: Steer):
     ends = ["low", "high", "best_low", "best_high"]
     assert (few.texts[:3] == 1).all() and few[ends].isna().all(axis=None)
     assert more[ends].notna().all(axis=None) and (more.low < more.high)[more.grade != 0].all()
+
+
+def test_a_background_is_no_fit(states: States, unchecked: None):
+    fit = sl.fit_steer(states, solver="closed-form")
+    with pytest.raises(
+        ValueError, match=r"background: got a Fit, expected.*\.background, or \.value"
+    ):
+        label_curve(states, fit, background=fit)  # pyright: ignore[reportArgumentType]

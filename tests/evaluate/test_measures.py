@@ -15,6 +15,9 @@ from steerlens.evaluate.measures import (
     fluency,
     repetition,
 )
+from steerlens.evaluate.protocols import Protocol
+from steerlens.evaluate.runs import Entrant, run_protocol
+from steerlens.evaluate.scorers import oracle
 from steerlens.evaluate.spend import HIGHEST, LOWEST, spend
 
 
@@ -114,3 +117,20 @@ def test_strengths_beyond_finite_numbers_are_too_dear():
 def test_a_budget_is_a_positive_number(budget):
     with pytest.raises(ValueError, match="kl: got"):
         spend(lambda s: s, budget)
+
+
+def test_what_an_evaluator_does_not_read_is_said(model):
+    long = "the film was good . " * 60
+    with pytest.warns(
+        UserWarning, match="evaluator: 2 of 2 strings are longer than its context, 256"
+    ):
+        continuation_nll(model, [long], [" it was bad ."])
+    task = Protocol("long", (("long", long),), oracle("tone"), evaluator=model)
+    assert task.prompts == (long,)
+    with pytest.raises(ValueError, match="does not fit the context of 256"):
+        run_protocol(model, [Entrant("base", None, 0.0)], task, progress=False)
+
+
+def test_a_judge_without_a_card_is_refused_at_once(unchecked: None):
+    with pytest.raises(ValueError, match="scorer: got function, expected.*function_scorer"):
+        Protocol("x", (("k", ("you",)),), lambda texts: [0.5] * len(texts))  # pyright: ignore[reportArgumentType]

@@ -270,3 +270,13 @@ def test_a_text_without_a_known_term_has_the_base_rate():
     data = noise_texts(400, 380)
     scorer = fit_text_classifier(data, test=data, measures="noise")
     assert scorer.scores(["qqq"])[0] == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_network_may_be_a_judge() -> None:
+    net = torch.nn.Linear(1, 1)
+    for dtype in (torch.float32, torch.bfloat16):
+        judge = function_scorer(
+            lambda texts, dtype=dtype: torch.sigmoid(net(torch.ones(len(texts), 1))).squeeze(1).to(dtype), "net"
+        )  # fmt: skip
+        expected = float(torch.sigmoid(net(torch.ones(1, 1))))
+        assert ask(judge, ["a", "b"]) == pytest.approx([expected] * 2, rel=1e-2)

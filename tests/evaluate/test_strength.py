@@ -8,6 +8,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 import steerlens as sl
+from steerlens.evaluate.sign_margin import sign_margin
 from steerlens.evaluate.strength import infer_strength, state_strengths
 from steerlens.values.readout import Readout
 from steerlens.values.states import Shard, States
@@ -245,3 +246,14 @@ def test_labelled_texts_are_texts(model, tone: Steer):
     plain = infer_strength(model, tone, texts).table
     labelled = infer_strength(model, tone, sl.Labelled(texts, [1.0, -1.0])).table
     np.testing.assert_array_equal(labelled.strength, plain.strength)
+
+
+def test_texts_that_are_cut_are_said_to_be(model, tone: Steer) -> None:
+    long = ["the film was good . " * 60, "it was bad ."]
+    for verb in (
+        lambda: sl.infer_strength(model, tone, long),
+        lambda: sign_margin(model, sl.Labelled(long, [1, -1]), tone),
+        lambda: sl.pair(model, model, long, progress=False),
+    ):
+        with pytest.warns(UserWarning, match="1 of 2 are longer than the model's context"):
+            verb()

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+import steerlens as sl
 from steerlens.maths.moments import Moments, moments
 from steerlens.values.states import Shard, States
-from tests.values.make import make_states, on_disk
+from tests.values.make import make_states, make_steer, on_disk
 
 STATES = make_states(20, n_shards=3)
 
@@ -169,3 +170,16 @@ def test_parts_of_states_are_asked_for_in_numbers_that_have_a_meaning(unchecked:
 def test_a_mask_over_another_number_of_texts_is_refused(unchecked: None) -> None:
     with pytest.raises(ValueError, match="over 3 texts, expected 20"):
         STATES.select(torch.ones(3, dtype=torch.bool))
+
+
+def test_of_no_selected_text_nothing_is_asked() -> None:
+    states = make_states(6)
+    none = states.select(states.labels > 2)
+    assert none.n_texts == 0
+    steer = make_steer()
+    for ask in (
+        sl.natural_metric, lambda s: sl.strength_at_kl(steer, s), lambda s: sl.label_curve(s, steer),
+        lambda s: sl.spectrum(steer, states=s), lambda s: sl.singular_words(steer, states=s),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"states: none of 6 texts is selected"):
+            ask(none)

@@ -237,3 +237,9 @@ def test_a_metric_of_another_model_is_refused(unchecked: None) -> None:
         check_metric(foreign, steer)
     with pytest.raises(ValueError, match="metric: got 'x'"):
         steer.truncate(2, "x")  # pyright: ignore[reportArgumentType]
+
+
+def test_numbers_that_float32_does_not_hold_are_no_steer() -> None:
+    W = torch.full((6, 6), 1e300, dtype=torch.float64)
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        Steer(W, make_readout())

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.analysis.embeddings.table import Embedding, require_at_least
+from steerlens.analysis.embeddings.table import Embedding, check_embedding, require_at_least
 from steerlens.maths.numbers import generator
 from steerlens.maths.torch_defaults import torch_defaults
 
@@ -68,6 +68,8 @@ def compare_embeddings(a: Embedding, b: Embedding, *, k: int = 10, seed: int = 0
         >>> compare_embeddings(emb, emb, k=2).table.value.round(3).tolist()
         [1.0, 0.0, 1.0, 1.0]
     """
+    check_embedding(a, "a")
+    check_embedding(b, "b")
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1 neighbour")
     shared = [word for word in a.words if word.lower() in b.place]

@@ -9,7 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from steerlens.analysis.embeddings.table import Embedding, ResultTable, require_at_least
+from steerlens.analysis.embeddings.table import (
+    Embedding,
+    ResultTable,
+    check_embedding,
+    require_at_least,
+)
 from steerlens.maths.brief import brief
 from steerlens.maths.numbers import numpy_generator
 from steerlens.maths.stats import rank_correlation, share_interval
@@ -43,6 +48,7 @@ def neighbours(emb: Embedding, words: str | Sequence[str], n: int = 10) -> Resul
     """
     if n < 1:
         raise ValueError(f"n: got {n}, expected at least 1 neighbour")
+    check_embedding(emb)
     rows, dropped = emb.find([words] if isinstance(words, str) else words)
     rows = list(dict.fromkeys(rows))
     require_at_least("words", rows, 1, dropped)

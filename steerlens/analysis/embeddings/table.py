@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from steerlens.maths.brief import brief
+from steerlens.maths.brief import brief, class_name
 from steerlens.maths.svd import symmetric_power
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, adapter
@@ -93,6 +93,11 @@ class Embedding:
             >>> Embedding(("cat", "dog"), torch.eye(2)).given("labels", {"Dog": 1, "dog": 1, "cow": 0})
             ([1], [1], ('cow',))
         """
+        if not hasattr(values, "items"):
+            raise ValueError(
+                f"{name}: got {class_name(values)}, expected a number for each word, e.g. {{'good': 1.0, 'bad': -1.0}}"
+            )
+        values = dict(values.items())  # a Series iterates over numbers, not words
         found: dict[int, T] = {}
         for word, value in values.items():
             i = self.place.get(word.lower())
@@ -104,6 +109,14 @@ class Embedding:
 
     def __repr__(self) -> str:
         return f"Embedding({self.name!r}, {len(self.words)} words, d={self.vectors.shape[1]})"
+
+
+def check_embedding(emb: object, name: str = "emb") -> None:
+    """Raise, with the next step, where something else than an embedding was given."""
+    if not isinstance(emb, Embedding):
+        raise ValueError(
+            f"{name}: got {class_name(emb)}, expected an Embedding; steerlens.analysis.embeddings.embedding(model) makes one"
+        )
 
 
 @dataclass(frozen=True, eq=False)

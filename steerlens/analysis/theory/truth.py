@@ -17,7 +17,7 @@ from steerlens.toy import Condition, corpus, default_grammar
 from steerlens.toy.batches import build_pieces
 from steerlens.toy.corpus import Attribute
 from steerlens.toy.expected import ExpectedIds, expected_ids
-from steerlens.values.arguments import check_labelled, steer_of
+from steerlens.values.arguments import background_of, check_labelled, steer_of
 from steerlens.values.fit import Fit
 from steerlens.values.labelled import Labelled
 from steerlens.values.readout import Readout
@@ -89,7 +89,7 @@ class Truth:
     ) -> Float[Tensor, "n d_model"]:
         """Return the context vectors at strength = grade."""
         c = self.c
-        moved = c if background is None else c + c @ steer_of(background, "background").W
+        moved = c if background is None else c + c @ background_of(background).W
         if steer is None:
             return moved
         return moved + strength * self.label[:, None] * (c @ steer_of(steer).W)

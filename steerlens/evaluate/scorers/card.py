@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from steerlens.maths.brief import brief
 from steerlens.maths.stats import auc_interval, share_interval
@@ -105,6 +106,8 @@ def as_scores(given: Any, name: str) -> Float[np.ndarray, "*shape"]:
         >>> as_scores((x / 2 for x in [1, 2]), "half")
         array([0.5, 1. ])
     """
+    if isinstance(given, Tensor):  # of any device, half precision or a gradient
+        given = given.detach().double().cpu().numpy()
     try:
         return np.asarray(list(given) if isinstance(given, Iterator) else given, dtype=float)
     except (TypeError, ValueError):

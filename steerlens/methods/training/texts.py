@@ -13,7 +13,7 @@ from steerlens.maths.numbers import generator
 from steerlens.models.hooks import Model, eval_mode
 from steerlens.models.partial_forward import ResidualCache, batch_of, final_states
 from steerlens.models.steering import check_lives_on
-from steerlens.values.arguments import steer_of
+from steerlens.values.arguments import background_of
 from steerlens.values.copies import group_rows
 from steerlens.values.intervention import Edit
 from steerlens.values.losses import Measured
@@ -72,7 +72,7 @@ def split(model: Model, kept: ResidualCache, background: Steer | None, seed: int
         ValueError: fewer than four of them, or a background that lives on another model.
     """
     if background is not None:
-        background = steer_of(background, "background")
+        background = background_of(background)
         check_lives_on(background, model, "background")
     # one that is held out must not be known by its copy
     copies = group_rows(zip(kept.ids, kept.prompt.tolist(), strict=True))
