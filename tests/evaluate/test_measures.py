@@ -119,7 +119,7 @@ def test_a_budget_is_a_positive_number(budget):
         spend(lambda s: s, budget)
 
 
-def test_what_an_evaluator_does_not_read_is_said(model):
+def test_what_an_evaluator_does_not_read_is_said(model, unchecked: None):
     long = "the film was good . " * 60
     with pytest.warns(
         UserWarning, match="evaluator: 2 of 2 strings are longer than its context, 256"

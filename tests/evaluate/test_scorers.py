@@ -278,5 +278,5 @@ def test_a_network_may_be_a_judge() -> None:
         judge = function_scorer(
             lambda texts, dtype=dtype: torch.sigmoid(net(torch.ones(len(texts), 1))).squeeze(1).to(dtype), "net"
         )  # fmt: skip
-        expected = float(torch.sigmoid(net(torch.ones(1, 1))))
+        expected = torch.sigmoid(net(torch.ones(1, 1))).item()
         assert ask(judge, ["a", "b"]) == pytest.approx([expected] * 2, rel=1e-2)
