@@ -1,7 +1,7 @@
 """PPLM and MuCoLa beside the steer: rivals that follow a gradient through the model while they
 write.
 
-    python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; some ten minutes
+    python figures/gradient_rivals.py            # writes figures/out/gradient_rivals.{pdf,png,json}; half an hour
     python figures/gradient_rivals.py smollm2 detox   # SmolLM2-135M in the toy's place, hours; or positive, negative
 
 Tasks, texts and steer are those of `figures/detox_table.py` and `figures/sentiment_table.py`; on
@@ -17,7 +17,7 @@ from functools import cache
 
 import detox_table
 import sentiment_table
-from _tables import SMOLLM2, World, asked, draw, fill, publish
+from _tables import SMOLLM2, World, asked, draw, fill, publish, toy_methods
 
 from steerlens.analysis.recipes import recipes
 
@@ -28,10 +28,14 @@ PROMPTS, GIVEN, WORDS = 5, 10, 12
 
 
 def toy() -> list[World]:
-    """Return both tables' toy worlds; PPLM is in the first already."""
+    """Return the three tasks on the toy, of sentiment with the control codes that its table leaves
+    out."""
     return [
-        world._replace(methods={name: world.methods[name] for name in ("steer", "MuCoLa")})
-        for world in (detox_table.toy(), sentiment_table.toy()[0])
+        world._replace(methods=toy_methods(world.model, words, names))
+        for world, words, names in (
+            (detox_table.toy(), detox_table.WORDS, NAMES),
+            *((world, sentiment_table.WORDS, (*NAMES, "CTRL")) for world in sentiment_table.toy()),
+        )
     ]
 
 
