@@ -72,7 +72,7 @@ ASKED: dict[str, Callable[[World, Any], Any]] = {
     ),
     "margin_at_kl": lambda w, s: theory.margin_at_kl(s, w.states),
     "gap_parts": lambda w, s: theory.gap_parts(w.truth, s, s),
-    "steered": lambda w, s: w.truth.steered(s, s),
+    "steered": lambda w, s: w.truth.steered(s),
     "transfer": lambda w, s: sl.transfer(s, w.model).W,
 }
 OTHERS: dict[str, tuple[Callable[[World], Any], Callable[[World, Any], Any]]] = {
