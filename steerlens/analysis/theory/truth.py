@@ -83,7 +83,7 @@ class Truth:
     def steered(
         self,
         steer: Steer | Fit | None = None,
-        background: Steer | Fit | None = None,
+        background: Steer | None = None,
         *,
         strength: float = 1.0,
     ) -> Float[Tensor, "n d_model"]:
