@@ -3,8 +3,9 @@ fitting one.
 
 Given texts: `classify`, `compare` (everything at equal KL), `draws` (the same over draws of the
 training texts), `leak` (what a steer does to other attributes), `sign_margin` (of any intervention,
-with intervals; `signed`: of which texts), `ground_truth` (what only a toy model's grammar can tell), `losses` (on kept
-states), `matched_kl` (strengths that cost as much), `strength` (inferred from texts), `verdict`.
+with intervals; `signed`: of which texts), `ground_truth` (what only a toy model's grammar can
+tell), `losses` (on kept states), `matched_kl` (strengths that cost as much), `strength` (inferred
+from texts), `verdict`.
 
 Written texts: `scorers` (what judges an attribute), `measures` and `fluency`, `protocols` and
 `prompts` (detoxification, sentiment), `runs` and `summary` (their texts and numbers),

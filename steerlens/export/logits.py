@@ -36,8 +36,8 @@ def logit_steer(
         max_gain: by how much noise may grow; see `LogitSteer.gain`.
 
     Raises:
-        ValueError: the read-out hides from its logits what the steer reads; a rank or a precision out of range;
-            something else than a steer, such as one behind a gate.
+        ValueError: the read-out hides from its logits what the steer reads; a rank or a precision out of
+            range; something else than a steer, such as one behind a gate.
 
     Example:
         >>> import steerlens as sl

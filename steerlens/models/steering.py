@@ -13,7 +13,7 @@ from steerlens.maths.brief import class_name
 from steerlens.maths.numbers import as_count, as_floats, as_number
 from steerlens.models.adapters import Model
 from steerlens.models.guards import check_reached, exclusive
-from steerlens.models.hooks import adapter, apply_edits, check_site
+from steerlens.models.hooks import adapter, apply_edits
 from steerlens.models.readout import readout
 from steerlens.values.fit import Fit, value_of
 from steerlens.values.intervention import UNEMBED_IN, UNEMBED_OUT, Intervention, Strength
@@ -95,15 +95,14 @@ def steered(
             "cannot be given; use steerlens.generate, score or collect"
         )
     found, edits = adapter(model), tuple(intervention.edits(strength))
-    for site in {site for site, _ in edits}:
-        check_site(model, site)  # looks for the layers, by a pass that is not to be watched
     module = getattr(found.model, "original_model", found.model)
     passes = _Passes(prompt, [site for site, _ in edits], _cache_place(module))
     with (
         exclusive(found.model, by_user=True, by_row=by_row) as block,
         _uncopied(found.module),
-        _watched(module, passes),
         apply_edits(model, edits, passes.places, ours=block.admits),
+        # last: the model's layers may be looked for before, by a pass that reaches no hook of these
+        _watched(module, passes),
     ):
         yield model
 

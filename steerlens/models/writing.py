@@ -61,9 +61,8 @@ def generate_by(
     before: Counter[str] = Counter()
     noise: dict[tuple[int, int], Tensor] = {}
     for p, prompt in enumerate(texts):
-        noise |= {
-            (p, k): drawing.uniform(prompt, before[prompt], k) for k in range(drawing.samples)
-        }
+        for k in range(drawing.samples):
+            noise[p, k] = drawing.uniform(prompt, before[prompt], k)
         before[prompt] += 1
     rows = [
         (p, s, k) for p in range(len(texts)) for s in range(len(by)) for k in range(drawing.samples)

@@ -16,6 +16,7 @@ from steerlens.maths.svd import symmetric_power
 from steerlens.maths.torch_defaults import torch_defaults
 from steerlens.models.hooks import Model, adapter
 from steerlens.models.readout import readout
+from steerlens.values.arguments import check_kind
 from steerlens.values.readout import Readout
 from steerlens.values.states import States
 from steerlens.values.words import word_columns
@@ -113,10 +114,12 @@ class Embedding:
 
 def check_embedding(emb: object, name: str = "emb") -> None:
     """Raise, with the next step, where something else than an embedding was given."""
-    if not isinstance(emb, Embedding):
-        raise ValueError(
-            f"{name}: got {class_name(emb)}, expected an Embedding; steerlens.analysis.embeddings.embedding(model) makes one"
-        )
+    check_kind(
+        emb,
+        name,
+        Embedding,
+        "an Embedding; steerlens.analysis.embeddings.embedding(model) makes one",
+    )
 
 
 @dataclass(frozen=True, eq=False)

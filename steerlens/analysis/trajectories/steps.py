@@ -52,8 +52,8 @@ def step_statistics(
         `shuffled_low`, `shuffled_high`; `texts`.
 
     Raises:
-        ValueError: fewer than two lags, no walks or no draws; a task with less than two texts that are long
-            enough.
+        ValueError: fewer than two lags, no walks or no draws; a task with less than two texts
+            that are long enough.
 
     Example:
         >>> import steerlens as sl

@@ -106,9 +106,9 @@ def fit_logit_bias(states: States, *, seed: int = 0, name: str = "logit bias") -
 
         minimise  mean CE(softmax(c W_U + b_U + y·o + d), next token) + ridge/2 · Σ_v (p̄_v + 1/N) (o_v² + d_v²)
 
-    Convex, solved to 1e-4 nats with a certificate; `p̄` is the model's mean prediction
-    over N positions, so the ridge is in nats, and held-out texts choose it. `d`, always on, is fitted beside it and left out. The
-    authors take 1,000 steps of Adam and no ridge. It moves the same words everywhere: that "not"
+    Convex, solved to 1e-4 nats with a certificate; `p̄` is the model's mean prediction over N
+    positions, so the ridge is in nats, and held-out texts choose it. `d`, always on, is fitted
+    beside it and left out. The authors take 1,000 steps of Adam and no ridge. It moves the same words everywhere: that "not"
     turns the next word's sign around it cannot say (their appendix I).
 
     Source: Han et al. (arXiv 2305.12798), table 1 and appendix I ("Soft-Blacklist"; `offset` in
